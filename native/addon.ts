@@ -1,0 +1,100 @@
+/** The raw surface of the addon: numbers and typed arrays, no classes. `packages/core/src/device` is its only user. */
+
+/** Dtype numbers of `TrefoilDtype` in `include/trefoil/backend.h`. */
+export const dtypeCodes = { f32: 0, i32: 1, bf16: 2, u8: 3 } as const;
+
+export interface ProgramValue {
+  dtype: number;
+  shape: number[];
+  /**
+   * - `input`: given to every run, in the order of `index`.
+   * - `state`: the device buffer `buffer`, fixed when the program is made (parameters, optimiser moments, caches).
+   * - `constant`: `data`, copied to the device when the program is made.
+   * - `temporary`: placed in the program's arena by the memory planner.
+   */
+  kind: "input" | "state" | "constant" | "temporary";
+  index?: number;
+  buffer?: number;
+  data?: ArrayBufferView;
+  /** This value shares the storage of another: a reshape, or the result of an in-place op. */
+  alias?: number;
+}
+
+export interface ProgramInstruction {
+  op: string;
+  /** Value numbers; -1: the optional input is absent. */
+  inputs: number[];
+  /** Value numbers; -1: nobody reads this output. */
+  outputs: number[];
+  attributes: number[];
+}
+
+export interface ProgramSpec {
+  values: ProgramValue[];
+  instructions: ProgramInstruction[];
+  /** Values copied out at the end of a run. */
+  outputs: number[];
+}
+
+export interface DeviceInfo {
+  backend: string;
+  name: string;
+  isa: string;
+  threads: number;
+}
+
+export interface MemoryUse {
+  /** Bytes held now: buffers, arenas, constants, staged inputs. */
+  live: number;
+  /** Highest `live` since the device was opened or `resetPeak` was called. */
+  peak: number;
+  /** Buffers made by `createBuffer` and not yet released. */
+  buffers: number;
+}
+
+/** Flags of `run`, added together. */
+export const runFlags = { checkFinite: 1, profile: 2 } as const;
+
+/**
+ * Errors thrown or rejected by the addon are `Error`s with `code` (`"TREFOIL_INVALID_ARGUMENT"`, …, the names of `TrefoilCode`)
+ * and, where a kernel failed, `op` and `instruction` (its number in the program).
+ */
+export interface NativeAddon {
+  /** Backends: "cpu" is linked in; another name opens `libtrefoil_<name>.so` at `library` (an absolute path). */
+  openDevice(options: { backend: string; index: number; threads?: number; isa?: string; library?: string }): number;
+  closeDevice(device: number): void;
+  deviceInfo(device: number): DeviceInfo;
+  /** Names of every op that the device's backend has. */
+  deviceOps(device: number): string[];
+  memory(device: number): MemoryUse;
+  resetPeak(device: number): void;
+
+  /** A zeroed device buffer, counted in `memory().live`. */
+  createBuffer(device: number, bytes: number): number;
+  /** Copies `source` now; the write takes its place in the order of runs. */
+  writeBuffer(buffer: number, source: ArrayBufferView): void;
+  /** Fills `target` after every run enqueued so far. */
+  readBuffer(buffer: number, target: ArrayBufferView): Promise<void>;
+  /** The buffer goes when the last enqueued run that uses it is done. */
+  releaseBuffer(buffer: number): void;
+
+  /** Checks the spec, finds kernels, plans memory. */
+  createProgram(device: number, spec: ProgramSpec): number;
+  programInfo(program: number): { arenaBytes: number; workspaceBytes: number; temporaryBytes: number };
+  /**
+   * Enqueues a run and returns; runs of one device happen in order. Inputs: a buffer, or host data that is copied now.
+   * Outputs: a buffer that receives a copy, or a typed array that is filled before the promise resolves.
+   */
+  run(program: number, inputs: (number | ArrayBufferView)[], outputs: (number | ArrayBufferView)[], flags: number): Promise<void>;
+  /** Nanoseconds per instruction, summed over the runs with `profile` set. */
+  programProfile(program: number): Float64Array;
+  releaseProgram(program: number): void;
+  /** Resolves when everything enqueued so far is done. */
+  synchronize(device: number): Promise<void>;
+
+  /** Memory-maps a file read-only. */
+  mapFile(path: string): { mapping: number; bytes: number };
+  /** Copies bytes `[offset, offset + target.byteLength)` of the mapping; a range outside the file throws. */
+  readMapping(mapping: number, offset: number, target: ArrayBufferView): void;
+  unmapFile(mapping: number): void;
+}

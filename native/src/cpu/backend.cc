@@ -1,0 +1,242 @@
+// The CPU backend: the C ABI over the kernel tables of the best ISA this machine has.
+#include "trefoil/backend.h"
+
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernel.h"
+#include "thread_pool.h"
+
+namespace trefoil::cpu {
+
+#define TREFOIL_DECLARE_ISA(isa) \
+  namespace isa {                \
+  extern const KernelTable kernel_tables[]; \
+  }
+TREFOIL_DECLARE_ISA(scalar)
+#if defined(TREFOIL_HAVE_AVX2)
+TREFOIL_DECLARE_ISA(avx2)
+#endif
+#if defined(TREFOIL_HAVE_AVX512)
+TREFOIL_DECLARE_ISA(avx512)
+#endif
+#if defined(TREFOIL_HAVE_NEON)
+TREFOIL_DECLARE_ISA(neon)
+#endif
+
+namespace {
+
+struct KernelError : std::runtime_error {
+  TrefoilCode code;
+  KernelError(TrefoilCode code, const char* message) : std::runtime_error(message), code(code) {}
+};
+
+struct IsaLevel {
+  const char* name;
+  const KernelTable* tables;
+  bool (*available)();
+};
+
+bool always() { return true; }
+
+// Best first.
+const IsaLevel kLevels[] = {
+#if defined(TREFOIL_HAVE_AVX512)
+    {"avx512", avx512::kernel_tables,
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+     }},
+#endif
+#if defined(TREFOIL_HAVE_AVX2)
+    {"avx2", avx2::kernel_tables, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+#endif
+#if defined(TREFOIL_HAVE_NEON)
+    {"neon", neon::kernel_tables, always},
+#endif
+    {"scalar", scalar::kernel_tables, always},
+};
+
+void set_status(TrefoilStatus* status, TrefoilCode code, const char* message) {
+  if (!status) return;
+  status->code = code;
+  std::snprintf(status->message, sizeof status->message, "%s", message);
+}
+
+template <class Body>
+int32_t guarded(TrefoilStatus* status, const Body& body) {
+  try {
+    body();
+    if (status) status->code = TREFOIL_OK;
+    return TREFOIL_OK;
+  } catch (const KernelError& error) {
+    set_status(status, error.code, error.what());
+    return error.code;
+  } catch (const std::bad_alloc&) {
+    set_status(status, TREFOIL_OUT_OF_MEMORY, "out of memory");
+    return TREFOIL_OUT_OF_MEMORY;
+  } catch (const std::exception& error) {
+    set_status(status, TREFOIL_INTERNAL, error.what());
+    return TREFOIL_INTERNAL;
+  }
+}
+
+}  // namespace
+
+void fail(TrefoilCode code, const char* format, ...) {
+  char message[500];
+  va_list arguments;
+  va_start(arguments, format);
+  std::vsnprintf(message, sizeof message, format, arguments);
+  va_end(arguments);
+  throw KernelError(code, message);
+}
+
+int Context::threads() const { return pool_.threads(); }
+void Context::parallel_raw(int64_t count, void (*body)(void*, int64_t), void* state) { pool_.run(count, body, state); }
+
+namespace {
+struct ScratchSlot {
+  void* data = nullptr;
+  size_t bytes = 0;
+  ~ScratchSlot() { std::free(data); }
+};
+thread_local ScratchSlot scratch_slots[8];
+}  // namespace
+
+void* Context::scratch(int slot, size_t bytes) {
+  ScratchSlot& entry = scratch_slots[slot];
+  if (entry.bytes < bytes) {
+    std::free(entry.data);
+    size_t rounded = (bytes + 4095) / 4096 * 4096;
+    entry.data = std::aligned_alloc(64, rounded);
+    entry.bytes = entry.data ? rounded : 0;
+    if (!entry.data) throw std::bad_alloc();
+  }
+  return entry.data;
+}
+
+}  // namespace trefoil::cpu
+
+using namespace trefoil::cpu;
+
+struct TrefoilDevice {
+  const IsaLevel* level;
+  std::vector<const KernelEntry*> kernels;  // indexed by op id; the same order at every ISA
+  ThreadPool pool;
+  Context context;
+  TrefoilDevice(const IsaLevel* level, int threads) : level(level), pool(threads), context(pool) {
+    for (const KernelTable* table = level->tables; *table; ++table)
+      for (const KernelEntry* entry = *table; entry->name; ++entry) kernels.push_back(entry);
+  }
+};
+
+namespace {
+
+// Op ids count through the tables; every ISA lists the same families, so the scalar table stands for all.
+const KernelEntry* entry_at(int32_t op) {
+  for (const KernelTable* table = scalar::kernel_tables; *table; ++table)
+    for (const KernelEntry* entry = *table; entry->name; ++entry)
+      if (op-- == 0) return entry;
+  return nullptr;
+}
+
+int32_t device_count(TrefoilStatus* status) {
+  if (status) status->code = TREFOIL_OK;
+  return 1;
+}
+
+TrefoilDevice* open_device(const TrefoilDeviceOptions* options, TrefoilStatus* status) {
+  TrefoilDevice* device = nullptr;
+  guarded(status, [&] {
+    const char* wanted = options->isa ? options->isa : std::getenv("TREFOIL_ISA");
+    int threads = options->threads;
+    if (threads == 0) {
+      if (const char* text = std::getenv("TREFOIL_THREADS")) {
+        char* end = nullptr;
+        long value = std::strtol(text, &end, 10);
+        if (*text == '\0' || *end != '\0' || value < 1 || value > 1024)
+          fail(TREFOIL_INVALID_ARGUMENT, "TREFOIL_THREADS is \"%s\"; set it to a whole number from 1 to 1024", text);
+        threads = static_cast<int>(value);
+      } else {
+        threads = usable_cores();
+      }
+    }
+    if (threads < 1 || threads > 1024) fail(TREFOIL_INVALID_ARGUMENT, "threads is %d; it must be 1 to 1024", threads);
+    for (const IsaLevel& level : kLevels) {
+      if (wanted && *wanted && std::string(wanted) != level.name) continue;
+      if (!level.available()) {
+        if (wanted && *wanted)
+          fail(TREFOIL_DEVICE_UNAVAILABLE, "this CPU lacks the instruction set \"%s\" that TREFOIL_ISA or isa asks for", wanted);
+        continue;
+      }
+      device = new TrefoilDevice(&level, threads);
+      return;
+    }
+    std::string known;
+    for (const IsaLevel& level : kLevels) known += std::string(known.empty() ? "" : ", ") + level.name;
+    fail(TREFOIL_INVALID_ARGUMENT, "unknown instruction set \"%s\"; this build has: %s", wanted, known.c_str());
+  });
+  return device;
+}
+
+void close_device(TrefoilDevice* device) { delete device; }
+
+void device_info(TrefoilDevice* device, TrefoilDeviceInfo* info) {
+  std::snprintf(info->name, sizeof info->name, "cpu");
+  std::snprintf(info->isa, sizeof info->isa, "%s", device->level->name);
+  info->threads = device->pool.threads();
+}
+
+void* allocate(TrefoilDevice*, size_t bytes) { return std::aligned_alloc(64, (bytes + 63) / 64 * 64 + (bytes == 0 ? 64 : 0)); }
+void release(TrefoilDevice*, void* pointer) { std::free(pointer); }
+
+int32_t copy(TrefoilDevice*, void* to, const void* from, size_t bytes, TrefoilStatus* status) {
+  std::memcpy(to, from, bytes);
+  if (status) status->code = TREFOIL_OK;
+  return TREFOIL_OK;
+}
+
+int32_t find_op(const char* name) {
+  for (int32_t op = 0;; ++op) {
+    const KernelEntry* entry = entry_at(op);
+    if (!entry) return -1;
+    if (std::strcmp(entry->name, name) == 0) return op;
+  }
+}
+
+const char* op_name(int32_t op) {
+  const KernelEntry* entry = op < 0 ? nullptr : entry_at(op);
+  return entry ? entry->name : nullptr;
+}
+
+size_t workspace_bytes(TrefoilDevice* device, int32_t op, const TrefoilLaunch* launch) {
+  const KernelEntry* entry = device->kernels[static_cast<size_t>(op)];
+  return entry->workspace ? entry->workspace(*launch) : 0;
+}
+
+int32_t launch(TrefoilDevice* device, int32_t op, const TrefoilLaunch* launch, TrefoilStatus* status) {
+  return guarded(status, [&] { device->kernels[static_cast<size_t>(op)]->run(device->context, *launch); });
+}
+
+int32_t synchronize(TrefoilDevice*, TrefoilStatus* status) {
+  if (status) status->code = TREFOIL_OK;
+  return TREFOIL_OK;
+}
+
+}  // namespace
+
+extern "C" const TrefoilBackend* trefoil_cpu_backend(void) {
+  static const TrefoilBackend backend = {
+      TREFOIL_BACKEND_ABI_VERSION, sizeof(TrefoilBackend), "cpu",
+      device_count, open_device, close_device, device_info,
+      allocate, release, copy, copy, copy,
+      find_op, op_name, workspace_bytes, launch, synchronize,
+      nullptr, nullptr, nullptr, nullptr};
+  return &backend;
+}

@@ -1,0 +1,80 @@
+// A test harness small enough to read: TEST bodies run once per ISA level this machine has, each with 1 and 2 threads where asked.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "trefoil/backend.h"
+
+extern "C" const TrefoilBackend* trefoil_cpu_backend(void);
+
+namespace trefoil::test {
+
+struct Failure {
+  std::string message;
+};
+
+// The device under test of the current TEST run.
+struct Device {
+  const TrefoilBackend* backend;
+  TrefoilDevice* handle;
+  std::string isa;
+  int threads;
+};
+
+using Body = void (*)(Device&);
+struct Registration {
+  Registration(const char* name, Body body);
+};
+#define TEST(name)                                                          \
+  static void test_##name(::trefoil::test::Device& device);                 \
+  static ::trefoil::test::Registration registration_##name(#name, test_##name); \
+  static void test_##name([[maybe_unused]] ::trefoil::test::Device& device)
+
+void check(bool condition, const char* expression, const char* file, int line);
+#define CHECK(condition) ::trefoil::test::check((condition), #condition, __FILE__, __LINE__)
+
+// Host data with a shape; converts to the view that ops take.
+template <class T>
+struct Array {
+  std::vector<int64_t> shape;
+  std::vector<T> values;
+  Array() = default;
+  explicit Array(std::vector<int64_t> dims) : shape(std::move(dims)) {
+    size_t count = 1;
+    for (int64_t d : shape) count *= static_cast<size_t>(d);
+    values.assign(count, T{});
+  }
+  Array(std::vector<int64_t> dims, std::vector<T> data) : shape(std::move(dims)), values(std::move(data)) {}
+  T& operator[](size_t i) { return values[i]; }
+  const T& operator[](size_t i) const { return values[i]; }
+  size_t size() const { return values.size(); }
+};
+using F32 = Array<float>;
+using I32 = Array<int32_t>;
+using BF16 = Array<uint16_t>;
+
+TrefoilView view(F32& array);
+TrefoilView view(I32& array);
+TrefoilView view(BF16& array);
+TrefoilView absent();  // optional input not given, output not wanted
+
+F32 normal(std::mt19937& generator, std::vector<int64_t> shape, float scale = 1.0f);
+
+// Launches one op (with the workspace it asks for); a failing status becomes a Failure.
+void launch(Device& device, const char* op, std::vector<TrefoilView> inputs, std::vector<TrefoilView> outputs,
+            std::vector<double> attributes = {});
+// Launches an op that must fail; returns its status.
+TrefoilStatus launch_error(Device& device, const char* op, std::vector<TrefoilView> inputs, std::vector<TrefoilView> outputs,
+                           std::vector<double> attributes = {});
+
+// max |a - b| <= absolute + relative * max|b| ; names the first offender.
+void check_close(const F32& actual, const std::vector<double>& expected, double relative, double absolute, const char* what);
+// Runs body with devices of 1, 2 and 3 threads and checks that every f32 array it returns is bit-identical.
+void check_thread_independent(Device& device, std::vector<F32> (*body)(Device&));
+
+}  // namespace trefoil::test
