@@ -1,0 +1,11 @@
+export {
+  CausalLM,
+  DecoderBlock,
+  type DecoderConfig,
+  type FeedForwardResult,
+  type LossOptions,
+  type LossResult,
+} from "./causal-lm.js";
+export { type GenerateOptions, type Generation, Generator, generate } from "./generate.js";
+export { Llama } from "./llama.js";
+export { Mixtral, type MixtralConfig } from "./mixtral.js";
