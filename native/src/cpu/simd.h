@@ -49,6 +49,8 @@ inline Vec exp2_integer(Vec n) {
   __m512i e = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(e, 23))};
 }
+// x * 2^n for integral n; exact where the result is normal, anything elsewhere.
+inline Vec scale_exponent(Vec x, Vec n) { return {_mm512_scalef_ps(x.v, n.v)}; }
 // x = m * 2^e with m in [1, 2); x positive and normal.
 inline Vec mantissa(Vec x) {
   __m512i bits = _mm512_castps_si512(x.v);
@@ -115,6 +117,9 @@ inline Vec exp2_integer(Vec n) {
   __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
   return {_mm256_castsi256_ps(_mm256_slli_epi32(e, 23))};
 }
+inline Vec scale_exponent(Vec x, Vec n) {
+  return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x.v), _mm256_slli_epi32(_mm256_cvtps_epi32(n.v), 23)))};
+}
 inline Vec mantissa(Vec x) {
   __m256i bits = _mm256_castps_si256(x.v);
   return {_mm256_castsi256_ps(_mm256_or_si256(_mm256_and_si256(bits, _mm256_set1_epi32(0x007fffff)), _mm256_set1_epi32(0x3f800000)))};
@@ -177,6 +182,9 @@ inline bool any(Mask m) { return vmaxvq_u32(m.m) != 0; }
 inline Vec exp2_integer(Vec n) {
   return {vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n.v), vdupq_n_s32(127)), 23))};
 }
+inline Vec scale_exponent(Vec x, Vec n) {
+  return {vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(x.v), vshlq_n_s32(vcvtnq_s32_f32(n.v), 23)))};
+}
 inline Vec mantissa(Vec x) {
   uint32x4_t bits = vreinterpretq_u32_f32(x.v);
   return {vreinterpretq_f32_u32(vorrq_u32(vandq_u32(bits, vdupq_n_u32(0x007fffffu)), vdupq_n_u32(0x3f800000u)))};
@@ -224,6 +232,17 @@ inline Vec exp2_integer(Vec n) {
     memcpy(&n.v[i], &bits, 4);
   }
   return n;
+}
+inline Vec scale_exponent(Vec x, Vec n) {
+  TREFOIL_LANES {
+    float shifted = n.v[i] + 12582912.0f;  // 1.5 * 2^23: n lands in the low bits, NaN included
+    uint32_t bits, steps;
+    memcpy(&bits, &x.v[i], 4);
+    memcpy(&steps, &shifted, 4);
+    bits += steps << 23;
+    memcpy(&x.v[i], &bits, 4);
+  }
+  return x;
 }
 inline Vec mantissa(Vec x) {
   TREFOIL_LANES {
