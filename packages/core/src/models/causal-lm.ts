@@ -83,7 +83,7 @@ export interface LossOptions {
   weights?: Tensor;
   /** i32 [batch, sequence]: attention stays inside a segment (packed documents). */
   segments?: Tensor;
-  /** Balancing of the routers: `coefficient` times the sum over layers of the loss in this form. */
+  /** Balancing of the routers: `coefficient` times `balanceLoss` in this form. */
   balance?: { form: BalanceForm; coefficient: number };
 }
 
@@ -94,7 +94,7 @@ export interface LossResult {
   crossEntropy: Tensor;
   /** Negative log-likelihood of each target, [batch * sequence]; 0 where ignored. */
   nll: Tensor;
-  /** Mean over layers of the balancing loss with coefficient 1; absent without routers. */
+  /** The balancing loss with coefficient 1; absent without routers or `balance`. */
   balance?: Tensor;
   routing: Routing[];
 }
@@ -180,9 +180,9 @@ export abstract class CausalLM<C extends DecoderConfig = DecoderConfig> extends 
     const result: LossResult = { loss: crossEntropy, crossEntropy, nll, routing };
     if (routing.length > 0 && options.balance) {
       const { form, coefficient } = options.balance;
-      const total = routing.map((each) => balanceLoss(each, form)).reduce((a, b) => add(a, b));
-      result.loss = add(crossEntropy, multiply(total, coefficient));
-      result.balance = multiply(total, 1 / routing.length);
+      const balance = balanceLoss(routing, form);
+      result.loss = add(crossEntropy, multiply(balance, coefficient));
+      result.balance = balance;
     }
     return result;
   }

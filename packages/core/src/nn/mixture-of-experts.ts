@@ -1,12 +1,12 @@
-import { divide, multiply } from "../ops/elementwise.js";
+import { add, multiply } from "../ops/elementwise.js";
 import { groupedMatmul } from "../ops/grouped-matmul.js";
 import { scatterLast } from "../ops/indexing.js";
 import { linear } from "../ops/matmul.js";
 import { type GateMode, moeCombine, moeGate, moeSort, routerProbabilities } from "../ops/moe.js";
-import { reshape } from "../ops/movement.js";
+import { concat, reshape, slice } from "../ops/movement.js";
 import { mean, sum } from "../ops/reduce.js";
 import { swiglu } from "../ops/swiglu.js";
-import { ones, Parameter, type Tensor } from "../tensor/tensor.js";
+import { full, ones, Parameter, type Tensor } from "../tensor/tensor.js";
 import type { FeedForwardOptions } from "./feed-forward.js";
 import { Module } from "./module.js";
 import { sharedInitialValues } from "./random-init.js";
@@ -64,27 +64,30 @@ export class MixtureOfExperts extends Module {
 }
 
 /**
- * Forms of the balancing loss (they differ by a factor K and by what is counted):
- * - `btx`: `E Σ u_e p̄_e`, u the mean gate weight of each expert, differentiable (Branch-Train-MiX §3.3)
- * - `switch`: `E Σ f_e p̄_e`, f the fraction of tokens whose first choice is e (Switch Transformer, arXiv 2101.03961, eq. 4)
- * - `hf`: f counts all K choices, as in transformers' Mixtral, so a balanced router scores K instead of 1
- * - `megatron`: as `hf`, divided by K
+ * Forms of the balancing loss (they differ by a factor K, by what is counted, and by how layers add up):
+ * - `btx`: `E Σ u_e p̄_e`, u the mean gate weight of each expert, differentiable (Branch-Train-MiX §3.3); summed over layers
+ * - `switch`: `E Σ f_e p̄_e`, f the fraction of tokens whose first choice is e (Switch Transformer, arXiv 2101.03961, eq. 4); summed
+ * - `hf`: f counts all K choices, and the tokens of all layers are one batch, as in transformers' Mixtral: balanced is K, once
+ * - `megatron`: f counts all K choices, divided by K; summed over layers
  */
 export type BalanceForm = "btx" | "switch" | "hf" | "megatron";
 
-/** The balancing loss of one layer with coefficient 1: 1 when balanced (K for `hf`). */
-export function balanceLoss({ logits, indices, weights }: Routing, form: BalanceForm): Tensor {
+/** The balancing loss of all layers with coefficient 1: the number of layers when balanced (K for `hf`). */
+export function balanceLoss(routing: readonly Routing[], form: BalanceForm): Tensor {
+  if (form !== "hf") return routing.map((layer) => balanceOfBatch(layer, form)).reduce((a, b) => add(a, b));
+  const together = (key: keyof Routing) => concat(routing.map((layer) => layer[key]));
+  return balanceOfBatch({ logits: together("logits"), indices: together("indices"), weights: together("weights") }, form);
+}
+
+function balanceOfBatch({ logits, indices, weights }: Routing, form: BalanceForm): Tensor {
   const [tokens, experts] = logits.shape as [number, number];
   const topK = indices.shape[1]!;
-  const probability = mean(routerProbabilities(logits), { axes: 0 });
+  // What each expert got of every token, [T, E], averaged over tokens.
   const used = (): Tensor => {
-    if (form === "btx") return mean(scatterLast(weights, indices, experts), { axes: 0 });
-    if (form === "switch") {
-      const first = reshape(indices, [tokens, topK]).slice(1, 0, 1);
-      return mean(scatterLast(ones([tokens, 1]), first, experts), { axes: 0 });
-    }
-    const fractions = mean(scatterLast(ones([tokens, topK]), indices, experts), { axes: 0 });
-    return form === "hf" ? fractions : divide(fractions, topK);
+    if (form === "btx") return scatterLast(weights, indices, experts);
+    if (form === "switch") return scatterLast(ones([tokens, 1]), slice(indices, 1, 0, 1), experts);
+    return scatterLast(full([tokens, topK], form === "hf" ? 1 : 1 / topK), indices, experts);
   };
-  return multiply(sum(multiply(used(), probability)), experts);
+  const probability = mean(routerProbabilities(logits), { axes: 0 });
+  return multiply(sum(multiply(mean(used(), { axes: 0 }), probability)), experts);
 }
