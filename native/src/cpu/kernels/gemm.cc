@@ -146,7 +146,7 @@ size_t plan_bytes(int64_t count) { return static_cast<size_t>(round_up(count * s
 
 size_t gemm_workspace(const Gemm& product) {
   Gemm g = canonical(product);
-  Plan plan = make_plan(g, 1);
+  Plan plan = make_plan(g, 1, multiply_adds(g));
   int64_t floats = (plan.method == Method::shared ? packed_floats(g) : 0) + partial_floats(g, plan);
   return plan_bytes(1) + static_cast<size_t>(floats) * sizeof(float);
 }
@@ -161,17 +161,19 @@ void gemm(Context& context, const Gemm* products, int64_t count, void* workspace
   Gemm* canonicals = static_cast<Gemm*>(workspace);
   Plan* plans = reinterpret_cast<Plan*>(canonicals + count);
   float* floats = reinterpret_cast<float*>(static_cast<char*>(workspace) + plan_bytes(count));
+  double total = 0;
+  for (int64_t i = 0; i < count; ++i) total += multiply_adds(products[i]);
   int64_t packed = 0, pack_tasks = 0, tasks = 0;
   for (int64_t i = 0; i < count; ++i) {
     canonicals[i] = canonical(products[i]);
     const Gemm& g = canonicals[i];
-    Plan plan = make_plan(g, count);
+    Plan plan = make_plan(g, count, total);
     plan.packed = packed;
     plan.pack_first = pack_tasks;
     plan.task_first = tasks;
-    if (plan.method == Method::shared && g.m > 0 && g.n > 0) {
+    if (plan.method == Method::shared) {
       packed += packed_floats(g);
-      pack_tasks += (g.k > 0 ? plan.depth_blocks : 0) * ceil_div(g.n, kPackColumns);
+      pack_tasks += plan.depth_blocks * ceil_div(g.n, kPackColumns);
     }
     tasks += plan.splits * plan.row_tiles * plan.column_tiles;
     plans[i] = plan;

@@ -17,7 +17,7 @@ struct Plan {
   int64_t depth, depth_blocks;    // k is cut into blocks of `depth`
   int64_t row_tile, row_tiles, column_tile, column_tiles;
   int64_t splits;                 // > 1: partial sums over parts of the depth blocks, added in order at the end
-  int64_t packed, partials;       // offsets into the workspace, floats
+  int64_t packed;                 // where its packed B starts, floats
   int64_t pack_first, task_first; // index of this product's first task in each phase
 };
 
@@ -47,16 +47,19 @@ inline int64_t even_tile(int64_t size, int64_t tile, int64_t unit) {
 
 inline int64_t packed_floats(const Gemm& g) { return g.k * round_up(g.n, kTileColumns); }
 
-// `together`: how many products of about this size run at once.
-inline Plan make_plan(const Gemm& g, int64_t together) {
+inline double multiply_adds(const Gemm& g) { return static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k); }
+
+// `count` products run together, `total` multiply-adds in all.
+inline Plan make_plan(const Gemm& g, int64_t count, double total) {
   Plan plan{};
   plan.splits = 1;
+  if (g.m == 0 || g.n == 0) return plan;  // no tasks
   plan.depth_blocks = at_least(ceil_div(g.k, kDepth), 1);
-  plan.depth = round_up(ceil_div(g.k, plan.depth_blocks), 8);
-  plan.depth_blocks = at_least(ceil_div(g.k, at_least(plan.depth, 1)), 1);
-  double work = static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k);
-  int64_t wanted = work / kTaskWork < kTasks ? static_cast<int64_t>(work / kTaskWork) : kTasks;
-  wanted = at_least(ceil_div(at_least(wanted, 1), together), 1);
+  plan.depth = at_least(round_up(ceil_div(g.k, plan.depth_blocks), 8), 8);
+  plan.depth_blocks = at_least(ceil_div(g.k, plan.depth), 1);
+  // As many tasks as this product's share of the work, but none too small to be worth handing out.
+  double work = multiply_adds(g), share = total > 0 ? kTasks * work / total : 0, worth = work / kTaskWork;
+  int64_t wanted = at_least(static_cast<int64_t>(share < worth ? share + 0.999 : worth), 1);
   plan.row_tile = at_least(g.m, 1);
   plan.column_tile = at_least(g.n, 1);
 
@@ -70,7 +73,7 @@ inline Plan make_plan(const Gemm& g, int64_t together) {
     plan.method = Method::stream;
     int64_t parts = at_most(ceil_div(g.n * g.k, 32 * 1024), kTasks);
     plan.column_tile = even_tile(g.n, at_most(ceil_div(g.n, at_least(parts, 1)), 512), 128);
-  } else if (g.m <= kLocalRows || together >= 2 * kTasks) {
+  } else if (g.m <= kLocalRows || count >= 2 * kTasks) {
     plan.method = Method::local;
     int64_t widest = at_least(kBlockFloats / plan.depth / kTileColumns * kTileColumns, kTileColumns);
     plan.column_tile = even_tile(g.n, at_most(ceil_div(g.n, wanted), widest), kTileColumns);
@@ -90,8 +93,8 @@ inline Plan make_plan(const Gemm& g, int64_t together) {
   plan.column_tiles = ceil_div(g.n, plan.column_tile);
   // A small C under a long k (weight gradients of small layers): cut k as well.
   int64_t tiles = plan.row_tiles * plan.column_tiles;
-  if (together == 1 && (plan.method == Method::shared || plan.method == Method::local) && tiles > 0 && tiles < kTasks / 4 && wanted > tiles &&
-      !g.accumulate)
+  bool packs = plan.method == Method::shared || plan.method == Method::local;
+  if (count == 1 && packs && !g.accumulate && tiles > 0 && tiles < kTasks / 4 && wanted > tiles)
     plan.splits = at_least(at_most(at_most(wanted / tiles, 16), plan.depth_blocks), 1);
   return plan;
 }
