@@ -1,3 +1,5 @@
+export * from "./io/index.js";
+export * from "./cli/index.js";
 export * from "./nn/index.js";
 export * from "./optim/index.js";
 export * from "./models/index.js";

@@ -1,6 +1,6 @@
 import { defaultDevice, DeviceProgram, type RunOutput, Storage } from "../device/index.js";
 import { allocateHost } from "../tensor/dtype.js";
-import { TrefoilError, UsageError } from "../tensor/errors.js";
+import { TrefoilError, InvalidUseError } from "../tensor/errors.js";
 import { type Parameter, Tensor } from "../tensor/tensor.js";
 import { leafInput, parameterBuffer } from "./evaluate.js";
 import { lower } from "./lower.js";
@@ -83,13 +83,13 @@ export function compile<A extends readonly unknown[], R>(fn: (...args: A) => R):
   };
 
   const build = (args: A): Compiled<R> => {
-    if (currentTrace()) throw new UsageError("a compiled function cannot be called inside another; call the plain function there");
+    if (currentTrace()) throw new InvalidUseError("a compiled function cannot be called inside another; call the plain function there");
     const trace = new Trace();
     const outputs: Tensor[] = [];
     const result = trace.run(() => {
       const placeholders = mapTree(args, (leaf) => (isTensor(leaf) ? trace.placeholder(leaf) : leaf), "arguments");
       const value = fn(...placeholders);
-      if (value instanceof Promise) throw new UsageError("compile needs a plain function, not an async one");
+      if (value instanceof Promise) throw new InvalidUseError("compile needs a plain function, not an async one");
       return mapTree(
         value,
         (leaf) => {

@@ -1,4 +1,4 @@
-import { UsageError } from "../tensor/errors.js";
+import { InvalidUseError } from "../tensor/errors.js";
 import { Tensor } from "../tensor/tensor.js";
 
 /**
@@ -11,7 +11,7 @@ export function mapTree<T>(tree: T, visit: (leaf: unknown) => unknown, where: st
     if (Array.isArray(node)) return node.map(walk);
     const prototype: unknown = Object.getPrototypeOf(node);
     if (prototype !== Object.prototype && prototype !== null) {
-      throw new UsageError(`${where} may hold tensors, plain objects, arrays and static values, not ${describe(node)}`);
+      throw new InvalidUseError(`${where} may hold tensors, plain objects, arrays and static values, not ${describe(node)}`);
     }
     return Object.fromEntries(Object.entries(node).map(([key, value]) => [key, walk(value)]));
   };

@@ -10,7 +10,7 @@ import { add, broadcastTo, multiply } from "../ops/elementwise.js";
 import { gatherRows, iota } from "../ops/indexing.js";
 import { linear } from "../ops/matmul.js";
 import { reshape } from "../ops/movement.js";
-import { ShapeError, UsageError } from "../tensor/errors.js";
+import { ShapeError, InvalidUseError } from "../tensor/errors.js";
 import { sameShape } from "../tensor/shape.js";
 import type { Tensor } from "../tensor/tensor.js";
 
@@ -110,7 +110,7 @@ export abstract class CausalLM<C extends DecoderConfig = DecoderConfig> extends 
   constructor(config: C, seed: number, block: (initial: InitialValues, layer: number) => DecoderBlock) {
     super();
     if (config.slidingWindow !== undefined && config.slidingWindow < config.maxPositions) {
-      throw new UsageError(
+      throw new InvalidUseError(
         `sliding_window ${config.slidingWindow} is shorter than max_position_embeddings ${config.maxPositions}: windowed attention ` +
           "is not computed here; set sliding_window to null if the context stays inside the window",
       );

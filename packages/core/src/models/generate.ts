@@ -5,7 +5,7 @@ import { add } from "../ops/elementwise.js";
 import { iota } from "../ops/indexing.js";
 import { reshape } from "../ops/movement.js";
 import type { SamplingOptions } from "../ops/random.js";
-import { UsageError } from "../tensor/errors.js";
+import { InvalidUseError } from "../tensor/errors.js";
 import { full, Parameter, type Tensor, tensor } from "../tensor/tensor.js";
 import type { CausalLM } from "./causal-lm.js";
 
@@ -54,7 +54,7 @@ export class Generator implements Disposable {
   constructor(model: CausalLM, batch: number, maxLength: number, cacheDtype: "f32" | "bf16" = "f32") {
     const { keyValueHeads, headDim, layers, maxPositions } = model.config;
     if (maxLength > maxPositions) {
-      throw new UsageError(`prompt and new tokens take ${maxLength} positions; the model has ${maxPositions}`);
+      throw new InvalidUseError(`prompt and new tokens take ${maxLength} positions; the model has ${maxPositions}`);
     }
     this.#model = model;
     this.batch = batch;
@@ -96,12 +96,12 @@ export class Generator implements Disposable {
   /** @param prompts `batch` rows of at least one token */
   async generate(prompts: readonly Int32Array[], options: GenerateOptions): Promise<Generation[]> {
     const { maxNewTokens, eosTokenIds = [], seed = 0, onToken, signal } = options;
-    if (prompts.length !== this.batch) throw new UsageError(`got ${prompts.length} prompts for a batch of ${this.batch}`);
+    if (prompts.length !== this.batch) throw new InvalidUseError(`got ${prompts.length} prompts for a batch of ${this.batch}`);
     const empty = prompts.findIndex((prompt) => prompt.length === 0);
-    if (empty >= 0) throw new UsageError(`prompt ${empty} is empty; start it with the beginning-of-text token`);
+    if (empty >= 0) throw new InvalidUseError(`prompt ${empty} is empty; start it with the beginning-of-text token`);
     const longest = Math.max(...prompts.map((prompt) => prompt.length));
     if (longest + maxNewTokens > this.maxLength) {
-      throw new UsageError(`a prompt of ${longest} and ${maxNewTokens} new tokens exceed the cache of ${this.maxLength} positions`);
+      throw new InvalidUseError(`a prompt of ${longest} and ${maxNewTokens} new tokens exceed the cache of ${this.maxLength} positions`);
     }
     const sampling: SamplingOptions = {
       temperature: options.temperature ?? 1,

@@ -1,4 +1,4 @@
-import { UsageError } from "../tensor/errors.js";
+import { InvalidUseError } from "../tensor/errors.js";
 import { Parameter } from "../tensor/tensor.js";
 
 const snakeCase = (name: string): string => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
@@ -46,13 +46,13 @@ export abstract class Module {
     return Object.fromEntries(await Promise.all(entries));
   }
 
-  /** Sets parameters by name. @throws UsageError when names are missing or unknown */
+  /** Sets parameters by name. @throws InvalidUseError when names are missing or unknown */
   loadState(state: Readonly<Record<string, { data: Float32Array | Int32Array | Uint16Array }>>): void {
     const parameters = this.namedParameters();
     const missing = [...parameters.keys()].filter((name) => !(name in state));
     const unknown = Object.keys(state).filter((name) => !parameters.has(name));
     if (missing.length > 0 || unknown.length > 0) {
-      throw new UsageError(`loadState: missing [${missing.join(", ")}], unknown [${unknown.join(", ")}]`);
+      throw new InvalidUseError(`loadState: missing [${missing.join(", ")}], unknown [${unknown.join(", ")}]`);
     }
     for (const [name, parameter] of parameters) parameter.set(state[name]!.data);
   }
