@@ -49,6 +49,8 @@ inline Vec exp2_integer(Vec n) {
   __m512i e = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(e, 23))};
 }
+// x * 2^n for integral n; exact where the result is normal, anything elsewhere.
+inline Vec scale_exponent(Vec x, Vec n) { return {_mm512_scalef_ps(x.v, n.v)}; }
 // x = m * 2^e with m in [1, 2); x positive and normal.
 inline Vec mantissa(Vec x) {
   __m512i bits = _mm512_castps_si512(x.v);
@@ -77,6 +79,32 @@ inline float max_lane(Vec a) {
   __m128 s4 = _mm_max_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
   s4 = _mm_max_ps(s4, _mm_movehl_ps(s4, s4));
   return _mm_cvtss_f32(_mm_max_ss(s4, _mm_movehdup_ps(s4)));
+}
+// rows[i] lane j <-> rows[j] lane i, for width rows.
+inline void transpose(Vec* rows) {
+  __m512d t[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_castps_pd(_mm512_unpacklo_ps(rows[i].v, rows[i + 1].v));
+    t[i + 1] = _mm512_castps_pd(_mm512_unpackhi_ps(rows[i].v, rows[i + 1].v));
+  }
+  __m512 u[16];  // u[4i + j]: in its 128-bit lane L, column 4L + j of rows 4i to 4i + 3
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    u[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(t[i], t[i + 2]));
+    u[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(t[i], t[i + 2]));
+    u[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(t[i + 1], t[i + 3]));
+    u[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(t[i + 1], t[i + 3]));
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    __m512 even_top = _mm512_shuffle_f32x4(u[j], u[4 + j], 0x88), odd_top = _mm512_shuffle_f32x4(u[j], u[4 + j], 0xdd);
+    __m512 even_low = _mm512_shuffle_f32x4(u[8 + j], u[12 + j], 0x88), odd_low = _mm512_shuffle_f32x4(u[8 + j], u[12 + j], 0xdd);
+    rows[j].v = _mm512_shuffle_f32x4(even_top, even_low, 0x88);
+    rows[4 + j].v = _mm512_shuffle_f32x4(odd_top, odd_low, 0x88);
+    rows[8 + j].v = _mm512_shuffle_f32x4(even_top, even_low, 0xdd);
+    rows[12 + j].v = _mm512_shuffle_f32x4(odd_top, odd_low, 0xdd);
+  }
 }
 
 #elif defined(TREFOIL_ISA_AVX2)
@@ -115,6 +143,9 @@ inline Vec exp2_integer(Vec n) {
   __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
   return {_mm256_castsi256_ps(_mm256_slli_epi32(e, 23))};
 }
+inline Vec scale_exponent(Vec x, Vec n) {
+  return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x.v), _mm256_slli_epi32(_mm256_cvtps_epi32(n.v), 23)))};
+}
 inline Vec mantissa(Vec x) {
   __m256i bits = _mm256_castps_si256(x.v);
   return {_mm256_castsi256_ps(_mm256_or_si256(_mm256_and_si256(bits, _mm256_set1_epi32(0x007fffff)), _mm256_set1_epi32(0x3f800000)))};
@@ -135,6 +166,27 @@ inline float max_lane(Vec a) {
   __m128 s4 = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
   s4 = _mm_max_ps(s4, _mm_movehl_ps(s4, s4));
   return _mm_cvtss_f32(_mm_max_ss(s4, _mm_movehdup_ps(s4)));
+}
+inline void transpose(Vec* rows) {
+  __m256d t[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    t[i] = _mm256_castps_pd(_mm256_unpacklo_ps(rows[i].v, rows[i + 1].v));
+    t[i + 1] = _mm256_castps_pd(_mm256_unpackhi_ps(rows[i].v, rows[i + 1].v));
+  }
+  __m256 u[8];  // u[4i + j]: in its 128-bit lane L, column 4L + j of rows 4i to 4i + 3
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4) {
+    u[i] = _mm256_castpd_ps(_mm256_unpacklo_pd(t[i], t[i + 2]));
+    u[i + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(t[i], t[i + 2]));
+    u[i + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(t[i + 1], t[i + 3]));
+    u[i + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(t[i + 1], t[i + 3]));
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    rows[j].v = _mm256_permute2f128_ps(u[j], u[4 + j], 0x20);
+    rows[4 + j].v = _mm256_permute2f128_ps(u[j], u[4 + j], 0x31);
+  }
 }
 
 #elif defined(TREFOIL_ISA_NEON)
@@ -177,6 +229,9 @@ inline bool any(Mask m) { return vmaxvq_u32(m.m) != 0; }
 inline Vec exp2_integer(Vec n) {
   return {vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n.v), vdupq_n_s32(127)), 23))};
 }
+inline Vec scale_exponent(Vec x, Vec n) {
+  return {vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(x.v), vshlq_n_s32(vcvtnq_s32_f32(n.v), 23)))};
+}
 inline Vec mantissa(Vec x) {
   uint32x4_t bits = vreinterpretq_u32_f32(x.v);
   return {vreinterpretq_f32_u32(vorrq_u32(vandq_u32(bits, vdupq_n_u32(0x007fffffu)), vdupq_n_u32(0x3f800000u)))};
@@ -187,6 +242,14 @@ inline Vec exponent(Vec x) {
 inline Vec load_bf16(const uint16_t* p) { return {vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))}; }
 inline float sum(Vec a) { return vaddvq_f32(a.v); }
 inline float max_lane(Vec a) { return vmaxvq_f32(a.v); }
+inline void transpose(Vec* rows) {
+  float32x4_t a = vtrn1q_f32(rows[0].v, rows[1].v), b = vtrn2q_f32(rows[0].v, rows[1].v);
+  float32x4_t c = vtrn1q_f32(rows[2].v, rows[3].v), d = vtrn2q_f32(rows[2].v, rows[3].v);
+  rows[0].v = vcombine_f32(vget_low_f32(a), vget_low_f32(c));
+  rows[1].v = vcombine_f32(vget_low_f32(b), vget_low_f32(d));
+  rows[2].v = vcombine_f32(vget_high_f32(a), vget_high_f32(c));
+  rows[3].v = vcombine_f32(vget_high_f32(b), vget_high_f32(d));
+}
 
 #else  // scalar: four lanes that any compiler can keep in SSE registers
 struct Vec {
@@ -225,6 +288,17 @@ inline Vec exp2_integer(Vec n) {
   }
   return n;
 }
+inline Vec scale_exponent(Vec x, Vec n) {
+  TREFOIL_LANES {
+    float shifted = n.v[i] + 12582912.0f;  // 1.5 * 2^23: n lands in the low bits, NaN included
+    uint32_t bits, steps;
+    memcpy(&bits, &x.v[i], 4);
+    memcpy(&steps, &shifted, 4);
+    bits += steps << 23;
+    memcpy(&x.v[i], &bits, 4);
+  }
+  return x;
+}
 inline Vec mantissa(Vec x) {
   TREFOIL_LANES {
     uint32_t bits;
@@ -254,6 +328,14 @@ inline float sum(Vec a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
 inline float max_lane(Vec a) {
   float x = a.v[0] > a.v[1] ? a.v[0] : a.v[1], y = a.v[2] > a.v[3] ? a.v[2] : a.v[3];
   return x > y ? x : y;
+}
+inline void transpose(Vec* rows) {
+  for (int i = 0; i < 4; ++i)
+    for (int j = 0; j < i; ++j) {
+      float swapped = rows[i].v[j];
+      rows[i].v[j] = rows[j].v[i];
+      rows[j].v[i] = swapped;
+    }
 }
 #undef TREFOIL_LANES
 #endif

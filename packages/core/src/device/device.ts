@@ -1,0 +1,120 @@
+import { addon, type DeviceInfo, type MemoryUse, type NativeAddon, type ProgramSpec, runFlags } from "@trefoil/native";
+
+export interface DeviceOptions {
+  /** Threads of the CPU device. Default: `TREFOIL_THREADS`, else the cores this process may use. */
+  threads?: number;
+  /** Force an instruction set: "scalar", "avx2", "avx512" or "neon". Default: `TREFOIL_ISA`, else the best there is. */
+  isa?: string;
+}
+
+export type RunInput = number | ArrayBufferView;
+export type RunOutput = number | ArrayBufferView;
+
+/** A program that the device holds; freed with `dispose()` or when nobody refers to it any more. */
+export class DeviceProgram implements Disposable {
+  readonly device: Device;
+  #handle: number | undefined;
+
+  constructor(device: Device, spec: ProgramSpec) {
+    this.device = device;
+    this.#handle = device.addon.createProgram(device.handle, spec);
+    net.register(this, { device, handle: this.#handle }, this);
+  }
+
+  /** Enqueues a run; resolves when it is done and host outputs are filled. */
+  run(inputs: RunInput[], outputs: RunOutput[], options: { checkFinite?: boolean; profile?: boolean } = {}): Promise<void> {
+    const flags = (options.checkFinite ? runFlags.checkFinite : 0) + (options.profile ? runFlags.profile : 0);
+    return this.device.addon.run(this.handle, inputs, outputs, flags);
+  }
+
+  /** Nanoseconds per instruction, summed over the runs with `profile`. */
+  profile(): Float64Array {
+    return this.device.addon.programProfile(this.handle);
+  }
+
+  /** Bytes of the planned arena, of which workspace, and what the temporaries would take without sharing. */
+  info(): { arenaBytes: number; workspaceBytes: number; temporaryBytes: number } {
+    return this.device.addon.programInfo(this.handle);
+  }
+
+  get handle(): number {
+    if (this.#handle === undefined) throw new Error("this program was disposed");
+    return this.#handle;
+  }
+
+  dispose(): void {
+    if (this.#handle === undefined) return;
+    net.unregister(this);
+    this.device.addon.releaseProgram(this.#handle);
+    this.#handle = undefined;
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+const net = new FinalizationRegistry<{ device: Device; handle: number }>(({ device, handle }) => {
+  device.addon.releaseProgram(handle);
+});
+
+/** One place where programs run, in order, on a thread of its own. */
+export class Device {
+  readonly name: string;
+  readonly handle: number;
+  readonly addon: NativeAddon;
+  readonly info: DeviceInfo;
+
+  /** Use `device(name)`. */
+  constructor(name: string, options: DeviceOptions = {}) {
+    this.name = name;
+    this.addon = addon();
+    const [backend = "cpu", index = "0"] = name.split(":");
+    this.handle = this.addon.openDevice({ backend, index: Number(index), ...options });
+    this.info = this.addon.deviceInfo(this.handle);
+  }
+
+  /** Live and peak bytes: buffers, program arenas, constants, staged inputs. */
+  memory(): MemoryUse {
+    return this.addon.memory(this.handle);
+  }
+
+  resetPeak(): void {
+    this.addon.resetPeak(this.handle);
+  }
+
+  /** Names of the ops that this device's backend has. */
+  ops(): string[] {
+    return this.addon.deviceOps(this.handle);
+  }
+
+  /** Resolves when everything enqueued so far is done. */
+  synchronize(): Promise<void> {
+    return this.addon.synchronize(this.handle);
+  }
+}
+
+const opened = new Map<string, Device>();
+let chosen: Device | undefined;
+
+/** The device called "cpu", "cuda" or "cuda:1"; opened once. `options` take effect on the first call for that name. */
+export function device(name: string, options: DeviceOptions = {}): Device {
+  const key = name.includes(":") ? name : `${name}:0`;
+  let found = opened.get(key);
+  if (!found) {
+    found = new Device(key, options);
+    opened.set(key, found);
+  }
+  return found;
+}
+
+/** The device that parameters and programs use: set by `setDefaultDevice`, else `TREFOIL_DEVICE`, else "cpu". */
+export function defaultDevice(): Device {
+  chosen ??= device(process.env.TREFOIL_DEVICE || "cpu");
+  return chosen;
+}
+
+/** Makes `target` the default; parameters that already live elsewhere stay there. */
+export function setDefaultDevice(target: Device): void {
+  chosen = target;
+}

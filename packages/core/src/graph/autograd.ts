@@ -1,0 +1,74 @@
+import { add } from "../ops/elementwise.js";
+import { opOf } from "../ops/op.js";
+import { GradientError, ShapeError } from "../tensor/errors.js";
+import { full, type OpNode, Tensor } from "../tensor/tensor.js";
+import { topologicalOrder } from "./order.js";
+
+/**
+ * Gradients of a scalar with respect to `targets`, as tensors of the same graph: reverse-mode differentiation as a pass over
+ * ops. A target that does not reach `loss` gets zeros.
+ * @throws GradientError where an op on the path has no gradient
+ */
+export function gradients(loss: Tensor, targets: readonly Tensor[]): Tensor[] {
+  if (loss.size !== 1) throw new ShapeError("gradients", "the loss must be a scalar; reduce it with sum or mean", [loss.shape]);
+  const order = topologicalOrder([loss]);
+  const wanted = new Set<Tensor | OpNode>(targets.map((target) => (target.source.kind === "op" ? target.source.node : target)));
+
+  // Which nodes lie on a path from a target.
+  const active = new Set<OpNode>();
+  const isActive = (tensor: Tensor | null): boolean =>
+    tensor !== null && (tensor.source.kind === "op" ? active.has(tensor.source.node) : wanted.has(tensor));
+  for (const node of order) {
+    if (wanted.has(node) || node.inputs.some(isActive)) active.add(node);
+  }
+
+  const ofLeaf = new Map<Tensor, Tensor>();
+  const ofNode = new Map<OpNode, (Tensor | null)[]>();
+  const accumulate = (tensor: Tensor, gradient: Tensor): void => {
+    if (tensor.source.kind === "op") {
+      const { node, output } = tensor.source;
+      const slots = ofNode.get(node) ?? node.outputs.map(() => null);
+      const before = slots[output];
+      slots[output] = before ? add(before, gradient) : gradient;
+      ofNode.set(node, slots);
+    } else {
+      const before = ofLeaf.get(tensor);
+      ofLeaf.set(tensor, before ? add(before, gradient) : gradient);
+    }
+  };
+  accumulate(loss, full(loss.shape, 1));
+
+  for (let i = order.length - 1; i >= 0; i--) {
+    const node = order[i]!;
+    const upstream = ofNode.get(node);
+    if (!active.has(node) || !upstream) continue;
+    const needs = node.inputs.map(isActive);
+    if (!needs.some(Boolean)) continue;
+    const op = opOf(node);
+    if (op.gradient === "zero") continue;
+    if (!op.gradient) throw new GradientError(op.name, "this op has no gradient; do not differentiate through it");
+    const outputs = node.outputs.map((type, output) => new Tensor(type.shape, type.dtype, { kind: "op", node, output }));
+    const results = op.gradient({ inputs: node.inputs, outputs, attributes: node.attributes, upstream, needs });
+    node.inputs.forEach((input, at) => {
+      const gradient = results[at];
+      if (input && needs[at] && gradient) accumulate(input, gradient);
+    });
+  }
+
+  return targets.map((target) => {
+    const found = target.source.kind === "op" ? ofNode.get(target.source.node)?.[target.source.output] : ofLeaf.get(target);
+    return found ?? full(target.shape, 0);
+  });
+}
+
+/**
+ * The loss that `fn` builds and its gradients with respect to `targets`. Use inside `compile`.
+ * `fn` returns the scalar loss, or an object with `loss` and anything else that should come back as `value`.
+ */
+export function valueAndGrad<V extends Tensor | { loss: Tensor }>(
+  fn: () => V,
+  targets: readonly Tensor[],
+): { value: V; grads: Tensor[] } {
+  const value = fn();
+  return { value, grads: gradients(value instanceof Tensor ? value : value.loss, targets) };
+}

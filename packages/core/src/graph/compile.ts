@@ -1,0 +1,169 @@
+import { defaultDevice, DeviceProgram, type RunOutput, Storage } from "../device/index.js";
+import { allocateHost } from "../tensor/dtype.js";
+import { TrefoilError, InvalidUseError } from "../tensor/errors.js";
+import { type Parameter, Tensor } from "../tensor/tensor.js";
+import { leafInput, parameterBuffer } from "./evaluate.js";
+import { lower } from "./lower.js";
+import { type ProgramBuilder, printInstruction, printProgram } from "./program.js";
+import { currentTrace, Trace } from "./trace.js";
+import { mapTree } from "./tree.js";
+
+/** Outputs up to this many bytes come back with the run; larger ones stay on the device until they are read. */
+const hostOutputBytes = 64 * 1024;
+
+/** A kernel result that is NaN or infinite, found by `diagnose`. */
+export class NonFiniteError extends TrefoilError {
+  /** The op, and its line in the printed program. */
+  readonly op: string;
+  readonly line: string;
+
+  constructor(op: string, line: string, cause: unknown) {
+    super("TREFOIL_NON_FINITE", `${op} gave a value that is not finite: ${line}`, { cause });
+    this.op = op;
+    this.line = line;
+  }
+}
+
+interface Compiled<R> {
+  program: DeviceProgram;
+  builder: ProgramBuilder;
+  outputs: readonly Tensor[];
+  result: R;
+  /** Keeps the state buffers alive as long as the program. */
+  parameters: readonly Parameter[];
+}
+
+export interface CompiledFunction<A extends readonly unknown[], R> {
+  /** Enqueues a run and resolves with its outputs. Calls run in order; the next may start before this one is awaited. */
+  (...args: A): Promise<R>;
+  /** The program for arguments like these, as text. */
+  inspect(...args: A): string;
+  /** Runs with every kernel's result checked. @throws NonFiniteError naming the first op that gave NaN or infinity */
+  diagnose(...args: A): Promise<R>;
+  /** Runs once with the clock on: the program's instructions and the nanoseconds each has taken so far. */
+  profile(...args: A): Promise<{ op: string; nanoseconds: number }[]>;
+  /** Bytes that temporaries take in the program for arguments like these. */
+  memory(...args: A): { arenaBytes: number; workspaceBytes: number; temporaryBytes: number };
+}
+
+const isTensor = (value: unknown): value is Tensor => value instanceof Tensor;
+
+/**
+ * Compiles a function of tensors: it is called once per signature (shapes and dtypes of its tensors, values of everything
+ * else) to record a graph, which is lowered to one native program. Parameters are read and assigned in place; anything else
+ * that it reads from outside is fixed in the program.
+ *
+ * @example
+ * const step = compile((tokens: Tensor, targets: Tensor) => {
+ *   const { value, grads } = valueAndGrad(() => model.loss(tokens, targets), parameters);
+ *   optimizer.apply(grads);
+ *   return value;
+ * });
+ * const loss = await step(tokens, targets);
+ */
+export function compile<A extends readonly unknown[], R>(fn: (...args: A) => R): CompiledFunction<A, R> {
+  const programs = new Map<string, Compiled<R>>();
+
+  const flatten = (args: A): { key: string; tensors: Tensor[] } => {
+    const tensors: Tensor[] = [];
+    let key = "";
+    mapTree(
+      args,
+      (leaf) => {
+        if (isTensor(leaf)) {
+          tensors.push(leaf);
+          key += `${leaf.dtype}[${leaf.shape}]`;
+        } else key += `${typeof leaf}${String(leaf)}`;
+        key += ",";
+        return leaf;
+      },
+      "arguments of a compiled function",
+    );
+    return { key, tensors };
+  };
+
+  const build = (args: A): Compiled<R> => {
+    if (currentTrace()) throw new InvalidUseError("a compiled function cannot be called inside another; call the plain function there");
+    const trace = new Trace();
+    const outputs: Tensor[] = [];
+    const result = trace.run(() => {
+      const placeholders = mapTree(args, (leaf) => (isTensor(leaf) ? trace.placeholder(leaf) : leaf), "arguments");
+      const value = fn(...placeholders);
+      if (value instanceof Promise) throw new InvalidUseError("compile needs a plain function, not an async one");
+      return mapTree(
+        value,
+        (leaf) => {
+          if (!isTensor(leaf)) return leaf;
+          outputs.push(leaf);
+          return leaf;
+        },
+        "the result of a compiled function",
+      );
+    });
+    const builder = lower(outputs, trace.assignments, {
+      inputIndex: ({ source }) => (source.kind === "placeholder" && source.trace === trace ? source.index : undefined),
+    });
+    const program = new DeviceProgram(defaultDevice(), builder.spec(parameterBuffer));
+    const parameters = builder.values.flatMap(({ origin }) => (origin.kind === "state" ? [origin.parameter] : []));
+    return { program, builder, outputs, result, parameters };
+  };
+
+  const prepare = (args: A): { compiled: Compiled<R>; tensors: Tensor[] } => {
+    const { key, tensors } = flatten(args);
+    let compiled = programs.get(key);
+    if (!compiled) {
+      compiled = build(args);
+      programs.set(key, compiled);
+    }
+    return { compiled, tensors };
+  };
+
+  const run = async (args: A, options: { checkFinite?: boolean; profile?: boolean } = {}): Promise<R> => {
+    const { compiled, tensors } = prepare(args);
+    const pending = tensors.filter(({ source }) => source.kind === "op" || source.kind === "full");
+    if (pending.length > 0) await materialise(pending);
+    const { program, outputs } = compiled;
+    const results = outputs.map((output) => {
+      if (output.bytes <= hostOutputBytes) {
+        const data = allocateHost(output.dtype, output.size);
+        return { target: data as RunOutput, tensor: new Tensor(output.shape, output.dtype, { kind: "host", data }) };
+      }
+      const storage = new Storage(program.device, output.bytes);
+      return { target: storage.handle as RunOutput, tensor: new Tensor(output.shape, output.dtype, { kind: "storage", storage }) };
+    });
+    const targets = results.map(({ target }) => target);
+    try {
+      await program.run(tensors.map(leafInput), targets, options);
+    } catch (error) {
+      throw options.checkFinite ? nonFinite(error, compiled.builder) : error;
+    }
+    let at = 0;
+    return mapTree(compiled.result, (leaf) => (isTensor(leaf) ? results[at++]!.tensor : leaf), "result");
+  };
+
+  return Object.assign((...args: A) => run(args), {
+    inspect: (...args: A) => printProgram(prepare(args).compiled.builder),
+    diagnose: (...args: A) => run(args, { checkFinite: true }),
+    profile: async (...args: A) => {
+      await run(args, { profile: true });
+      const { program, builder } = prepare(args).compiled;
+      const nanoseconds = program.profile();
+      return builder.instructions.map(({ op }, i) => ({ op, nanoseconds: nanoseconds[i]! }));
+    },
+    memory: (...args: A) => prepare(args).compiled.program.info(),
+  });
+}
+
+/** Eager arguments and constant fills become host data before the run that reads them. */
+async function materialise(tensors: readonly Tensor[]): Promise<void> {
+  for (const tensor of tensors) {
+    const data = await tensor.data();
+    tensor.source = { kind: "host", data };
+  }
+}
+
+function nonFinite(error: unknown, builder: ProgramBuilder): unknown {
+  const { code, op, instruction } = error as { code?: string; op?: string; instruction?: number };
+  if (code !== "TREFOIL_NON_FINITE" || op === undefined || instruction === undefined) return error;
+  return new NonFiniteError(op, printInstruction(builder.instructions[instruction]!), error);
+}

@@ -1,0 +1,89 @@
+import { defaultDevice, DeviceProgram, type RunInput, Storage } from "../device/index.js";
+import { opOf } from "../ops/op.js";
+import { allocateHost, type HostArray } from "../tensor/dtype.js";
+import { InvalidUseError } from "../tensor/errors.js";
+import { installEvaluator, type OpNode, Parameter, type Tensor } from "../tensor/tensor.js";
+import { lower } from "./lower.js";
+import { topologicalOrder } from "./order.js";
+import { currentTrace } from "./trace.js";
+
+/** What a run reads of a leaf: its device buffer, or host data that is staged. */
+export function leafInput(leaf: Tensor): RunInput {
+  if (leaf instanceof Parameter) return parameterBuffer(leaf);
+  if (leaf.source.kind === "host") return leaf.source.data;
+  if (leaf.source.kind === "storage") return leaf.source.storage.handle;
+  throw new InvalidUseError("this tensor is an argument of a compiled function and has no value outside of it; return it instead");
+}
+
+/** The device buffer of a parameter, made on first use on the default device. */
+export const parameterBuffer = (parameter: Parameter): number =>
+  parameter.storage((bytes) => new Storage(defaultDevice(), bytes)).handle;
+
+/** The same structure over other leaves runs the same program. */
+function structureOf(order: readonly OpNode[], root: Tensor): { key: string; leaves: Tensor[] } {
+  const leaves = new Map<Tensor, number>();
+  const numbers = new Map(order.map((node, number) => [node, number]));
+  const reference = (tensor: Tensor | null): string => {
+    if (!tensor) return "_";
+    if (tensor.source.kind === "op") return `${numbers.get(tensor.source.node)}.${tensor.source.output}`;
+    if (tensor.source.kind === "full") return `=${tensor.source.value}${tensor.dtype}[${tensor.shape}]`;
+    if (!leaves.has(tensor)) leaves.set(tensor, leaves.size);
+    return `i${leaves.get(tensor)}${tensor.dtype}[${tensor.shape}]`;
+  };
+  const lines = order.map((node) => {
+    const types = node.outputs.map((type) => `${type.dtype}[${type.shape}]`);
+    return `${opOf(node).name}(${node.inputs.map(reference).join(",")}){${node.attributes}}${types}`;
+  });
+  return { key: `${lines.join(";")}->${reference(root)}`, leaves: [...leaves.keys()] };
+}
+
+const programs = new Map<string, DeviceProgram>();
+const maxPrograms = 256;
+
+function programFor(root: Tensor): { program: DeviceProgram; leaves: Tensor[] } {
+  const { key, leaves } = structureOf(topologicalOrder([root]), root);
+  let program = programs.get(key);
+  // Least recently used first.
+  if (program) programs.delete(key);
+  else {
+    const index = new Map(leaves.map((leaf, at) => [leaf, at]));
+    const builder = lower([root], new Map(), { inputIndex: (leaf) => index.get(leaf) });
+    program = new DeviceProgram(defaultDevice(), builder.spec(parameterBuffer));
+  }
+  programs.set(key, program);
+  if (programs.size > maxPrograms) {
+    const [oldest, unused] = programs.entries().next().value!;
+    programs.delete(oldest);
+    unused.dispose();
+  }
+  return { program, leaves };
+}
+
+async function evaluate(root: Tensor): Promise<HostArray> {
+  if (currentTrace()) throw new InvalidUseError("a value cannot be read while a function is being compiled; return the tensor instead");
+  const target = allocateHost(root.dtype, root.size);
+  if (root.source.kind === "full") return target.fill(root.source.value);
+  if (root.source.kind === "storage") {
+    await root.source.storage.read(target);
+    return target;
+  }
+  const { program, leaves } = programFor(root);
+  await program.run(leaves.map(leafInput), [target]);
+  root.source = { kind: "host", data: target };
+  return target;
+}
+
+function assign(parameter: Parameter, value: Tensor): void {
+  const trace = currentTrace();
+  if (trace) {
+    trace.assign(parameter, value);
+    return;
+  }
+  const { program, leaves } = programFor(value);
+  // Ordered with every later run and read, so nothing has to wait for it.
+  program.run(leaves.map(leafInput), [parameterBuffer(parameter)]).catch(() => {
+    // The failure poisons nothing: the parameter keeps its value, and a later read of the same graph reports the error.
+  });
+}
+
+installEvaluator({ evaluate, assign });

@@ -1,0 +1,201 @@
+import { opOf } from "../ops/op.js";
+import type { OpNode, Parameter, Tensor } from "../tensor/tensor.js";
+import { eliminateDeadCode } from "./dead-code.js";
+import { type ElementwiseNode, emitChain, fuseElementwise } from "./fuse-elementwise.js";
+import { fuseResiduals } from "./fuse-residual.js";
+import { topologicalOrder } from "./order.js";
+import { type Instruction, ProgramBuilder, rootOf, type Value } from "./program.js";
+
+/** How a leaf enters a program: a parameter as fixed state or as an input of every run, host data as constant or input. */
+export interface LeafBinding {
+  /** Input number of a tensor that is given to every run, or undefined where it is fixed. */
+  inputIndex(leaf: Tensor): number | undefined;
+}
+
+/** An instruction before elementwise ops are put into kernels. */
+export type Step =
+  | { kind: "kernel"; instruction: Instruction; inPlace: readonly (readonly [number, number])[] }
+  | { kind: "elementwise"; node: ElementwiseNode };
+
+interface Lowering {
+  program: ProgramBuilder;
+  steps: Step[];
+}
+
+/**
+ * Turns a graph into a program: schedule, common subexpressions, epilogue fusion, elementwise fusion, in-place updates, dead
+ * code. Assignments take effect after everything that reads the old value.
+ */
+export function lower(
+  outputs: readonly Tensor[],
+  assignments: ReadonlyMap<Parameter, Tensor>,
+  binding: LeafBinding,
+): ProgramBuilder {
+  const { lowering, valueOf } = buildSteps([...outputs, ...assignments.values()], binding);
+  const { program } = lowering;
+  program.outputs = outputs.map((output) => materialised(lowering, valueOf(output)));
+  const pending = new Map<Value, Value>();
+  for (const [parameter, value] of assignments) pending.set(valueOf(parameter), materialised(lowering, valueOf(value)));
+
+  protectOldValues(lowering, pending);
+  lowering.steps = fuseResiduals(lowering.steps, program, pinned(program, pending));
+  lowering.steps = fuseElementwise(lowering.steps, program, pinned(program, pending));
+  resolveInPlace(lowering, pending);
+  for (const step of lowering.steps) {
+    program.instructions.push(step.kind === "kernel" ? step.instruction : emitChain(step.node));
+  }
+  // What no in-place op wrote is copied home at the end, when nobody reads the old value any more.
+  for (const [state, value] of pending) {
+    const target = program.temporary(state.shape, state.dtype, state);
+    program.instructions.push({ op: "copy", inputs: [value], outputs: [target], attributes: [] });
+  }
+  eliminateDeadCode(program);
+  return program;
+}
+
+/** Values that must exist by name: what is returned or assigned. */
+function pinned(program: ProgramBuilder, pending: ReadonlyMap<Value, Value>): Set<Value> {
+  return new Set([...program.outputs, ...pending.values()]);
+}
+
+function buildSteps(roots: readonly Tensor[], binding: LeafBinding): { lowering: Lowering; valueOf: (tensor: Tensor) => Value } {
+  const program = new ProgramBuilder();
+  const steps: Step[] = [];
+  const lowering = { program, steps };
+  const leaves = new Map<unknown, Value>();
+  const produced = new Map<OpNode, Value[]>();
+  const common = new Map<string, Value[]>();
+
+  const leafValue = (tensor: Tensor): Value => {
+    const { source } = tensor;
+    const key = source.kind === "full" ? `${source.value}:${tensor.dtype}[${tensor.shape.join(",")}]` : tensor;
+    const known = leaves.get(key);
+    if (known) return known;
+    const index = binding.inputIndex(tensor);
+    let value: Value;
+    if (index !== undefined) value = program.value(tensor.shape, tensor.dtype, { kind: "input", index });
+    else if (source.kind === "full") value = program.value(tensor.shape, tensor.dtype, { kind: "fill", value: source.value });
+    else if (source.kind === "parameter") {
+      value = program.value(tensor.shape, tensor.dtype, { kind: "state", parameter: tensor as Parameter });
+    } else if (source.kind === "host") value = program.value(tensor.shape, tensor.dtype, { kind: "constant", data: source.data });
+    else throw new Error(`a ${source.kind} tensor cannot be fixed in a program`);
+    leaves.set(key, value);
+    return value;
+  };
+  const valueOf = (tensor: Tensor): Value =>
+    tensor.source.kind === "op" ? produced.get(tensor.source.node)![tensor.source.output]! : leafValue(tensor);
+
+  for (const node of topologicalOrder(roots)) {
+    const op = opOf(node);
+    const inputs = node.inputs.map((input) => input && valueOf(input));
+    // Scalars and types are part of the key: a reshape or cast of the same input is another value.
+    const types = node.outputs.map((type) => `${type.dtype}[${type.shape.join(",")}]`).join(";");
+    const key = `${op.name}(${inputs.map((input) => input?.id ?? "_").join(",")}){${node.attributes.join(",")}}${types}`;
+    const repeat = op.inPlace ? undefined : common.get(key);
+    if (repeat) {
+      produced.set(node, repeat);
+      continue;
+    }
+    let outputs: Value[];
+    if (op.kernel === "alias") {
+      const type = node.outputs[0]!;
+      const input = materialised(lowering, inputs[0]!);
+      outputs = [program.temporary(type.shape, type.dtype, input)];
+    } else if (op.kernel === "elementwise") {
+      const type = node.outputs[0]!;
+      const output = program.temporary(type.shape, type.dtype);
+      outputs = [output];
+      const operands = inputs.map((input) => input!);
+      steps.push({
+        kind: "elementwise",
+        node: { output, instructions: [{ opcode: op.opcode!, operands, immediate: node.attributes[0] ?? 0, result: output }] },
+      });
+    } else {
+      outputs = node.outputs.map((type) => program.temporary(type.shape, type.dtype));
+      steps.push({
+        kind: "kernel",
+        instruction: {
+          op: op.kernel,
+          inputs: inputs.map((input) => input && materialised(lowering, input)),
+          outputs: [...outputs],
+          attributes: node.attributes,
+        },
+        inPlace: op.inPlace?.(node) ?? [],
+      });
+    }
+    produced.set(node, outputs);
+    if (!op.inPlace) common.set(key, outputs);
+  }
+  return { lowering, valueOf };
+}
+
+const filled = new WeakMap<Value, Value>();
+
+/** A constant fill is an immediate inside elementwise ops; every other reader needs it in memory. */
+function materialised(lowering: Lowering, value: Value): Value {
+  if (value.origin.kind !== "fill") return value;
+  const known = filled.get(value);
+  if (known) return known;
+  const output = lowering.program.temporary(value.shape, value.dtype);
+  const immediate = value.origin.value;
+  lowering.steps.push({
+    kind: "elementwise",
+    node: { output, instructions: [{ opcode: 1, operands: [], immediate, result: output }] },
+  });
+  filled.set(value, output);
+  return output;
+}
+
+/** Returning or assigning the old value of a parameter that this program writes: copy it before anything is written. */
+function protectOldValues(lowering: Lowering, pending: Map<Value, Value>): void {
+  const { program } = lowering;
+  const early: Step[] = [];
+  const protect = (value: Value): Value => {
+    if (!pending.has(rootOf(value))) return value;
+    const copy = program.temporary(value.shape, value.dtype);
+    early.push({ kind: "kernel", instruction: { op: "copy", inputs: [value], outputs: [copy], attributes: [] }, inPlace: [] });
+    return copy;
+  };
+  program.outputs = program.outputs.map(protect);
+  for (const [state, value] of pending) {
+    if (rootOf(value) === state) pending.delete(state);
+    else pending.set(state, protect(value));
+  }
+  lowering.steps.unshift(...early);
+}
+
+const readsOf = (step: Step): (Value | null)[] =>
+  step.kind === "kernel" ? step.instruction.inputs : step.node.instructions.flatMap(({ operands }) => operands);
+
+/** Lets an in-place op write where its operand is, if nobody reads the old value later; else it gets a copy. */
+function resolveInPlace(lowering: Lowering, pending: Map<Value, Value>): void {
+  const { program } = lowering;
+  const lastRead = new Map<Value, number>();
+  lowering.steps.forEach((step, at) => {
+    for (const value of readsOf(step)) if (value) lastRead.set(rootOf(value), at);
+  });
+  for (const output of program.outputs) lastRead.set(rootOf(output), Number.POSITIVE_INFINITY);
+  const home = new Map([...pending].map(([state, value]) => [value, state]));
+
+  lowering.steps = lowering.steps.flatMap((step, at) => {
+    if (step.kind !== "kernel" || step.inPlace.length === 0) return [step];
+    const before: Step[] = [];
+    for (const [outputIndex, inputIndex] of step.inPlace) {
+      const output = step.instruction.outputs[outputIndex];
+      const input = step.instruction.inputs[inputIndex]!;
+      const root = rootOf(input);
+      const readLater = lastRead.get(root)! > at;
+      const stays = root.origin.kind === "state" && output && home.get(output) === root;
+      if (!readLater && (stays || root.origin.kind === "temporary")) {
+        if (output) output.alias = input;
+        if (stays) pending.delete(root);
+        continue;
+      }
+      const copy = program.temporary(input.shape, input.dtype);
+      before.push({ kind: "kernel", instruction: { op: "copy", inputs: [input], outputs: [copy], attributes: [] }, inPlace: [] });
+      step.instruction.inputs[inputIndex] = copy;
+      if (output) output.alias = copy;
+    }
+    return [...before, step];
+  });
+}

@@ -1,0 +1,64 @@
+import { installCurrentValue } from "../ops/op.js";
+import { ShapeError, InvalidUseError } from "../tensor/errors.js";
+import { sameShape } from "../tensor/shape.js";
+import { Parameter, Tensor, type TensorType } from "../tensor/tensor.js";
+
+/** What one call of a compiled function records: its inputs and the parameter updates, in order. */
+export class Trace {
+  readonly placeholders: Tensor[] = [];
+  readonly assignments = new Map<Parameter, Tensor>();
+  #streams = 0;
+  readonly #atEnd = new Map<object, () => void>();
+
+  placeholder(type: TensorType): Tensor {
+    const tensor = new Tensor([...type.shape], type.dtype, { kind: "placeholder", index: this.placeholders.length, trace: this });
+    this.placeholders.push(tensor);
+    return tensor;
+  }
+
+  assign(parameter: Parameter, value: Tensor): void {
+    if (!sameShape(parameter.shape, value.shape) || parameter.dtype !== value.dtype) {
+      throw new ShapeError("assign", `a ${value.dtype} value does not fit a ${parameter.dtype} parameter`, [
+        parameter.shape,
+        value.shape,
+      ]);
+    }
+    this.assignments.set(parameter, value);
+  }
+
+  /** A number that tells the random ops of this program apart. */
+  nextStream(): number {
+    return this.#streams++;
+  }
+
+  /** Runs `action` once when the trace ends, however often it is asked for under `key`. */
+  atEnd(key: object, action: () => void): void {
+    this.#atEnd.set(key, action);
+  }
+
+  /** Runs `body` as the current trace. */
+  run<R>(body: () => R): R {
+    const outer = current;
+    current = this;
+    try {
+      const result = body();
+      for (const action of this.#atEnd.values()) action();
+      return result;
+    } finally {
+      current = outer;
+    }
+  }
+}
+
+let current: Trace | undefined;
+
+/** The trace being recorded, if any. */
+export const currentTrace = (): Trace | undefined => current;
+
+// Inside a trace a parameter reads as what was last assigned to it; placeholders may not leave their trace.
+installCurrentValue((tensor) => {
+  if (tensor.source.kind === "placeholder" && tensor.source.trace !== current) {
+    throw new InvalidUseError("this tensor is an argument of a compiled function and has no value outside of it; return it instead");
+  }
+  return tensor instanceof Parameter ? (current?.assignments.get(tensor) ?? tensor) : tensor;
+});

@@ -1,0 +1,57 @@
+import "./methods.js";
+
+export { type AttentionOptions, attention } from "./attention.js";
+export { type CrossEntropyResult, crossEntropy, linearCrossEntropy } from "./cross-entropy.js";
+export {
+  absolute,
+  add,
+  broadcastTo,
+  cast,
+  clamp,
+  cos,
+  divide,
+  equal,
+  erf,
+  exp,
+  floor,
+  gelu,
+  greater,
+  greaterEqual,
+  less,
+  lessEqual,
+  log,
+  logicalNot,
+  maximum,
+  minimum,
+  multiply,
+  negate,
+  notEqual,
+  power,
+  reciprocal,
+  relu,
+  round,
+  rsqrt,
+  sigmoid,
+  sign,
+  silu,
+  sin,
+  softplus,
+  sqrt,
+  square,
+  subtract,
+  type TensorLike,
+  tanh,
+  where,
+} from "./elementwise.js";
+export { type GroupedMatmulOptions, groupedMatmul } from "./grouped-matmul.js";
+export { gatherLast, gatherRows, iota, scatterAddRows, scatterLast } from "./indexing.js";
+export { linear, type MatmulOptions, matmul } from "./matmul.js";
+export { type ExpertOrder, type Gate, type GateMode, moeCombine, moeGate, moeSort, routerProbabilities } from "./moe.js";
+export { concat, pad, reshape, slice, stack, transpose, updateRows } from "./movement.js";
+export { layerNorm, rmsNorm } from "./norm.js";
+export { allOps } from "./op.js";
+export type { SamplingOptions } from "./random.js";
+export { argmax, max, mean, min, type ReduceOptions, sum, sumSquares } from "./reduce.js";
+export { rope } from "./rope.js";
+export { logSoftmax, logsumexp, softmax } from "./softmax.js";
+export { swiglu } from "./swiglu.js";

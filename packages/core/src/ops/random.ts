@@ -1,0 +1,63 @@
+import { DtypeError, ShapeError } from "../tensor/errors.js";
+import { sameShape, type Shape } from "../tensor/shape.js";
+import type { Tensor } from "../tensor/tensor.js";
+import { apply, applyAll, defineOp } from "./op.js";
+
+// Every random op of a program has a stream of its own, an attribute: equal ops never share numbers.
+const opUniform = defineOp({ name: "random_uniform", kernel: "random_uniform", gradient: "zero" });
+const opNormal = defineOp({ name: "random_normal", kernel: "random_normal", gradient: "zero" });
+const opAdvance = defineOp({ name: "random_advance_", kernel: "random_advance_", inPlace: () => [[0, 0]] });
+const opSampleTokens = defineOp({ name: "sample_tokens", kernel: "sample_tokens", gradient: "zero" });
+
+/** Uniform on [0, 1), from Philox 4x32-10 keyed by `state` (i32 [4]) and `stream`. */
+export const philoxUniform = (state: Tensor, shape: Shape, stream: number): Tensor =>
+  apply(opUniform, [state], { shape, dtype: "f32" }, [stream]);
+
+/** Standard normal, from the same generator. */
+export const philoxNormal = (state: Tensor, shape: Shape, stream: number): Tensor =>
+  apply(opNormal, [state], { shape, dtype: "f32" }, [stream]);
+
+/** The state one step later. */
+export const philoxAdvance = (state: Tensor): Tensor => apply(opAdvance, [state], { shape: [4], dtype: "i32" });
+
+export interface SamplingOptions {
+  /** 0 is greedy. Default 1. */
+  temperature?: number;
+  /** Keep only the k most likely tokens; 0 keeps all. Default 0. */
+  topK?: number;
+  /** Keep the smallest set of tokens whose probability reaches this; 1 keeps all. Default 1. */
+  topP?: number;
+}
+
+/**
+ * Draws one token per row.
+ * @param logits [B, V]
+ * @param state i32 [4]
+ * @returns token i32 [B]; logProbability [B] under the unfiltered distribution at temperature 1
+ */
+export function philoxSampleTokens(
+  logits: Tensor,
+  state: Tensor,
+  stream: number,
+  options: SamplingOptions = {},
+): { token: Tensor; logProbability: Tensor } {
+  const { temperature = 1, topK = 0, topP = 1 } = options;
+  if (logits.rank !== 2) throw new ShapeError("sampleTokens", "logits must be [batch, vocabulary]", [logits.shape]);
+  if (!(temperature >= 0) || !(topK >= 0 && Number.isInteger(topK)) || !(topP > 0 && topP <= 1)) {
+    throw new ShapeError("sampleTokens", `needs temperature >= 0, whole topK >= 0, 0 < topP <= 1; got ${temperature}, ${topK}, ${topP}`, [
+      logits.shape,
+    ]);
+  }
+  if (state.dtype !== "i32" || !sameShape(state.shape, [4])) throw new DtypeError("sampleTokens", "the state must be i32 [4]", [state.dtype]);
+  const row = [logits.shape[0]!];
+  const [token, logProbability] = applyAll(
+    opSampleTokens,
+    [logits, state],
+    [
+      { shape: row, dtype: "i32" },
+      { shape: row, dtype: "f32" },
+    ],
+    [temperature, topK, topP, stream],
+  );
+  return { token: token!, logProbability: logProbability! };
+}

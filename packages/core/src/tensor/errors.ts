@@ -1,0 +1,50 @@
+/** Base of every error that Trefoil throws on purpose: a stable `code`, and a message that says what to do. */
+export class TrefoilError extends Error {
+  readonly code: string;
+
+  constructor(code: string, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = new.target.name;
+    this.code = code;
+  }
+}
+
+const formatShape = (shape: readonly number[]) => `[${shape.join(", ")}]`;
+
+/** Shapes that an op does not accept. Raised while tracing, at the line that built the op. */
+export class ShapeError extends TrefoilError {
+  readonly op: string;
+  readonly shapes: readonly (readonly number[])[];
+
+  constructor(op: string, reason: string, shapes: readonly (readonly number[])[]) {
+    super("TREFOIL_SHAPE", `${op}: ${reason} (shapes ${shapes.map(formatShape).join(", ")})`);
+    this.op = op;
+    this.shapes = shapes;
+  }
+}
+
+/** Dtypes that an op does not accept. */
+export class DtypeError extends TrefoilError {
+  readonly op: string;
+  readonly dtypes: readonly string[];
+
+  constructor(op: string, reason: string, dtypes: readonly string[]) {
+    super("TREFOIL_DTYPE", `${op}: ${reason} (dtypes ${dtypes.join(", ")})`);
+    this.op = op;
+    this.dtypes = dtypes;
+  }
+}
+
+/** An op on the path from the loss to a parameter that has no gradient. */
+export class GradientError extends TrefoilError {
+  constructor(op: string, reason: string) {
+    super("TREFOIL_NO_GRADIENT", `${op}: ${reason}`);
+  }
+}
+
+/** A value used in a way that its life does not allow: outside its trace, after dispose, … */
+export class InvalidUseError extends TrefoilError {
+  constructor(message: string) {
+    super("TREFOIL_INVALID_USE", message);
+  }
+}

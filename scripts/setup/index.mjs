@@ -1,0 +1,61 @@
+import { availableParallelism } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { SetupError } from "./error.mjs";
+import { installPackages } from "./packages.mjs";
+import { PhaseLine, runLogged } from "./phase.mjs";
+import { checkRequirements } from "./requirements.mjs";
+
+/** The repository. */
+export const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
+
+/** Arguments of node that run a turbo command. @param {string[]} args */
+export function turbo(args) {
+  const flags = ["--cache=local:rw", "--no-update-notifier", ...(process.stdout.isTTY ? [] : ["--no-color"])];
+  return [join(root, "node_modules", "turbo", "bin", "turbo"), "run", ...args, ...flags];
+}
+
+/**
+ * Brings a fresh clone, or a changed one, to the point where everything is built. What is up to date is not done again.
+ * @returns {Promise<NodeJS.ProcessEnv>} the environment to run turbo and the packages in
+ */
+export async function setUp() {
+  new PhaseLine("requirements").done(checkRequirements(process.env));
+  const environment = await installPackages(root, {
+    ...process.env,
+    TURBO_TELEMETRY_DISABLED: "1",
+    ...(process.stdout.isTTY ? {} : { NO_COLOR: "1" }),
+    CMAKE_BUILD_PARALLEL_LEVEL: process.env.CMAKE_BUILD_PARALLEL_LEVEL ?? String(availableParallelism()),
+  });
+  const build = new PhaseLine("build", "native engine and TypeScript");
+  try {
+    const output = await runLogged({
+      file: process.execPath,
+      args: turbo(["build:native", "build", "--output-logs=new-only"]),
+      cwd: root,
+      env: environment,
+      log: join(root, "node_modules", ".trefoil", "build.log"),
+      failure: () => "The build failed; the end of its log above says where.",
+    });
+    build.done(/FULL TURBO/.test(output) ? "up to date" : "built");
+    return environment;
+  } catch (error) {
+    build.failed();
+    throw error;
+  }
+}
+
+/**
+ * Runs the body of a script; a `SetupError` is printed as its log's end and its sentence, and ends the process with 1.
+ * @param {() => Promise<number>} body resolves with the exit status
+ */
+export async function main(body) {
+  try {
+    process.exitCode = await body();
+  } catch (error) {
+    if (!(error instanceof SetupError)) throw error;
+    if (error.log) console.error(`${error.log.trimEnd().split("\n").slice(-40).join("\n")}\n`);
+    console.error(error.message);
+    process.exitCode = 1;
+  }
+}

@@ -1,0 +1,88 @@
+import { spawn } from "node:child_process";
+import { createWriteStream, mkdirSync, readFileSync } from "node:fs";
+import { dirname } from "node:path";
+import { SetupError } from "./error.mjs";
+
+/** Prints one line for a phase of set-up: while it runs on a terminal, with its seconds; elsewhere at its start and end. */
+export class PhaseLine {
+  #name;
+  #started = Date.now();
+  #timed;
+  #timer;
+
+  /** @param {string} name @param {string} [doing] what takes long, shown while it runs */
+  constructor(name, doing) {
+    this.#name = name.padEnd(13);
+    this.#timed = doing !== undefined;
+    if (!this.#timed) return;
+    if (process.stdout.isTTY) {
+      const draw = () => process.stdout.write(`\r\u001b[K  ${this.#name}${doing} … ${this.#seconds()}`);
+      draw();
+      this.#timer = setInterval(draw, 1000);
+    } else {
+      console.log(`  ${this.#name}${doing} …`);
+    }
+  }
+
+  #seconds() {
+    return `${((Date.now() - this.#started) / 1000).toFixed(1)} s`;
+  }
+
+  /** @param {string} mark @param {string} text */
+  #end(mark, text) {
+    clearInterval(this.#timer);
+    if (process.stdout.isTTY) process.stdout.write("\r\u001b[K");
+    console.log(`${mark} ${this.#name}${text}`);
+  }
+
+  /** @param {string} result */
+  done(result) {
+    this.#end("✓", this.#timed ? `${result} (${this.#seconds()})` : result);
+  }
+
+  failed() {
+    this.#end("✗", `failed after ${this.#seconds()}`);
+  }
+}
+
+/**
+ * Runs a program with its output in a file. Resolves with the output; rejects with a `SetupError` that carries it.
+ * @param {{ file: string, args: string[], cwd: string, env: NodeJS.ProcessEnv, log: string, failure: (output: string) => string }} options
+ *   `failure` makes the one sentence of the error from the output
+ * @returns {Promise<string>}
+ */
+export function runLogged({ file, args, cwd, env, log, failure }) {
+  mkdirSync(dirname(log), { recursive: true });
+  const sink = createWriteStream(log);
+  return new Promise((resolve, reject) => {
+    const child = spawn(file, args, { cwd, env, stdio: ["ignore", "pipe", "pipe"] });
+    child.stdout.pipe(sink, { end: false });
+    child.stderr.pipe(sink, { end: false });
+    child.on("error", (error) => reject(new SetupError(failure(error.message), error.message)));
+    child.on("close", (code) => {
+      sink.end(() => {
+        const output = readFileSync(log, "utf8");
+        if (code === 0) resolve(output);
+        else reject(new SetupError(failure(output), `${output}\n(all of it: ${log})`));
+      });
+    });
+  });
+}
+
+/**
+ * Runs a program on the user's terminal. A Ctrl-C goes to the program, which ends as it sees fit.
+ * @param {string} file @param {string[]} args @param {{ cwd: string, env: NodeJS.ProcessEnv }} options
+ * @returns {Promise<number>} its exit status
+ */
+export function runInteractive(file, args, options) {
+  return new Promise((resolve, reject) => {
+    const leaveToChild = () => {};
+    process.on("SIGINT", leaveToChild);
+    const child = spawn(file, args, { ...options, stdio: "inherit" });
+    child.on("error", reject);
+    child.on("close", (code, signal) => {
+      process.off("SIGINT", leaveToChild);
+      resolve(code ?? (signal === "SIGINT" ? 130 : 1));
+    });
+  });
+}
