@@ -28,12 +28,19 @@ struct Device {
 
 using Body = void (*)(Device&);
 struct Registration {
-  Registration(const char* name, Body body);
+  Registration(const char* name, Body body, bool once = false);
 };
 #define TEST(name)                                                          \
   static void test_##name(::trefoil::test::Device& device);                 \
   static ::trefoil::test::Registration registration_##name(#name, test_##name); \
   static void test_##name([[maybe_unused]] ::trefoil::test::Device& device)
+
+// A test that has nothing to do with kernels: runs once.
+#define TEST_ONCE(name)                                                             \
+  static void test_##name();                                                        \
+  static ::trefoil::test::Registration registration_##name(                         \
+      #name, [](::trefoil::test::Device&) { test_##name(); }, true);                \
+  static void test_##name()
 
 void check(bool condition, const char* expression, const char* file, int line);
 #define CHECK(condition) ::trefoil::test::check((condition), #condition, __FILE__, __LINE__)

@@ -1,16 +1,22 @@
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <utility>
 
 #include "harness.h"
 
 namespace trefoil::test {
 
-static std::vector<std::pair<const char*, Body>>& registry() {
-  static std::vector<std::pair<const char*, Body>> tests;
+struct Registered {
+  const char* name;
+  Body body;
+  bool once;
+};
+static std::vector<Registered>& registry() {
+  static std::vector<Registered> tests;
   return tests;
 }
-Registration::Registration(const char* name, Body body) { registry().emplace_back(name, body); }
+Registration::Registration(const char* name, Body body, bool once) { registry().push_back({name, body, once}); }
 
 void check(bool condition, const char* expression, const char* file, int line) {
   if (!condition) throw Failure{std::string(file) + ":" + std::to_string(line) + ": " + expression};
@@ -115,14 +121,18 @@ int main(int argc, char** argv) {
       continue;
     }
     Device device{backend, handle, isa, 2};
-    for (auto& [name, body] : registry()) {
+    for (auto& [name, body, once] : registry()) {
       if (argc > 1 && !std::strstr(name, argv[1])) continue;
+      if (once && std::strcmp(isa, "scalar") != 0) continue;
       try {
         body(device);
         ++passed;
       } catch (const Failure& failure) {
         ++failed;
         std::printf("FAIL %s [%s]: %s\n", name, isa, failure.message.c_str());
+      } catch (const std::exception& error) {
+        ++failed;
+        std::printf("FAIL %s [%s]: unexpected exception: %s\n", name, isa, error.what());
       }
     }
     backend->close_device(handle);

@@ -69,22 +69,27 @@ typedef struct TrefoilDeviceInfo {
   int32_t threads;
 } TrefoilDeviceInfo;
 
+// TrefoilBackend.flags. HOST_MEMORY: the host may read and write what allocate() returns.
+#define TREFOIL_BACKEND_HOST_MEMORY 1u
+
 typedef struct TrefoilBackend {
   uint32_t abi_version;
   uint32_t struct_size;
   const char* name;
+  uint32_t flags;
   int32_t (*device_count)(TrefoilStatus* status);  // 0 with a reason in status where it cannot run
   TrefoilDevice* (*open_device)(const TrefoilDeviceOptions* options, TrefoilStatus* status);  // NULL on failure
   void (*close_device)(TrefoilDevice* device);
   void (*device_info)(TrefoilDevice* device, TrefoilDeviceInfo* info);
-  void* (*allocate)(TrefoilDevice* device, size_t bytes);  // 64-byte aligned; NULL when out of memory
-  void (*release)(TrefoilDevice* device, void* pointer);
+  void* (*allocate)(TrefoilDevice* device, size_t bytes);  // 64-byte aligned, zeroed; NULL when out of memory; any thread
+  void (*release)(TrefoilDevice* device, void* pointer);   // any thread
   int32_t (*copy_in)(TrefoilDevice* device, void* to, const void* host, size_t bytes, TrefoilStatus* status);
   int32_t (*copy_out)(TrefoilDevice* device, void* host, const void* from, size_t bytes, TrefoilStatus* status);
   int32_t (*copy)(TrefoilDevice* device, void* to, const void* from, size_t bytes, TrefoilStatus* status);
   int32_t (*find_op)(const char* name);  // -1: this backend lacks it
   const char* (*op_name)(int32_t op);    // NULL past the last op: lists every op of the backend
-  size_t (*workspace_bytes)(TrefoilDevice* device, int32_t op, const TrefoilLaunch* launch);  // data pointers unset
+  // Any thread. Data pointers are NULL where absent, else a mark that may not be followed.
+  size_t (*workspace_bytes)(TrefoilDevice* device, int32_t op, const TrefoilLaunch* launch);
   int32_t (*launch)(TrefoilDevice* device, int32_t op, const TrefoilLaunch* launch, TrefoilStatus* status);
   int32_t (*synchronize)(TrefoilDevice* device, TrefoilStatus* status);
   // Optional (NULL): record the launches between begin and end once, then replay them.

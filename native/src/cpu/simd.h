@@ -80,6 +80,32 @@ inline float max_lane(Vec a) {
   s4 = _mm_max_ps(s4, _mm_movehl_ps(s4, s4));
   return _mm_cvtss_f32(_mm_max_ss(s4, _mm_movehdup_ps(s4)));
 }
+// rows[i] lane j <-> rows[j] lane i, for width rows.
+inline void transpose(Vec* rows) {
+  __m512d t[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_castps_pd(_mm512_unpacklo_ps(rows[i].v, rows[i + 1].v));
+    t[i + 1] = _mm512_castps_pd(_mm512_unpackhi_ps(rows[i].v, rows[i + 1].v));
+  }
+  __m512 u[16];  // u[4i + j]: in its 128-bit lane L, column 4L + j of rows 4i to 4i + 3
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    u[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(t[i], t[i + 2]));
+    u[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(t[i], t[i + 2]));
+    u[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(t[i + 1], t[i + 3]));
+    u[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(t[i + 1], t[i + 3]));
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    __m512 even_top = _mm512_shuffle_f32x4(u[j], u[4 + j], 0x88), odd_top = _mm512_shuffle_f32x4(u[j], u[4 + j], 0xdd);
+    __m512 even_low = _mm512_shuffle_f32x4(u[8 + j], u[12 + j], 0x88), odd_low = _mm512_shuffle_f32x4(u[8 + j], u[12 + j], 0xdd);
+    rows[j].v = _mm512_shuffle_f32x4(even_top, even_low, 0x88);
+    rows[4 + j].v = _mm512_shuffle_f32x4(odd_top, odd_low, 0x88);
+    rows[8 + j].v = _mm512_shuffle_f32x4(even_top, even_low, 0xdd);
+    rows[12 + j].v = _mm512_shuffle_f32x4(odd_top, odd_low, 0xdd);
+  }
+}
 
 #elif defined(TREFOIL_ISA_AVX2)
 struct Vec {
@@ -141,6 +167,27 @@ inline float max_lane(Vec a) {
   s4 = _mm_max_ps(s4, _mm_movehl_ps(s4, s4));
   return _mm_cvtss_f32(_mm_max_ss(s4, _mm_movehdup_ps(s4)));
 }
+inline void transpose(Vec* rows) {
+  __m256d t[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    t[i] = _mm256_castps_pd(_mm256_unpacklo_ps(rows[i].v, rows[i + 1].v));
+    t[i + 1] = _mm256_castps_pd(_mm256_unpackhi_ps(rows[i].v, rows[i + 1].v));
+  }
+  __m256 u[8];  // u[4i + j]: in its 128-bit lane L, column 4L + j of rows 4i to 4i + 3
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4) {
+    u[i] = _mm256_castpd_ps(_mm256_unpacklo_pd(t[i], t[i + 2]));
+    u[i + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(t[i], t[i + 2]));
+    u[i + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(t[i + 1], t[i + 3]));
+    u[i + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(t[i + 1], t[i + 3]));
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    rows[j].v = _mm256_permute2f128_ps(u[j], u[4 + j], 0x20);
+    rows[4 + j].v = _mm256_permute2f128_ps(u[j], u[4 + j], 0x31);
+  }
+}
 
 #elif defined(TREFOIL_ISA_NEON)
 struct Vec {
@@ -195,6 +242,14 @@ inline Vec exponent(Vec x) {
 inline Vec load_bf16(const uint16_t* p) { return {vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))}; }
 inline float sum(Vec a) { return vaddvq_f32(a.v); }
 inline float max_lane(Vec a) { return vmaxvq_f32(a.v); }
+inline void transpose(Vec* rows) {
+  float32x4_t a = vtrn1q_f32(rows[0].v, rows[1].v), b = vtrn2q_f32(rows[0].v, rows[1].v);
+  float32x4_t c = vtrn1q_f32(rows[2].v, rows[3].v), d = vtrn2q_f32(rows[2].v, rows[3].v);
+  rows[0].v = vcombine_f32(vget_low_f32(a), vget_low_f32(c));
+  rows[1].v = vcombine_f32(vget_low_f32(b), vget_low_f32(d));
+  rows[2].v = vcombine_f32(vget_high_f32(a), vget_high_f32(c));
+  rows[3].v = vcombine_f32(vget_high_f32(b), vget_high_f32(d));
+}
 
 #else  // scalar: four lanes that any compiler can keep in SSE registers
 struct Vec {
@@ -273,6 +328,14 @@ inline float sum(Vec a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
 inline float max_lane(Vec a) {
   float x = a.v[0] > a.v[1] ? a.v[0] : a.v[1], y = a.v[2] > a.v[3] ? a.v[2] : a.v[3];
   return x > y ? x : y;
+}
+inline void transpose(Vec* rows) {
+  for (int i = 0; i < 4; ++i)
+    for (int j = 0; j < i; ++j) {
+      float swapped = rows[i].v[j];
+      rows[i].v[j] = rows[j].v[i];
+      rows[j].v[i] = swapped;
+    }
 }
 #undef TREFOIL_LANES
 #endif

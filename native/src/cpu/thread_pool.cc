@@ -1,51 +1,49 @@
 #include "thread_pool.h"
 
+#include <algorithm>
+#include <chrono>
 #include <cstdio>
-#include <cstdlib>
+#include <system_error>
+#include <utility>
+
+#include "runtime/spin.h"
 
 #if defined(__linux__)
+#include <pthread.h>
 #include <sched.h>
-#endif
-
-#if defined(__x86_64__)
-#include <immintrin.h>
 #endif
 
 namespace trefoil::cpu {
 
 namespace {
-// About 20 us on current cores: long enough to bridge two kernels of one step, short enough not to burn an idle machine.
-constexpr int kSpins = 2000;
-
-void relax() {
-#if defined(__x86_64__)
-  _mm_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
+// Long enough to bridge two kernels of one step, short enough not to burn an idle machine.
+constexpr std::chrono::microseconds kIdleSpin{25};
+constexpr std::chrono::microseconds kFinishSpin{20};
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
-  for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+  workers_.reserve(static_cast<size_t>(std::max(threads - 1, 0)));
+  try {
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+  } catch (const std::system_error&) {
+  }
 }
 
 ThreadPool::~ThreadPool() {
   {
-    std::lock_guard lock(mutex_);
+    std::lock_guard lock(sleep_mutex_);
     stop_ = true;
-    generation_.fetch_add(1, std::memory_order_release);
   }
   wake_.notify_all();
   for (auto& worker : workers_) worker.join();
 }
 
-void ThreadPool::drain() {
+void ThreadPool::drain() noexcept {
   for (;;) {
     int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
     if (task >= count_) return;
     try {
-      body_(state_, task);
+      body_(argument_, task);
     } catch (...) {
       std::lock_guard lock(error_mutex_);
       if (!error_) error_ = std::current_exception();
@@ -54,48 +52,71 @@ void ThreadPool::drain() {
   }
 }
 
+bool ThreadPool::enter(uint64_t seen) {
+  uint64_t state = state_.load(std::memory_order_relaxed);
+  while ((state & kOpen) && state >> kJobShift != seen)
+    if (state_.compare_exchange_weak(state, state + kWorker, std::memory_order_acquire, std::memory_order_relaxed)) return true;
+  return false;
+}
+
 void ThreadPool::work() {
-  uint64_t seen = 0;
+#if defined(__linux__)
+  pthread_setname_np(pthread_self(), "trefoil-worker");
+#endif
+  uint64_t seen = 0;  // the last job this worker was in: it has no task left for it
+  auto ready = [&] {
+    if (stop_.load(std::memory_order_relaxed)) return true;
+    uint64_t state = state_.load();
+    return (state & kOpen) && state >> kJobShift != seen;
+  };
   for (;;) {
-    int spins = 0;
-    while (generation_.load(std::memory_order_acquire) == seen) {
-      if (++spins < kSpins) {
-        relax();
-        continue;
-      }
-      std::unique_lock lock(mutex_);
-      wake_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
+    if (!runtime::spin_until(ready, kIdleSpin)) {
+      std::unique_lock lock(sleep_mutex_);
+      sleepers_.fetch_add(1);  // before the door is looked at again: run() opens it, then looks for sleepers
+      wake_.wait(lock, ready);
+      sleepers_.fetch_sub(1);
     }
-    seen = generation_.load(std::memory_order_acquire);
-    if (stop_) return;
+    if (stop_.load(std::memory_order_relaxed)) return;
+    if (!enter(seen)) continue;
+    seen = state_.load(std::memory_order_relaxed) >> kJobShift;
     drain();
-    busy_.fetch_sub(1, std::memory_order_release);
+    state_.fetch_sub(kWorker, std::memory_order_release);
   }
 }
 
-void ThreadPool::run(int64_t count, void (*body)(void*, int64_t), void* state) {
+void ThreadPool::wake(int64_t wanted) {
+  int64_t sleeping = sleepers_.load();
+  wanted -= static_cast<int64_t>(workers_.size()) - sleeping;  // those awake come by themselves
+  if (sleeping == 0 || wanted <= 0) return;
+  { std::lock_guard lock(sleep_mutex_); }  // whoever has counted itself now waits, or has seen the door open
+  if (wanted >= sleeping) {
+    wake_.notify_all();
+  } else {
+    for (int64_t i = 0; i < wanted; ++i) wake_.notify_one();
+  }
+}
+
+void ThreadPool::run(int64_t count, void (*body)(void*, int64_t), void* argument) {
   if (count <= 0) return;
-  if (workers_.empty() || count == 1) {
-    for (int64_t task = 0; task < count; ++task) body(state, task);
+  if (workers_.empty() || count == 1 || taken_.test_and_set(std::memory_order_acquire)) {
+    for (int64_t task = 0; task < count; ++task) body(argument, task);
     return;
   }
   body_ = body;
-  state_ = state;
+  argument_ = argument;
   count_ = count;
   next_.store(0, std::memory_order_relaxed);
-  busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-  {
-    std::lock_guard lock(mutex_);
-    generation_.fetch_add(1, std::memory_order_release);
-  }
-  wake_.notify_all();
+  uint64_t job = ((state_.load(std::memory_order_relaxed) >> kJobShift) + 1) << kJobShift;
+  state_.store(job | kOpen);
+  wake(count - 1);
   drain();
-  while (busy_.load(std::memory_order_acquire) != 0) relax();
-  if (error_) {
-    std::exception_ptr error = error_;
-    error_ = nullptr;
-    std::rethrow_exception(error);
-  }
+  state_.fetch_and(~kOpen, std::memory_order_acquire);
+  auto everyone_left = [&] { return state_.load(std::memory_order_acquire) == job; };
+  if (!runtime::spin_until(everyone_left, kFinishSpin))
+    while (!everyone_left()) std::this_thread::yield();  // a worker may have lost its core
+  std::exception_ptr error = std::exchange(error_, nullptr);
+  taken_.clear(std::memory_order_release);
+  if (error) std::rethrow_exception(error);
 }
 
 int usable_cores() {

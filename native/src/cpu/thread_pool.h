@@ -12,6 +12,7 @@ namespace trefoil::cpu {
 
 class ThreadPool {
  public:
+  // threads counts the caller. Where the system refuses a thread, the pool is smaller; threads() tells.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -20,24 +21,37 @@ class ThreadPool {
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Runs body(state, task) for every task in [0, count); returns when all are done. The first exception is rethrown here.
+  // Called from inside a task, or while another thread runs a job, it runs its tasks on the calling thread alone.
   void run(int64_t count, void (*body)(void*, int64_t), void* state);
 
  private:
   void work();
-  void drain();
+  void drain() noexcept;
+  bool enter(uint64_t seen);
+  void wake(int64_t wanted);
 
-  std::vector<std::thread> workers_;
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::atomic<uint64_t> generation_{0};
-  std::atomic<int> busy_{0};
-  std::atomic<int64_t> next_{0};
-  std::atomic<bool> stop_{false};
-  int64_t count_ = 0;
+  // state_: bit 0, the door: the job takes workers; bits 1..31: how many are inside; bits 32..63: the number of the job.
+  // A worker reads the job's fields only between entering (which succeeds only while the door is open) and leaving, and
+  // run() changes them only while the door is closed and nobody is inside. So a worker that comes late finds the door
+  // closed, or the next job's open; either is safe, and nobody waits for a worker that never came.
+  static constexpr uint64_t kOpen = 1;
+  static constexpr uint64_t kWorker = 2;
+  static constexpr int kJobShift = 32;
+  alignas(64) std::atomic<uint64_t> state_{0};
+  alignas(64) std::atomic<int64_t> next_{0};
+
+  alignas(64) int64_t count_ = 0;
   void (*body_)(void*, int64_t) = nullptr;
-  void* state_ = nullptr;
-  std::mutex error_mutex_;
+  void* argument_ = nullptr;
   std::exception_ptr error_;
+  std::mutex error_mutex_;
+
+  std::atomic_flag taken_;  // a job is running
+  std::atomic<bool> stop_{false};
+  std::atomic<int> sleepers_{0};
+  std::mutex sleep_mutex_;
+  std::condition_variable wake_;
+  std::vector<std::thread> workers_;
 };
 
 // Cores this process may use: affinity mask, then the cgroup quota, rounded up.

@@ -8,9 +8,9 @@ namespace trefoil::cpu::TREFOIL_ISA {
 inline Vec negate(Vec x) { return splat(-0.0f) - x; }
 inline Vec absolute(Vec x) { return max(negate(x), x); }
 
-// 2^x, at most 2 ulp on [-126, 128); 0 below, +inf above, NaN stays NaN.
-inline Vec exp2(Vec x) {
-  Vec clamped = min(splat(128.5f), max(splat(-127.0f), x));
+// exp2 for x < 128 or NaN: what softmax needs.
+inline Vec exp2_bounded(Vec x) {
+  Vec clamped = max(splat(-127.0f), x);
   Vec n = round(clamped);
   Vec r = clamped - n;
   Vec p = splat(1.53455912e-4f);
@@ -20,8 +20,12 @@ inline Vec exp2(Vec x) {
   p = fma(p, r, splat(2.40226462e-1f));
   p = fma(p, r, splat(6.93147182e-1f));
   p = fma(p, r, splat(1.0f));
-  Vec result = select(less(x, splat(-126.0f)), splat(0.0f), scale_exponent(p, n));
-  result = select(less_equal(splat(128.0f), x), splat(HUGE_VALF), result);
+  return select(less(x, splat(-126.0f)), splat(0.0f), scale_exponent(p, n));
+}
+
+// 2^x, at most 2 ulp on [-126, 128); 0 below, +inf above, NaN stays NaN.
+inline Vec exp2(Vec x) {
+  Vec result = select(less_equal(splat(128.0f), x), splat(HUGE_VALF), exp2_bounded(min(splat(127.99999f), x)));
   return select(equal(x, x), result, x);
 }
 

@@ -1,2 +1,11 @@
-export { Device, type DeviceOptions, DeviceProgram, defaultDevice, device, setDefaultDevice } from "./device.js";
+export {
+  Device,
+  type DeviceOptions,
+  DeviceProgram,
+  defaultDevice,
+  device,
+  type RunInput,
+  type RunOutput,
+  setDefaultDevice,
+} from "./device.js";
 export { Storage } from "./storage.js";

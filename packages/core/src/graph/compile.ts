@@ -1,12 +1,12 @@
 import { defaultDevice, DeviceProgram, type RunOutput, Storage } from "../device/index.js";
 import { allocateHost } from "../tensor/dtype.js";
-import { TrefoilError, UsageError } from "../tensor/errors.js";
+import { TrefoilError, InvalidUseError } from "../tensor/errors.js";
 import { type Parameter, Tensor } from "../tensor/tensor.js";
 import { leafInput, parameterBuffer } from "./evaluate.js";
 import { lower } from "./lower.js";
 import { type ProgramBuilder, printInstruction, printProgram } from "./program.js";
 import { currentTrace, Trace } from "./trace.js";
-import { mapTree, type Tree } from "./tree.js";
+import { mapTree } from "./tree.js";
 
 /** Outputs up to this many bytes come back with the run; larger ones stay on the device until they are read. */
 const hostOutputBytes = 64 * 1024;
@@ -33,7 +33,7 @@ interface Compiled<R> {
   parameters: readonly Parameter[];
 }
 
-export interface CompiledFunction<A extends Tree[], R extends Tree | void> {
+export interface CompiledFunction<A extends readonly unknown[], R> {
   /** Enqueues a run and resolves with its outputs. Calls run in order; the next may start before this one is awaited. */
   (...args: A): Promise<R>;
   /** The program for arguments like these, as text. */
@@ -61,7 +61,7 @@ const isTensor = (value: unknown): value is Tensor => value instanceof Tensor;
  * });
  * const loss = await step(tokens, targets);
  */
-export function compile<A extends Tree[], R extends Tree | void>(fn: (...args: A) => R): CompiledFunction<A, R> {
+export function compile<A extends readonly unknown[], R>(fn: (...args: A) => R): CompiledFunction<A, R> {
   const programs = new Map<string, Compiled<R>>();
 
   const flatten = (args: A): { key: string; tensors: Tensor[] } => {
@@ -83,22 +83,22 @@ export function compile<A extends Tree[], R extends Tree | void>(fn: (...args: A
   };
 
   const build = (args: A): Compiled<R> => {
-    if (currentTrace()) throw new UsageError("a compiled function cannot be called inside another; call the plain function there");
+    if (currentTrace()) throw new InvalidUseError("a compiled function cannot be called inside another; call the plain function there");
     const trace = new Trace();
     const outputs: Tensor[] = [];
     const result = trace.run(() => {
       const placeholders = mapTree(args, (leaf) => (isTensor(leaf) ? trace.placeholder(leaf) : leaf), "arguments");
       const value = fn(...placeholders);
-      if (value instanceof Promise) throw new UsageError("compile needs a plain function, not an async one");
+      if (value instanceof Promise) throw new InvalidUseError("compile needs a plain function, not an async one");
       return mapTree(
-        value as Tree,
+        value,
         (leaf) => {
           if (!isTensor(leaf)) return leaf;
           outputs.push(leaf);
           return leaf;
         },
         "the result of a compiled function",
-      ) as R;
+      );
     });
     const builder = lower(outputs, trace.assignments, {
       inputIndex: ({ source }) => (source.kind === "placeholder" && source.trace === trace ? source.index : undefined),
@@ -138,8 +138,7 @@ export function compile<A extends Tree[], R extends Tree | void>(fn: (...args: A
       throw options.checkFinite ? nonFinite(error, compiled.builder) : error;
     }
     let at = 0;
-    const result = mapTree(compiled.result as Tree, (leaf) => (isTensor(leaf) ? results[at++]!.tensor : leaf), "result");
-    return result as R;
+    return mapTree(compiled.result, (leaf) => (isTensor(leaf) ? results[at++]!.tensor : leaf), "result");
   };
 
   return Object.assign((...args: A) => run(args), {

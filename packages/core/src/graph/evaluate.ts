@@ -1,7 +1,7 @@
 import { defaultDevice, DeviceProgram, type RunInput, Storage } from "../device/index.js";
 import { opOf } from "../ops/op.js";
 import { allocateHost, type HostArray } from "../tensor/dtype.js";
-import { UsageError } from "../tensor/errors.js";
+import { InvalidUseError } from "../tensor/errors.js";
 import { installEvaluator, type OpNode, Parameter, type Tensor } from "../tensor/tensor.js";
 import { lower } from "./lower.js";
 import { topologicalOrder } from "./order.js";
@@ -12,7 +12,7 @@ export function leafInput(leaf: Tensor): RunInput {
   if (leaf instanceof Parameter) return parameterBuffer(leaf);
   if (leaf.source.kind === "host") return leaf.source.data;
   if (leaf.source.kind === "storage") return leaf.source.storage.handle;
-  throw new UsageError("this tensor is an argument of a compiled function and has no value outside of it; return it instead");
+  throw new InvalidUseError("this tensor is an argument of a compiled function and has no value outside of it; return it instead");
 }
 
 /** The device buffer of a parameter, made on first use on the default device. */
@@ -60,7 +60,7 @@ function programFor(root: Tensor): { program: DeviceProgram; leaves: Tensor[] } 
 }
 
 async function evaluate(root: Tensor): Promise<HostArray> {
-  if (currentTrace()) throw new UsageError("a value cannot be read while a function is being compiled; return the tensor instead");
+  if (currentTrace()) throw new InvalidUseError("a value cannot be read while a function is being compiled; return the tensor instead");
   const target = allocateHost(root.dtype, root.size);
   if (root.source.kind === "full") return target.fill(root.source.value);
   if (root.source.kind === "storage") {

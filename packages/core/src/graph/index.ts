@@ -1,4 +1,3 @@
 export { gradients, valueAndGrad } from "./autograd.js";
 export { type CompiledFunction, compile, NonFiniteError } from "./compile.js";
 export { RandomGenerator } from "./random.js";
-export type { Tree } from "./tree.js";

@@ -39,7 +39,7 @@ export function lower(
 
   protectOldValues(lowering, pending);
   lowering.steps = fuseResiduals(lowering.steps, program, pinned(program, pending));
-  lowering.steps = fuseElementwise(lowering.steps, pinned(program, pending));
+  lowering.steps = fuseElementwise(lowering.steps, program, pinned(program, pending));
   resolveInPlace(lowering, pending);
   for (const step of lowering.steps) {
     program.instructions.push(step.kind === "kernel" ? step.instruction : emitChain(step.node));

@@ -5,7 +5,7 @@ import {
   philoxUniform,
   type SamplingOptions,
 } from "../ops/random.js";
-import { UsageError } from "../tensor/errors.js";
+import { InvalidUseError } from "../tensor/errors.js";
 import type { Shape } from "../tensor/shape.js";
 import { Parameter, type Tensor } from "../tensor/tensor.js";
 import { currentTrace } from "./trace.js";
@@ -45,13 +45,13 @@ export class RandomGenerator {
   // Random ops of one trace draw from one step and differ by stream; the step advances when the trace ends.
   #stream(): number {
     const trace = currentTrace();
-    if (!trace) throw new UsageError("random numbers are drawn inside compile(), where the generator can advance");
+    if (!trace) throw new InvalidUseError("random numbers are drawn inside compile(), where the generator can advance");
     trace.atEnd(this, () => this.state.assign(philoxAdvance(this.state)));
     return trace.nextStream();
   }
 }
 
 function seedWords(seed: number): Int32Array {
-  if (!Number.isSafeInteger(seed) || seed < 0) throw new UsageError(`the seed is ${seed}; it must be a whole number >= 0`);
+  if (!Number.isSafeInteger(seed) || seed < 0) throw new InvalidUseError(`the seed is ${seed}; it must be a whole number >= 0`);
   return Int32Array.of(seed | 0, Math.floor(seed / 2 ** 32) | 0, 0, 0);
 }

@@ -1,19 +1,21 @@
-import { UsageError } from "../tensor/errors.js";
+import { InvalidUseError } from "../tensor/errors.js";
 import { Tensor } from "../tensor/tensor.js";
 
-/** Tensors inside arrays and plain objects; other values are static: part of the signature, not of the data. */
-export type Tree = Tensor | number | string | boolean | null | undefined | readonly Tree[] | { readonly [key: string]: Tree };
-
-/** Calls `visit` on every leaf, in a fixed order, and rebuilds the tree from what it returns. */
-export function mapTree<T extends Tree>(tree: T, visit: (leaf: Exclude<Tree, object> | Tensor) => Tree, where: string): T {
-  const walk = (node: Tree): Tree => {
-    if (node instanceof Tensor || node === null || typeof node !== "object") return visit(node as Exclude<Tree, object> | Tensor);
+/**
+ * Rebuilds arrays and plain objects with every leaf replaced by `visit(leaf)`, in a fixed order. Tensors and primitives are
+ * leaves; class instances and functions are refused, because a compiled function could not tell when they change.
+ */
+export function mapTree<T>(tree: T, visit: (leaf: unknown) => unknown, where: string): T {
+  const walk = (node: unknown): unknown => {
+    if (node instanceof Tensor || node === null || (typeof node !== "object" && typeof node !== "function")) return visit(node);
     if (Array.isArray(node)) return node.map(walk);
-    const prototype = Object.getPrototypeOf(node);
+    const prototype: unknown = Object.getPrototypeOf(node);
     if (prototype !== Object.prototype && prototype !== null) {
-      throw new UsageError(`${where} may hold tensors, plain objects, arrays and static values, not ${prototype?.constructor?.name}`);
+      throw new InvalidUseError(`${where} may hold tensors, plain objects, arrays and static values, not ${describe(node)}`);
     }
-    return Object.fromEntries(Object.entries(node as { [key: string]: Tree }).map(([key, value]) => [key, walk(value)]));
+    return Object.fromEntries(Object.entries(node).map(([key, value]) => [key, walk(value)]));
   };
   return walk(tree) as T;
 }
+
+const describe = (value: object): string => (typeof value === "function" ? "functions" : `a ${value.constructor.name}`);

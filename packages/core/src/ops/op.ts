@@ -1,4 +1,4 @@
-import { GradientError, UsageError } from "../tensor/errors.js";
+import { GradientError, InvalidUseError } from "../tensor/errors.js";
 import { type OpNode, type OpSpec, Tensor, type TensorType } from "../tensor/tensor.js";
 
 /** What a gradient rule sees. It returns one gradient per input, `null` where there is none; all in terms of ops. */
@@ -30,7 +30,7 @@ const registry = new Map<string, Op>();
 
 /** Declares an op. Each name once. */
 export function defineOp(op: Op): Op {
-  if (registry.has(op.name)) throw new UsageError(`op "${op.name}" is defined twice`);
+  if (registry.has(op.name)) throw new InvalidUseError(`op "${op.name}" is defined twice`);
   registry.set(op.name, op);
   return op;
 }

@@ -74,9 +74,13 @@ export function argmax(x: Tensor): Tensor {
   return apply(opArgmax, [x], { shape: x.shape.slice(0, -1), dtype: "i32" });
 }
 
-const opSumSquares = defineOp({ name: "sum_squares", kernel: "sum_squares" });
+const opSumSquares = defineOp({
+  name: "sum_squares",
+  kernel: "sum_squares",
+  gradient: ({ inputs, upstream }) => inputs.map((x) => multiply(multiply(x!, 2), upstream[0]!)),
+});
 
-/** Σ x² over every element of every tensor, accumulated in f64: a scalar. Not differentiable; use `sum(square(x))` for that. */
+/** Σ x² over every element of every tensor, accumulated in f64: a scalar. */
 export function sumSquares(tensors: readonly Tensor[]): Tensor {
   return apply(opSumSquares, tensors, { shape: [], dtype: "f32" });
 }

@@ -43,8 +43,8 @@ export class GradientError extends TrefoilError {
 }
 
 /** A value used in a way that its life does not allow: outside its trace, after dispose, … */
-export class UsageError extends TrefoilError {
+export class InvalidUseError extends TrefoilError {
   constructor(message: string) {
-    super("TREFOIL_USAGE", message);
+    super("TREFOIL_INVALID_USE", message);
   }
 }

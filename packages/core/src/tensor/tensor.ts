@@ -1,6 +1,6 @@
 import type { Storage } from "../device/index.js";
 import { allocateHost, type Dtype, dtypeBytes, dtypeOf, type HostArray } from "./dtype.js";
-import { ShapeError, UsageError } from "./errors.js";
+import { ShapeError, InvalidUseError } from "./errors.js";
 import { checkShape, elementCount, type Shape } from "./shape.js";
 
 /** What a kernel sees of a tensor. */
@@ -44,7 +44,7 @@ export function installEvaluator(next: Evaluator): void {
 }
 
 function requireEvaluator(): Evaluator {
-  if (!evaluator) throw new UsageError('import tensors from "@trefoil/core": its graph layer evaluates them');
+  if (!evaluator) throw new InvalidUseError('import tensors from "@trefoil/core": its graph layer evaluates them');
   return evaluator;
 }
 
@@ -196,14 +196,14 @@ export function tensor(values: NestedArray | HostArray, options: { shape?: Shape
     data = values;
     shape = [values.length];
     if (options.dtype && options.dtype !== dtypeOf(data)) {
-      throw new UsageError(`tensor: the array holds ${dtypeOf(data)}, not ${options.dtype}; convert it, or drop dtype`);
+      throw new InvalidUseError(`tensor: the array holds ${dtypeOf(data)}, not ${options.dtype}; convert it, or drop dtype`);
     }
   } else {
     const flat: number[] = [];
     shape = [];
     flatten(values, shape, 0, flat);
     const dtype = options.dtype ?? "f32";
-    if (dtype === "bf16") throw new UsageError("tensor: make an f32 tensor and cast it to bf16");
+    if (dtype === "bf16") throw new InvalidUseError("tensor: make an f32 tensor and cast it to bf16");
     data = dtype === "f32" ? Float32Array.from(flat) : Int32Array.from(flat);
   }
   const finalShape = options.shape ? [...options.shape] : shape;

@@ -1,0 +1,101 @@
+// Times attention forward and backward: attention_bench B S H G h causal [threads] [isa].
+// FLOPs count two products forward and five backward over the keys that the mask leaves; times are medians.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <vector>
+
+#include "trefoil/backend.h"
+
+extern "C" const TrefoilBackend* trefoil_cpu_backend(void);
+
+namespace {
+
+using Buffer = std::vector<float>;
+
+TrefoilView view(Buffer& values, std::vector<int64_t> shape) {
+  TrefoilView result{};
+  result.data = values.data();
+  result.rank = static_cast<int32_t>(shape.size());
+  std::copy(shape.begin(), shape.end(), result.shape);
+  return result;
+}
+
+struct Op {
+  const TrefoilBackend* backend;
+  TrefoilDevice* device;
+  int32_t id;
+  std::vector<TrefoilView> inputs, outputs;
+  std::vector<double> attributes;
+
+  double median_milliseconds() {
+    TrefoilLaunch launch{};
+    launch.inputs = inputs.data();
+    launch.input_count = static_cast<int32_t>(inputs.size());
+    launch.outputs = outputs.data();
+    launch.output_count = static_cast<int32_t>(outputs.size());
+    launch.attributes = attributes.data();
+    launch.attribute_count = static_cast<int32_t>(attributes.size());
+    launch.workspace_bytes = backend->workspace_bytes(device, id, &launch);
+    launch.workspace = launch.workspace_bytes ? backend->allocate(device, launch.workspace_bytes) : nullptr;
+    std::vector<double> times;
+    double total = 0;
+    while (times.size() < 7 || (total < 400 && times.size() < 1000)) {
+      TrefoilStatus status{};
+      auto begin = std::chrono::steady_clock::now();
+      if (backend->launch(device, id, &launch, &status) != TREFOIL_OK) {
+        std::fprintf(stderr, "%s\n", status.message);
+        std::exit(1);
+      }
+      times.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count());
+      total += times.back();
+    }
+    if (launch.workspace) backend->release(device, launch.workspace);
+    std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
+    return times[times.size() / 2];
+  }
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 7) {
+    std::fprintf(stderr, "usage: attention_bench B S H G h causal [threads] [isa]\n");
+    return 2;
+  }
+  int64_t B = std::atoll(argv[1]), S = std::atoll(argv[2]), H = std::atoll(argv[3]), G = std::atoll(argv[4]), h = std::atoll(argv[5]);
+  bool causal = std::atoi(argv[6]) != 0;
+  TrefoilDeviceOptions options{0, argc > 7 ? std::atoi(argv[7]) : 2, argc > 8 ? argv[8] : nullptr};
+  TrefoilStatus status{};
+  const TrefoilBackend* backend = trefoil_cpu_backend();
+  TrefoilDevice* device = backend->open_device(&options, &status);
+  if (!device) {
+    std::fprintf(stderr, "%s\n", status.message);
+    return 1;
+  }
+  std::mt19937 generator(1);
+  std::normal_distribution<float> normal;
+  auto random = [&](int64_t count) {
+    Buffer values(static_cast<size_t>(count));
+    for (float& value : values) value = normal(generator);
+    return values;
+  };
+  std::vector<int64_t> wide = {B, S, H, h}, narrow = {B, S, G, h};
+  Buffer q = random(B * S * H * h), k = random(B * S * G * h), v = random(B * S * G * h), dout = random(B * S * H * h);
+  Buffer out(q.size()), lse(static_cast<size_t>(B * H * S)), dq(q.size()), dk(k.size()), dv(k.size());
+  std::vector<double> attributes = {causal ? 1.0 : 0.0, 1 / std::sqrt(static_cast<double>(h))};
+  Op forward{backend, device, backend->find_op("attention"), {view(q, wide), view(k, narrow), view(v, narrow), {}, {}},
+             {view(out, wide), view(lse, {B, H, S})}, attributes};
+  Op backward{backend, device, backend->find_op("attention_grad"),
+              {view(dout, wide), view(q, wide), view(k, narrow), view(v, narrow), view(out, wide), view(lse, {B, H, S}), {}, {}},
+              {view(dq, wide), view(dk, narrow), view(dv, narrow)}, attributes};
+  double product = 2.0 * static_cast<double>(B * H * h) * static_cast<double>(S) * static_cast<double>(causal ? (S + 1) / 2.0 : S);
+  double forward_ms = forward.median_milliseconds(), backward_ms = backward.median_milliseconds();
+  std::printf("forward %.4f ms %.1f GFLOP/s backward %.4f ms %.1f GFLOP/s\n", forward_ms, 2 * product / forward_ms / 1e6, backward_ms,
+              5 * product / backward_ms / 1e6);
+  backend->close_device(device);
+  return 0;
+}

@@ -1,0 +1,181 @@
+// The pieces that attention is made of: a small matrix product on tiles in cache, packing, and the sizes of one launch.
+#pragma once
+#include "../rows.h"
+
+namespace trefoil::cpu::TREFOIL_ISA {
+
+constexpr float kLog2e = 1.44269504088896341f;
+constexpr float kLn2 = 0.693147180559945309f;
+
+// Queries sit in vector lanes, two vectors to a tile; keys and head elements are walked as scalars. A row maximum or sum is
+// then a plain vector operation, and neither K nor V is ever transposed.
+constexpr int kLanes = 2 * Vec::width;
+constexpr int kKeyTile = 64;
+
+#if defined(TREFOIL_ISA_AVX512) || defined(TREFOIL_ISA_NEON)
+constexpr int kBlockRows = 8;  // 8 x 2 accumulators of 32 registers
+#else
+constexpr int kBlockRows = 6;  // 6 x 2 accumulators of 16 registers
+#endif
+
+enum class Start { kZero, kAdd, kScale };
+
+// c[i][lane] = start + sum over t of a[i * a_row + t * a_step] * b[t * b_step + lane]. kAdd starts from c, kScale from c * scale[lane].
+template <int rows, int vectors, Start start>
+inline void multiply_block(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_step, int64_t count, float* c,
+                           int64_t c_row, const float* scale) {
+  constexpr int width = Vec::width;
+  Vec sums[rows][vectors];
+#pragma GCC unroll 8
+  for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) {
+      sums[i][v] = start == Start::kZero ? splat(0.0f) : load(c + i * c_row + v * width);
+      if (start == Start::kScale) sums[i][v] = sums[i][v] * load(scale + v * width);
+    }
+  for (int64_t t = 0; t < count; ++t) {
+    Vec right[vectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) right[v] = load(b + v * width);
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; ++i) {
+      Vec left = splat(a[i * a_row]);
+#pragma GCC unroll 2
+      for (int v = 0; v < vectors; ++v) sums[i][v] = fma(left, right[v], sums[i][v]);
+    }
+    a += a_step;
+    b += b_step;
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < vectors; ++v) store(c + i * c_row + v * width, sums[i][v]);
+}
+
+// multiply_block over any number of rows.
+template <int vectors, Start start>
+inline void multiply(int64_t rows, const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_step, int64_t count,
+                     float* c, int64_t c_row, const float* scale = nullptr) {
+  int64_t i = 0;
+  for (; i + kBlockRows <= rows; i += kBlockRows)
+    multiply_block<kBlockRows, vectors, start>(a + i * a_row, a_row, a_step, b, b_step, count, c + i * c_row, c_row, scale);
+  for (; i + 4 <= rows; i += 4)
+    multiply_block<4, vectors, start>(a + i * a_row, a_row, a_step, b, b_step, count, c + i * c_row, c_row, scale);
+  for (; i < rows; ++i)
+    multiply_block<1, vectors, start>(a + i * a_row, a_row, a_step, b, b_step, count, c + i * c_row, c_row, scale);
+}
+
+// c[rows][columns] += a b with columns, a multiple of the vector width, along the lanes.
+inline void multiply_add_columns(int64_t rows, int64_t columns, const float* a, int64_t a_row, int64_t a_step, const float* b,
+                                 int64_t b_step, int64_t count, float* c, int64_t c_row) {
+  int64_t j = 0;
+  for (; j + kLanes <= columns; j += kLanes)
+    multiply<2, Start::kAdd>(rows, a, a_row, a_step, b + j, b_step, count, c + j, c_row);
+  if (j < columns) multiply<1, Start::kAdd>(rows, a, a_row, a_step, b + j, b_step, count, c + j, c_row);
+}
+
+inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// One launch. A "row" is one query of one query head; the rows of a key-value head are ordered by query, then by head, so that
+// neighbours see nearly the same keys.
+struct AttentionShape {
+  int64_t batch, queries, keys, heads, groups, size;  // groups: key-value heads; size: head size
+  int64_t share, rows;                                // query heads and rows per key-value head
+  bool causal;
+  float scale;
+  const int32_t* key_lengths;
+  const int32_t* segments;
+
+  AttentionShape(const TrefoilView& q, const TrefoilView& k, const double* attributes)
+      : batch(q.shape[0]), queries(q.shape[1]), keys(k.shape[1]), heads(q.shape[2]), groups(k.shape[2]), size(q.shape[3]),
+        share(heads / groups), rows(queries * share), causal(attributes[0] != 0), scale(static_cast<float>(attributes[1])),
+        key_lengths(nullptr), segments(nullptr) {}
+
+  // Reads the optional inputs at `first`; a key length outside [0, keys] is an error.
+  void read_masks(const char* op, const TrefoilLaunch& launch, int first) {
+    if (launch.input_count > first) key_lengths = data<int32_t>(launch.inputs[first]);
+    if (launch.input_count > first + 1) segments = data<int32_t>(launch.inputs[first + 1]);
+    if (!key_lengths) return;
+    for (int64_t b = 0; b < batch; ++b)
+      if (key_lengths[b] < 0 || key_lengths[b] > keys)
+        fail(TREFOIL_INDEX_OUT_OF_RANGE, "%s: key_lengths[%lld] is %d, outside [0, %lld], the keys there are", op,
+             static_cast<long long>(b), key_lengths[b], static_cast<long long>(keys));
+  }
+
+  int64_t key_length(int64_t b) const { return key_lengths ? key_lengths[b] : keys; }
+  // How many keys, from the first, a row may see.
+  int64_t visible(int64_t b, int64_t row) const {
+    int64_t n = key_length(b);
+    if (!causal) return n;
+    int64_t seen = n - queries + row / share + 1;
+    return seen < 0 ? 0 : least(seen, n);
+  }
+  // Offset of a row in q and its gradient, of its entry in lse, and of a key in k and v.
+  int64_t row_offset(int64_t b, int64_t g, int64_t row) const {
+    return ((b * queries + row / share) * heads + g * share + row % share) * size;
+  }
+  int64_t lse_offset(int64_t b, int64_t g, int64_t row) const {
+    return (b * heads + g * share + row % share) * queries + row / share;
+  }
+  int64_t key_offset(int64_t b, int64_t g, int64_t key) const { return ((b * keys + key) * groups + g) * size; }
+};
+
+// k or v: f32, or bf16 that is widened on load.
+struct KeyValueSource {
+  const void* data;
+  bool bf16;
+  explicit KeyValueSource(const TrefoilView& view) : data(view.data), bf16(view.dtype == TREFOIL_BF16) {}
+
+  // tile[i] [stride] = keys first + i, zero from size to stride.
+  void copy(const AttentionShape& shape, int64_t b, int64_t g, int64_t first, int64_t count, float* tile, int64_t stride) const {
+    for (int64_t i = 0; i < count; ++i) {
+      int64_t from = shape.key_offset(b, g, first + i);
+      float* to = tile + i * stride;
+      int64_t d = 0;
+      if (bf16) {
+        const uint16_t* row = static_cast<const uint16_t*>(data) + from;
+        for (; d + Vec::width <= shape.size; d += Vec::width) store(to + d, load_bf16(row + d));
+        for (; d < shape.size; ++d) to[d] = bf16_to_f32(row[d]);
+      } else {
+        const float* row = static_cast<const float*>(data) + from;
+        for_each_vector(shape.size, [&](int64_t e, auto lanes) { lanes.store(to + e, lanes.load(row + e)); });
+        d = shape.size;
+      }
+      for (; d < stride; ++d) to[d] = 0.0f;
+    }
+  }
+};
+
+// to[d * kLanes + lane] = row(lane)[d] * factor; lanes from `rows` to `lanes` (a multiple of the width) become 0.
+template <class Row>
+inline void pack_transposed(int64_t rows, int64_t lanes, int64_t size, float factor, const Row& row, float* to) {
+  constexpr int width = Vec::width;
+  for (int64_t lane = 0; lane < lanes; lane += width)
+    for_each_vector(size, [&](int64_t d, auto part) {
+      Vec block[width];
+      for (int i = 0; i < width; ++i)
+        block[i] = lane + i < rows ? part.load(row(lane + i) + d) * splat(factor) : splat(0.0f);
+      transpose(block);
+      int64_t depth = least(width, size - d);
+      for (int64_t i = 0; i < depth; ++i) store(to + (d + i) * kLanes + lane, block[i]);
+    });
+}
+
+// row(lane)[d] = from[d * kLanes + lane] * scale[lane].
+template <class Row>
+inline void unpack_transposed(int64_t rows, int64_t size, const float* from, const float* scale, const Row& row) {
+  constexpr int width = Vec::width;
+  for (int64_t lane = 0; lane < rows; lane += width) {
+    Vec factor = load(scale + lane);
+    for_each_vector(size, [&](int64_t d, auto part) {
+      Vec block[width];
+      int64_t depth = least(width, size - d);
+      for (int i = 0; i < width; ++i) block[i] = i < depth ? load(from + (d + i) * kLanes + lane) * factor : splat(0.0f);
+      transpose(block);
+      for (int i = 0; i < width && lane + i < rows; ++i) part.store(row(lane + i) + d, block[i]);
+    });
+  }
+}
+
+}  // namespace trefoil::cpu::TREFOIL_ISA

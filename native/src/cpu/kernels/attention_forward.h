@@ -1,0 +1,130 @@
+// Attention forward for many queries: flash attention (Dao 2023, arXiv 2307.08691, algorithm 1) with queries in lanes.
+#pragma once
+#include "attention_masks.h"
+
+namespace trefoil::cpu::TREFOIL_ISA {
+
+class AttentionForward {
+ public:
+  AttentionForward(const AttentionShape& shape, const float* q, KeyValueSource k, KeyValueSource v, float* out, float* lse)
+      : shape_(shape), q_(q), k_(k), v_(v), out_(out), lse_(lse) {}
+
+  void run(Context& context) const {
+    int64_t parts = (shape_.rows + kTaskRows - 1) / kTaskRows, count = shape_.batch * shape_.groups * parts;
+    // Tasks below some ten microseconds are run in one go.
+    int64_t work = least(shape_.rows, kTaskRows) * shape_.keys * shape_.size;
+    int64_t together = work < 131072 ? 131072 / (work + 1) + 1 : 1;
+    context.parallel((count + together - 1) / together, [&](int64_t group) {
+      for (int64_t task = group * together; task < least(count, (group + 1) * together); ++task) {
+        // Late rows first: under a causal mask they are the long ones.
+        int64_t part = parts - 1 - task % parts, head = task / parts;
+        run_task(context, head / shape_.groups, head % shape_.groups, part * kTaskRows);
+      }
+    });
+  }
+
+ private:
+  static constexpr int64_t kTaskRows = 128;
+
+  struct Tile {
+    int64_t first_row, rows;
+    float *q, *out;       // [size][kLanes]; q is multiplied by scale * log2 e
+    float *top, *total;   // running maximum, in units of log 2, and sum
+    float* correction;    // what the maximum's rise multiplies earlier sums by
+    LaneMask mask;
+  };
+
+  void run_task(Context& context, int64_t b, int64_t g, int64_t first_row) const {
+    int64_t size = shape_.size, rows = least(kTaskRows, shape_.rows - first_row), tiles = (rows + kLanes - 1) / kLanes;
+    int64_t stride = 2 * size * kLanes + 3 * kLanes + LaneMask::kFloats;
+    float* storage = static_cast<float*>(context.scratch(0, static_cast<size_t>(tiles * stride) * sizeof(float)));
+    float* keys = static_cast<float*>(context.scratch(1, static_cast<size_t>(2 * kKeyTile * size) * sizeof(float)));
+    float* values = keys + kKeyTile * size;
+    float* scores = static_cast<float*>(context.scratch(2, sizeof(float) * kKeyTile * kLanes));
+    Tile tile[kTaskRows / kLanes];
+    for (int64_t i = 0; i < tiles; ++i) open(tile[i], b, g, first_row + i * kLanes, least(kLanes, rows - i * kLanes), storage + i * stride);
+
+    int64_t end = shape_.visible(b, first_row + rows - 1);
+    for (int64_t first = 0; first < end; first += kKeyTile) {
+      int64_t count = least(kKeyTile, end - first);
+      bool copied = false;
+      for (int64_t i = 0; i < tiles; ++i) {
+        bool masked = false;
+        int64_t seen = tile[i].mask.visible_keys(shape_, b, first, count, masked);
+        if (seen == 0) continue;
+        if (!copied) {
+          k_.copy(shape_, b, g, first, count, keys, size);
+          v_.copy(shape_, b, g, first, count, values, size);
+          copied = true;
+        }
+        if (tile[i].rows > Vec::width)
+          absorb<2>(tile[i], b, first, seen, masked, keys, values, scores);
+        else
+          absorb<1>(tile[i], b, first, seen, masked, keys, values, scores);
+      }
+    }
+    for (int64_t i = 0; i < tiles; ++i) close(tile[i], b, g);
+  }
+
+  void open(Tile& tile, int64_t b, int64_t g, int64_t first_row, int64_t rows, float* storage) const {
+    tile.first_row = first_row;
+    tile.rows = rows;
+    tile.q = storage;
+    tile.out = tile.q + shape_.size * kLanes;
+    tile.top = tile.out + shape_.size * kLanes;
+    tile.total = tile.top + kLanes;
+    tile.correction = tile.total + kLanes;
+    tile.mask.fill(shape_, b, first_row, rows, tile.correction + kLanes);
+    pack_transposed(rows, round_up(rows, Vec::width), shape_.size, shape_.scale * kLog2e,
+                    [&](int64_t lane) { return q_ + shape_.row_offset(b, g, first_row + lane); }, tile.q);
+    memset(tile.out, 0, static_cast<size_t>(shape_.size * kLanes) * sizeof(float));
+    for (int lane = 0; lane < kLanes; ++lane) {
+      tile.top[lane] = -HUGE_VALF;
+      tile.total[lane] = 0.0f;
+    }
+  }
+
+  template <int vectors>
+  void absorb(Tile& tile, int64_t b, int64_t first, int64_t count, bool masked, const float* keys, const float* values,
+              float* scores) const {
+    multiply<vectors, Start::kZero>(count, keys, shape_.size, 1, tile.q, kLanes, shape_.size, scores, kLanes);
+    if (masked) tile.mask.template apply<vectors>(shape_, b, first, count, scores);
+    for (int v = 0; v < vectors; ++v) {
+      int64_t lane = v * Vec::width;
+      Vec old = load(tile.top + lane), top = old;
+      for (int64_t j = 0; j < count; ++j) top = max(load(scores + j * kLanes + lane), top);
+      // A row that has seen no key yet has no finite maximum to subtract.
+      Vec shift = select(equal(top, splat(-HUGE_VALF)), splat(0.0f), top);
+      Vec correction = exp2_bounded(old - shift), total = splat(0.0f);
+      for (int64_t j = 0; j < count; ++j) {
+        Vec p = exp2_bounded(load(scores + j * kLanes + lane) - shift);
+        store(scores + j * kLanes + lane, p);
+        total = total + p;
+      }
+      store(tile.top + lane, top);
+      store(tile.correction + lane, correction);
+      store(tile.total + lane, fma(load(tile.total + lane), correction, total));
+    }
+    multiply<vectors, Start::kScale>(shape_.size, values, 1, shape_.size, scores, kLanes, count, tile.out, kLanes, tile.correction);
+  }
+
+  void close(Tile& tile, int64_t b, int64_t g) const {
+    float* inverse = tile.correction;
+    for (int lane = 0; lane < kLanes; lane += Vec::width) {
+      Vec total = load(tile.total + lane);
+      store(inverse + lane, select(equal(total, splat(0.0f)), splat(0.0f), splat(1.0f) / total));
+      store(tile.top + lane, fma(load(tile.top + lane), splat(kLn2), log(total)));
+    }
+    unpack_transposed(tile.rows, shape_.size, tile.out, inverse,
+                      [&](int64_t lane) { return out_ + shape_.row_offset(b, g, tile.first_row + lane); });
+    if (!lse_) return;
+    for (int64_t lane = 0; lane < tile.rows; ++lane) lse_[shape_.lse_offset(b, g, tile.first_row + lane)] = tile.top[lane];
+  }
+
+  AttentionShape shape_;
+  const float* q_;
+  KeyValueSource k_, v_;
+  float *out_, *lse_;
+};
+
+}  // namespace trefoil::cpu::TREFOIL_ISA

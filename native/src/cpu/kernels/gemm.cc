@@ -1,0 +1,187 @@
+#include "gemm.h"
+
+#include "epilogue.h"
+#include "gemm_pack.h"
+#include "gemm_plan.h"
+#include "gemm_small.h"
+#include "microkernel.h"
+
+namespace trefoil::cpu::TREFOIL_ISA {
+
+namespace {
+
+// The kernel for a tile of `rows` x `columns` of packed B.
+template <Walk walk>
+MicroKernel<float> packed_kernel(int rows, int columns) {
+  if (columns == kTileColumns) return micro_kernel_for_rows<kTileRows, kTileVectors, walk, false, float>(rows);
+  if constexpr (kTileVectors > 2)
+    if (columns > 2 * Vec::width) return micro_kernel_for_rows<kTileRows, kTileVectors, walk, true, float>(rows);
+  if (columns > Vec::width) return micro_kernel_for_rows<kTileRows, 2, walk, true, float>(rows);
+  return micro_kernel_for_rows<kTileRows, 1, walk, true, float>(rows);
+}
+
+// C[row .. row + rows, column .. column + columns] (+)= a[.., k0 .. k0 + depth] times packed B.
+// `finished`: this was the last block of k, so the epilogue follows.
+void run_block(Context& context, const Gemm& g, const Plan& plan, int64_t row, int64_t rows, int64_t column, int64_t columns,
+               int64_t k0, int64_t depth, const float* packed_b, float* c, int64_t c_stride, bool accumulate, bool finished) {
+  // Rows that fit one block of k lie together already.
+  bool direct = !g.a.transposed && !g.a.bf16 && !g.a.rows && plan.depth_blocks == 1;
+  float* packed_a = nullptr;
+  if (!direct) {
+    size_t floats = static_cast<size_t>((panel_count(rows) + 1) * panel_stride(depth));
+    packed_a = static_cast<float*>(context.scratch(6, floats * sizeof(float)));
+    pack_a(g.a, row, rows, k0, depth, packed_a);
+  }
+  const int edge = static_cast<int>(columns % kTileColumns);
+  for (int64_t i = 0; i < rows; packed_a += direct ? 0 : panel_stride(depth)) {
+    int count = panel_rows(rows - i);
+    const float* a = direct ? static_cast<const float*>(g.a.data) + (row + i) * g.a.stride + k0 : packed_a;
+    int64_t lda = direct ? g.a.stride : g.a.transposed ? count : depth;
+    MicroKernel<float> whole = g.a.transposed ? packed_kernel<Walk::columns>(count, kTileColumns) : packed_kernel<Walk::rows>(count, kTileColumns);
+    MicroKernel<float> part = g.a.transposed ? packed_kernel<Walk::columns>(count, edge) : packed_kernel<Walk::rows>(count, edge);
+    for (int64_t j = 0; j < columns; j += kTileColumns) {
+      int width = static_cast<int>(at_most(columns - j, kTileColumns));
+      (width == kTileColumns ? whole : part)(depth, a, lda, packed_b + j * depth, kTileColumns, c + (row + i) * c_stride + column + j,
+                                             c_stride, accumulate, (width - 1) % Vec::width + 1);
+      if (finished) finish(g.epilogue, c, c_stride, row + i, count, column + j, width);
+    }
+    i += count;
+  }
+}
+
+struct Run {
+  Context& context;
+  const Gemm* products;
+  const Plan* plans;
+  int64_t count;
+  float* packed;    // all of B, for Method::shared
+  float* partials;  // for plans with splits
+};
+
+// The product that task belongs to: the last whose first task is at most `task`.
+template <int64_t Plan::*first>
+int64_t product_of(const Run& run, int64_t task) {
+  int64_t low = 0, high = run.count;
+  while (high - low > 1) {
+    int64_t middle = (low + high) / 2;
+    if (run.plans[middle].*first <= task) low = middle;
+    else high = middle;
+  }
+  return low;
+}
+
+// Packs one strip of columns of one depth block into the shared copy: blocks of k, each [n / kTileColumns][depth][kTileColumns].
+void run_pack_task(const Run& run, int64_t task) {
+  int64_t index = product_of<&Plan::pack_first>(run, task);
+  const Gemm& g = run.products[index];
+  const Plan& plan = run.plans[index];
+  task -= plan.pack_first;
+  int64_t strips = ceil_div(g.n, kPackColumns);
+  int64_t k0 = task / strips * plan.depth, column = task % strips * kPackColumns;
+  int64_t depth = at_most(g.k - k0, plan.depth);
+  pack_b(g.b, k0, depth, column, at_most(column + kPackColumns, g.n),
+         run.packed + plan.packed + k0 * round_up(g.n, kTileColumns) + column * depth);
+}
+
+void run_task(const Run& run, int64_t task) {
+  int64_t index = product_of<&Plan::task_first>(run, task);
+  const Gemm& g = run.products[index];
+  const Plan& plan = run.plans[index];
+  task -= plan.task_first;
+  int64_t tiles = plan.row_tiles * plan.column_tiles;
+  int64_t split = task / tiles, row = task % plan.row_tiles * plan.row_tile, column = task % tiles / plan.row_tiles * plan.column_tile;
+  int64_t rows = at_most(g.m - row, plan.row_tile), columns = at_most(g.n - column, plan.column_tile);
+  if (plan.method == Method::dot || plan.method == Method::stream)
+    return run_small_tile(run.context, g, plan, row, rows, column, columns);
+
+  bool whole = plan.splits == 1;
+  float* c = whole ? g.c : run.partials + split * g.m * g.n;
+  int64_t c_stride = whole ? g.c_stride : g.n;
+  int64_t first = split * plan.depth_blocks / plan.splits, last = (split + 1) * plan.depth_blocks / plan.splits;
+  bool epilogue = whole && !is_trivial(g.epilogue);
+  for (int64_t block = first; block < last; ++block) {
+    int64_t k0 = block * plan.depth, depth = at_most(g.k - k0, plan.depth);
+    const float* b;
+    if (plan.method == Method::shared) {
+      b = run.packed + plan.packed + k0 * round_up(g.n, kTileColumns) + column * depth;
+    } else {
+      float* mine = static_cast<float*>(
+          run.context.scratch(7, static_cast<size_t>(round_up(columns, kTileColumns) * plan.depth + 1) * sizeof(float)));
+      pack_b(g.b, k0, depth, column, column + columns, mine);
+      b = mine;
+    }
+    bool accumulate = block > first || g.accumulate;
+    // In pieces whose packed rows stay in L2.
+    int64_t piece = 8 * kTileRows;
+    for (int64_t i = 0; i < rows; i += piece)
+      run_block(run.context, g, plan, row + i, at_most(rows - i, piece), column, columns, k0, depth, b, c, c_stride, accumulate,
+                epilogue && block + 1 == last);
+  }
+}
+
+// C = the partial sums, added in order of k.
+void add_partials(const Run& run, const Gemm& g, const Plan& plan, int64_t row) {
+  float* c = g.c + row * g.c_stride;
+  for (int64_t j = 0; j < g.n; j += Vec::width) {
+    int lanes = static_cast<int>(at_most(g.n - j, Vec::width));
+    Vec total = load_n(run.partials + row * g.n + j, lanes);
+    for (int64_t s = 1; s < plan.splits; ++s) total = total + load_n(run.partials + (s * g.m + row) * g.n + j, lanes);
+    store_n(c + j, total, lanes);
+  }
+  if (!is_trivial(g.epilogue)) finish(g.epilogue, g.c, g.c_stride, row, 1, 0, g.n);
+}
+
+int64_t partial_floats(const Gemm& g, const Plan& plan) { return plan.splits > 1 ? plan.splits * g.m * g.n : 0; }
+
+// The same product with its operands in the form the methods expect.
+Gemm canonical(Gemm g) {
+  if (g.m == 1 && g.a.transposed && !g.a.rows && g.a.stride == 1) g.a.transposed = false, g.a.stride = g.k;
+  if (g.n == 1 && !g.b.transposed && !g.b.rows && g.b.stride == 1) g.b.transposed = true, g.b.stride = g.k;
+  return g;
+}
+
+size_t plan_bytes(int64_t count) { return static_cast<size_t>(round_up(count * static_cast<int64_t>(sizeof(Plan) + sizeof(Gemm)), 64)); }
+
+}  // namespace
+
+size_t gemm_workspace(const Gemm& product) {
+  Gemm g = canonical(product);
+  Plan plan = make_plan(g, 1, multiply_adds(g));
+  int64_t floats = (plan.method == Method::shared ? packed_floats(g) : 0) + partial_floats(g, plan);
+  return plan_bytes(1) + static_cast<size_t>(floats) * sizeof(float);
+}
+
+size_t gemm_workspace(const Gemm& largest, int64_t count, int64_t k_total) {
+  if (count == 1) return gemm_workspace(largest);
+  return plan_bytes(count) + static_cast<size_t>(k_total * round_up(largest.n, kTileColumns)) * sizeof(float);
+}
+
+void gemm(Context& context, const Gemm* products, int64_t count, void* workspace) {
+  if (count == 0) return;
+  Gemm* canonicals = static_cast<Gemm*>(workspace);
+  Plan* plans = reinterpret_cast<Plan*>(canonicals + count);
+  float* floats = reinterpret_cast<float*>(static_cast<char*>(workspace) + plan_bytes(count));
+  double total = 0;
+  for (int64_t i = 0; i < count; ++i) total += multiply_adds(products[i]);
+  int64_t packed = 0, pack_tasks = 0, tasks = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    canonicals[i] = canonical(products[i]);
+    const Gemm& g = canonicals[i];
+    Plan plan = make_plan(g, count, total);
+    plan.packed = packed;
+    plan.pack_first = pack_tasks;
+    plan.task_first = tasks;
+    if (plan.method == Method::shared) {
+      packed += packed_floats(g);
+      pack_tasks += plan.depth_blocks * ceil_div(g.n, kPackColumns);
+    }
+    tasks += plan.splits * plan.row_tiles * plan.column_tiles;
+    plans[i] = plan;
+  }
+  Run run{context, canonicals, plans, count, floats, floats + packed};
+  context.parallel(pack_tasks, [&](int64_t task) { run_pack_task(run, task); });
+  context.parallel(tasks, [&](int64_t task) { run_task(run, task); });
+  if (plans[0].splits > 1) context.parallel(canonicals[0].m, [&](int64_t row) { add_partials(run, canonicals[0], plans[0], row); });
+}
+
+}  // namespace trefoil::cpu::TREFOIL_ISA

@@ -1,0 +1,112 @@
+// How one product is cut into tasks. Depends on the problem alone.
+#pragma once
+#include "gemm.h"
+#include "microkernel.h"
+
+namespace trefoil::cpu::TREFOIL_ISA {
+
+enum class Method {
+  dot,     // few rows or columns, b transposed: dot products over k, nothing packed
+  stream,  // few rows: b is read once, row by row, nothing packed
+  local,   // each task packs its columns of b and takes every row of a
+  shared,  // b is packed once for all, then tasks take tiles of C
+};
+
+struct Plan {
+  Method method;
+  int64_t depth, depth_blocks;    // k is cut into blocks of `depth`
+  int64_t row_tile, row_tiles, column_tile, column_tiles;
+  int64_t splits;                 // > 1: partial sums over parts of the depth blocks, added in order at the end
+  int64_t packed;                 // where its packed B starts, floats
+  int64_t pack_first, task_first; // index of this product's first task in each phase
+};
+
+// k per block: a panel of A (kTileRows x depth) must stay in L1 while panels of B stream past it.
+#if defined(TREFOIL_ISA_AVX512)
+constexpr int64_t kDepth = 384;
+#else
+constexpr int64_t kDepth = 320;
+#endif
+constexpr int64_t kBlockFloats = 128 * 1024;           // a block of packed B, in L2
+constexpr int64_t kPackColumns = 4 * kTileColumns;     // columns in a packing task
+constexpr int64_t kDotRows = 12, kDotColumns = 8;      // at most this many rows or columns take Method::dot
+constexpr int64_t kStreamDepth = 16;                   // rows of B that Method::stream reads side by side
+constexpr int64_t kLocalRows = 16 * kTileRows;         // at most this many rows take Method::local
+constexpr int64_t kSplits = 16;
+constexpr double kTaskWork = 1 << 19;                  // multiply-adds worth a task of its own
+constexpr int64_t kTasks = 32;                         // tasks to aim for: an even load for a handful of threads
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Evenly cuts `size` into tiles of at most `tile`, a multiple of `unit`.
+inline int64_t even_tile(int64_t size, int64_t tile, int64_t unit) {
+  return round_up(ceil_div(size, ceil_div(size, at_least(tile, unit))), unit);
+}
+
+inline int64_t packed_floats(const Gemm& g) { return g.k * round_up(g.n, kTileColumns); }
+
+inline double multiply_adds(const Gemm& g) { return static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k); }
+
+// A small C under a long k (weight gradients over many rows): cutting k packs both operands exactly once.
+inline bool splits_k(const Gemm& g, int64_t count) { return count == 1 && !g.accumulate && g.k >= 8192 && g.m * g.n <= 1 << 18; }
+
+// Columns alone give tasks enough, and every row of such a strip of C stays in L2 from one block of k to the next.
+inline bool wide_enough(const Gemm& g, const Plan& plan, int64_t wanted, int64_t widest) {
+  int64_t columns = at_most(g.n / wanted, widest);
+  return columns >= 256 && (plan.depth_blocks == 1 || g.m * columns <= kBlockFloats);
+}
+
+// `count` products run together, `total` multiply-adds in all.
+inline Plan make_plan(const Gemm& g, int64_t count, double total) {
+  Plan plan{};
+  plan.splits = 1;
+  if (g.m == 0 || g.n == 0) return plan;  // no tasks
+  plan.depth_blocks = at_least(ceil_div(g.k, kDepth), 1);
+  plan.depth = at_least(round_up(ceil_div(g.k, plan.depth_blocks), 8), 8);
+  plan.depth_blocks = at_least(ceil_div(g.k, plan.depth), 1);
+  // As many tasks as this product's share of the work, but none too small to be worth handing out.
+  double work = multiply_adds(g), share = total > 0 ? kTasks * work / total : 0, worth = work / kTaskWork;
+  int64_t wanted = at_least(static_cast<int64_t>(share < worth ? share + 0.999 : worth), 1);
+  plan.row_tile = at_least(g.m, 1);
+  plan.column_tile = at_least(g.n, 1);
+  const int64_t widest = at_least(kBlockFloats / plan.depth / kTileColumns * kTileColumns, kTileColumns);
+
+  if (g.b.transposed && (g.m <= kDotRows || g.n <= kDotColumns)) {
+    plan.method = Method::dot;
+    // Reading b or a bounds the time: a task's share is worth 32 Ki elements at least.
+    int64_t parts = at_most(ceil_div(at_least(g.m, g.n) * g.k, 32 * 1024), kTasks);
+    if (g.m > g.n) plan.row_tile = even_tile(g.m, ceil_div(g.m, at_least(parts, 1)), 8);
+    else plan.column_tile = even_tile(g.n, ceil_div(g.n, at_least(parts, 1)), 8);
+  } else if (!g.b.transposed && !g.b.rows && g.m <= kTileRows) {
+    plan.method = Method::stream;
+    int64_t parts = at_most(ceil_div(g.n * g.k, 32 * 1024), kTasks);
+    plan.column_tile = even_tile(g.n, at_most(ceil_div(g.n, at_least(parts, 1)), 512), 128);
+  } else if (splits_k(g, count)) {
+    plan.method = Method::local;
+    plan.column_tile = even_tile(g.n, widest, kTileColumns);
+  } else if (g.m <= kLocalRows || count >= 2 * kTasks || wide_enough(g, plan, wanted, widest)) {
+    plan.method = Method::local;
+    plan.column_tile = even_tile(g.n, at_most(ceil_div(g.n, wanted), widest), kTileColumns);
+  } else {
+    plan.method = Method::shared;
+    int64_t rows = 8 * kTileRows, columns = even_tile(g.n, widest, kTileColumns);
+    while (ceil_div(g.m, rows) * ceil_div(g.n, columns) < wanted) {
+      if (rows > 4 * kTileRows || (rows > kTileRows && columns <= 4 * kTileColumns)) rows -= kTileRows;
+      else if (columns > 2 * kTileColumns) columns = round_up(columns / 2, kTileColumns);
+      else break;
+    }
+    plan.row_tile = even_tile(g.m, rows, kTileRows);
+    plan.column_tile = columns;
+  }
+  plan.row_tiles = ceil_div(g.m, plan.row_tile);
+  plan.column_tiles = ceil_div(g.n, plan.column_tile);
+  int64_t tiles = plan.row_tiles * plan.column_tiles;
+  if (count == 1 && plan.method == Method::local && !g.accumulate && tiles < kTasks / 4 && wanted > tiles)
+    plan.splits = at_least(at_most(at_most(wanted / tiles, kSplits), plan.depth_blocks), 1);
+  return plan;
+}
+
+}  // namespace trefoil::cpu::TREFOIL_ISA

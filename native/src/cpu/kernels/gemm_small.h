@@ -1,0 +1,105 @@
+// Products with few rows or columns: B (or A) is read once, as it lies in memory.
+#pragma once
+#include "epilogue.h"
+#include "gemm_pack.h"
+#include "gemm_plan.h"
+#include "microkernel.h"
+
+namespace trefoil::cpu::TREFOIL_ISA {
+
+// Rows of A as the kernels need them: f32 and, for Walk::rows, contiguous in k.
+struct Rows {
+  const float* data;
+  int64_t stride;
+};
+
+#if defined(TREFOIL_ISA_AVX512) || defined(TREFOIL_ISA_NEON)
+constexpr int kDotTileRows = 6;
+#else
+constexpr int kDotTileRows = 2;
+#endif
+constexpr int kDotTileColumns = 4;
+
+template <int R, int C, class B>
+DotKernel<B> dot_kernel_for_rows(int rows) {
+  if constexpr (R == 1) {
+    return &dot_kernel<1, C, B>;
+  } else {
+    return rows == R ? &dot_kernel<R, C, B> : dot_kernel_for_rows<R - 1, C, B>(rows);
+  }
+}
+
+template <class B>
+void run_dot_tile(const Gemm& g, Rows a, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+  for (int64_t i = 0; i < rows;) {
+    int64_t left = rows - i, tiles = ceil_div(left, kDotTileRows);
+    int count = static_cast<int>(ceil_div(left, tiles));
+    DotKernel<B> four = dot_kernel_for_rows<kDotTileRows, kDotTileColumns, B>(count);
+    DotKernel<B> one = dot_kernel_for_rows<kDotTileRows, 1, B>(count);
+    for (int64_t j = 0; j < columns;) {
+      bool whole = columns - j >= kDotTileColumns;
+      (whole ? four : one)(g.k, a.data + i * a.stride, a.stride, stored_row<B>(g.b, column + j), g.b.stride,
+                           g.c + (row + i) * g.c_stride + column + j, g.c_stride, g.accumulate);
+      j += whole ? kDotTileColumns : 1;
+    }
+    i += count;
+  }
+}
+
+// Vectors of C side by side: as many as the registers hold for this many rows.
+constexpr int stream_vectors(int rows) { return rows * 8 <= kAccumulators ? 8 : rows * 4 <= kAccumulators ? 4 : 2; }
+
+template <Walk walk, class B, int R>
+void run_stream_tile(const Gemm& g, const float* a, int64_t lda, int64_t column, int64_t columns) {
+  constexpr int V = stream_vectors(R);
+  constexpr int64_t kWide = V * Vec::width;
+  for (int64_t k = 0; k == 0 || k < g.k; k += kStreamDepth) {
+    int64_t depth = at_most(g.k - k, kStreamDepth);
+    const float* left = walk == Walk::rows ? a + k : a + k * lda;
+    const B* right = static_cast<const B*>(g.b.data) + k * g.b.stride + column;
+    float* c = g.c + column;
+    bool accumulate = g.accumulate || k > 0;
+    int64_t j = 0;
+    for (; j + kWide <= columns; j += kWide)
+      micro_kernel<R, V, walk, false, B>(depth, left, lda, right + j, g.b.stride, c + j, g.c_stride, accumulate, 0);
+    for (; j < columns; j += Vec::width) {
+      int tail = static_cast<int>(at_most(columns - j, Vec::width));
+      micro_kernel<R, 1, walk, true, B>(depth, left, lda, right + j, g.b.stride, c + j, g.c_stride, accumulate, tail);
+    }
+  }
+}
+
+template <Walk walk, class B, int R = kTileRows>
+void run_stream(const Gemm& g, const float* a, int64_t lda, int64_t column, int64_t columns) {
+  if (g.m == R) return run_stream_tile<walk, B, R>(g, a, lda, column, columns);
+  if constexpr (R > 1) run_stream<walk, B, R - 1>(g, a, lda, column, columns);
+}
+
+// One task of Method::dot or Method::stream.
+inline void run_small_tile(Context& context, const Gemm& g, const Plan& plan, int64_t row, int64_t rows, int64_t column,
+                           int64_t columns) {
+  bool as_stored = !g.a.bf16 && !g.a.rows;
+  bool stream = plan.method == Method::stream;
+  if (stream && as_stored && g.a.transposed) {
+    const float* a = static_cast<const float*>(g.a.data);
+    if (g.b.bf16) run_stream<Walk::columns, uint16_t>(g, a, g.a.stride, column, columns);
+    else run_stream<Walk::columns, float>(g, a, g.a.stride, column, columns);
+  } else {
+    Rows a{static_cast<const float*>(g.a.data) + row * g.a.stride, g.a.stride};
+    if (!as_stored || g.a.transposed) {
+      float* packed = static_cast<float*>(context.scratch(6, static_cast<size_t>(rows * g.k + 1) * sizeof(float)));
+      copy_a(g.a, row, rows, g.k, packed);
+      a = {packed, g.k};
+    }
+    if (stream) {
+      if (g.b.bf16) run_stream<Walk::rows, uint16_t>(g, a.data, a.stride, column, columns);
+      else run_stream<Walk::rows, float>(g, a.data, a.stride, column, columns);
+    } else {
+      if (g.b.bf16) run_dot_tile<uint16_t>(g, a, row, rows, column, columns);
+      else run_dot_tile<float>(g, a, row, rows, column, columns);
+    }
+  }
+  if (!is_trivial(g.epilogue)) finish(g.epilogue, g.c, g.c_stride, row, rows, column, columns);
+}
+
+}  // namespace trefoil::cpu::TREFOIL_ISA

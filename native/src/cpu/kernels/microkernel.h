@@ -1,0 +1,135 @@
+// The matmul micro-kernels: a tile of C stays in registers while k runs. Each element of C is one fused multiply-add chain in
+// order of k, whatever the tile's size, so results do not depend on how the work was cut.
+#pragma once
+#include "simd.h"
+
+namespace trefoil::cpu::TREFOIL_ISA {
+
+// kRows x kColumns accumulators fill the register file, less what B and one broadcast of A need.
+#if defined(TREFOIL_ISA_AVX512)
+constexpr int kTileRows = 12, kTileVectors = 2, kAccumulators = 24;
+#elif defined(TREFOIL_ISA_AVX2)
+constexpr int kTileRows = 6, kTileVectors = 2, kAccumulators = 12;
+#elif defined(TREFOIL_ISA_NEON)
+constexpr int kTileRows = 8, kTileVectors = 3, kAccumulators = 24;
+#else
+constexpr int kTileRows = 4, kTileVectors = 2, kAccumulators = 8;
+#endif
+constexpr int kTileColumns = kTileVectors * Vec::width;
+
+inline Vec load_wide(const float* p) { return load(p); }
+inline Vec load_wide(const uint16_t* p) { return load_bf16(p); }
+inline Vec load_wide_n(const float* p, int n) { return load_n(p, n); }
+inline Vec load_wide_n(const uint16_t* p, int n) {
+  uint16_t lanes[Vec::width] = {};
+  for (int i = 0; i < n; ++i) lanes[i] = p[i];
+  return load_bf16(lanes);
+}
+
+// How the micro-kernel walks A: by rows (element (i, k) at a[i * lda + k]) or by columns (a[k * lda + i]).
+enum class Walk { rows, columns };
+
+// C[R, V * width] = (accumulate ? C : 0) + A[R, kc] B[kc, V * width]. With Masked the last vector has `tail` lanes.
+template <int R, int V, Walk walk, bool Masked, class B>
+void micro_kernel(int64_t kc, const float* a, int64_t lda, const B* b, int64_t ldb, float* c, int64_t ldc, bool accumulate,
+                  int tail) {
+  constexpr int kGroups = (R + 2) / 3;  // three rows to a pointer: base, base + lda, base + 2 lda
+  Vec sum[R][V];
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 8
+    for (int j = 0; j < V; ++j) sum[i][j] = splat(0.0f);
+
+  const float* row[kGroups];
+#pragma GCC unroll 8
+  for (int g = 0; g < kGroups; ++g) row[g] = walk == Walk::rows ? a + 3 * g * lda : a + 3 * g;
+  for (int64_t k = 0; k < kc; ++k) {
+    Vec right[V];
+#pragma GCC unroll 8
+    for (int j = 0; j < V; ++j)
+      right[j] = Masked && j == V - 1 ? load_wide_n(b + j * Vec::width, tail) : load_wide(b + j * Vec::width);
+    b += ldb;
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+      Vec left = splat(walk == Walk::rows ? row[i / 3][i % 3 * lda] : row[0][i]);
+#pragma GCC unroll 8
+      for (int j = 0; j < V; ++j) sum[i][j] = fma(left, right[j], sum[i][j]);
+    }
+    if constexpr (walk == Walk::rows) {
+#pragma GCC unroll 8
+      for (int g = 0; g < kGroups; ++g) ++row[g];
+    } else {
+      row[0] += lda;
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 8
+    for (int j = 0; j < V; ++j) {
+      float* to = c + i * ldc + j * Vec::width;
+      if (Masked && j == V - 1) {
+        store_n(to, accumulate ? load_n(to, tail) + sum[i][j] : sum[i][j], tail);
+      } else {
+        store(to, accumulate ? load(to) + sum[i][j] : sum[i][j]);
+      }
+    }
+}
+
+template <class B>
+using MicroKernel = void (*)(int64_t kc, const float* a, int64_t lda, const B* b, int64_t ldb, float* c, int64_t ldc,
+                             bool accumulate, int tail);
+
+// The kernel for `rows` in [1, R].
+template <int R, int V, Walk walk, bool Masked, class B>
+MicroKernel<B> micro_kernel_for_rows(int rows) {
+  if constexpr (R == 1) {
+    return &micro_kernel<1, V, walk, Masked, B>;
+  } else {
+    return rows == R ? &micro_kernel<R, V, walk, Masked, B> : micro_kernel_for_rows<R - 1, V, walk, Masked, B>(rows);
+  }
+}
+
+// C[R, C] from dot products of the rows of A with the rows of B, both contiguous in k.
+template <int R, int C, class B>
+void dot_kernel(int64_t kc, const float* a, int64_t lda, const B* b, int64_t ldb, float* c, int64_t ldc,
+                bool accumulate) {
+  Vec total[R][C];
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 16
+    for (int j = 0; j < C; ++j) total[i][j] = splat(0.0f);
+  int64_t k = 0;
+  for (; k + Vec::width <= kc; k += Vec::width) {
+    Vec right[C];
+#pragma GCC unroll 16
+    for (int j = 0; j < C; ++j) right[j] = load_wide(b + j * ldb + k);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+      Vec left = load(a + i * lda + k);
+#pragma GCC unroll 16
+      for (int j = 0; j < C; ++j) total[i][j] = fma(left, right[j], total[i][j]);
+    }
+  }
+  if (k < kc) {
+    int tail = static_cast<int>(kc - k);
+    Vec right[C];
+#pragma GCC unroll 16
+    for (int j = 0; j < C; ++j) right[j] = load_wide_n(b + j * ldb + k, tail);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+      Vec left = load_n(a + i * lda + k, tail);
+#pragma GCC unroll 16
+      for (int j = 0; j < C; ++j) total[i][j] = fma(left, right[j], total[i][j]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 16
+    for (int j = 0; j < C; ++j) c[i * ldc + j] = (accumulate ? c[i * ldc + j] : 0.0f) + TREFOIL_ISA::sum(total[i][j]);
+}
+
+template <class B>
+using DotKernel = void (*)(int64_t kc, const float* a, int64_t lda, const B* b, int64_t ldb, float* c, int64_t ldc,
+                           bool accumulate);
+
+}  // namespace trefoil::cpu::TREFOIL_ISA

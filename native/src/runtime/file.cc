@@ -1,0 +1,46 @@
+#include "runtime/file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "runtime/error.h"
+
+namespace trefoil::runtime {
+
+File::File(const std::string& path) : path_(path), descriptor_(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
+  if (descriptor_ < 0) fail(TREFOIL_INVALID_ARGUMENT, "cannot open %s: %s", path.c_str(), std::strerror(errno));
+  struct stat status{};
+  int error = fstat(descriptor_, &status) == 0 ? 0 : errno;
+  if (error != 0 || !S_ISREG(status.st_mode)) {
+    close(descriptor_);
+    fail(TREFOIL_INVALID_ARGUMENT, "cannot read %s: %s", path.c_str(), error ? std::strerror(error) : "it is not a regular file");
+  }
+  bytes_ = static_cast<uint64_t>(status.st_size);
+}
+
+File::~File() { close(descriptor_); }
+
+void File::read(uint64_t offset, void* to, size_t count) const {
+  if (offset > bytes_ || count > bytes_ - offset)
+    fail(TREFOIL_INVALID_ARGUMENT, "%s: bytes %llu to %llu are outside the file of %llu bytes", path_.c_str(),
+         static_cast<unsigned long long>(offset), static_cast<unsigned long long>(offset) + count,
+         static_cast<unsigned long long>(bytes_));
+  char* next = static_cast<char*>(to);
+  while (count > 0) {
+    ssize_t done = pread(descriptor_, next, count, static_cast<off_t>(offset));
+    if (done < 0 && errno == EINTR) continue;
+    if (done < 0) fail(TREFOIL_INVALID_ARGUMENT, "cannot read %s: %s", path_.c_str(), std::strerror(errno));
+    if (done == 0)
+      fail(TREFOIL_INVALID_ARGUMENT, "%s ends at byte %llu; it had %llu when it was opened", path_.c_str(),
+           static_cast<unsigned long long>(offset), static_cast<unsigned long long>(bytes_));
+    next += done;
+    offset += static_cast<uint64_t>(done);
+    count -= static_cast<size_t>(done);
+  }
+}
+
+}  // namespace trefoil::runtime

@@ -1,0 +1,28 @@
+// A file for reads at any position.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace trefoil::runtime {
+
+// Reads go through pread and not through a memory map: the bytes are copied either way, and where a map of a file that has
+// been truncated (or whose disk fails) kills the process with SIGBUS, pread reports it.
+class File {
+ public:
+  explicit File(const std::string& path);  // throws TREFOIL_INVALID_ARGUMENT with the path and the system's reason
+  ~File();
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+
+  uint64_t bytes() const { return bytes_; }  // when it was opened
+  // Copies bytes [offset, offset + count); throws if the range is outside the file.
+  void read(uint64_t offset, void* to, size_t count) const;
+
+ private:
+  std::string path_;
+  int descriptor_;
+  uint64_t bytes_ = 0;
+};
+
+}  // namespace trefoil::runtime

@@ -1,0 +1,201 @@
+#include "runtime/program.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "runtime/planner.h"
+#include "runtime/run.h"
+
+namespace trefoil::runtime {
+
+namespace {
+
+// Idle runs that keep their staging memory: as many as are commonly in flight.
+constexpr size_t kIdleRuns = 4;
+
+// Stands for "present" while workspaces are measured, before there is memory.
+void* const kPresent = reinterpret_cast<void*>(uintptr_t{kAlignment});
+
+}  // namespace
+
+std::shared_ptr<Program> Program::create(std::shared_ptr<Device> device, const ProgramSpec& spec) {
+  std::shared_ptr<Program> program(new Program(std::move(device)));
+  program->build(spec);
+  return program;
+}
+
+Program::Program(std::shared_ptr<Device> device) : device_(std::move(device)) {}
+
+Program::~Program() {
+  idle_runs_.clear();
+  if (has_run_) device_->release_arena(arena_request());
+}
+
+void Program::build(const ProgramSpec& spec) {
+  Resolved resolved = resolve(spec, *device_);
+  for (const ValueSpec& value : spec.values)
+    if (value.kind == ValueKind::state && value.alias == -1) states_.push_back(value.buffer);
+  input_views_.resize(resolved.inputs.size());
+  input_pointers_.assign(resolved.inputs.size(), nullptr);
+  for (int32_t number : resolved.inputs) input_bytes_.push_back(resolved.values[static_cast<size_t>(number)].bytes);
+
+  size_t view_count = 0, attribute_count = 0;
+  for (const InstructionSpec& instruction : spec.instructions) {
+    view_count += instruction.inputs.size() + instruction.outputs.size();
+    attribute_count += instruction.attributes.size();
+  }
+  views_.reserve(view_count);  // launches keep pointers into both
+  attributes_.reserve(attribute_count);
+  instructions_.reserve(spec.instructions.size());
+  for (size_t number = 0; number < spec.instructions.size(); ++number) add_instruction(spec, resolved, number);
+
+  place(spec, resolved);
+  upload_constants(spec, resolved);
+  for (const InstructionSpec& instruction : spec.instructions)
+    for (const auto* values : {&instruction.inputs, &instruction.outputs})
+      for (int64_t value : *values) {
+        ViewSource source = source_of(spec, resolved, value);
+        if (source.place == Place::input) input_views_[source.position].push_back(static_cast<uint32_t>(sources_.size()));
+        views_[sources_.size()].data = source.place == Place::fixed ? source.pointer : nullptr;
+        sources_.push_back(source);
+      }
+  for (int64_t value : spec.outputs)
+    outputs_.push_back({source_of(spec, resolved, value), resolved.values[static_cast<size_t>(value)].bytes});
+  constant_offsets_ = {};
+  arena_offsets_ = {};
+  profile_.assign(instructions_.size(), 0);
+}
+
+void Program::add_instruction(const ProgramSpec& spec, const Resolved& resolved, size_t number) {
+  const InstructionSpec& from = spec.instructions[number];
+  const TrefoilBackend& backend = device_->backend();
+  Instruction instruction{};
+  instruction.op = from.op;
+  instruction.id = backend.find_op(from.op.c_str());
+  if (instruction.id < 0)
+    throw Error(TREFOIL_UNSUPPORTED_OP,
+                "instruction " + std::to_string(number) + ": backend \"" + backend.name + "\" has no op \"" + from.op + "\"", from.op,
+                static_cast<int64_t>(number));
+  size_t first_view = views_.size();
+  for (const auto* values : {&from.inputs, &from.outputs})
+    for (int64_t value : *values) {
+      TrefoilView view{};
+      if (value != -1) {
+        const ValueSpec& described = spec.values[static_cast<size_t>(value)];
+        view.data = kPresent;
+        view.dtype = described.dtype;
+        view.rank = static_cast<int32_t>(described.shape.size());
+        std::copy(described.shape.begin(), described.shape.end(), view.shape);
+      }
+      views_.push_back(view);
+    }
+  size_t first_attribute = attributes_.size();
+  attributes_.insert(attributes_.end(), from.attributes.begin(), from.attributes.end());
+
+  TrefoilLaunch& launch = instruction.launch;
+  launch.inputs = views_.data() + first_view;
+  launch.input_count = static_cast<int32_t>(from.inputs.size());
+  launch.outputs = launch.inputs + from.inputs.size();
+  launch.output_count = static_cast<int32_t>(from.outputs.size());
+  launch.attributes = attributes_.data() + first_attribute;
+  launch.attribute_count = static_cast<int32_t>(from.attributes.size());
+  launch.workspace_bytes = backend.workspace_bytes(device_->handle(), instruction.id, &launch);
+  info_.workspace_bytes = std::max(info_.workspace_bytes, launch.workspace_bytes);
+  instructions_.push_back(std::move(instruction));
+}
+
+void Program::place(const ProgramSpec& spec, const Resolved& resolved) {
+  std::vector<Placement> placements;
+  std::vector<size_t> owner;  // value number; instruction number past the values
+  size_t value_count = spec.values.size();
+  for (size_t number = 0; number < value_count; ++number) {
+    const Resolved::Value& value = resolved.values[number];
+    if (value.first == -1) continue;
+    placements.push_back({value.bytes, value.first, value.last});
+    owner.push_back(number);
+    info_.temporary_bytes += value.bytes;
+  }
+  for (size_t number = 0; number < instructions_.size(); ++number)
+    if (size_t bytes = instructions_[number].launch.workspace_bytes) {
+      placements.push_back({bytes, static_cast<int32_t>(number), static_cast<int32_t>(number)});
+      owner.push_back(value_count + number);
+    }
+  info_.arena_bytes = plan(placements);
+  arena_offsets_.assign(value_count, 0);
+  for (size_t i = 0; i < placements.size(); ++i) {
+    if (owner[i] < value_count)
+      arena_offsets_[owner[i]] = placements[i].offset;
+    else
+      instructions_[owner[i] - value_count].workspace_offset = placements[i].offset;
+  }
+}
+
+void Program::upload_constants(const ProgramSpec& spec, const Resolved& resolved) {
+  constant_offsets_.assign(spec.values.size(), 0);
+  size_t total = 0;
+  auto each = [&](auto&& body) {
+    for (size_t number = 0; number < spec.values.size(); ++number)
+      if (spec.values[number].kind == ValueKind::constant && spec.values[number].alias == -1) body(number);
+  };
+  each([&](size_t number) {
+    constant_offsets_[number] = total;
+    total += align_up(std::max<size_t>(resolved.values[number].bytes, 1));
+  });
+  if (total == 0) return;
+  constants_ = Block(*device_, total);
+  // Nothing that the executor runs touches the new block, so the upload need not take its turn.
+  each([&](size_t number) {
+    device_->copy_in(constants_.data() + constant_offsets_[number], spec.values[number].data, resolved.values[number].bytes);
+  });
+}
+
+Program::ViewSource Program::source_of(const ProgramSpec& spec, const Resolved& resolved, int64_t value) const {
+  if (value == -1) return {};
+  size_t root = static_cast<size_t>(resolved.values[static_cast<size_t>(value)].root);
+  const ValueSpec& storage = spec.values[root];
+  switch (storage.kind) {
+    case ValueKind::state: return {Place::fixed, storage.buffer->data(), 0};
+    case ValueKind::constant: return {Place::fixed, constants_.data() + constant_offsets_[root], 0};
+    case ValueKind::input: return {Place::input, nullptr, static_cast<size_t>(storage.index)};
+    case ValueKind::temporary: return {Place::arena, nullptr, arena_offsets_[root]};
+  }
+  return {};
+}
+
+void Program::bind_arena() {
+  bool first_time = !std::exchange(has_run_, true);
+  std::byte* arena = device_->arena(arena_request(), first_time);
+  if (arena == arena_) return;
+  arena_ = arena;
+  for (size_t i = 0; i < sources_.size(); ++i)
+    if (sources_[i].place == Place::arena) views_[i].data = arena + sources_[i].position;
+  for (Instruction& instruction : instructions_)
+    if (instruction.launch.workspace_bytes) instruction.launch.workspace = arena + instruction.workspace_offset;
+}
+
+std::unique_ptr<Run> Program::prepare(uint32_t flags, std::shared_ptr<Completions> completions) {
+  std::unique_ptr<Run> run;
+  {
+    std::lock_guard lock(mutex_);
+    if (!idle_runs_.empty()) {
+      run = std::move(idle_runs_.back());
+      idle_runs_.pop_back();
+    }
+  }
+  if (!run) run = std::make_unique<Run>();
+  run->reset(shared_from_this(), flags, std::move(completions));
+  return run;
+}
+
+void Program::recycle(std::unique_ptr<Run> run) {
+  std::shared_ptr<Program> program = run->release();
+  std::lock_guard lock(program->mutex_);
+  if (program->idle_runs_.size() < kIdleRuns) program->idle_runs_.push_back(std::move(run));
+}
+
+std::vector<int64_t> Program::profile() const {
+  std::lock_guard lock(mutex_);
+  return profile_;
+}
+
+}  // namespace trefoil::runtime

@@ -1,0 +1,278 @@
+// attention and attention_grad against a dense reference in double precision.
+#include <cstring>
+
+#include "numeric.h"
+
+using namespace trefoil::test;
+
+namespace {
+
+struct Case {
+  int64_t batch, queries, keys, heads, groups, size;
+  bool causal = false;
+  std::vector<int32_t> key_lengths = {};
+  std::vector<int32_t> segments = {};  // [batch * keys]
+  bool bf16 = false;
+  float magnitude = 1.0f;
+};
+
+uint16_t to_bf16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+float from_bf16(uint16_t bits) {
+  uint32_t wide = static_cast<uint32_t>(bits) << 16;
+  float value;
+  std::memcpy(&value, &wide, 4);
+  return value;
+}
+
+struct Problem {
+  Case c;
+  double scale;
+  F32 q, k, v, dout;
+  BF16 k_half, v_half;
+  I32 lengths, segments;
+
+  explicit Problem(const Case& c, int seed = 1) : c(c), scale(1 / std::sqrt(static_cast<double>(c.size))) {
+    std::mt19937 generator(seed);
+    q = normal(generator, {c.batch, c.queries, c.heads, c.size}, c.magnitude);
+    k = normal(generator, {c.batch, c.keys, c.groups, c.size});
+    v = normal(generator, {c.batch, c.keys, c.groups, c.size});
+    dout = normal(generator, q.shape);
+    if (c.bf16) {
+      k_half = BF16(k.shape);
+      v_half = BF16(v.shape);
+      for (size_t i = 0; i < k.size(); ++i) {
+        k_half[i] = to_bf16(k[i]);
+        k[i] = from_bf16(k_half[i]);
+        v_half[i] = to_bf16(v[i]);
+        v[i] = from_bf16(v_half[i]);
+      }
+    }
+    if (!c.key_lengths.empty()) lengths = I32({c.batch}, c.key_lengths);
+    if (!c.segments.empty()) segments = I32({c.batch, c.keys}, c.segments);
+  }
+
+  TrefoilView k_view() { return c.bf16 ? view(k_half) : view(k); }
+  TrefoilView v_view() { return c.bf16 ? view(v_half) : view(v); }
+  TrefoilView lengths_view() { return c.key_lengths.empty() ? absent() : view(lengths); }
+  TrefoilView segments_view() { return c.segments.empty() ? absent() : view(segments); }
+  std::vector<double> attributes() const { return {double(c.causal), scale}; }
+
+  bool sees(int64_t b, int64_t i, int64_t j) const {
+    int64_t n = c.key_lengths.empty() ? c.keys : c.key_lengths[b];
+    if (j >= n || (c.causal && j > n - c.queries + i)) return false;
+    return c.segments.empty() || c.segments[b * c.keys + i] == c.segments[b * c.keys + j];
+  }
+};
+
+struct Results {
+  F32 out, lse, dq, dk, dv;
+};
+
+Results run(Device& device, Problem& p) {
+  Results r{F32(p.q.shape), F32({p.c.batch, p.c.heads, p.c.queries}), F32(p.q.shape), F32(p.k.shape), F32(p.k.shape)};
+  for (F32* output : {&r.out, &r.lse, &r.dq, &r.dk, &r.dv}) std::fill(output->values.begin(), output->values.end(), kNaN);
+  launch(device, "attention", {view(p.q), p.k_view(), p.v_view(), p.lengths_view(), p.segments_view()}, {view(r.out), view(r.lse)},
+         p.attributes());
+  launch(device, "attention_grad",
+         {view(p.dout), view(p.q), p.k_view(), p.v_view(), view(r.out), view(r.lse), p.lengths_view(), p.segments_view()},
+         {view(r.dq), view(r.dk), view(r.dv)}, p.attributes());
+  return r;
+}
+
+struct Reference {
+  Doubles out, lse, dq, dk, dv;
+};
+
+// Dense, one query at a time, with the gradient of softmax written out.
+Reference reference(const Problem& p, const Doubles& q, const Doubles& k, const Doubles& v) {
+  const Case& c = p.c;
+  Reference r{Doubles(q.size()), Doubles(c.batch * c.heads * c.queries), Doubles(q.size()), Doubles(k.size()), Doubles(v.size())};
+  for (int64_t b = 0; b < c.batch; ++b)
+    for (int64_t head = 0; head < c.heads; ++head)
+      for (int64_t i = 0; i < c.queries; ++i) {
+        int64_t group = head / (c.heads / c.groups), at = ((b * c.queries + i) * c.heads + head) * c.size;
+        auto key = [&](int64_t j) { return ((b * c.keys + j) * c.groups + group) * c.size; };
+        double top = -INFINITY, total = 0, delta = 0;
+        Doubles score(c.keys, -INFINITY), slope(c.keys);
+        for (int64_t j = 0; j < c.keys; ++j) {
+          if (!p.sees(b, i, j)) continue;
+          score[j] = 0;
+          for (int64_t d = 0; d < c.size; ++d) score[j] += q[at + d] * k[key(j) + d];
+          score[j] *= p.scale;
+          top = std::max(top, score[j]);
+        }
+        for (double s : score) total += s == -INFINITY ? 0 : std::exp(s - top);
+        r.lse[(b * c.heads + head) * c.queries + i] = total == 0 ? -INFINITY : top + std::log(total);
+        for (int64_t j = 0; j < c.keys; ++j) {
+          double probability = score[j] == -INFINITY ? 0 : std::exp(score[j] - top) / total;
+          score[j] = probability;
+          for (int64_t d = 0; d < c.size; ++d) {
+            r.out[at + d] += probability * v[key(j) + d];
+            slope[j] += p.dout[at + d] * v[key(j) + d];
+          }
+          delta += probability * slope[j];
+        }
+        for (int64_t j = 0; j < c.keys; ++j)
+          for (int64_t d = 0; d < c.size; ++d) {
+            double dscore = score[j] * (slope[j] - delta) * p.scale;
+            r.dv[key(j) + d] += score[j] * p.dout[at + d];
+            r.dq[at + d] += dscore * k[key(j) + d];
+            r.dk[key(j) + d] += dscore * q[at + d];
+          }
+      }
+  return r;
+}
+Reference reference(const Problem& p) { return reference(p, doubles(p.q), doubles(p.k), doubles(p.v)); }
+
+void check_case(Device& device, const Case& c) {
+  Problem p(c);
+  Results actual = run(device, p);
+  Reference expected = reference(p);
+  // Scores grow with the magnitude of q, and a score's rounding is a relative error of the probability. The absolute part
+  // is for slope - delta, which cancels to nothing where one key takes all the probability.
+  double tolerance = 2e-6 * c.magnitude, absolute = 3e-6 * c.magnitude;
+  check_close(actual.out, expected.out, tolerance, 1e-7, "out");
+  for (size_t i = 0; i < expected.lse.size(); ++i) {
+    bool empty = expected.lse[i] == -INFINITY;
+    CHECK(empty ? actual.lse[i] == -kInfinity : std::fabs(actual.lse[i] - expected.lse[i]) <= 1e-6 * (1 + std::fabs(expected.lse[i])));
+  }
+  check_close(actual.dq, expected.dq, tolerance, absolute, "dq");
+  check_close(actual.dk, expected.dk, tolerance, absolute, "dk");
+  check_close(actual.dv, expected.dv, tolerance, absolute, "dv");
+}
+
+std::vector<int32_t> runs_of_segments(int64_t batch, int64_t keys, std::vector<int32_t> names, int64_t run) {
+  std::vector<int32_t> result;
+  for (int64_t i = 0; i < batch * keys; ++i) result.push_back(names[static_cast<size_t>(i % keys / run) % names.size()]);
+  return result;
+}
+
+}  // namespace
+
+TEST(attention_reference_gradients_match_differences) {
+  if (device.isa != "scalar") return;  // the reference alone: once is enough
+  Problem p(Case{.batch = 1, .queries = 3, .keys = 4, .heads = 4, .groups = 2, .size = 3, .causal = true});
+  Reference exact = reference(p);
+  Doubles q = doubles(p.q), k = doubles(p.k), v = doubles(p.v);
+  auto compare = [](const Doubles& a, const Doubles& b) {
+    for (size_t i = 0; i < a.size(); ++i) CHECK(std::fabs(a[i] - b[i]) < 1e-8);
+  };
+  compare(exact.dq, numeric_gradient([&](const Doubles& at) { return reference(p, at, k, v).out; }, q, p.dout));
+  compare(exact.dk, numeric_gradient([&](const Doubles& at) { return reference(p, q, at, v).out; }, k, p.dout));
+  compare(exact.dv, numeric_gradient([&](const Doubles& at) { return reference(p, q, k, at).out; }, v, p.dout));
+}
+
+TEST(attention_matches_double) {
+  for (bool causal : {false, true})
+    for (int64_t size : {4, 17, 32, 64, 80, 128})
+      for (int64_t length : {1, 7, 33, 65, 130})
+        check_case(device, {.batch = 2, .queries = length, .keys = length, .heads = 2, .groups = 2, .size = size, .causal = causal});
+}
+
+TEST(attention_shares_key_heads) {
+  for (bool causal : {false, true})
+    for (int64_t groups : {1, 2, 4})
+      for (int64_t length : {5, 70})
+        check_case(device, {.batch = 2, .queries = length, .keys = length, .heads = 4, .groups = groups, .size = 24, .causal = causal});
+}
+
+TEST(attention_of_other_key_counts) {
+  for (bool causal : {false, true})
+    for (auto [queries, keys] : {std::pair<int64_t, int64_t>{6, 90}, {40, 100}, {100, 40}, {1, 3}, {8, 0}})
+      check_case(device, {.batch = 2, .queries = queries, .keys = keys, .heads = 4, .groups = 2, .size = 16, .causal = causal});
+}
+
+TEST(attention_with_key_lengths) {
+  for (bool causal : {false, true})
+    for (int64_t queries : {2, 50})
+      check_case(device, {.batch = 4, .queries = queries, .keys = 80, .heads = 2, .groups = 1, .size = 32, .causal = causal,
+                          .key_lengths = {0, 1, 67, 80}});
+}
+
+TEST(attention_within_segments) {
+  // Names that agree in one half of their bits must still be told apart.
+  std::vector<int32_t> names = {0, -1, 65536, 65537, INT32_MIN, 7};
+  for (bool causal : {false, true})
+    for (int64_t run : {1, 20, 64, 100})
+      check_case(device, {.batch = 2, .queries = 150, .keys = 150, .heads = 2, .groups = 1, .size = 16, .causal = causal,
+                          .segments = runs_of_segments(2, 150, names, run)});
+  check_case(device, {.batch = 2, .queries = 3, .keys = 3, .heads = 2, .groups = 2, .size = 16, .causal = true,
+                      .segments = {5, 5, 6, 1, 2, 1}});
+  check_case(device, {.batch = 2, .queries = 70, .keys = 70, .heads = 2, .groups = 2, .size = 16, .causal = true,
+                      .key_lengths = {70, 41}, .segments = runs_of_segments(2, 70, {3, 4}, 35)});
+}
+
+TEST(attention_over_bf16_keys) {
+  for (int64_t queries : {1, 40})
+    for (int64_t size : {32, 36})
+      check_case(device, {.batch = 2, .queries = queries, .keys = 70, .heads = 4, .groups = 2, .size = size, .causal = true, .bf16 = true});
+}
+
+TEST(attention_of_large_scores) {
+  for (int64_t queries : {1, 60})
+    check_case(device, {.batch = 1, .queries = queries, .keys = 100, .heads = 2, .groups = 2, .size = 64, .magnitude = 200.0f});
+}
+
+TEST(attention_decodes_against_a_cache) {
+  for (int64_t queries : {1, 2, 4})
+    for (int64_t groups : {1, 4})
+      for (int64_t size : {20, 64, 128})
+        for (bool bf16 : {false, true})
+          check_case(device, {.batch = 2, .queries = queries, .keys = 700, .heads = 4, .groups = groups, .size = size, .causal = true,
+                              .key_lengths = {699, 130}, .bf16 = bf16});
+}
+
+TEST(attention_splits_keys_of_few_heads) {
+  for (bool causal : {false, true})
+    check_case(device, {.batch = 1, .queries = 1100, .keys = 1100, .heads = 2, .groups = 1, .size = 8, .causal = causal});
+}
+
+TEST(attention_propagates_nan) {
+  for (int64_t queries : {1, 20}) {
+    Problem p({.batch = 1, .queries = queries, .keys = 40, .heads = 1, .groups = 1, .size = 16});
+    p.k[5 * 16 + 3] = kNaN;
+    Results r = run(device, p);
+    for (float value : r.out.values) CHECK(std::isnan(value));
+    for (float value : r.lse.values) CHECK(std::isnan(value));
+    for (float value : r.dq.values) CHECK(std::isnan(value));
+  }
+}
+
+TEST(attention_ignores_what_lies_past_key_lengths) {
+  for (int64_t queries : {1, 20}) {
+    Problem p({.batch = 1, .queries = queries, .keys = 40, .heads = 1, .groups = 1, .size = 16, .key_lengths = {33}});
+    for (size_t i = 33 * 16; i < 40 * 16; ++i) p.k[i] = p.v[i] = kNaN;
+    Results r = run(device, p);
+    for (float value : r.out.values) CHECK(!std::isnan(value));
+    for (size_t i = 0; i < r.dk.size(); ++i) CHECK(i < 33 * 16 ? !std::isnan(r.dk[i]) : r.dk[i] == 0 && r.dv[i] == 0);
+  }
+}
+
+TEST(attention_rejects_key_lengths) {
+  for (int32_t length : {-1, 41}) {
+    Problem p({.batch = 2, .queries = 2, .keys = 40, .heads = 1, .groups = 1, .size = 16, .key_lengths = {40, length}});
+    F32 out(p.q.shape);
+    TrefoilStatus status = launch_error(device, "attention", {view(p.q), view(p.k), view(p.v), view(p.lengths), absent()},
+                                        {view(out), absent()}, p.attributes());
+    CHECK(status.code == TREFOIL_INDEX_OUT_OF_RANGE);
+    CHECK(std::strstr(status.message, "key_lengths[1]"));
+  }
+}
+
+TEST(attention_thread_independent) {
+  check_thread_independent(device, [](Device& other) {
+    std::vector<F32> all;
+    for (Case c : {Case{.batch = 3, .queries = 200, .keys = 200, .heads = 6, .groups = 3, .size = 32, .causal = true},
+                   Case{.batch = 1, .queries = 600, .keys = 600, .heads = 2, .groups = 1, .size = 16},
+                   Case{.batch = 1, .queries = 1, .keys = 900, .heads = 2, .groups = 2, .size = 64}}) {
+      Problem p(c);
+      Results r = run(other, p);
+      for (F32* output : {&r.out, &r.lse, &r.dq, &r.dk, &r.dv}) all.push_back(*output);
+    }
+    return all;
+  });
+}

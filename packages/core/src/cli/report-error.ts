@@ -1,0 +1,41 @@
+import { TrefoilError } from "../tensor/errors.js";
+import type { Style } from "../train/terminal-style.js";
+import { UsageError } from "./errors.js";
+
+/**
+ * An error as the user reads it. Errors raised on purpose, and those of the operating system, are one paragraph with
+ * code and causes; anything else is a bug and keeps its stack. TREFOIL_DEBUG=1 shows every stack.
+ */
+export function formatError(error: unknown, style: Style, env: NodeJS.ProcessEnv = process.env): string {
+  const label = style("red", "error:");
+  if (!(error instanceof Error)) return `${label} ${String(error)}\n`;
+  const expected = error instanceof TrefoilError || isSystemError(error);
+  if (env.TREFOIL_DEBUG === "1" || !expected) return `${label} ${stackOf(error)}\n`;
+  if (error instanceof UsageError && error.cause === undefined) return `${label} ${error.message}\n`;
+  const code = "code" in error ? ` (${String(error.code)})` : "";
+  return `${label} ${withoutStop(error.message)}${code}.${causes(error)}\n`;
+}
+
+function causes(error: Error): string {
+  let text = "";
+  let { cause } = error;
+  // A cause may be its own ancestor; five levels say enough.
+  for (let depth = 0; cause !== undefined && depth < 5; depth++) {
+    text += ` Cause: ${withoutStop(cause instanceof Error ? cause.message : String(cause))}.`;
+    cause = cause instanceof Error ? cause.cause : undefined;
+  }
+  return text;
+}
+
+function stackOf(error: Error): string {
+  const stack = error.stack ?? `${error.name}: ${error.message}`;
+  return error.cause instanceof Error ? `${stack}\nCaused by: ${stackOf(error.cause)}` : stack;
+}
+
+function withoutStop(message: string): string {
+  return message.replace(/\.$/, "");
+}
+
+function isSystemError(error: Error): boolean {
+  return "syscall" in error && "errno" in error;
+}

@@ -1,0 +1,177 @@
+import type { Writable } from "node:stream";
+import { stringify } from "yaml";
+import { createProgress } from "../train/progress.js";
+import { createStyle } from "../train/terminal-style.js";
+import type { Command, CommandContext } from "./command.js";
+import { UsageError } from "./errors.js";
+import { commandHelp, type HelpOptions, programHelp } from "./help.js";
+import { listenForInterruption } from "./interrupt.js";
+import { jsonSchema } from "./json-schema.js";
+import { nearest } from "./nearest.js";
+import { formatError } from "./report-error.js";
+import { resolveConfig } from "./resolve.js";
+
+type TerminalStream = Writable & { readonly isTTY?: boolean; readonly columns?: number };
+
+export interface CliOptions {
+  /** Name of the program: "btx". */
+  readonly name: string;
+  readonly version: string;
+  /** One line about the program. */
+  readonly summary?: string;
+  readonly commands: readonly Command[];
+  /** Arguments without the runtime and script; the process's own by default. */
+  readonly argv?: readonly string[];
+  readonly stdout?: TerminalStream;
+  readonly stderr?: TerminalStream;
+  readonly env?: NodeJS.ProcessEnv;
+}
+
+interface Invocation {
+  readonly files: string[];
+  readonly flags: string[];
+  readonly help: boolean;
+  readonly printConfig: boolean;
+  readonly printSchema: boolean;
+  readonly quiet: boolean;
+}
+
+/**
+ * Runs a command line and returns the process's exit code: 0 done, 1 the command failed, 2 wrong usage, 130 interrupted
+ * (143 by SIGTERM). Prints errors; throws nothing. Set `process.exitCode` to the result.
+ */
+export async function runCli(options: CliOptions): Promise<number> {
+  const { name, version, commands, argv = process.argv.slice(2), env = process.env } = options;
+  const stdout = options.stdout ?? (process.stdout as TerminalStream);
+  const stderr = options.stderr ?? (process.stderr as TerminalStream);
+  quietWhenPipeCloses(stdout);
+  const helpFor = (stream: TerminalStream): HelpOptions => {
+    const width = stream.isTTY === true ? (stream.columns ?? 80) : 100;
+    return { width: Math.min(120, Math.max(60, width - 1)), style: createStyle(stream, env) };
+  };
+
+  const [first, ...rest] = argv[0] === "--" ? argv.slice(1) : argv;
+  try {
+    if (first === "--version" || first === "-v") {
+      stdout.write(`${version}\n`);
+      return 0;
+    }
+    const topic = first === "help" ? rest[0] : undefined;
+    if (first === "--help" || first === "-h" || (first === "help" && topic === undefined)) {
+      stdout.write(programHelp(options, commands, helpFor(stdout)));
+      return 0;
+    }
+    if (first === undefined) {
+      stderr.write(programHelp(options, commands, helpFor(stderr)));
+      return 2;
+    }
+    const command = findCommand(name, commands, topic ?? first);
+    const invocation = splitArguments(rest);
+    if (topic !== undefined || invocation.help) {
+      stdout.write(commandHelp(name, command, helpFor(stdout)));
+      return 0;
+    }
+    if (invocation.printSchema) {
+      stdout.write(`${JSON.stringify(jsonSchema(command), null, 2)}\n`);
+      return 0;
+    }
+    const fullName = `${name} ${command.name}`;
+    const config = await resolveConfig({ name: fullName, schema: command.schema }, invocation);
+    if (invocation.printConfig) {
+      stdout.write(stringify(config));
+      return 0;
+    }
+    return await runCommand(command, config, {
+      command: fullName,
+      version,
+      stdout,
+      stderr,
+      env,
+      quiet: invocation.quiet,
+    });
+  } catch (error) {
+    stderr.write(formatError(error, createStyle(stderr, env), env));
+    if (error instanceof UsageError && error.code !== "CONFIG_FILE") {
+      const known = commands.some((command) => command.name === first);
+      stderr.write(`\nRun ${name}${known ? ` ${first}` : ""} --help for ${known ? "every flag" : "the commands"}.\n`);
+    }
+    return error instanceof UsageError ? 2 : 1;
+  }
+}
+
+async function runCommand(
+  command: Command,
+  config: Record<string, unknown>,
+  setting: Omit<CommandContext, "signal" | "progress"> & { stderr: TerminalStream; env: NodeJS.ProcessEnv },
+): Promise<number> {
+  const { stderr, env, ...context } = setting;
+  const progress = createProgress({ stream: stderr, quiet: context.quiet, env });
+  using interruption = listenForInterruption((signal) => {
+    progress.warn(`${signal}: stopping after this step; once more to stop at once`);
+  });
+  try {
+    await command.run(config, { ...context, signal: interruption.signal, progress });
+  } catch (error) {
+    // A wait that the abort cut short is the interruption itself, not a failure.
+    if (!(interruption.signal.aborted && isAbortError(error))) throw error;
+  } finally {
+    progress.close();
+  }
+  return interruption.exitCode ?? 0;
+}
+
+function isAbortError(error: unknown): boolean {
+  return error instanceof Error && (error.name === "AbortError" || ("code" in error && error.code === "ABORT_ERR"));
+}
+
+function findCommand(program: string, commands: readonly Command[], name: string): Command {
+  const command = commands.find((candidate) => candidate.name === name);
+  if (command !== undefined) return command;
+  const names = commands.map((candidate) => candidate.name);
+  const closest = nearest(name, names);
+  const suggestion =
+    closest === undefined ? `the commands are ${names.join(", ")}` : `did you mean ${program} ${closest}?`;
+  throw new UsageError("COMMAND_UNKNOWN", `unknown command ${name}; ${suggestion}`);
+}
+
+/** Takes out the flags that every command has; the rest belongs to the command's schema. */
+function splitArguments(argv: readonly string[]): Invocation {
+  const files: string[] = [];
+  const flags: string[] = [];
+  const seen = new Set<string>();
+  for (let i = 0; i < argv.length; i++) {
+    const argument = argv[i] as string;
+    if (argument === "--config") {
+      const file = argv[++i];
+      if (file === undefined || file.startsWith("--")) {
+        throw new UsageError("CONFIG_FLAG", "--config needs a file: --config settings.yaml");
+      }
+      files.push(file);
+    } else if (argument.startsWith("--config=")) {
+      files.push(argument.slice("--config=".length));
+    } else if (["--help", "-h", "--print-config", "--json-schema", "--quiet"].includes(argument)) {
+      seen.add(argument);
+    } else {
+      flags.push(argument);
+    }
+  }
+  return {
+    files,
+    flags,
+    help: seen.has("--help") || seen.has("-h"),
+    printConfig: seen.has("--print-config"),
+    printSchema: seen.has("--json-schema"),
+    quiet: seen.has("--quiet"),
+  };
+}
+
+const watched = new WeakSet<Writable>();
+
+/** `btx … | head` closes the pipe early: that is no error. */
+function quietWhenPipeCloses(stream: Writable): void {
+  if (watched.has(stream)) return;
+  watched.add(stream);
+  stream.on("error", (error: NodeJS.ErrnoException) => {
+    if (error.code !== "EPIPE") throw error;
+  });
+}

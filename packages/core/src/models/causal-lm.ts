@@ -1,0 +1,194 @@
+import type { TransformerConfig } from "../io/index.js";
+import { type BalanceForm, balanceLoss, type Routing } from "../nn/mixture-of-experts.js";
+import { Embedding, Linear, RMSNorm } from "../nn/layers.js";
+import { Module } from "../nn/module.js";
+import { InitialValues } from "../nn/random-init.js";
+import { type RotaryTable, rotaryTable } from "../nn/rotary.js";
+import { type AttentionContext, SelfAttention } from "../nn/self-attention.js";
+import { linearCrossEntropy } from "../ops/cross-entropy.js";
+import { add, broadcastTo, multiply } from "../ops/elementwise.js";
+import { gatherRows, iota } from "../ops/indexing.js";
+import { linear } from "../ops/matmul.js";
+import { reshape } from "../ops/movement.js";
+import { ShapeError, InvalidUseError } from "../tensor/errors.js";
+import { sameShape } from "../tensor/shape.js";
+import type { Tensor } from "../tensor/tensor.js";
+
+/** The sizes and constants of a Llama-style decoder. A `TransformerConfig` read from a folder is one. */
+export type DecoderConfig = Pick<
+  TransformerConfig,
+  | "vocabSize"
+  | "hiddenSize"
+  | "intermediateSize"
+  | "layers"
+  | "heads"
+  | "keyValueHeads"
+  | "headDim"
+  | "rmsNormEps"
+  | "ropeTheta"
+  | "ropeScaling"
+  | "tieWordEmbeddings"
+  | "maxPositions"
+  | "slidingWindow"
+  | "initializerRange"
+>;
+
+/** What a block's feed-forward half gives: its output, and the router's decisions if it has a router. */
+export interface FeedForwardResult {
+  output: Tensor;
+  routing?: Routing;
+}
+
+/** One pre-norm decoder block: attention and a feed-forward layer, each with a residual connection. */
+export abstract class DecoderBlock extends Module {
+  readonly selfAttn: SelfAttention;
+  readonly inputLayernorm: RMSNorm;
+  readonly postAttentionLayernorm: RMSNorm;
+
+  constructor(config: DecoderConfig, initial: InitialValues) {
+    super();
+    const { hiddenSize, heads, keyValueHeads, headDim, initializerRange: standardDeviation, rmsNormEps } = config;
+    this.selfAttn = new SelfAttention({ hiddenSize, heads, keyValueHeads, headDim, standardDeviation, initial });
+    this.inputLayernorm = new RMSNorm(hiddenSize, rmsNormEps);
+    this.postAttentionLayernorm = new RMSNorm(hiddenSize, rmsNormEps);
+  }
+
+  protected abstract feedForward(x: Tensor): FeedForwardResult;
+
+  /** x [batch, sequence, hidden] */
+  forward(x: Tensor, context: AttentionContext): FeedForwardResult {
+    const attended = add(x, this.selfAttn.forward(this.inputLayernorm.forward(x), context));
+    const { output, ...rest } = this.feedForward(this.postAttentionLayernorm.forward(attended));
+    return { output: add(attended, output), ...rest };
+  }
+}
+
+/** Embedding, blocks and final norm: the part that Hugging Face names `model`. */
+class DecoderStack extends Module {
+  readonly embedTokens: Embedding;
+  readonly layers: DecoderBlock[];
+  readonly norm: RMSNorm;
+
+  constructor(config: DecoderConfig, initial: InitialValues, block: (layer: number) => DecoderBlock) {
+    super();
+    const { vocabSize, hiddenSize, layers, rmsNormEps, initializerRange: standardDeviation } = config;
+    this.embedTokens = new Embedding(vocabSize, hiddenSize, { standardDeviation, initial });
+    this.layers = Array.from({ length: layers }, (_, layer) => block(layer));
+    this.norm = new RMSNorm(hiddenSize, rmsNormEps);
+  }
+}
+
+export interface LossOptions {
+  /** [batch, sequence]: what each target counts. Default: the mean over targets, ignored ones (-1) counted in the divisor. */
+  weights?: Tensor;
+  /** i32 [batch, sequence]: attention stays inside a segment (packed documents). */
+  segments?: Tensor;
+  /** Balancing of the routers: `coefficient` times `balanceLoss` in this form. */
+  balance?: { form: BalanceForm; coefficient: number };
+}
+
+export interface LossResult {
+  /** What to differentiate: cross-entropy plus balancing. */
+  loss: Tensor;
+  /** The language-modelling part, nats per target. */
+  crossEntropy: Tensor;
+  /** Negative log-likelihood of each target, [batch * sequence]; 0 where ignored. */
+  nll: Tensor;
+  /** The balancing loss with coefficient 1; absent without routers or `balance`. */
+  balance?: Tensor;
+  routing: Routing[];
+}
+
+/** A Llama-style causal language model; parameter names are Hugging Face's where the layout is (models/weights.ts maps the rest). */
+export abstract class CausalLM<C extends DecoderConfig = DecoderConfig> extends Module {
+  readonly config: C;
+  readonly model: DecoderStack;
+  readonly lmHead: Linear | null;
+  readonly #rotary: RotaryTable;
+
+  /** @param seed of the initial weights: normal with `initializerRange`, norms 1 */
+  constructor(config: C, seed: number, block: (initial: InitialValues, layer: number) => DecoderBlock) {
+    super();
+    if (config.slidingWindow !== undefined && config.slidingWindow < config.maxPositions) {
+      throw new InvalidUseError(
+        `sliding_window ${config.slidingWindow} is shorter than max_position_embeddings ${config.maxPositions}: windowed attention ` +
+          "is not computed here; set sliding_window to null if the context stays inside the window",
+      );
+    }
+    this.config = config;
+    const initial = new InitialValues(seed);
+    this.model = new DecoderStack(config, initial, (layer) => block(initial, layer));
+    const { vocabSize, hiddenSize, tieWordEmbeddings, initializerRange: standardDeviation } = config;
+    this.lmHead = tieWordEmbeddings ? null : new Linear(hiddenSize, vocabSize, { bias: false, standardDeviation, initial });
+    this.#rotary = rotaryTable(config.maxPositions, config.headDim, config.ropeTheta, config.ropeScaling);
+  }
+
+  /** The output projection, [vocabulary, hidden]. */
+  get headWeight(): Tensor {
+    return this.lmHead?.weight ?? this.model.embedTokens.weight;
+  }
+
+  /**
+   * Final hidden states after the last norm, and the routers' decisions layer by layer.
+   * @param tokens i32 [batch, sequence]
+   * @param context positions, segments and cache; by default positions 0, 1, … and no cache
+   * @returns hidden [batch, sequence, hidden]
+   */
+  hidden(
+    tokens: Tensor,
+    context: Partial<Pick<AttentionContext, "positions" | "segments">> & {
+      caches?: { layers: readonly NonNullable<AttentionContext["cache"]>["at"][]; start: Tensor; lengths: Tensor };
+    } = {},
+  ): { hidden: Tensor; routing: Routing[] } {
+    if (tokens.rank !== 2) throw new ShapeError("hidden", "tokens must be [batch, sequence]", [tokens.shape]);
+    const sequence = tokens.shape[1]!;
+    if (sequence > this.config.maxPositions) {
+      throw new ShapeError("hidden", `the sequence is longer than maxPositions ${this.config.maxPositions}`, [tokens.shape]);
+    }
+    const positions = context.positions ?? broadcastTo(reshape(iota(sequence), [1, sequence]), tokens.shape);
+    const routing: Routing[] = [];
+    let x = this.model.embedTokens.forward(tokens);
+    this.model.layers.forEach((layer, i) => {
+      const { caches, segments } = context;
+      const cache = caches && { at: caches.layers[i]!, start: caches.start, lengths: caches.lengths };
+      const result = layer.forward(x, { rotary: this.#rotary, positions, segments, cache });
+      if (result.routing) routing.push(result.routing);
+      x = result.output;
+    });
+    return { hidden: this.model.norm.forward(x), routing };
+  }
+
+  /** i32 [batch, sequence] -> [batch, sequence, vocabulary]. */
+  logits(tokens: Tensor): Tensor {
+    return linear(this.hidden(tokens).hidden, this.headWeight);
+  }
+
+  /**
+   * Cross-entropy of the next tokens, without holding `[batch * sequence, vocabulary]`.
+   * @param tokens i32 [batch, sequence]
+   * @param targets i32 [batch, sequence], -1: ignored
+   */
+  loss(tokens: Tensor, targets: Tensor, options: LossOptions = {}): LossResult {
+    if (!sameShape(tokens.shape, targets.shape)) {
+      throw new ShapeError("loss", "tokens and targets must have the same shape", [tokens.shape, targets.shape]);
+    }
+    const { hidden, routing } = this.hidden(tokens, options.segments ? { segments: options.segments } : {});
+    const rows = tokens.size;
+    const weights = options.weights && reshape(options.weights, [rows]);
+    const flat = reshape(hidden, [rows, this.config.hiddenSize]);
+    const { loss: crossEntropy, nll } = linearCrossEntropy(flat, this.headWeight, reshape(targets, [rows]), weights);
+    const result: LossResult = { loss: crossEntropy, crossEntropy, nll, routing };
+    if (routing.length > 0 && options.balance) {
+      const { form, coefficient } = options.balance;
+      const balance = balanceLoss(routing, form);
+      result.loss = add(crossEntropy, multiply(balance, coefficient));
+      result.balance = balance;
+    }
+    return result;
+  }
+
+  /** Rows of the final hidden states: hidden [batch, sequence, D], index i32 [n] into batch * sequence -> logits [n, vocabulary]. */
+  logitsAt(hidden: Tensor, index: Tensor): Tensor {
+    return linear(gatherRows(reshape(hidden, [-1, this.config.hiddenSize]), index), this.headWeight);
+  }
+}

@@ -1,0 +1,108 @@
+import {
+  bf16ToF32,
+  type ConfigDtype,
+  encodeFloats,
+  generationConfigJson,
+  llamaConfigJson,
+  ModelFolder,
+  ModelFolderError,
+  ModelFolderWriter,
+  mixtralConfigJson,
+  parseTransformerConfig,
+  type TransformerConfig,
+} from "../io/index.js";
+import { sameShape } from "../tensor/shape.js";
+import type { Parameter } from "../tensor/tensor.js";
+import type { CausalLM, DecoderConfig } from "./causal-lm.js";
+import { Llama } from "./llama.js";
+import { Mixtral, type MixtralConfig } from "./mixtral.js";
+import { type DiskTensor, diskLayout } from "./weights.js";
+
+/** The model that a configuration describes, with initial weights. */
+export function createModel(config: DecoderConfig & Partial<Pick<MixtralConfig, "experts" | "expertsPerToken">>, seed = 0): CausalLM {
+  const { experts, expertsPerToken } = config;
+  return experts ? new Mixtral({ ...config, experts, expertsPerToken: expertsPerToken ?? 2 }, seed) : new Llama(config, seed);
+}
+
+/**
+ * Reads a Hugging Face folder of the Llama, Mistral or Mixtral family; weights of any float dtype become f32.
+ * @throws ModelFolderError where files, names or shapes do not fit
+ */
+export async function loadModel(path: string): Promise<{ model: CausalLM; config: TransformerConfig }> {
+  await using folder = await ModelFolder.open(path);
+  const config = parseTransformerConfig(await folder.readJson("config.json"), path);
+  const model = createModel(config);
+  await loadWeights(model, folder, path);
+  return { model, config };
+}
+
+/** Sets the parameters of `model` from a folder of the same architecture. @throws ModelFolderError */
+export async function loadWeights(model: CausalLM, folder: ModelFolder, path: string): Promise<void> {
+  for (const [parameter, parts] of diskLayout(model)) {
+    const data = new Float32Array(parameter.size);
+    for (const part of parts) data.set(await readPart(folder, part, path), part.offset);
+    parameter.set(data);
+  }
+}
+
+async function readPart(folder: ModelFolder, part: DiskTensor, path: string): Promise<Float32Array> {
+  const info = folder.tensors.get(part.name);
+  if (!info) throw new ModelFolderError("MODEL_FOLDER_MISSING_TENSOR", path, `"${part.name}" is missing`);
+  if (!sameShape(info.shape, part.shape)) {
+    const shapes = `[${info.shape.join(", ")}], but config.json asks for [${part.shape.join(", ")}]`;
+    throw new ModelFolderError("MODEL_FOLDER_WRONG_SHAPE", path, `"${part.name}" is ${shapes}`);
+  }
+  return await folder.readF32(part.name);
+}
+
+export interface SaveModelOptions {
+  /** What `config.json` says beyond the architecture: token ids, family. */
+  config: TransformerConfig | Omit<TransformerConfig, "raw" | "dtype">;
+  /** Dtype on disk. Default "float32". */
+  dtype?: ConfigDtype;
+  /** Folder whose tokenizer files are copied. */
+  tokenizerFrom?: string;
+  /** Further files by name. */
+  files?: Readonly<Record<string, string | object>>;
+  overwrite?: boolean;
+  shardBytes?: number;
+}
+
+const storage = { float32: "F32", bfloat16: "BF16", float16: "F16" } as const;
+
+/** Writes a Hugging Face folder that `LlamaForCausalLM` or `MixtralForCausalLM` loads; it appears whole or not at all. */
+export async function saveModel(model: CausalLM, path: string, options: SaveModelOptions): Promise<void> {
+  const { config, dtype = "float32", tokenizerFrom, files = {}, overwrite, shardBytes } = options;
+  const layout = diskLayout(model);
+  const declarations = [...layout.values()].flat().map(({ name, shape }) => ({ name, shape, dtype: storage[dtype] }));
+  const writer = await ModelFolderWriter.create(path, declarations, {
+    ...(overwrite === undefined ? {} : { overwrite }),
+    ...(shardBytes === undefined ? {} : { shardBytes }),
+  });
+  try {
+    const json = model instanceof Mixtral ? mixtralConfigJson(config, dtype) : llamaConfigJson(config, dtype);
+    await writer.writeFile("config.json", json);
+    await writer.writeFile("generation_config.json", generationConfigJson(config));
+    for (const [name, content] of Object.entries(files)) await writer.writeFile(name, content);
+    if (tokenizerFrom) await writer.copyFiles(tokenizerFrom);
+    for (const [parameter, parts] of layout) await writeParts(writer, parameter, parts, storage[dtype]);
+    await writer.finish();
+  } catch (error) {
+    await writer.abort();
+    throw error;
+  }
+}
+
+async function writeParts(
+  writer: ModelFolderWriter,
+  parameter: Parameter,
+  parts: readonly DiskTensor[],
+  dtype: "F32" | "BF16" | "F16",
+): Promise<void> {
+  const data = await parameter.data();
+  const values = data instanceof Uint16Array ? bf16ToF32(data) : Float32Array.from(data);
+  for (const { name, shape, offset } of parts) {
+    const size = shape.reduce((product, each) => product * each, 1);
+    await writer.write(name, encodeFloats(dtype, values.subarray(offset, offset + size)));
+  }
+}

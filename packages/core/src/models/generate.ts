@@ -1,0 +1,155 @@
+import { compile } from "../graph/compile.js";
+import { RandomGenerator } from "../graph/random.js";
+import { KeyValueCache } from "../nn/self-attention.js";
+import { add } from "../ops/elementwise.js";
+import { iota } from "../ops/indexing.js";
+import { reshape } from "../ops/movement.js";
+import type { SamplingOptions } from "../ops/random.js";
+import { InvalidUseError } from "../tensor/errors.js";
+import { full, Parameter, type Tensor, tensor } from "../tensor/tensor.js";
+import type { CausalLM } from "./causal-lm.js";
+
+export interface GenerateOptions extends SamplingOptions {
+  /** Tokens to add to each prompt at most. */
+  maxNewTokens: number;
+  /** A row ends after one of these. */
+  eosTokenIds?: readonly number[];
+  /** Seed of the sampler. Default 0. */
+  seed?: number;
+  /** Dtype of the key-value cache; bf16 halves its memory. Default f32. */
+  cacheDtype?: "f32" | "bf16";
+  /** Called with every new token: row, token id, log-probability at temperature 1. */
+  onToken?: (row: number, token: number, logProbability: number) => void;
+  /** Stops between tokens; what was generated so far is returned. */
+  signal?: AbortSignal;
+}
+
+export interface Generation {
+  /** New tokens, the ending token included. */
+  tokens: Int32Array;
+  /** Log-probability of each under the unfiltered distribution at temperature 1. */
+  logProbabilities: Float32Array;
+  /** Whether an ending token was drawn. */
+  finished: boolean;
+}
+
+/** Prompts are padded up to a multiple of this, so that a few programs serve all lengths. */
+const lengthQuantum = 32;
+/** Decoding steps enqueued before the first is awaited: hides the way back to JavaScript. */
+const stepsAhead = 2;
+
+const roundUp = (value: number, quantum: number): number => Math.ceil(value / quantum) * quantum;
+
+/** Batched generation with a key-value cache, for one batch size and length; programs are kept between calls. */
+export class Generator implements Disposable {
+  readonly batch: number;
+  /** Prompt plus new tokens, at most. */
+  readonly maxLength: number;
+  readonly #model: CausalLM;
+  readonly #caches: KeyValueCache[];
+  readonly #token: Parameter;
+  readonly #lengths: Parameter;
+  readonly #random = new RandomGenerator(0);
+
+  constructor(model: CausalLM, batch: number, maxLength: number, cacheDtype: "f32" | "bf16" = "f32") {
+    const { keyValueHeads, headDim, layers, maxPositions } = model.config;
+    if (maxLength > maxPositions) {
+      throw new InvalidUseError(`prompt and new tokens take ${maxLength} positions; the model has ${maxPositions}`);
+    }
+    this.#model = model;
+    this.batch = batch;
+    this.maxLength = Math.min(roundUp(maxLength, lengthQuantum), maxPositions);
+    this.#caches = Array.from(
+      { length: layers },
+      () => new KeyValueCache([batch, this.maxLength, keyValueHeads, headDim], cacheDtype),
+    );
+    this.#token = new Parameter([batch, 1], { dtype: "i32", trainable: false });
+    this.#lengths = new Parameter([batch], { dtype: "i32", trainable: false });
+  }
+
+  /** Runs the prompts, right-padded to one length, and draws the first new token of each row. */
+  readonly #prefill = compile((tokens: Tensor, lengths: Tensor, sampling: SamplingOptions) => {
+    const [batch, sequence] = tokens.shape as [number, number];
+    const caches = { layers: this.#caches, start: full([batch], 0, "i32"), lengths: full([batch], sequence, "i32") };
+    const { hidden } = this.#model.hidden(tokens, { caches });
+    // Row of the last prompt token: b * sequence + length - 1.
+    const last = add(add(iota(batch).mul(sequence), lengths), -1);
+    this.#lengths.assign(lengths);
+    return this.#draw(this.#model.logitsAt(hidden, last), sampling);
+  });
+
+  readonly #decode = compile((sampling: SamplingOptions) => {
+    const lengths = add(this.#lengths, 1);
+    const caches = { layers: this.#caches, start: this.#lengths, lengths };
+    const { hidden } = this.#model.hidden(this.#token, { caches, positions: reshape(this.#lengths, [this.batch, 1]) });
+    const logits = this.#model.logitsAt(hidden, iota(this.batch));
+    this.#lengths.assign(lengths);
+    return this.#draw(logits, sampling);
+  });
+
+  #draw(logits: Tensor, sampling: SamplingOptions): { token: Tensor; logProbability: Tensor } {
+    const drawn = this.#random.sampleTokens(logits, sampling);
+    this.#token.assign(reshape(drawn.token, [this.batch, 1]));
+    return drawn;
+  }
+
+  /** @param prompts `batch` rows of at least one token */
+  async generate(prompts: readonly Int32Array[], options: GenerateOptions): Promise<Generation[]> {
+    const { maxNewTokens, eosTokenIds = [], seed = 0, onToken, signal } = options;
+    if (prompts.length !== this.batch) throw new InvalidUseError(`got ${prompts.length} prompts for a batch of ${this.batch}`);
+    const empty = prompts.findIndex((prompt) => prompt.length === 0);
+    if (empty >= 0) throw new InvalidUseError(`prompt ${empty} is empty; start it with the beginning-of-text token`);
+    const longest = Math.max(...prompts.map((prompt) => prompt.length));
+    if (longest + maxNewTokens > this.maxLength) {
+      throw new InvalidUseError(`a prompt of ${longest} and ${maxNewTokens} new tokens exceed the cache of ${this.maxLength} positions`);
+    }
+    const sampling: SamplingOptions = {
+      temperature: options.temperature ?? 1,
+      topK: options.topK ?? 0,
+      topP: options.topP ?? 1,
+    };
+    const sequence = Math.min(roundUp(longest, lengthQuantum), this.maxLength);
+    const padded = new Int32Array(this.batch * sequence);
+    prompts.forEach((prompt, row) => {
+      padded.set(prompt, row * sequence);
+    });
+    this.#random.seed(seed);
+    const lengths = Int32Array.from(prompts, (prompt) => prompt.length);
+    const rows = prompts.map(() => ({ tokens: [] as number[], logProbabilities: [] as number[], finished: false }));
+    const inFlight = [this.#prefill(tensor(padded, { shape: [this.batch, sequence] }), tensor(lengths), sampling)];
+    for (let step = 0; step < maxNewTokens && !signal?.aborted && rows.some(({ finished }) => !finished); step++) {
+      while (inFlight.length <= stepsAhead && step + inFlight.length < maxNewTokens) inFlight.push(this.#decode(sampling));
+      const { token, logProbability } = await inFlight.shift()!;
+      const [drawn, scores] = [await token.data(), await logProbability.data()];
+      rows.forEach((row, i) => {
+        if (row.finished) return;
+        row.tokens.push(drawn[i]!);
+        row.logProbabilities.push(scores[i]!);
+        row.finished = eosTokenIds.includes(drawn[i]!);
+        onToken?.(i, drawn[i]!, scores[i]!);
+      });
+    }
+    await Promise.all(inFlight);
+    return rows.map((row) => ({
+      tokens: Int32Array.from(row.tokens),
+      logProbabilities: Float32Array.from(row.logProbabilities),
+      finished: row.finished,
+    }));
+  }
+
+  /** Frees the caches now. */
+  dispose(): void {
+    for (const cache of this.#caches) cache.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** Generates from `prompts` once. For many calls of one size keep a `Generator`. */
+export async function generate(model: CausalLM, prompts: readonly Int32Array[], options: GenerateOptions): Promise<Generation[]> {
+  const longest = Math.max(0, ...prompts.map((prompt) => prompt.length));
+  using generator = new Generator(model, prompts.length, longest + options.maxNewTokens, options.cacheDtype);
+  return await generator.generate(prompts, options);
+}

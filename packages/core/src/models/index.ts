@@ -1,0 +1,13 @@
+export {
+  CausalLM,
+  DecoderBlock,
+  type DecoderConfig,
+  type FeedForwardResult,
+  type LossOptions,
+  type LossResult,
+} from "./causal-lm.js";
+export { type DiskTensor, diskLayout } from "./weights.js";
+export { createModel, loadModel, loadWeights, type SaveModelOptions, saveModel } from "./folder.js";
+export { type GenerateOptions, type Generation, Generator, generate } from "./generate.js";
+export { Llama } from "./llama.js";
+export { Mixtral, type MixtralConfig } from "./mixtral.js";

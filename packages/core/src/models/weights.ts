@@ -1,0 +1,50 @@
+import type { Parameter } from "../tensor/tensor.js";
+import type { CausalLM } from "./causal-lm.js";
+
+/** One tensor on disk, a run of rows of a parameter in memory. */
+export interface DiskTensor {
+  name: string;
+  shape: readonly number[];
+  /** First element inside the parameter. */
+  offset: number;
+}
+
+/**
+ * How each parameter is stored: Hugging Face's Llama names, and the legacy Mixtral names that transformers and vLLM both read.
+ * A fused parameter is its parts one after the other (gate then up; expert after expert), so parts are plain ranges.
+ */
+export function diskLayout(model: CausalLM): Map<Parameter, DiskTensor[]> {
+  const layout = new Map<Parameter, DiskTensor[]>();
+  for (const [name, parameter] of model.namedParameters()) layout.set(parameter, partsOf(name, parameter.shape));
+  return layout;
+}
+
+function partsOf(name: string, shape: readonly number[]): DiskTensor[] {
+  const cut = name.lastIndexOf(".");
+  const [owner, leaf] = [name.slice(0, cut), name.slice(cut + 1)];
+  if (owner.endsWith(".block_sparse_moe")) return moeParts(owner, leaf, shape);
+  if (owner.endsWith(".mlp")) {
+    if (leaf === "down_proj") return [{ name: `${name}.weight`, shape, offset: 0 }];
+    return halves(`${owner}.gate_proj.weight`, `${owner}.up_proj.weight`, shape, 0);
+  }
+  return [{ name, shape, offset: 0 }];
+}
+
+function moeParts(owner: string, leaf: string, shape: readonly number[]): DiskTensor[] {
+  if (leaf === "gate") return [{ name: `${owner}.gate.weight`, shape, offset: 0 }];
+  const [experts, ...inner] = shape as [number, number, number];
+  const size = inner[0] * inner[1];
+  return Array.from({ length: experts }, (_, e) => {
+    const expert = `${owner}.experts.${e}`;
+    if (leaf === "down_proj") return [{ name: `${expert}.w2.weight`, shape: inner, offset: e * size }];
+    return halves(`${expert}.w1.weight`, `${expert}.w3.weight`, inner, e * size);
+  }).flat();
+}
+
+function halves(gate: string, up: string, [rows, width]: readonly number[], offset: number): DiskTensor[] {
+  const shape = [rows! / 2, width!];
+  return [
+    { name: gate, shape, offset },
+    { name: up, shape, offset: offset + (rows! / 2) * width! },
+  ];
+}

@@ -1,0 +1,13 @@
+export { FeedForward, type FeedForwardOptions } from "./feed-forward.js";
+export { Embedding, LayerNorm, Linear, type LinearOptions, RMSNorm, Sequential } from "./layers.js";
+export {
+  type BalanceForm,
+  balanceLoss,
+  MixtureOfExperts,
+  type MixtureOfExpertsOptions,
+  type Routing,
+} from "./mixture-of-experts.js";
+export { Module } from "./module.js";
+export { InitialValues, manualSeed } from "./random-init.js";
+export { inverseFrequencies, type RotaryTable, rotaryTable } from "./rotary.js";
+export { type AttentionContext, KeyValueCache, SelfAttention, type SelfAttentionOptions } from "./self-attention.js";

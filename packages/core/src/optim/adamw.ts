@@ -1,0 +1,94 @@
+import { add, divide, minimum, sqrt } from "../ops/elementwise.js";
+import { concat, reshape } from "../ops/movement.js";
+import { adamW } from "../ops/optimizer.js";
+import { sumSquares } from "../ops/reduce.js";
+import { ShapeError } from "../tensor/errors.js";
+import { full, Parameter, type Tensor } from "../tensor/tensor.js";
+import { constantSchedule, type Schedule } from "./schedule.js";
+
+export interface AdamWOptions {
+  /** A rate, or a schedule over the step. */
+  learningRate: number | Schedule;
+  /** Default 0.9. */
+  beta1?: number;
+  /** Default 0.95, the usual value for language models (PyTorch: 0.999). */
+  beta2?: number;
+  /** Default 1e-8. */
+  epsilon?: number;
+  /** Decay of parameters with two dimensions or more; norms and biases are not decayed. Default 0.1. */
+  weightDecay?: number;
+  /** Decay every parameter, as PyTorch does with one parameter group. Default false. */
+  decayAll?: boolean;
+  /** Gradients longer than this (global L2 norm) are scaled down to it. Default 1; `Infinity`: never. */
+  clipNorm?: number;
+}
+
+/** What `apply` reports, as tensors of the step. */
+export interface OptimizerReport {
+  /** Global L2 norm of the gradients, before clipping. */
+  gradientNorm: Tensor;
+  learningRate: Tensor;
+}
+
+/**
+ * AdamW (Decoupled Weight Decay Regularization, arXiv 1711.05101) with clipping by the global norm, as one fused kernel. A step whose
+ * gradient norm is not finite leaves parameters and moments as they were.
+ */
+export class AdamW {
+  readonly parameters: readonly Parameter[];
+  /** Steps taken, a scalar; part of the state. */
+  readonly step: Parameter;
+  readonly firstMoments: readonly Parameter[];
+  readonly secondMoments: readonly Parameter[];
+  readonly #options: Required<Omit<AdamWOptions, "learningRate">>;
+  readonly #schedule: Schedule;
+
+  constructor(parameters: readonly Parameter[], options: AdamWOptions) {
+    this.parameters = parameters;
+    const zerosLike = ({ shape }: Parameter) => new Parameter(shape, { trainable: false });
+    this.step = new Parameter([], { trainable: false });
+    this.firstMoments = parameters.map(zerosLike);
+    this.secondMoments = parameters.map(zerosLike);
+    const { learningRate, ...rest } = options;
+    this.#schedule = typeof learningRate === "number" ? constantSchedule(learningRate) : learningRate;
+    this.#options = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1, decayAll: false, clipNorm: 1, ...rest };
+  }
+
+  /** Records one update. Use inside `compile`; `gradients` in the order of `parameters`. */
+  apply(gradients: readonly Tensor[]): OptimizerReport {
+    if (gradients.length !== this.parameters.length) {
+      throw new ShapeError("AdamW.apply", `${gradients.length} gradients for ${this.parameters.length} parameters`, []);
+    }
+    const { weightDecay, decayAll, clipNorm } = this.#options;
+    const step = add(this.step, 1);
+    this.step.assign(step);
+    const learningRate = this.#schedule(step);
+    const gradientNorm = sqrt(sumSquares(gradients));
+    // 1e-6 as in PyTorch's clip_grad_norm_. A norm that is not finite stays so in the scale and stops the update.
+    const scale = minimum(divide(full([], clipNorm === Number.POSITIVE_INFINITY ? 1e30 : clipNorm), add(gradientNorm, 1e-6)), 1);
+    const finiteScale = add(scale, gradientNorm.sub(gradientNorm));
+    const hyper = concat([learningRate, finiteScale, step].map((value) => reshape(value, [1])));
+    const slots = this.parameters.map((parameter, i) => ({
+      parameter,
+      gradient: gradients[i]!,
+      firstMoment: this.firstMoments[i]!,
+      secondMoment: this.secondMoments[i]!,
+      weightDecay: decayAll || parameter.rank >= 2 ? weightDecay : 0,
+    }));
+    adamW(hyper, slots, this.#options).forEach((updated, i) => {
+      this.parameters[i]!.assign(updated.parameter);
+      this.firstMoments[i]!.assign(updated.firstMoment);
+      this.secondMoments[i]!.assign(updated.secondMoment);
+    });
+    return { gradientNorm, learningRate };
+  }
+
+  /** Everything a checkpoint needs besides the parameters, by name: `step`, `m.0`, `v.0`, … */
+  namedState(): Map<string, Parameter> {
+    return new Map([
+      ["step", this.step],
+      ...this.firstMoments.map((moment, i) => [`m.${i}`, moment] as const),
+      ...this.secondMoments.map((moment, i) => [`v.${i}`, moment] as const),
+    ]);
+  }
+}

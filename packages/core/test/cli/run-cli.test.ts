@@ -1,0 +1,100 @@
+import { expect, test, vi } from "vitest";
+import { z } from "zod";
+import { type CommandContext, defineCommand } from "../../src/cli/index.js";
+import { TrefoilError } from "../../src/tensor/errors.js";
+import { runInMemory } from "./run-in-memory.js";
+
+function commandThat(run: (context: CommandContext) => Promise<unknown>) {
+  return defineCommand({
+    name: "work",
+    summary: "Works.",
+    schema: z.strictObject({ size: z.int().default(1) }),
+    run: (_, context) => run(context),
+  });
+}
+
+test("a command gets its typed configuration and writes results to stdout, progress to stderr", async () => {
+  const command = defineCommand({
+    name: "double",
+    summary: "Doubles.",
+    schema: z.strictObject({ size: z.int().default(1) }),
+    async run({ size }, { stdout, progress, command: name, version }) {
+      progress.log("working");
+      stdout.write(`${name} ${version} ${size * 2}\n`);
+    },
+  });
+  const argv = ["double", "--size", "21"];
+  expect(await runInMemory([command], argv)).toEqual({ code: 0, stdout: "btx double 0.1.0 42\n", stderr: "working\n" });
+  expect((await runInMemory([command], [...argv, "--quiet"])).stderr).toBe("");
+});
+
+test("an expected error is one paragraph with code and causes, no stack", async () => {
+  const command = commandThat(async () => {
+    const cause = new Error("disk says no", { cause: new Error("full.") });
+    throw new TrefoilError("CHECKPOINT_WRITE", "cannot write the checkpoint; free some space", { cause });
+  });
+  const { code, stderr } = await runInMemory([command], ["work"]);
+  expect(code).toBe(1);
+  expect(stderr).toBe(
+    "error: cannot write the checkpoint; free some space (CHECKPOINT_WRITE). Cause: disk says no. Cause: full.\n",
+  );
+  const debugged = await runInMemory([command], ["work"], { env: { TREFOIL_DEBUG: "1" } });
+  expect(debugged.stderr).toMatch(
+    /TrefoilError: cannot write[\s\S]*\n {4}at [\s\S]*Caused by: Error: disk says no\n {4}at /,
+  );
+});
+
+test("an unexpected error keeps its stack", async () => {
+  const { code, stderr } = await runInMemory(
+    [commandThat(async () => Promise.reject(new TypeError("x is not y")))],
+    ["work"],
+  );
+  expect(code).toBe(1);
+  expect(stderr).toMatch(/^error: TypeError: x is not y\n {4}at /);
+});
+
+test("wrong usage exits with 2 and says where the help is", async () => {
+  const command = commandThat(async () => {});
+  expect(await runInMemory([command], ["wrok"])).toEqual({
+    code: 2,
+    stdout: "",
+    stderr: "error: unknown command wrok; did you mean btx work?\n\nRun btx --help for the commands.\n",
+  });
+  const { code, stderr } = await runInMemory([command], ["work", "--sise", "3"]);
+  expect(code).toBe(2);
+  expect(stderr).toContain(
+    "--sise: unknown flag\n    hint  did you mean --size?\n\nRun btx work --help for every flag.\n",
+  );
+  expect((await runInMemory([command], ["work", "--config"])).stderr).toContain("--config needs a file");
+});
+
+test("the first SIGINT aborts the signal and the run ends with 130; the second is fatal", async () => {
+  const kill = vi.spyOn(process, "kill").mockReturnValue(true);
+  const before = process.listenerCount("SIGINT");
+  const command = commandThat(async ({ signal }) => {
+    process.emit("SIGINT", "SIGINT");
+    expect(signal.aborted).toBe(true);
+    expect(kill).not.toHaveBeenCalled();
+    process.emit("SIGINT", "SIGINT");
+    expect(kill).toHaveBeenCalledExactlyOnceWith(process.pid, "SIGINT");
+    expect(process.listenerCount("SIGINT")).toBe(before);
+  });
+  const { code, stderr } = await runInMemory([command], ["work"]);
+  kill.mockRestore();
+  expect(code).toBe(130);
+  expect(stderr).toBe("warning: SIGINT: stopping after this step; once more to stop at once\n");
+  expect(process.listenerCount("SIGINT")).toBe(before);
+});
+
+test("a wait cut short by the abort is no error, a failure after it is", async () => {
+  const aborted = commandThat(async ({ signal }) => {
+    process.emit("SIGTERM", "SIGTERM");
+    signal.throwIfAborted();
+  });
+  expect((await runInMemory([aborted], ["work"])).code).toBe(143);
+  const failed = commandThat(async () => {
+    process.emit("SIGINT", "SIGINT");
+    throw new TrefoilError("CHECKPOINT_WRITE", "disk full");
+  });
+  expect((await runInMemory([failed], ["work"])).code).toBe(1);
+});
