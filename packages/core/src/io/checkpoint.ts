@@ -54,7 +54,8 @@ export async function saveCheckpoint(
 ): Promise<string> {
   const root = join(runDirectory, "checkpoints");
   const path = join(root, stepName(step));
-  if (!Number.isSafeInteger(step) || step < 0) throw new CheckpointError("CHECKPOINT_WRITE_FAILED", path, `step ${step} is not a step number`);
+  if (!Number.isSafeInteger(step) || step < 0)
+    throw new CheckpointError("CHECKPOINT_WRITE_FAILED", path, `step ${step} is not a step number`);
   const files = [
     { name: tensorsFile, chunks: tensorChunks(path, content.tensors) },
     { name: stateFile, chunks: [Buffer.from(stateJson(path, content.state))] },
@@ -100,7 +101,11 @@ export async function loadLatestCheckpoint(
       warnings.push(`Checkpoint passed over: ${error.message}`);
     }
   }
-  throw new CheckpointError("CHECKPOINT_NONE_READABLE", root, `no checkpoint is whole, so the run cannot be resumed.\n${warnings.join("\n")}`);
+  throw new CheckpointError(
+    "CHECKPOINT_NONE_READABLE",
+    root,
+    `no checkpoint is whole, so the run cannot be resumed.\n${warnings.join("\n")}`,
+  );
 }
 
 /** Loads one checkpoint folder after checking its files. @throws CheckpointError `CHECKPOINT_UNREADABLE` */
@@ -112,12 +117,19 @@ export async function loadCheckpoint(path: string): Promise<LoadedCheckpoint> {
       if (!expected) throw new Error(`${manifestFile} does not list ${name}`);
       const { size } = await stat(join(path, name));
       if (size !== expected.bytes) throw new Error(`${name} has ${size} bytes instead of ${expected.bytes}`);
-      if ((await hashFile(join(path, name))) !== expected.sha256) throw new Error(`the checksum of ${name} differs: its content changed`);
+      if ((await hashFile(join(path, name))) !== expected.sha256)
+        throw new Error(`the checksum of ${name} differs: its content changed`);
     }
     const state = JSON.parse(await readFile(join(path, stateFile), "utf8")) as JsonValue;
     return { step: manifest.step, path, tensors: await readTensors(join(path, tensorsFile)), state };
   } catch (cause) {
-    throw new CheckpointError("CHECKPOINT_UNREADABLE", path, cause instanceof Error ? cause.message : String(cause), undefined, { cause });
+    throw new CheckpointError(
+      "CHECKPOINT_UNREADABLE",
+      path,
+      cause instanceof Error ? cause.message : String(cause),
+      undefined,
+      { cause },
+    );
   }
 }
 
@@ -189,7 +201,11 @@ function tensorChunks(path: string, tensors: Readonly<Record<string, StoredTenso
   for (const [name, { bytes }] of layout.tensors) {
     const { data, dtype, shape } = tensors[name] as StoredTensor;
     if (data.byteLength !== bytes) {
-      throw new CheckpointError("CHECKPOINT_WRITE_FAILED", path, `"${name}" ${dtype} [${shape.join(", ")}] takes ${bytes} bytes, but its data has ${data.byteLength}`);
+      throw new CheckpointError(
+        "CHECKPOINT_WRITE_FAILED",
+        path,
+        `"${name}" ${dtype} [${shape.join(", ")}] takes ${bytes} bytes, but its data has ${data.byteLength}`,
+      );
     }
     chunks.push(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
   }
@@ -200,7 +216,11 @@ function stateJson(path: string, state: JsonValue): string {
   return JSON.stringify(state, (key, value: unknown) => {
     // JSON would turn these into null, and the run would not resume as it was.
     if (typeof value === "number" && !Number.isFinite(value)) {
-      throw new CheckpointError("CHECKPOINT_WRITE_FAILED", path, `the state's "${key}" is ${value}, which JSON cannot hold`);
+      throw new CheckpointError(
+        "CHECKPOINT_WRITE_FAILED",
+        path,
+        `the state's "${key}" is ${value}, which JSON cannot hold`,
+      );
     }
     return value;
   });
@@ -265,11 +285,22 @@ function typedView(dtype: SafetensorsDtype, bytes: Uint8Array): ArrayBufferView 
 
 const fullDiskCodes: ReadonlySet<string> = new Set(["ENOSPC", "EDQUOT", "EFBIG"]);
 
-async function describeFailure(root: string, path: string, bytesNeeded: number, cause: unknown): Promise<CheckpointError> {
+async function describeFailure(
+  root: string,
+  path: string,
+  bytesNeeded: number,
+  cause: unknown,
+): Promise<CheckpointError> {
   if (cause instanceof CheckpointError) return cause;
   const { code, message } = cause as NodeJS.ErrnoException;
   if (!code || !fullDiskCodes.has(code)) {
-    return new CheckpointError("CHECKPOINT_WRITE_FAILED", path, `the checkpoint could not be written (${message})`, bytesNeeded, { cause });
+    return new CheckpointError(
+      "CHECKPOINT_WRITE_FAILED",
+      path,
+      `the checkpoint could not be written (${message})`,
+      bytesNeeded,
+      { cause },
+    );
   }
   const free = await statfs(root).then(
     ({ bavail, bsize }) => `${bavail * bsize} bytes are free`,

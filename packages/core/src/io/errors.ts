@@ -60,7 +60,11 @@ export class ModelFolderError extends TrefoilError {
   }
 }
 
-export type CheckpointErrorCode = "CHECKPOINT_DISK_FULL" | "CHECKPOINT_WRITE_FAILED" | "CHECKPOINT_NONE_READABLE" | "CHECKPOINT_UNREADABLE";
+export type CheckpointErrorCode =
+  | "CHECKPOINT_DISK_FULL"
+  | "CHECKPOINT_WRITE_FAILED"
+  | "CHECKPOINT_NONE_READABLE"
+  | "CHECKPOINT_UNREADABLE";
 
 /** A training checkpoint that could not be written or read. Earlier checkpoints are untouched. */
 export class CheckpointError extends TrefoilError {

@@ -54,9 +54,30 @@ export interface TransformerConfig {
 
 /** Defaults of `transformers` 5.18 where the families differ. */
 const familyDefaults = {
-  llama: { intermediateSize: 11008, keyValueHeads: undefined, maxPositions: 2048, rmsNormEps: 1e-6, ropeTheta: 1e4, slidingWindow: null },
-  mistral: { intermediateSize: 14336, keyValueHeads: 8, maxPositions: 131072, rmsNormEps: 1e-6, ropeTheta: 1e4, slidingWindow: 4096 },
-  mixtral: { intermediateSize: 14336, keyValueHeads: 8, maxPositions: 131072, rmsNormEps: 1e-5, ropeTheta: 1e6, slidingWindow: null },
+  llama: {
+    intermediateSize: 11008,
+    keyValueHeads: undefined,
+    maxPositions: 2048,
+    rmsNormEps: 1e-6,
+    ropeTheta: 1e4,
+    slidingWindow: null,
+  },
+  mistral: {
+    intermediateSize: 14336,
+    keyValueHeads: 8,
+    maxPositions: 131072,
+    rmsNormEps: 1e-6,
+    ropeTheta: 1e4,
+    slidingWindow: 4096,
+  },
+  mixtral: {
+    intermediateSize: 14336,
+    keyValueHeads: 8,
+    maxPositions: 131072,
+    rmsNormEps: 1e-5,
+    ropeTheta: 1e6,
+    slidingWindow: null,
+  },
 } as const;
 
 const count = z.number().int().positive();
@@ -135,10 +156,17 @@ export function parseTransformerConfig(json: unknown, source = "config.json"): T
 
   const defaults = familyDefaults[parsed.model_type];
   const heads = parsed.num_attention_heads;
-  const keyValueHeads = parsed.num_key_value_heads === undefined ? (defaults.keyValueHeads ?? heads) : (parsed.num_key_value_heads ?? heads);
+  const keyValueHeads =
+    parsed.num_key_value_heads === undefined
+      ? (defaults.keyValueHeads ?? heads)
+      : (parsed.num_key_value_heads ?? heads);
   const headDim = parsed.head_dim ?? parsed.hidden_size / heads;
-  if (heads % keyValueHeads !== 0) throw invalid(`num_attention_heads ${heads} is not a multiple of num_key_value_heads ${keyValueHeads}`);
-  if (!Number.isInteger(headDim)) throw invalid(`hidden_size ${parsed.hidden_size} is not a multiple of num_attention_heads ${heads}, and head_dim is absent`);
+  if (heads % keyValueHeads !== 0)
+    throw invalid(`num_attention_heads ${heads} is not a multiple of num_key_value_heads ${keyValueHeads}`);
+  if (!Number.isInteger(headDim))
+    throw invalid(
+      `hidden_size ${parsed.hidden_size} is not a multiple of num_attention_heads ${heads}, and head_dim is absent`,
+    );
   if (headDim % 2 !== 0) throw invalid(`head_dim ${headDim} is odd: rotary positions need an even one`);
   const { ropeTheta, ropeScaling } = parseRope(parsed, defaults.ropeTheta, unsupported, invalid);
   const slidingWindow = parsed.sliding_window === undefined ? defaults.slidingWindow : parsed.sliding_window;
@@ -169,8 +197,13 @@ export function parseTransformerConfig(json: unknown, source = "config.json"): T
     ...(dtype && { dtype }),
   };
   if (parsed.model_type !== "mixtral") return config;
-  const { num_local_experts: experts, num_experts_per_tok: expertsPerToken, router_aux_loss_coef: routerAuxLossCoef } = parsed;
-  if (expertsPerToken > experts) throw invalid(`num_experts_per_tok ${expertsPerToken} exceeds num_local_experts ${experts}`);
+  const {
+    num_local_experts: experts,
+    num_experts_per_tok: expertsPerToken,
+    router_aux_loss_coef: routerAuxLossCoef,
+  } = parsed;
+  if (expertsPerToken > experts)
+    throw invalid(`num_experts_per_tok ${expertsPerToken} exceeds num_local_experts ${experts}`);
   return { ...config, experts, expertsPerToken, routerAuxLossCoef };
 }
 
@@ -181,19 +214,28 @@ function parseRope(
   unsupported: (message: string) => Error,
   invalid: (message: string) => Error,
 ): { ropeTheta: number; ropeScaling?: RopeScaling } {
-  const { rope_theta: ownTheta, rope_type: v5Type, type: v4Type, ...rest } = parsed.rope_parameters ?? parsed.rope_scaling ?? {};
+  const {
+    rope_theta: ownTheta,
+    rope_type: v5Type,
+    type: v4Type,
+    ...rest
+  } = parsed.rope_parameters ?? parsed.rope_scaling ?? {};
   const type = v5Type ?? v4Type ?? "default";
   const number = (key: string, value: unknown): number => {
-    if (typeof value !== "number" || !(value > 0)) throw invalid(`config.json: rope scaling: ${key} is ${JSON.stringify(value) ?? "absent"}, not a positive number`);
+    if (typeof value !== "number" || !(value > 0))
+      throw invalid(`config.json: rope scaling: ${key} is ${JSON.stringify(value) ?? "absent"}, not a positive number`);
     return value;
   };
-  if (typeof type !== "string") throw invalid(`config.json: rope scaling: rope_type is ${JSON.stringify(type)}, not a string`);
+  if (typeof type !== "string")
+    throw invalid(`config.json: rope scaling: rope_type is ${JSON.stringify(type)}, not a string`);
   if (type === "default" && Object.values(rest).some((value) => typeof value === "object" && value !== null)) {
     throw unsupported("rope_parameters differ by layer, which is not supported");
   }
   const partial = rest.partial_rotary_factor;
-  if (partial !== undefined && partial !== null && partial !== 1) throw unsupported(`partial_rotary_factor is ${JSON.stringify(partial)}: only 1 is supported`);
-  const ropeTheta = ownTheta === undefined || ownTheta === null ? (parsed.rope_theta ?? defaultTheta) : number("rope_theta", ownTheta);
+  if (partial !== undefined && partial !== null && partial !== 1)
+    throw unsupported(`partial_rotary_factor is ${JSON.stringify(partial)}: only 1 is supported`);
+  const ropeTheta =
+    ownTheta === undefined || ownTheta === null ? (parsed.rope_theta ?? defaultTheta) : number("rope_theta", ownTheta);
   switch (type) {
     case "default":
       return { ropeTheta };

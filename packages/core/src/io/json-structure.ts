@@ -12,7 +12,10 @@ export interface JsonFault {
  * negative and fractional numbers, exponents, `true`, `false` and `null` are refused as written.
  * Syntax itself is left to `JSON.parse`, run afterwards.
  */
-export function findJsonFault(text: string, options: { maxDepth: number; integersOnly?: boolean }): JsonFault | undefined {
+export function findJsonFault(
+  text: string,
+  options: { maxDepth: number; integersOnly?: boolean },
+): JsonFault | undefined {
   const open: (Set<string> | undefined)[] = []; // keys of each open object; undefined: an array
   for (let i = 0; i < text.length; i++) {
     const c = text.charCodeAt(i);
@@ -34,12 +37,16 @@ export function findJsonFault(text: string, options: { maxDepth: number; integer
       keys.add(key);
     } else if (c === 0x7b /* { */ || c === 0x5b /* [ */) {
       open.push(c === 0x7b ? new Set() : undefined);
-      if (open.length > options.maxDepth) return { kind: "depth", message: `nested deeper than ${options.maxDepth} levels` };
+      if (open.length > options.maxDepth)
+        return { kind: "depth", message: `nested deeper than ${options.maxDepth} levels` };
     } else if (c === 0x7d || c === 0x5d) {
       open.pop();
     } else if (options.integersOnly && !isSpace(c) && c !== 0x2c && c !== 0x3a && (c < 0x30 || c > 0x39)) {
       const found = /^[^\s,:[\]{}"]{1,40}/.exec(text.slice(i, i + 40))?.[0] ?? text[i];
-      return { kind: "character", message: `"${found}" at character ${i}: only strings and unsigned integers may stand there` };
+      return {
+        kind: "character",
+        message: `"${found}" at character ${i}: only strings and unsigned integers may stand there`,
+      };
     }
   }
   return undefined;

@@ -40,7 +40,12 @@ export class ModelFolderWriter {
   readonly #shards: readonly { file: string; writer: SafetensorsWriter }[];
   readonly #shardOf: ReadonlyMap<string, { file: string; writer: SafetensorsWriter }>;
 
-  private constructor(path: string, temporary: string, overwrite: boolean, shards: { file: string; writer: SafetensorsWriter }[]) {
+  private constructor(
+    path: string,
+    temporary: string,
+    overwrite: boolean,
+    shards: { file: string; writer: SafetensorsWriter }[],
+  ) {
     this.#path = path;
     this.#temporary = temporary;
     this.#overwrite = overwrite;
@@ -52,13 +57,18 @@ export class ModelFolderWriter {
    * @param declarations every tensor; shards are filled in this order
    * @throws ModelFolderError `MODEL_FOLDER_EXISTS`, `MODEL_FOLDER_DUPLICATE_TENSOR`; SafetensorsError
    */
-  static async create(path: string, declarations: readonly TensorDeclaration[], options: ModelFolderWriterOptions = {}): Promise<ModelFolderWriter> {
+  static async create(
+    path: string,
+    declarations: readonly TensorDeclaration[],
+    options: ModelFolderWriterOptions = {},
+  ): Promise<ModelFolderWriter> {
     const target = resolve(path);
     const { shardBytes = 5e9, overwrite = false, metadata = { format: "pt" } } = options;
     if (!overwrite) await refuseExisting(target);
     const names = new Set<string>();
     for (const { name } of declarations) {
-      if (names.has(name)) throw new ModelFolderError("MODEL_FOLDER_DUPLICATE_TENSOR", target, `"${name}" is declared twice`);
+      if (names.has(name))
+        throw new ModelFolderError("MODEL_FOLDER_DUPLICATE_TENSOR", target, `"${name}" is declared twice`);
       names.add(name);
     }
     await mkdir(dirname(target), { recursive: true });
@@ -68,7 +78,8 @@ export class ModelFolderWriter {
     try {
       const plan = planShards(declarations, shardBytes);
       for (const [i, tensors] of plan.entries()) {
-        const file = plan.length === 1 ? singleFileName : `model-${fiveDigits(i + 1)}-of-${fiveDigits(plan.length)}.safetensors`;
+        const file =
+          plan.length === 1 ? singleFileName : `model-${fiveDigits(i + 1)}-of-${fiveDigits(plan.length)}.safetensors`;
         shards.push({ file, writer: await SafetensorsWriter.create(join(temporary, file), tensors, metadata) });
       }
     } catch (error) {
@@ -193,7 +204,11 @@ async function refuseExisting(path: string): Promise<void> {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return;
     throw error;
   }
-  throw new ModelFolderError("MODEL_FOLDER_EXISTS", path, `"${basename(path)}" exists: choose another folder or allow overwriting`);
+  throw new ModelFolderError(
+    "MODEL_FOLDER_EXISTS",
+    path,
+    `"${basename(path)}" exists: choose another folder or allow overwriting`,
+  );
 }
 
 function fiveDigits(value: number): string {

@@ -37,7 +37,11 @@ export class ModelFolder {
       return new ModelFolder(path, [file], new Map([...file.tensors.keys()].map((name) => [name, file])));
     }
     if (!(await isFile(join(path, indexFileName)))) {
-      throw new ModelFolderError("MODEL_FOLDER_MISSING", path, `there is neither ${singleFileName} nor ${indexFileName}: give a model folder saved as safetensors`);
+      throw new ModelFolderError(
+        "MODEL_FOLDER_MISSING",
+        path,
+        `there is neither ${singleFileName} nor ${indexFileName}: give a model folder saved as safetensors`,
+      );
     }
     const weightMap = await readIndex(path);
     const files = new Map<string, SafetensorsFile>();
@@ -45,7 +49,11 @@ export class ModelFolder {
       for (const shard of new Set(weightMap.values())) {
         const shardPath = await resolveInside(path, shard);
         if (!(await isFile(shardPath))) {
-          throw new ModelFolderError("MODEL_FOLDER_MISSING_SHARD", path, `the index names the file "${shard}", which is not there`);
+          throw new ModelFolderError(
+            "MODEL_FOLDER_MISSING_SHARD",
+            path,
+            `the index names the file "${shard}", which is not there`,
+          );
         }
         files.set(shard, await SafetensorsFile.open(shardPath));
       }
@@ -97,10 +105,12 @@ export class ModelFolder {
 }
 
 async function readIndex(folder: string): Promise<Map<string, string>> {
-  const invalid = (message: string) => new ModelFolderError("MODEL_FOLDER_INVALID_INDEX", folder, `${indexFileName}: ${message}`);
+  const invalid = (message: string) =>
+    new ModelFolderError("MODEL_FOLDER_INVALID_INDEX", folder, `${indexFileName}: ${message}`);
   const text = await readFile(await resolveInside(folder, indexFileName), "utf8");
   const fault = findJsonFault(text, { maxDepth: 16 });
-  if (fault?.kind === "duplicate") throw new ModelFolderError("MODEL_FOLDER_DUPLICATE_TENSOR", folder, `${indexFileName}: ${fault.message}`);
+  if (fault?.kind === "duplicate")
+    throw new ModelFolderError("MODEL_FOLDER_DUPLICATE_TENSOR", folder, `${indexFileName}: ${fault.message}`);
   if (fault) throw invalid(fault.message);
   let json: unknown;
   try {
@@ -123,7 +133,12 @@ function matchIndex(
   for (const [shard, file] of files) {
     for (const name of file.tensors.keys()) {
       const other = foundIn.get(name);
-      if (other !== undefined) throw new ModelFolderError("MODEL_FOLDER_DUPLICATE_TENSOR", folder, `"${name}" is in both ${other} and ${shard}`);
+      if (other !== undefined)
+        throw new ModelFolderError(
+          "MODEL_FOLDER_DUPLICATE_TENSOR",
+          folder,
+          `"${name}" is in both ${other} and ${shard}`,
+        );
       foundIn.set(name, shard);
     }
   }
@@ -132,12 +147,21 @@ function matchIndex(
     const found = foundIn.get(name);
     if (found !== shard) {
       const where = found === undefined ? "no file has it" : `it is in ${found}`;
-      throw new ModelFolderError("MODEL_FOLDER_MISSING_TENSOR", folder, `the index places "${name}" in ${shard}, but ${where}`);
+      throw new ModelFolderError(
+        "MODEL_FOLDER_MISSING_TENSOR",
+        folder,
+        `the index places "${name}" in ${shard}, but ${where}`,
+      );
     }
     fileOf.set(name, files.get(shard) as SafetensorsFile);
   }
   for (const [name, shard] of foundIn) {
-    if (!weightMap.has(name)) throw new ModelFolderError("MODEL_FOLDER_UNLISTED_TENSOR", folder, `${shard} has "${name}", which the index does not list`);
+    if (!weightMap.has(name))
+      throw new ModelFolderError(
+        "MODEL_FOLDER_UNLISTED_TENSOR",
+        folder,
+        `${shard} has "${name}", which the index does not list`,
+      );
   }
   return fileOf;
 }
@@ -149,7 +173,11 @@ function matchIndex(
  */
 export async function resolveInside(folder: string, name: string): Promise<string> {
   const unsafe = (reason: string) =>
-    new ModelFolderError("MODEL_FOLDER_UNSAFE_PATH", folder, `the file name "${name}" ${reason}; only files of the folder are read`);
+    new ModelFolderError(
+      "MODEL_FOLDER_UNSAFE_PATH",
+      folder,
+      `the file name "${name}" ${reason}; only files of the folder are read`,
+    );
   if (name === "" || name.includes("\0")) throw unsafe("is not a file name");
   if (posix.isAbsolute(name) || win32.isAbsolute(name)) throw unsafe("is an absolute path");
   if (name.split(/[\\/]/).includes("..")) throw unsafe("leaves the folder");
@@ -185,7 +213,9 @@ export async function readJsonFile(folder: string, name: string): Promise<unknow
   try {
     return JSON.parse(text) as unknown;
   } catch (cause) {
-    throw new ModelFolderError("MODEL_FOLDER_INVALID_CONFIG", folder, `${name} is not JSON (${String(cause)})`, { cause });
+    throw new ModelFolderError("MODEL_FOLDER_INVALID_CONFIG", folder, `${name} is not JSON (${String(cause)})`, {
+      cause,
+    });
   }
 }
 

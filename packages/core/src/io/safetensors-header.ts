@@ -35,7 +35,12 @@ export interface SafetensorsHeader {
  */
 export function parseHeader(path: string, header: Uint8Array, dataBytes: number): SafetensorsHeader {
   const invalid = (message: string, tensor?: string) =>
-    new SafetensorsError("SAFETENSORS_INVALID_HEADER", path, `${message}. The file is damaged or not safetensors.`, tensor);
+    new SafetensorsError(
+      "SAFETENSORS_INVALID_HEADER",
+      path,
+      `${message}. The file is damaged or not safetensors.`,
+      tensor,
+    );
   let text: string;
   try {
     text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(header);
@@ -52,7 +57,13 @@ export function parseHeader(path: string, header: Uint8Array, dataBytes: number)
   try {
     parsed = JSON.parse(text) as Record<string, unknown>;
   } catch (cause) {
-    throw new SafetensorsError("SAFETENSORS_INVALID_HEADER", path, `the header is not JSON (${String(cause)})`, undefined, { cause });
+    throw new SafetensorsError(
+      "SAFETENSORS_INVALID_HEADER",
+      path,
+      `the header is not JSON (${String(cause)})`,
+      undefined,
+      { cause },
+    );
   }
 
   const dataStart = 8 + header.byteLength;
@@ -76,44 +87,84 @@ function checkMetadata(entry: unknown, invalid: Invalid): Record<string, string>
   return entry as Record<string, string>;
 }
 
-function checkEntry(path: string, name: string, entry: unknown, dataStart: number, dataBytes: number, invalid: Invalid): TensorInfo {
+function checkEntry(
+  path: string,
+  name: string,
+  entry: unknown,
+  dataStart: number,
+  dataBytes: number,
+  invalid: Invalid,
+): TensorInfo {
   if (!isPlainObject(entry)) throw invalid(`the entry of "${name}" is not an object`, name);
   const { dtype, shape, data_offsets: offsets, ...rest } = entry;
   const extra = Object.keys(rest)[0];
   if (extra !== undefined) throw invalid(`"${name}" has an unknown field "${extra}"`, name);
   if (typeof dtype !== "string") throw invalid(`"${name}" has no dtype`, name);
   if (refusedDtypes.has(dtype)) {
-    throw new SafetensorsError("SAFETENSORS_UNSUPPORTED_DTYPE", path, `"${name}" is ${dtype}, which is not supported: convert it to BF16 or F32 first`, name);
+    throw new SafetensorsError(
+      "SAFETENSORS_UNSUPPORTED_DTYPE",
+      path,
+      `"${name}" is ${dtype}, which is not supported: convert it to BF16 or F32 first`,
+      name,
+    );
   }
-  if (!isDtype(dtype)) throw new SafetensorsError("SAFETENSORS_UNKNOWN_DTYPE", path, `"${name}" has the unknown dtype "${dtype}"`, name);
+  if (!isDtype(dtype))
+    throw new SafetensorsError("SAFETENSORS_UNKNOWN_DTYPE", path, `"${name}" has the unknown dtype "${dtype}"`, name);
   if (!isExtents(shape)) throw invalid(`the shape of "${name}" is not a list of unsigned integers`, name);
-  if (!isExtents(offsets) || offsets.length !== 2) throw invalid(`data_offsets of "${name}" are not two unsigned integers`, name);
+  if (!isExtents(offsets) || offsets.length !== 2)
+    throw invalid(`data_offsets of "${name}" are not two unsigned integers`, name);
   const [begin, end] = offsets as [number, number];
   if (end < begin) throw invalid(`data_offsets of "${name}" end before they begin: [${begin}, ${end})`, name);
   const needed = elementCount(shape) * dtypeBytes[dtype];
   if (needed !== end - begin) {
-    throw new SafetensorsError("SAFETENSORS_SIZE_MISMATCH", path, `"${name}" ${dtype} [${shape.join(", ")}] takes ${needed} bytes, but its range [${begin}, ${end}) has ${end - begin}`, name);
+    throw new SafetensorsError(
+      "SAFETENSORS_SIZE_MISMATCH",
+      path,
+      `"${name}" ${dtype} [${shape.join(", ")}] takes ${needed} bytes, but its range [${begin}, ${end}) has ${end - begin}`,
+      name,
+    );
   }
   if (end > dataBytes) {
-    throw new SafetensorsError("SAFETENSORS_TRUNCATED", path, `"${name}" ends at byte ${end} of the data, but the file has only ${dataBytes}: download or copy it again`, name);
+    throw new SafetensorsError(
+      "SAFETENSORS_TRUNCATED",
+      path,
+      `"${name}" ends at byte ${end} of the data, but the file has only ${dataBytes}: download or copy it again`,
+      name,
+    );
   }
   return { dtype, shape, byteOffset: dataStart + begin, bytes: needed };
 }
 
-function checkTiling(path: string, tensors: ReadonlyMap<string, TensorInfo>, dataStart: number, dataBytes: number): void {
+function checkTiling(
+  path: string,
+  tensors: ReadonlyMap<string, TensorInfo>,
+  dataStart: number,
+  dataBytes: number,
+): void {
   const inOrder = [...tensors].sort(([, a], [, b]) => a.byteOffset - b.byteOffset || a.bytes - b.bytes);
   let covered = dataStart;
   let previous = "the header";
   for (const [name, { byteOffset, bytes }] of inOrder) {
-    if (byteOffset < covered) throw new SafetensorsError("SAFETENSORS_OVERLAP", path, `"${name}" overlaps ${previous}`, name);
+    if (byteOffset < covered)
+      throw new SafetensorsError("SAFETENSORS_OVERLAP", path, `"${name}" overlaps ${previous}`, name);
     if (byteOffset > covered) {
-      throw new SafetensorsError("SAFETENSORS_GAP", path, `${byteOffset - covered} bytes between ${previous} and "${name}" belong to no tensor`, name);
+      throw new SafetensorsError(
+        "SAFETENSORS_GAP",
+        path,
+        `${byteOffset - covered} bytes between ${previous} and "${name}" belong to no tensor`,
+        name,
+      );
     }
     covered = byteOffset + bytes;
     previous = `"${name}"`;
   }
   const tail = dataStart + dataBytes - covered;
-  if (tail > 0) throw new SafetensorsError("SAFETENSORS_UNCOVERED_TAIL", path, `the last ${tail} bytes of the file belong to no tensor`);
+  if (tail > 0)
+    throw new SafetensorsError(
+      "SAFETENSORS_UNCOVERED_TAIL",
+      path,
+      `the last ${tail} bytes of the file belong to no tensor`,
+    );
 }
 
 function isPlainObject(value: unknown): value is Record<string, unknown> {
@@ -146,7 +197,12 @@ export function buildHeader(
     names.add(name);
     const bytes = elementCount(shape) * dtypeBytes[dtype];
     if (!isExtents(shape) || Number.isNaN(bytes)) {
-      throw new SafetensorsError("SAFETENSORS_SIZE_MISMATCH", path, `"${name}" has the impossible shape [${shape.join(", ")}]`, name);
+      throw new SafetensorsError(
+        "SAFETENSORS_SIZE_MISMATCH",
+        path,
+        `"${name}" has the impossible shape [${shape.join(", ")}]`,
+        name,
+      );
     }
     ranges.push({ begin: end, bytes });
     // Built by hand: an object would move names that look like integers to the front.
@@ -169,5 +225,9 @@ export function buildHeader(
 }
 
 export function tooLarge(path: string, bytes: number | bigint): SafetensorsError {
-  return new SafetensorsError("SAFETENSORS_HEADER_TOO_LARGE", path, `the header has ${bytes} bytes; at most ${maxHeaderBytes} are read`);
+  return new SafetensorsError(
+    "SAFETENSORS_HEADER_TOO_LARGE",
+    path,
+    `the header has ${bytes} bytes; at most ${maxHeaderBytes} are read`,
+  );
 }

@@ -57,7 +57,12 @@ export class SafetensorsWriter {
     if (!this.#handle) throw new SafetensorsError("SAFETENSORS_CLOSED", this.#path, "the writer is finished", name);
     const start = this.#written.get(name) ?? 0;
     if (start + bytes.byteLength > info.bytes) {
-      throw new SafetensorsError("SAFETENSORS_OUT_OF_RANGE", this.#path, `"${name}" ${info.dtype} [${info.shape.join(", ")}] takes ${info.bytes} bytes, but ${start + bytes.byteLength} were written`, name);
+      throw new SafetensorsError(
+        "SAFETENSORS_OUT_OF_RANGE",
+        this.#path,
+        `"${name}" ${info.dtype} [${info.shape.join(", ")}] takes ${info.bytes} bytes, but ${start + bytes.byteLength} were written`,
+        name,
+      );
     }
     this.#written.set(name, start + bytes.byteLength);
     await writeFully(this.#handle, bytes, info.byteOffset + start);
@@ -73,7 +78,12 @@ export class SafetensorsWriter {
       for (const [name, { bytes }] of this.tensors) {
         const written = this.#written.get(name) ?? 0;
         if (written < bytes) {
-          throw new SafetensorsError("SAFETENSORS_INCOMPLETE", this.#path, `${written} of ${bytes} bytes of "${name}" were written`, name);
+          throw new SafetensorsError(
+            "SAFETENSORS_INCOMPLETE",
+            this.#path,
+            `${written} of ${bytes} bytes of "${name}" were written`,
+            name,
+          );
         }
       }
       await this.#handle.sync();
@@ -115,7 +125,12 @@ export async function saveSafetensors(
     for (const [name, { dtype, shape, data }] of entries) {
       const { bytes } = writer.tensors.get(name) as TensorInfo;
       if (data.byteLength !== bytes) {
-        throw new SafetensorsError("SAFETENSORS_SIZE_MISMATCH", path, `"${name}" ${dtype} [${shape.join(", ")}] takes ${bytes / dtypeBytes[dtype]} elements (${bytes} bytes), but its data has ${data.byteLength} bytes`, name);
+        throw new SafetensorsError(
+          "SAFETENSORS_SIZE_MISMATCH",
+          path,
+          `"${name}" ${dtype} [${shape.join(", ")}] takes ${bytes / dtypeBytes[dtype]} elements (${bytes} bytes), but its data has ${data.byteLength} bytes`,
+          name,
+        );
       }
       await writer.write(name, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
     }

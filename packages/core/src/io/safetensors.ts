@@ -2,7 +2,13 @@ import { type FileHandle, open } from "node:fs/promises";
 import { readFully } from "./atomic-file.js";
 import { SafetensorsError } from "./errors.js";
 import { decodeFloats } from "./half.js";
-import { maxHeaderBytes, parseHeader, type SafetensorsHeader, type TensorInfo, tooLarge } from "./safetensors-header.js";
+import {
+  maxHeaderBytes,
+  parseHeader,
+  type SafetensorsHeader,
+  type TensorInfo,
+  tooLarge,
+} from "./safetensors-header.js";
 
 /** A safetensors file opened for reading. Only its header is held in memory. */
 export class SafetensorsFile {
@@ -30,13 +36,21 @@ export class SafetensorsFile {
       const { size } = await handle.stat();
       const prefix = new Uint8Array(8);
       if (size < 8 || (await readFully(handle, prefix, 0)) < 8) {
-        throw new SafetensorsError("SAFETENSORS_TRUNCATED", path, `the file has ${size} bytes, too few for a header: download or copy it again`);
+        throw new SafetensorsError(
+          "SAFETENSORS_TRUNCATED",
+          path,
+          `the file has ${size} bytes, too few for a header: download or copy it again`,
+        );
       }
       const headerBytes = new DataView(prefix.buffer).getBigUint64(0, true);
       if (headerBytes > BigInt(maxHeaderBytes)) throw tooLarge(path, headerBytes);
       const json = new Uint8Array(Number(headerBytes));
       if (8 + json.byteLength > size || (await readFully(handle, json, 8)) < json.byteLength) {
-        throw new SafetensorsError("SAFETENSORS_TRUNCATED", path, `the header has ${headerBytes} bytes, but the file only ${size}: download or copy it again`);
+        throw new SafetensorsError(
+          "SAFETENSORS_TRUNCATED",
+          path,
+          `the header has ${headerBytes} bytes, but the file only ${size}: download or copy it again`,
+        );
       }
       return new SafetensorsFile(path, parseHeader(path, json, size - 8 - json.byteLength), handle);
     } catch (error) {
@@ -48,7 +62,8 @@ export class SafetensorsFile {
   /** Where `name` lies. @throws SafetensorsError `SAFETENSORS_UNKNOWN_TENSOR` */
   info(name: string): TensorInfo {
     const info = this.tensors.get(name);
-    if (!info) throw new SafetensorsError("SAFETENSORS_UNKNOWN_TENSOR", this.path, `there is no tensor "${name}"`, name);
+    if (!info)
+      throw new SafetensorsError("SAFETENSORS_UNKNOWN_TENSOR", this.path, `there is no tensor "${name}"`, name);
     return info;
   }
 
@@ -60,7 +75,12 @@ export class SafetensorsFile {
     const { bytes } = this.info(name);
     const filled = target ?? new Uint8Array(bytes);
     if (filled.byteLength !== bytes) {
-      throw new SafetensorsError("SAFETENSORS_OUT_OF_RANGE", this.path, `"${name}" has ${bytes} bytes, the target ${filled.byteLength}`, name);
+      throw new SafetensorsError(
+        "SAFETENSORS_OUT_OF_RANGE",
+        this.path,
+        `"${name}" has ${bytes} bytes, the target ${filled.byteLength}`,
+        name,
+      );
     }
     return this.readRange(name, 0, filled);
   }
@@ -69,12 +89,22 @@ export class SafetensorsFile {
   async readRange(name: string, byteOffset: number, target: Uint8Array): Promise<Uint8Array> {
     const info = this.info(name);
     if (!Number.isSafeInteger(byteOffset) || byteOffset < 0 || byteOffset + target.byteLength > info.bytes) {
-      throw new SafetensorsError("SAFETENSORS_OUT_OF_RANGE", this.path, `bytes [${byteOffset}, ${byteOffset + target.byteLength}) are outside of "${name}", which has ${info.bytes}`, name);
+      throw new SafetensorsError(
+        "SAFETENSORS_OUT_OF_RANGE",
+        this.path,
+        `bytes [${byteOffset}, ${byteOffset + target.byteLength}) are outside of "${name}", which has ${info.bytes}`,
+        name,
+      );
     }
     if (!this.#handle) throw new SafetensorsError("SAFETENSORS_CLOSED", this.path, "the file was closed", name);
     const read = await readFully(this.#handle, target, info.byteOffset + byteOffset);
     if (read < target.byteLength) {
-      throw new SafetensorsError("SAFETENSORS_TRUNCATED", this.path, `the file became shorter while "${name}" was read`, name);
+      throw new SafetensorsError(
+        "SAFETENSORS_TRUNCATED",
+        this.path,
+        `the file became shorter while "${name}" was read`,
+        name,
+      );
     }
     return target;
   }
@@ -86,7 +116,12 @@ export class SafetensorsFile {
   async readF32(name: string): Promise<Float32Array> {
     const { dtype } = this.info(name);
     if (dtype !== "F64" && dtype !== "F32" && dtype !== "F16" && dtype !== "BF16") {
-      throw new SafetensorsError("SAFETENSORS_UNSUPPORTED_DTYPE", this.path, `"${name}" is ${dtype}, not floating point: use read()`, name);
+      throw new SafetensorsError(
+        "SAFETENSORS_UNSUPPORTED_DTYPE",
+        this.path,
+        `"${name}" is ${dtype}, not floating point: use read()`,
+        name,
+      );
     }
     return decodeFloats(dtype, await this.read(name));
   }

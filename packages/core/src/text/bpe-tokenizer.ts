@@ -61,7 +61,10 @@ export class BpeTokenizer implements Tokenizer {
     for (const [rank, [left, right]] of mergePairs(definition).entries()) {
       const [a, b, merged] = [ids.get(left), ids.get(right), ids.get(left + right)];
       if (a === undefined || b === undefined || merged === undefined) {
-        throw new TokenizerError("TOKENIZER_INVALID", `merge ${rank}, "${left} ${right}", names a token that the vocabulary lacks`);
+        throw new TokenizerError(
+          "TOKENIZER_INVALID",
+          `merge ${rank}, "${left} ${right}", names a token that the vocabulary lacks`,
+        );
       }
       const key = a * this.vocabSize + b;
       if (!this.#merges.has(key)) this.#merges.set(key, { rank, id: merged });
@@ -146,7 +149,9 @@ export class BpeTokenizer implements Tokenizer {
 /** Whether a `tokenizer.json` is byte-level BPE with GPT-2's word split and nothing else, so that `BpeTokenizer` reads it. */
 export function isByteLevelBpe(definition: TokenizerDefinition): boolean {
   const { model, vocab, normalizer, preTokenizer, postProcessor, decoder, addedTokens } = canonicalParts(definition);
-  const bytes = new Set(Object.keys(vocab).flatMap((token) => (token.length === 1 ? (tokenBytes(token)?.[0] ?? []) : [])));
+  const bytes = new Set(
+    Object.keys(vocab).flatMap((token) => (token.length === 1 ? (tokenBytes(token)?.[0] ?? []) : [])),
+  );
   return (
     model.type === "BPE" &&
     Object.keys(model).every((key) => key === "type" || key === "fuse_unk") &&

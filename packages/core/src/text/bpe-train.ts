@@ -19,11 +19,17 @@ export interface BpeTrainingOptions {
  * and options give the same tokenizer, which is the one that `BpeTrainer` of Hugging Face's `tokenizers` gives.
  * @throws TokenizerError `TOKENIZER_TRAINING`
  */
-export async function trainBpe(texts: Iterable<string> | AsyncIterable<string>, options: BpeTrainingOptions): Promise<BpeTokenizer> {
+export async function trainBpe(
+  texts: Iterable<string> | AsyncIterable<string>,
+  options: BpeTrainingOptions,
+): Promise<BpeTokenizer> {
   const { vocabSize, minFrequency = 2, specialTokens = ["<s>", "</s>"] } = options;
   const smallest = 256 + specialTokens.length;
   if (!Number.isInteger(vocabSize) || vocabSize < smallest || vocabSize > maxVocab) {
-    throw new TokenizerError("TOKENIZER_TRAINING", `vocabSize is ${vocabSize}: choose a whole number from ${smallest} to ${maxVocab}`);
+    throw new TokenizerError(
+      "TOKENIZER_TRAINING",
+      `vocabSize is ${vocabSize}: choose a whole number from ${smallest} to ${maxVocab}`,
+    );
   }
   const words = await countWords(texts);
   if (words.size === 0) throw new TokenizerError("TOKENIZER_TRAINING", "the text to train on is empty");
@@ -85,7 +91,12 @@ async function countWords(texts: Iterable<string> | AsyncIterable<string>): Prom
 }
 
 /** Extends `tokens` up to `vocabSize` and returns the merges in order, as pairs of ids. */
-function learnMerges(words: ReadonlyMap<string, number>, tokens: string[], vocabSize: number, minFrequency: number): [number, number][] {
+function learnMerges(
+  words: ReadonlyMap<string, number>,
+  tokens: string[],
+  vocabSize: number,
+  minFrequency: number,
+): [number, number][] {
   const idOf = new Map(tokens.map((token, id) => [token, id]));
   const byteIds = byteCharacters.map((character) => idOf.get(character) as number);
   const symbols: number[][] = [];

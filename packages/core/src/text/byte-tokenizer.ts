@@ -2,7 +2,14 @@ import { byteCharacters } from "./byte-alphabet.js";
 import { TokenizerError } from "./errors.js";
 import { AddedTokenMatcher } from "./special-tokens.js";
 import type { DecodeOptions, EncodeOptions, Tokenizer } from "./tokenizer.js";
-import { canonicalJson, canonicalParts, definitionHash, parseDefinition, type TokenizerConfig, type TokenizerDefinition } from "./tokenizer-json.js";
+import {
+  canonicalJson,
+  canonicalParts,
+  definitionHash,
+  parseDefinition,
+  type TokenizerConfig,
+  type TokenizerDefinition,
+} from "./tokenizer-json.js";
 
 const bosTokenId = 256;
 const eosTokenId = 257;
@@ -13,8 +20,24 @@ const byteDefinition = parseDefinition(
     truncation: null,
     padding: null,
     added_tokens: [
-      { id: bosTokenId, content: "<s>", single_word: false, lstrip: false, rstrip: false, normalized: false, special: true },
-      { id: eosTokenId, content: "</s>", single_word: false, lstrip: false, rstrip: false, normalized: false, special: true },
+      {
+        id: bosTokenId,
+        content: "<s>",
+        single_word: false,
+        lstrip: false,
+        rstrip: false,
+        normalized: false,
+        special: true,
+      },
+      {
+        id: eosTokenId,
+        content: "</s>",
+        single_word: false,
+        lstrip: false,
+        rstrip: false,
+        normalized: false,
+        special: true,
+      },
     ],
     normalizer: null,
     pre_tokenizer: { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: false },

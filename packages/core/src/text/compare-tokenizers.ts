@@ -24,7 +24,8 @@ export function compareTokenizers(a: Tokenizer, b: Tokenizer): TokenizerDifferen
     return { kind: "vocabSize", message: `the vocabularies have ${a.vocabSize} and ${b.vocabSize} ids` };
   }
   for (const name of ["bosTokenId", "eosTokenId"] as const) {
-    if (a[name] !== b[name]) return { kind: "specialIds", message: `${name} is ${a[name] ?? "absent"} and ${b[name] ?? "absent"}` };
+    if (a[name] !== b[name])
+      return { kind: "specialIds", message: `${name} is ${a[name] ?? "absent"} and ${b[name] ?? "absent"}` };
   }
   if (a.hash === b.hash) return undefined;
   const left = canonicalParts(a.definition);
@@ -32,12 +33,16 @@ export function compareTokenizers(a: Tokenizer, b: Tokenizer): TokenizerDifferen
   const rightVocab = new Map(Object.entries(right.vocab));
   for (const [token, id] of Object.entries(left.vocab)) {
     const other = rightVocab.get(token);
-    if (other !== id) return { kind: "vocabulary", message: `${JSON.stringify(token)} has the ids ${id} and ${other ?? "none"}` };
+    if (other !== id)
+      return { kind: "vocabulary", message: `${JSON.stringify(token)} has the ids ${id} and ${other ?? "none"}` };
   }
   const merge = left.merges.findIndex((pair, i) => pair !== right.merges[i]);
   if (merge >= 0 || left.merges.length !== right.merges.length) {
     const at = merge >= 0 ? merge : left.merges.length;
-    return { kind: "merges", message: `merge ${at} is "${left.merges[at] ?? "absent"}" and "${right.merges[at] ?? "absent"}"` };
+    return {
+      kind: "merges",
+      message: `merge ${at} is "${left.merges[at] ?? "absent"}" and "${right.merges[at] ?? "absent"}"`,
+    };
   }
   for (const kind of ["model", "addedTokens", "normalizer", "preTokenizer", "postProcessor", "decoder"] as const) {
     const [one, other] = [canonicalJson(left[kind]), canonicalJson(right[kind])];

@@ -1,6 +1,10 @@
 import { TrefoilError } from "../tensor/errors.js";
 
-export type TokenizerErrorCode = "TOKENIZER_MISSING" | "TOKENIZER_INVALID" | "TOKENIZER_UNKNOWN_ID" | "TOKENIZER_TRAINING";
+export type TokenizerErrorCode =
+  | "TOKENIZER_MISSING"
+  | "TOKENIZER_INVALID"
+  | "TOKENIZER_UNKNOWN_ID"
+  | "TOKENIZER_TRAINING";
 
 /** A tokenizer that cannot be read, trained or applied. */
 export class TokenizerError extends TrefoilError {

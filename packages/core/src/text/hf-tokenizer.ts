@@ -3,7 +3,14 @@ import { tokenBytes } from "./byte-alphabet.js";
 import { TokenizerError } from "./errors.js";
 import { AddedTokenMatcher } from "./special-tokens.js";
 import type { DecodeOptions, EncodeOptions, Tokenizer } from "./tokenizer.js";
-import { definitionHash, specialTokenId, type TokenizerConfig, type TokenizerDefinition, vocabEntries, vocabSizeOf } from "./tokenizer-json.js";
+import {
+  definitionHash,
+  specialTokenId,
+  type TokenizerConfig,
+  type TokenizerDefinition,
+  vocabEntries,
+  vocabSizeOf,
+} from "./tokenizer-json.js";
 
 /** Any `tokenizer.json`, through `@huggingface/tokenizers`. */
 export class HuggingFaceTokenizer implements Tokenizer {
@@ -47,16 +54,23 @@ export class HuggingFaceTokenizer implements Tokenizer {
     const list = [...ids];
     const unknown = list.find((id) => !Number.isInteger(id) || id < 0 || id >= this.vocabSize);
     if (unknown !== undefined) {
-      throw new TokenizerError("TOKENIZER_UNKNOWN_ID", `there is no token ${unknown}: ids are 0 to ${this.vocabSize - 1}`);
+      throw new TokenizerError(
+        "TOKENIZER_UNKNOWN_ID",
+        `there is no token ${unknown}: ids are 0 to ${this.vocabSize - 1}`,
+      );
     }
     if (list.length === 0) return "";
-    return this.#tokenizer.decode(list, { skip_special_tokens: !options.specialTokens, clean_up_tokenization_spaces: false });
+    return this.#tokenizer.decode(list, {
+      skip_special_tokens: !options.specialTokens,
+      clean_up_tokenization_spaces: false,
+    });
   }
 
   byteLengths(): Int32Array | undefined {
     if (this.definition.decoder?.type !== "ByteLevel") return undefined;
     const lengths = new Int32Array(this.vocabSize);
-    for (const [token, id] of vocabEntries(this.definition)) lengths[id] = tokenBytes(token)?.length ?? Buffer.byteLength(token);
+    for (const [token, id] of vocabEntries(this.definition))
+      lengths[id] = tokenBytes(token)?.length ?? Buffer.byteLength(token);
     for (const { id, special } of this.definition.added_tokens) if (special) lengths[id] = 0;
     return lengths;
   }

@@ -16,11 +16,15 @@ export async function loadTokenizer(folder: string): Promise<Tokenizer> {
   const path = join(folder, "tokenizer.json");
   const json = await readJson(path);
   if (json === undefined) {
-    throw new TokenizerError("TOKENIZER_MISSING", `${path} does not exist. Other formats are not read: save the tokenizer with AutoTokenizer.save_pretrained`);
+    throw new TokenizerError(
+      "TOKENIZER_MISSING",
+      `${path} does not exist. Other formats are not read: save the tokenizer with AutoTokenizer.save_pretrained`,
+    );
   }
   const configPath = join(folder, "tokenizer_config.json");
   const config = (await readJson(configPath)) ?? {};
-  if (typeof config !== "object" || Array.isArray(config)) throw new TokenizerError("TOKENIZER_INVALID", `${configPath} is not an object`);
+  if (typeof config !== "object" || Array.isArray(config))
+    throw new TokenizerError("TOKENIZER_INVALID", `${configPath} is not an object`);
   return makeTokenizer(json, config as TokenizerConfig, path);
 }
 

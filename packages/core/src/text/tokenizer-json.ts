@@ -31,7 +31,10 @@ export function parseDefinition(json: unknown, source: string): TokenizerDefinit
   const result = definitionSchema.safeParse(json);
   if (!result.success) {
     const issue = result.error.issues[0];
-    throw new TokenizerError("TOKENIZER_INVALID", `${source}: ${issue?.path.join(".") || "the file"}: ${issue?.message ?? "invalid"}`);
+    throw new TokenizerError(
+      "TOKENIZER_INVALID",
+      `${source}: ${issue?.path.join(".") || "the file"}: ${issue?.message ?? "invalid"}`,
+    );
   }
   const seen = new Map<number, string>();
   for (const [token, id] of vocabEntries(result.data)) {
@@ -87,7 +90,9 @@ export function canonicalParts(definition: TokenizerDefinition) {
     vocab: Object.fromEntries(vocabEntries(definition)),
     merges: mergePairs(definition).map(([left, right]) => `${left} ${right}`),
     // Versions of the library differ in writing out what is off.
-    model: Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== null && value !== false && value !== "")),
+    model: Object.fromEntries(
+      Object.entries(settings).filter(([, value]) => value !== null && value !== false && value !== ""),
+    ),
     addedTokens: [...definition.added_tokens].sort((a, b) => a.id - b.id),
     normalizer: definition.normalizer ?? null,
     preTokenizer: definition.pre_tokenizer ?? null,
@@ -98,7 +103,9 @@ export function canonicalParts(definition: TokenizerDefinition) {
 
 /** SHA-256 of the parts that decide ids; order of keys, white space, padding and truncation settings do not count. */
 export function definitionHash(definition: TokenizerDefinition): string {
-  return createHash("sha256").update(canonicalJson(canonicalParts(definition))).digest("hex");
+  return createHash("sha256")
+    .update(canonicalJson(canonicalParts(definition)))
+    .digest("hex");
 }
 
 /** JSON with sorted keys. */

@@ -42,12 +42,15 @@ it("brings everything back, bit for bit, and keeps the last ones", async () => {
 it.each([
   ["a cut tensor file", (path: string) => truncate(join(path, "tensors.safetensors"), 100)],
   ["a longer tensor file", (path: string) => appendFile(join(path, "tensors.safetensors"), "x")],
-  ["one changed byte", async (path: string) => {
-    const handle = await open(join(path, "tensors.safetensors"), "r+");
-    const { size } = await handle.stat();
-    await handle.write(Uint8Array.of(0x55), 0, 1, size - 1);
-    await handle.close();
-  }],
+  [
+    "one changed byte",
+    async (path: string) => {
+      const handle = await open(join(path, "tensors.safetensors"), "r+");
+      const { size } = await handle.stat();
+      await handle.write(Uint8Array.of(0x55), 0, 1, size - 1);
+      await handle.close();
+    },
+  ],
   ["no state", (path: string) => rm(join(path, "state.json"))],
   ["a broken manifest", (path: string) => writeFile(join(path, "manifest.json"), "{")],
   ["no manifest", (path: string) => rm(join(path, "manifest.json"))],
@@ -105,10 +108,16 @@ it("leaves earlier checkpoints intact on a full disk, and says how much room was
 
 it("refuses state that JSON would change and data that does not fit its shape", async () => {
   const run = await scratch();
-  await expect(saveCheckpoint(run, 1, { tensors: {}, state: { loss: Infinity } }, { keepLast: 1 })).rejects.toMatchObject({ code: "CHECKPOINT_WRITE_FAILED" });
+  await expect(
+    saveCheckpoint(run, 1, { tensors: {}, state: { loss: Infinity } }, { keepLast: 1 }),
+  ).rejects.toMatchObject({ code: "CHECKPOINT_WRITE_FAILED" });
   const tensors = { a: { dtype: "F32", shape: [3], data: new Float32Array(2) } } as const;
-  await expect(saveCheckpoint(run, 1, { tensors, state: null }, { keepLast: 1 })).rejects.toMatchObject({ code: "CHECKPOINT_WRITE_FAILED" });
-  await expect(saveCheckpoint(run, 1.5, content(1), { keepLast: 1 })).rejects.toMatchObject({ code: "CHECKPOINT_WRITE_FAILED" });
+  await expect(saveCheckpoint(run, 1, { tensors, state: null }, { keepLast: 1 })).rejects.toMatchObject({
+    code: "CHECKPOINT_WRITE_FAILED",
+  });
+  await expect(saveCheckpoint(run, 1.5, content(1), { keepLast: 1 })).rejects.toMatchObject({
+    code: "CHECKPOINT_WRITE_FAILED",
+  });
   expect(existsSync(folderOf(run))).toBe(false);
 });
 
@@ -150,5 +159,9 @@ it("survives kill -9 at any moment", async () => {
     expect(data.every((value) => value === step)).toBe(true);
     next = step + 1;
   }
-  expect(JSON.parse(await readFile(join(folderOf(run), `step-${String(next - 1).padStart(8, "0")}`, "manifest.json"), "utf8"))).toMatchObject({ step: next - 1 });
+  expect(
+    JSON.parse(
+      await readFile(join(folderOf(run), `step-${String(next - 1).padStart(8, "0")}`, "manifest.json"), "utf8"),
+    ),
+  ).toMatchObject({ step: next - 1 });
 }, 60_000);

@@ -1,21 +1,40 @@
 import { mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { encodeFloats, ModelFolder, ModelFolderWriter, saveSafetensors, type StoredTensor } from "../../src/io/index.js";
+import {
+  encodeFloats,
+  ModelFolder,
+  ModelFolderWriter,
+  type StoredTensor,
+  saveSafetensors,
+} from "../../src/io/index.js";
 import { scratch } from "./folders.js";
 
-const tensor = (...values: number[]): StoredTensor => ({ dtype: "F32", shape: [values.length], data: Float32Array.from(values) });
+const tensor = (...values: number[]): StoredTensor => ({
+  dtype: "F32",
+  shape: [values.length],
+  data: Float32Array.from(values),
+});
 
-async function sharded(weightMap: Record<string, string>, shards: Record<string, Record<string, StoredTensor>>): Promise<string> {
+async function sharded(
+  weightMap: Record<string, string>,
+  shards: Record<string, Record<string, StoredTensor>>,
+): Promise<string> {
   const folder = await scratch();
   for (const [file, tensors] of Object.entries(shards)) await saveSafetensors(join(folder, file), tensors);
-  await writeFile(join(folder, "model.safetensors.index.json"), JSON.stringify({ metadata: {}, weight_map: weightMap }));
+  await writeFile(
+    join(folder, "model.safetensors.index.json"),
+    JSON.stringify({ metadata: {}, weight_map: weightMap }),
+  );
   return folder;
 }
 
 describe("ModelFolder", () => {
   it("reads shards as one model", async () => {
-    const folder = await sharded({ a: "1.safetensors", b: "2.safetensors" }, { "1.safetensors": { a: tensor(1) }, "2.safetensors": { b: tensor(2, 3) } });
+    const folder = await sharded(
+      { a: "1.safetensors", b: "2.safetensors" },
+      { "1.safetensors": { a: tensor(1) }, "2.safetensors": { b: tensor(2, 3) } },
+    );
     await using model = await ModelFolder.open(folder);
     expect([...model.tensors.keys()]).toEqual(["a", "b"]);
     expect(await model.readF32("b")).toEqual(Float32Array.of(2, 3));
@@ -23,20 +42,26 @@ describe("ModelFolder", () => {
     await expect(model.readJson("config.json")).rejects.toMatchObject({ code: "MODEL_FOLDER_MISSING" });
   });
 
-  it.each(["../secret.safetensors", "x/../../secret.safetensors", "/etc/passwd", "C:\\secret", "..\\secret", "", "a\0b"])(
-    "refuses the file name %j in an index",
-    async (name) => {
-      const folder = await sharded({ a: name }, {});
-      await expect(ModelFolder.open(folder)).rejects.toMatchObject({ code: "MODEL_FOLDER_UNSAFE_PATH" });
-    },
-  );
+  it.each([
+    "../secret.safetensors",
+    "x/../../secret.safetensors",
+    "/etc/passwd",
+    "C:\\secret",
+    "..\\secret",
+    "",
+    "a\0b",
+  ])("refuses the file name %j in an index", async (name) => {
+    const folder = await sharded({ a: name }, {});
+    await expect(ModelFolder.open(folder)).rejects.toMatchObject({ code: "MODEL_FOLDER_UNSAFE_PATH" });
+  });
 
   it("refuses links out of the folder, except into the blobs of a Hugging Face cache", async () => {
     const root = await scratch();
     const [snapshot, other] = [join(root, "snapshots", "abc"), join(root, "plain")];
     for (const folder of [snapshot, other, join(root, "blobs")]) await mkdir(folder, { recursive: true });
     await saveSafetensors(join(root, "blobs", "0123"), { a: tensor(7) });
-    for (const folder of [snapshot, other]) await symlink("../".repeat(folder === snapshot ? 2 : 1) + "blobs/0123", join(folder, "model.safetensors"));
+    for (const folder of [snapshot, other])
+      await symlink(`${folder === snapshot ? "../.." : ".."}/blobs/0123`, join(folder, "model.safetensors"));
     await using model = await ModelFolder.open(snapshot);
     expect(await model.readF32("a")).toEqual(Float32Array.of(7));
     await expect(ModelFolder.open(other)).rejects.toMatchObject({ code: "MODEL_FOLDER_UNSAFE_PATH" });
@@ -47,11 +72,20 @@ describe("ModelFolder", () => {
     const cases: [Record<string, string>, Record<string, Record<string, StoredTensor>>, string][] = [
       [{ a: "1.safetensors", b: "1.safetensors" }, one, "MODEL_FOLDER_MISSING_TENSOR"],
       [{ a: "2.safetensors" }, one, "MODEL_FOLDER_MISSING_SHARD"],
-      [{ a: "1.safetensors", b: "2.safetensors" }, { ...one, "2.safetensors": { a: tensor(1), b: tensor(1) } }, "MODEL_FOLDER_DUPLICATE_TENSOR"],
+      [
+        { a: "1.safetensors", b: "2.safetensors" },
+        { ...one, "2.safetensors": { a: tensor(1), b: tensor(1) } },
+        "MODEL_FOLDER_DUPLICATE_TENSOR",
+      ],
       [{ a: "1.safetensors" }, { "1.safetensors": { a: tensor(1), b: tensor(2) } }, "MODEL_FOLDER_UNLISTED_TENSOR"],
-      [{ a: "2.safetensors", b: "1.safetensors" }, { "1.safetensors": { a: tensor(1) }, "2.safetensors": { b: tensor(1) } }, "MODEL_FOLDER_MISSING_TENSOR"],
+      [
+        { a: "2.safetensors", b: "1.safetensors" },
+        { "1.safetensors": { a: tensor(1) }, "2.safetensors": { b: tensor(1) } },
+        "MODEL_FOLDER_MISSING_TENSOR",
+      ],
     ];
-    for (const [map, shards, code] of cases) await expect(ModelFolder.open(await sharded(map, shards))).rejects.toMatchObject({ code });
+    for (const [map, shards, code] of cases)
+      await expect(ModelFolder.open(await sharded(map, shards))).rejects.toMatchObject({ code });
     const folder = await scratch();
     await expect(ModelFolder.open(folder)).rejects.toMatchObject({ code: "MODEL_FOLDER_MISSING" });
     const index = join(folder, "model.safetensors.index.json");
@@ -87,7 +121,11 @@ describe("ModelFolderWriter", () => {
     ]);
     expect(JSON.parse(await readFile(join(folder, "model.safetensors.index.json"), "utf8"))).toEqual({
       metadata: { total_size: 48 },
-      weight_map: { a: "model-00001-of-00002.safetensors", b: "model-00002-of-00002.safetensors", c: "model-00001-of-00002.safetensors" },
+      weight_map: {
+        a: "model-00001-of-00002.safetensors",
+        b: "model-00002-of-00002.safetensors",
+        c: "model-00001-of-00002.safetensors",
+      },
     });
     await using model = await ModelFolder.open(folder);
     expect(await model.readF32("b")).toEqual(new Float32Array(4).fill(1));
@@ -124,7 +162,9 @@ describe("ModelFolderWriter", () => {
     await expect(writer.finish()).rejects.toMatchObject({ code: "SAFETENSORS_INCOMPLETE" });
     expect(await readdir(root)).toEqual(["model"]);
     expect(await readdir(folder)).toEqual(["precious"]);
-    await expect(ModelFolderWriter.create(join(root, "new"), [...declarations, ...declarations])).rejects.toMatchObject({ code: "MODEL_FOLDER_DUPLICATE_TENSOR" });
+    await expect(ModelFolderWriter.create(join(root, "new"), [...declarations, ...declarations])).rejects.toMatchObject(
+      { code: "MODEL_FOLDER_DUPLICATE_TENSOR" },
+    );
     expect(await readdir(root)).toEqual(["model"]);
   });
 });

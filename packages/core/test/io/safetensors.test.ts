@@ -22,15 +22,21 @@ describe("reading what Python wrote", () => {
     expect(file.info("empty")).toMatchObject({ dtype: "F32", shape: [0, 7], bytes: 0 });
     expect(file.info("scalar").shape).toEqual([]);
     expect(await file.readF32("scalar")).toEqual(Float32Array.of(2.5));
-    expect(new BigInt64Array((await file.read("long")).buffer as ArrayBuffer)).toEqual(BigInt64Array.of(-2n, -1n, 0n, 1n, 2n));
+    expect(new BigInt64Array((await file.read("long")).buffer as ArrayBuffer)).toEqual(
+      BigInt64Array.of(-2n, -1n, 0n, 1n, 2n),
+    );
     expect([...(await file.read("bool"))]).toEqual([1, 0, 1]);
     expect(await file.readF32("\u{1f600}")).toEqual(Float32Array.of(1));
 
     const float = await file.readF32("float");
     expect(await file.readF32("double")).toEqual(float);
-    for (const [name, unit] of [["half", 2 ** -11], ["brain", 2 ** -8]] as const) {
+    for (const [name, unit] of [
+      ["half", 2 ** -11],
+      ["brain", 2 ** -8],
+    ] as const) {
       const narrow = await file.readF32(name);
-      for (const [i, value] of float.entries()) expect(Math.abs((narrow[i] as number) - value)).toBeLessThanOrEqual(Math.abs(value) * unit);
+      for (const [i, value] of float.entries())
+        expect(Math.abs((narrow[i] as number) - value)).toBeLessThanOrEqual(Math.abs(value) * unit);
     }
   });
 
@@ -40,8 +46,12 @@ describe("reading what Python wrote", () => {
     const part = new Float32Array(4);
     await file.readRange("float", 16, new Uint8Array(part.buffer));
     expect(part).toEqual(whole.slice(4, 8));
-    await expect(file.readRange("float", 40, new Uint8Array(16))).rejects.toMatchObject({ code: "SAFETENSORS_OUT_OF_RANGE" });
-    await expect(file.readRange("float", -1, new Uint8Array(1))).rejects.toMatchObject({ code: "SAFETENSORS_OUT_OF_RANGE" });
+    await expect(file.readRange("float", 40, new Uint8Array(16))).rejects.toMatchObject({
+      code: "SAFETENSORS_OUT_OF_RANGE",
+    });
+    await expect(file.readRange("float", -1, new Uint8Array(1))).rejects.toMatchObject({
+      code: "SAFETENSORS_OUT_OF_RANGE",
+    });
     await expect(file.read("float", new Uint8Array(4))).rejects.toMatchObject({ code: "SAFETENSORS_OUT_OF_RANGE" });
     await expect(file.readF32("long")).rejects.toMatchObject({ code: "SAFETENSORS_UNSUPPORTED_DTYPE", tensor: "long" });
     await expect(file.read("absent")).rejects.toMatchObject({ code: "SAFETENSORS_UNKNOWN_TENSOR" });
@@ -50,7 +60,8 @@ describe("reading what Python wrote", () => {
   it("writes the same bytes back, whatever the order of declaration", async () => {
     await using file = await SafetensorsFile.open(pythonFile);
     const tensors: Record<string, StoredTensor> = {};
-    for (const [name, { dtype, shape }] of [...file.tensors].reverse()) tensors[name] = { dtype, shape, data: await file.read(name) };
+    for (const [name, { dtype, shape }] of [...file.tensors].reverse())
+      tensors[name] = { dtype, shape, data: await file.read(name) };
     const copy = join(await scratch(), "copy.safetensors");
     await saveSafetensors(copy, tensors, file.metadata);
     expect((await readFile(copy)).equals(await readFile(pythonFile))).toBe(true);
@@ -84,29 +95,50 @@ describe("malformed files", () => {
     ["offsets the wrong way round", `{"a":${entry(4, 0)}}`, 4, "SAFETENSORS_INVALID_HEADER"],
     ["three offsets", '{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4,4]}}', 4, "SAFETENSORS_INVALID_HEADER"],
     ["no offsets", '{"a":{"dtype":"F32","shape":[1]}}', 4, "SAFETENSORS_INVALID_HEADER"],
-    ["an unknown field", '{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"x":1}}', 4, "SAFETENSORS_INVALID_HEADER"],
+    [
+      "an unknown field",
+      '{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"x":1}}',
+      4,
+      "SAFETENSORS_INVALID_HEADER",
+    ],
     ["a negative extent", `{"a":${entry(0, 4, "[-1]")}}`, 4, "SAFETENSORS_INVALID_HEADER"],
     ["a shape that does not fit its range", `{"a":${entry(0, 4, "[2]")}}`, 4, "SAFETENSORS_SIZE_MISMATCH"],
-    ["a shape whose size overflows", `{"a":${entry(0, 4, "[4294967296,4294967296,4294967296]")}}`, 4, "SAFETENSORS_SIZE_MISMATCH"],
+    [
+      "a shape whose size overflows",
+      `{"a":${entry(0, 4, "[4294967296,4294967296,4294967296]")}}`,
+      4,
+      "SAFETENSORS_SIZE_MISMATCH",
+    ],
     ["an unknown dtype", `{"a":${entry(0, 4, "[1]", "F33")}}`, 4, "SAFETENSORS_UNKNOWN_DTYPE"],
     ["an inherited property as a dtype", `{"a":${entry(0, 4, "[1]", "toString")}}`, 4, "SAFETENSORS_UNKNOWN_DTYPE"],
     ["float8", `{"a":${entry(0, 1, "[1]", "F8_E4M3")}}`, 1, "SAFETENSORS_UNSUPPORTED_DTYPE"],
     ["a name twice", `{"a":${entry(0, 4)},"a":${entry(4, 8)}}`, 8, "SAFETENSORS_DUPLICATE_NAME"],
     ["a name twice, once escaped", `{"a":${entry(0, 4)},"\\u0061":${entry(4, 8)}}`, 8, "SAFETENSORS_DUPLICATE_NAME"],
-    ["a field twice", '{"a":{"dtype":"F32","dtype":"F64","shape":[1],"data_offsets":[0,4]}}', 4, "SAFETENSORS_DUPLICATE_NAME"],
+    [
+      "a field twice",
+      '{"a":{"dtype":"F32","dtype":"F64","shape":[1],"data_offsets":[0,4]}}',
+      4,
+      "SAFETENSORS_DUPLICATE_NAME",
+    ],
     ["a number as metadata", '{"__metadata__":{"a":1}}', 0, "SAFETENSORS_INVALID_HEADER"],
     ["metadata that is no object", '{"__metadata__":[]}', 0, "SAFETENSORS_INVALID_HEADER"],
     ["null for a tensor", '{"a":null}', 0, "SAFETENSORS_INVALID_HEADER"],
   ];
   it.each(cases)("refuses %s", async (_what, header, data, code, length) => {
-    await expect(SafetensorsFile.open(await craft(header, data, length))).rejects.toMatchObject({ name: "SafetensorsError", code });
+    await expect(SafetensorsFile.open(await craft(header, data, length))).rejects.toMatchObject({
+      name: "SafetensorsError",
+      code,
+    });
   });
 
   it("refuses a file of under 8 bytes and a header that is not UTF-8", async () => {
     const path = join(await scratch(), "short");
     await writeFile(path, "abc");
     await expect(SafetensorsFile.open(path)).rejects.toMatchObject({ code: "SAFETENSORS_TRUNCATED" });
-    await writeFile(path, Buffer.concat([Buffer.from([4, 0, 0, 0, 0, 0, 0, 0]), Buffer.from([0x7b, 0xff, 0xfe, 0x7d])]));
+    await writeFile(
+      path,
+      Buffer.concat([Buffer.from([4, 0, 0, 0, 0, 0, 0, 0]), Buffer.from([0x7b, 0xff, 0xfe, 0x7d])]),
+    );
     await expect(SafetensorsFile.open(path)).rejects.toMatchObject({ code: "SAFETENSORS_INVALID_HEADER" });
   });
 
@@ -156,8 +188,12 @@ describe("writing", () => {
     await expect(writer.finish()).rejects.toMatchObject({ code: "SAFETENSORS_INCOMPLETE", tensor: "a" });
     const wrong = { a: { dtype: "F32", shape: [2], data: new Float32Array(3) } } as const;
     await expect(saveSafetensors(path, wrong)).rejects.toMatchObject({ code: "SAFETENSORS_SIZE_MISMATCH" });
-    await expect(SafetensorsWriter.create(path, [declarations[0], declarations[0]])).rejects.toMatchObject({ code: "SAFETENSORS_DUPLICATE_NAME" });
-    await expect(SafetensorsWriter.create(path, [{ name: "a", dtype: "F32", shape: [-1] }])).rejects.toMatchObject({ code: "SAFETENSORS_SIZE_MISMATCH" });
+    await expect(SafetensorsWriter.create(path, [declarations[0], declarations[0]])).rejects.toMatchObject({
+      code: "SAFETENSORS_DUPLICATE_NAME",
+    });
+    await expect(SafetensorsWriter.create(path, [{ name: "a", dtype: "F32", shape: [-1] }])).rejects.toMatchObject({
+      code: "SAFETENSORS_SIZE_MISMATCH",
+    });
     expect(await readdir(folder)).toEqual([]);
   });
 });

@@ -1,0 +1,12 @@
+export { ignoredTarget, type TokenBatch } from "./batch.js";
+export { readDocuments, type TextDocument, type TextSource } from "./documents.js";
+export { DataError, type DataErrorCode } from "./errors.js";
+export { type EvaluationOptions, evaluationBatches } from "./evaluation.js";
+export { type Domain, type MixtureOptions, type MixtureState, TokenMixture } from "./mixture.js";
+export { Permutation } from "./permutation.js";
+export { philox } from "./philox.js";
+export { type PreparedTokens, type PrepareOptions, prepareTokens } from "./prepare.js";
+export { isHeldOut } from "./split.js";
+export { FileRangeReader, type RangeReader, TokenFile, type TokenFileOptions } from "./token-file.js";
+export type { TokenFileHeader } from "./token-file-format.js";
+export { TokenFileWriter } from "./token-file-writer.js";
