@@ -4,6 +4,7 @@
 #include "work_split.h"
 
 namespace trefoil::cpu::TREFOIL_ISA {
+namespace {  // one family includes this: its names stay out of the others' way
 
 constexpr int64_t kTile = 512;            // elements of a register: 2 KiB, so that a dozen fit in L1
 constexpr int64_t kRowTilingLeast = 256;  // inner dimensions shorter than this share tiles
@@ -206,4 +207,5 @@ inline bool make_plan(Context& context, const TrefoilLaunch& launch, Plan& plan)
   return true;
 }
 
+}  // namespace
 }  // namespace trefoil::cpu::TREFOIL_ISA
