@@ -4,6 +4,7 @@
 #include "vector_math.h"
 
 namespace trefoil::cpu::TREFOIL_ISA {
+namespace {  // one family includes this: its names stay out of the others' way
 
 // Numbers are those of docs/ops.md.
 enum Opcode : int32_t {
@@ -129,4 +130,5 @@ inline void run_instruction(int32_t op, const float* a, const float* b, const fl
   }
 }
 
+}  // namespace
 }  // namespace trefoil::cpu::TREFOIL_ISA

@@ -5,6 +5,7 @@
 #include "work_split.h"
 
 namespace trefoil::cpu::TREFOIL_ISA {
+namespace {  // one family includes this: its names stay out of the others' way
 
 // The output's dimensions and the input's stride along each, in elements.
 struct Permuted {
@@ -127,4 +128,5 @@ inline void transpose(Context& context, const TrefoilLaunch& launch) {
   }
 }
 
+}  // namespace
 }  // namespace trefoil::cpu::TREFOIL_ISA

@@ -5,6 +5,7 @@
 #include "kernel.h"
 
 namespace trefoil::cpu::TREFOIL_ISA {
+namespace {  // one family includes this: its names stay out of the others' way
 
 inline uint64_t candidate_key(float logit, int64_t index) {
   logit += 0.0f;  // -0 and +0 tie
@@ -101,4 +102,5 @@ inline WeightedRank select_weight(uint64_t* keys, int64_t n, const float* weight
   }
 }
 
+}  // namespace
 }  // namespace trefoil::cpu::TREFOIL_ISA
