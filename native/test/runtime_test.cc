@@ -63,6 +63,12 @@ ValueSpec alias_of(int64_t other, std::vector<int64_t> shape) {
   return spec;
 }
 
+std::vector<float> floats(std::span<const std::byte> bytes) {
+  std::vector<float> result(bytes.size() / sizeof(float));
+  if (!result.empty()) std::memcpy(result.data(), bytes.data(), bytes.size());
+  return result;
+}
+
 struct Bench {
   std::shared_ptr<Device> device;
   std::shared_ptr<Inbox> inbox = std::make_shared<Inbox>();
@@ -70,16 +76,23 @@ struct Bench {
 
   std::shared_ptr<Buffer> buffer(const std::vector<float>& data) {
     auto result = std::make_shared<Buffer>(device, data.size() * sizeof(float));
-    if (write(result, data.data(), data.size() * sizeof(float), inbox)) inbox->wait();
+    write(result, data);
+    device->executor().submit(std::make_unique<SynchronizeJob>(device, inbox));
+    while (!dynamic_cast<SynchronizeJob*>(inbox->wait().get())) {
+    }
     return result;
   }
+  bool write(const std::shared_ptr<Buffer>& buffer, const std::vector<float>& data) {
+    check_whole(*buffer, data.size() * sizeof(float));
+    if (write_if_idle(*buffer, data.data())) return false;
+    device->executor().submit(std::make_unique<WriteJob>(buffer, data.data(), inbox));
+    return true;
+  }
   std::vector<float> read(const std::shared_ptr<Buffer>& buffer) {
-    device->executor().submit(std::make_unique<ReadJob>(buffer, buffer->bytes(), inbox));
+    device->executor().submit(std::make_unique<ReadJob>(buffer, inbox));
     std::unique_ptr<Job> job = inbox->wait();
     if (job->error) std::rethrow_exception(job->error);
-    std::vector<float> result(buffer->bytes() / sizeof(float));
-    std::memcpy(result.data(), static_cast<ReadJob&>(*job).data(), buffer->bytes());
-    return result;
+    return floats(job->output(0));
   }
   void submit(Program& program, const std::vector<std::vector<float>>& inputs, uint32_t flags = 0) {
     std::unique_ptr<Run> run = program.prepare(flags, inbox);
@@ -93,10 +106,7 @@ struct Bench {
     std::unique_ptr<Run> run(static_cast<Run*>(job.release()));
     std::exception_ptr error = run->error;
     std::vector<std::vector<float>> outputs;
-    for (size_t i = 0; !error && i < run->program().output_count(); ++i) {
-      outputs.emplace_back(run->output_bytes(i) / sizeof(float));
-      if (run->host_output(i)) std::memcpy(outputs.back().data(), run->host_output(i), run->output_bytes(i));
-    }
+    for (size_t i = 0; !error && i < run->program().output_count(); ++i) outputs.push_back(floats(run->output(i)));
     Program::recycle(std::move(run));
     if (error) std::rethrow_exception(error);
     return outputs;
@@ -379,15 +389,13 @@ TEST_ONCE(writes_take_their_turn) {
   spec.outputs = {2};
   auto program = Program::create(bench.device, spec);
   bench.submit(*program, {});
-  float nine = 9;
-  CHECK(write(total, &nine, 4, bench.inbox));  // the run is under way: the write is queued
-  nine = 0;
+  CHECK(bench.write(total, {9}));  // the run is under way: the write is queued
   CHECK(bench.collect()[0][0] == 5);
   bench.inbox->wait();
   CHECK(bench.read(total)[0] == 9);
-  CHECK(!write(total, &nine, 4, bench.inbox));  // idle: written at once
+  CHECK(!bench.write(total, {0}));  // idle: written at once
   CHECK(bench.read(total)[0] == 0);
-  CHECK(contains(error_of([&] { write(total, &nine, 3, bench.inbox); }), "cannot write 3 bytes to a buffer of 4"));
+  CHECK(contains(error_of([&] { bench.write(total, {1, 2}); }), "the buffer has 4 bytes, the array 8"));
 }
 
 TEST_ONCE(cancelled_runs_stop_between_instructions) {

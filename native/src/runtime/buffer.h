@@ -22,21 +22,34 @@ class Buffer {
   Block block_;
 };
 
-// Copies `bytes` of `host` now; the buffer changes in the order of jobs. Without a copy of the host data where the device
-// has nothing to do; else returns true, and a job comes back through `completions`. Throws if the size is not the buffer's.
-bool write(const std::shared_ptr<Buffer>& buffer, const void* host, size_t bytes, const std::shared_ptr<Completions>& completions);
+// Throws unless a host array of `bytes` can be read from or written to all of the buffer.
+void check_whole(const Buffer& buffer, size_t bytes);
 
-// Reads a buffer in the order of jobs; once complete, data() holds its bytes.
-class ReadJob : public Job {
+// Writes now, without a copy on the way, if the device has nothing to do and the host may touch its memory; else returns
+// false, and a WriteJob is needed.
+bool write_if_idle(Buffer& buffer, const void* host);
+
+// Copies the host data now; the buffer changes in the order of jobs. An error is reported by the next job that is awaited.
+class WriteJob : public Job {
  public:
-  ReadJob(std::shared_ptr<Buffer> buffer, size_t bytes, std::shared_ptr<Completions> completions);
+  WriteJob(std::shared_ptr<Buffer> buffer, const void* host, std::shared_ptr<Completions> completions);
   void execute() override;
-  const std::byte* data() const { return host_.data(); }
-  size_t bytes() const { return bytes_; }
 
  private:
   std::shared_ptr<Buffer> buffer_;
-  size_t bytes_;
+  HostBlock host_;
+};
+
+// Reads a buffer in the order of jobs; output 0 is its bytes.
+class ReadJob : public Job {
+ public:
+  ReadJob(std::shared_ptr<Buffer> buffer, std::shared_ptr<Completions> completions)
+      : Job(std::move(completions)), buffer_(std::move(buffer)) {}
+  void execute() override;
+  std::span<const std::byte> output(size_t) const override { return {host_.data(), host_.bytes()}; }
+
+ private:
+  std::shared_ptr<Buffer> buffer_;
   HostBlock host_;
 };
 

@@ -2,10 +2,12 @@
 #pragma once
 #include <atomic>
 #include <condition_variable>
+#include <cstddef>
 #include <deque>
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -29,6 +31,8 @@ class Job {
   explicit Job(std::shared_ptr<Completions> completions) : completions(std::move(completions)) {}
   virtual ~Job() = default;
   virtual void execute() = 0;  // on the executor thread; what it throws becomes `error`
+  // Once complete: the bytes that the host gets as output `index`.
+  virtual std::span<const std::byte> output(size_t index) const { return {}; }
 
   std::shared_ptr<Completions> completions;
   std::exception_ptr error;

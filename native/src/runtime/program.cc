@@ -24,6 +24,8 @@ std::shared_ptr<Program> Program::create(std::shared_ptr<Device> device, const P
   return program;
 }
 
+Program::Program(std::shared_ptr<Device> device) : device_(std::move(device)) {}
+
 Program::~Program() {
   idle_runs_.clear();
   if (has_run_) device_->release_arena(arena_request());

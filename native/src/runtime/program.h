@@ -43,7 +43,7 @@ class Program : public std::enable_shared_from_this<Program> {
 
  private:
   friend class Run;
-  explicit Program(std::shared_ptr<Device> device) : device_(std::move(device)) {}
+  explicit Program(std::shared_ptr<Device> device);
   void build(const ProgramSpec& spec);
   void add_instruction(const ProgramSpec& spec, const Resolved& resolved, size_t number);
   void place(const ProgramSpec& spec, const Resolved& resolved);

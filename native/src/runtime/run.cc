@@ -205,8 +205,9 @@ void Run::deliver_outputs() {
   }
 }
 
-const std::byte* Run::host_output(size_t index) const {
-  return outputs_[index].buffer ? nullptr : staging_.data() + outputs_[index].offset;
+std::span<const std::byte> Run::output(size_t index) const {
+  if (outputs_[index].buffer) return {};
+  return {staging_.data() + outputs_[index].offset, program_->output_bytes(index)};
 }
 
 }  // namespace trefoil::runtime

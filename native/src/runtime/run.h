@@ -13,7 +13,7 @@ namespace trefoil::runtime {
 // Added together; the numbers are `runFlags` of native/addon.ts.
 enum RunFlag : uint32_t { kCheckFinite = 1, kProfile = 2 };
 
-class Run : public Job {
+class Run final : public Job {
  public:
   Run() : Job(nullptr) {}
 
@@ -28,9 +28,8 @@ class Run : public Job {
 
   void execute() override;
 
-  // Once complete: the bytes of output `index`, if it goes to the host; else null. They are gone after recycle().
-  const std::byte* host_output(size_t index) const;
-  size_t output_bytes(size_t index) const { return program_->output_bytes(index); }
+  // Empty for an output that goes to a buffer. Gone after recycle().
+  std::span<const std::byte> output(size_t index) const override;
   Program& program() const { return *program_; }
 
  private:
