@@ -1,1 +1,20 @@
-export { createProgress, type Progress, type ProgressOptions, type ProgressValues, type Stage, type StageOptions } from "./progress.js";
+export { MetricsError, NonFiniteLossError, RunDirectoryError } from "./errors.js";
+export { type LoopState, type StepScalars, type TrainLoopOptions, type TrainLoopResult, trainLoop } from "./loop.js";
+export {
+  type MetricsFileOptions,
+  type MetricsRecord,
+  type MetricsSink,
+  openMetricsFile,
+  readMetricsFile,
+  WALL_CLOCK_FIELDS,
+} from "./metrics.js";
+export {
+  createProgress,
+  type Progress,
+  type ProgressOptions,
+  type ProgressValues,
+  type Stage,
+  type StageOptions,
+} from "./progress.js";
+export { openRunDirectory, RUN_LAYOUT, type RunDirectory, type RunDirectoryOptions } from "./run-directory.js";
+export { openTensorBoardFile, type TensorBoardOptions } from "./tensorboard.js";
