@@ -11,7 +11,8 @@ const formatVersion = "5.18.0";
 
 /**
  * `config.json` of a `LlamaForCausalLM`, or `MistralForCausalLM` when the family is `mistral`. Both spellings of the fields
- * that transformers 5 renamed are written, so that 4 and 5, vLLM and llama.cpp read the same model.
+ * that transformers 5 renamed are written, so that 4 and 5, vLLM and llama.cpp read the same model. Turn it into text with
+ * `hubJson`, as `ModelFolderWriter.writeFile` does.
  */
 export function llamaConfigJson(config: TransformerConfigFields, dtype: ConfigDtype): Record<string, unknown> {
   const mistral = config.family === "mistral";

@@ -32,6 +32,7 @@ export {
   mixtralConfigJson,
   type TransformerConfigFields,
 } from "./hf-config-write.js";
+export { hubJson } from "./hub-json.js";
 export { ModelFolder, readJsonFile } from "./model-folder.js";
 export { ModelFolderWriter, type ModelFolderWriterOptions, tokenizerFileNames } from "./model-folder-writer.js";
 export { SafetensorsFile } from "./safetensors.js";

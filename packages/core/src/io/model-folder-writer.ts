@@ -3,6 +3,7 @@ import { basename, dirname, join, resolve } from "node:path";
 import { syncDirectory, temporarySibling, writeFileSynced } from "./atomic-file.js";
 import { dtypeBytes, elementCount } from "./dtype.js";
 import { ModelFolderError } from "./errors.js";
+import { hubJson } from "./hub-json.js";
 import { indexFileName, resolveInside, singleFileName } from "./model-folder.js";
 import type { TensorDeclaration } from "./safetensors-header.js";
 import { SafetensorsWriter } from "./safetensors-writer.js";
@@ -85,10 +86,10 @@ export class ModelFolderWriter {
     await shard.writer.write(name, bytes);
   }
 
-  /** Adds a file such as `config.json`: an object is written as JSON with two spaces of indent. */
+  /** Adds a file such as `config.json`: an object is written by `hubJson`. */
   async writeFile(name: string, content: string | Uint8Array | object): Promise<void> {
     const isRaw = typeof content === "string" || content instanceof Uint8Array;
-    await writeFileSynced(await resolveInside(this.#temporary, name), isRaw ? content : `${JSON.stringify(content, null, 2)}\n`);
+    await writeFileSynced(await resolveInside(this.#temporary, name), isRaw ? content : hubJson(content));
   }
 
   /** Copies those of the named files that the other folder has, the tokenizer's by default. Returns the names copied. */

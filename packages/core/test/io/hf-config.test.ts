@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { llamaConfigJson, mixtralConfigJson, parseTransformerConfig } from "../../src/io/index.js";
+import { hubJson, llamaConfigJson, mixtralConfigJson, parseTransformerConfig } from "../../src/io/index.js";
 import { fixtures } from "./folders.js";
 
 /** `to_dict()` of configurations made with transformers 5.18. */
@@ -95,4 +95,13 @@ it("writes what it reads, in both spellings", () => {
     const { raw: _v4raw, dtype: _v4, ...old } = parseTransformerConfig(v4);
     expect(old, name).toEqual(fields);
   }
+});
+
+it("writes whole-number floats as floats, which transformers 5 insists on", () => {
+  const { raw: _raw, ...fields } = parseTransformerConfig(written.mixtral);
+  const text = hubJson(mixtralConfigJson({ ...fields, routerAuxLossCoef: 0, rmsNormEps: 1e-5, ropeScaling: { type: "linear", factor: 4 } }, "float32"));
+  for (const line of ['"router_aux_loss_coef": 0.0,', '"router_jitter_noise": 0.0', '"rope_theta": 10000.0', '"factor": 4.0', '"rms_norm_eps": 0.00001,', '"hidden_size": 64,']) {
+    expect(text).toContain(line);
+  }
+  expect(JSON.parse(text)).toMatchObject({ rope_scaling: { factor: 4 } });
 });
