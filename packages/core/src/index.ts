@@ -1,4 +1,6 @@
 export * from "./io/index.js";
+export * from "./text/index.js";
+export * from "./train/index.js";
 export * from "./cli/index.js";
 export * from "./nn/index.js";
 export * from "./optim/index.js";
