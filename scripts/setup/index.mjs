@@ -35,7 +35,7 @@ export async function setUp() {
       cwd: root,
       env: environment,
       log: join(root, "node_modules", ".trefoil", "build.log"),
-      failure: () => "The build failed; the end of its log above says where.",
+      failure: (text, log) => new SetupError(`The build failed; the end of its log above (${log}) says where.`, text),
     });
     build.done(/FULL TURBO/.test(output) ? "up to date" : "built");
     return environment;

@@ -9,11 +9,20 @@ import { PhaseLine, runLogged } from "./phase.mjs";
 const networkFailure =
   /ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|EHOSTUNREACH|ERR_SOCKET_TIMEOUT|META_FETCH_FAIL|error sending request|dns error|network/i;
 
-/** @param {string} what @param {string} output */
-function installFailure(what, output) {
+/** Two quick tries instead of minutes of them where there is no network; npm and pnpm read different names. */
+const fewRetries = Object.fromEntries(
+  Object.entries({ fetch_retries: "1", fetch_retry_mintimeout: "2000", fetch_retry_maxtimeout: "5000" }).flatMap(
+    ([name, value]) => ["npm", "pnpm"].map((program) => [`${program}_config_${name}`, value]),
+  ),
+);
+
+/** @param {string} what @param {string} output @param {string} log its file */
+function installFailure(what, output, log) {
   return networkFailure.test(output)
-    ? `${what} could not be downloaded because the npm registry was not reached: connect to the network (or set the proxy with \`npm config set proxy\`) and run this again.`
-    : `${what} could not be installed; the end of the log above says why.`;
+    ? new SetupError(
+        `${what} could not be downloaded because the npm registry was not reached: connect to the network (or set the proxy with \`npm config set proxy\`) and run this again.`,
+      )
+    : new SetupError(`${what} could not be installed; the end of the log above (${log}) says why.`, output);
 }
 
 /**
@@ -38,9 +47,9 @@ async function locatePnpm(root, wanted, remembered, environment) {
     file: npx,
     args: ["--yes", `--package=pnpm@${wanted}`, "--", "node", "-p", "'PATH=' + process.env.PATH"],
     cwd: root,
-    env: environment,
+    env: { ...environment, ...fewRetries },
     log: join(root, "node_modules", ".trefoil", "pnpm.log"),
-    failure: (text) => installFailure(`pnpm ${wanted}`, text),
+    failure: (text, log) => installFailure(`pnpm ${wanted}`, text, log),
   });
   const path = /^PATH=(.*)$/m.exec(output)?.[1] ?? "";
   const found = path.split(delimiter).find((directory) => findExecutable(join(directory, "pnpm"), environment));
@@ -78,9 +87,9 @@ export async function installPackages(root, environment) {
         args: ["install", "--frozen-lockfile"],
         cwd: root,
         // CI: pnpm asks no questions.
-        env: { ...environment, PATH: path, CI: "true" },
+        env: { ...environment, ...fewRetries, PATH: path, CI: "true" },
         log: join(root, "node_modules", ".trefoil", "install.log"),
-        failure: (text) => installFailure("The packages", text),
+        failure: (text, log) => installFailure("The packages", text, log),
       });
     }
     writeFileSync(stampPath, JSON.stringify({ lockfile, pnpm }));

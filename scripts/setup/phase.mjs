@@ -1,7 +1,6 @@
 import { spawn } from "node:child_process";
 import { createWriteStream, mkdirSync, readFileSync } from "node:fs";
 import { dirname } from "node:path";
-import { SetupError } from "./error.mjs";
 
 /** Prints one line for a phase of set-up: while it runs on a terminal, with its seconds; elsewhere at its start and end. */
 export class PhaseLine {
@@ -46,9 +45,9 @@ export class PhaseLine {
 }
 
 /**
- * Runs a program with its output in a file. Resolves with the output; rejects with a `SetupError` that carries it.
- * @param {{ file: string, args: string[], cwd: string, env: NodeJS.ProcessEnv, log: string, failure: (output: string) => string }} options
- *   `failure` makes the one sentence of the error from the output
+ * Runs a program with its output in a file. Resolves with the output; rejects with the error that `failure` makes.
+ * @param {{ file: string, args: string[], cwd: string, env: NodeJS.ProcessEnv, log: string, failure: (output: string, log: string) => Error }} options
+ *   `failure` makes the error from the output
  * @returns {Promise<string>}
  */
 export function runLogged({ file, args, cwd, env, log, failure }) {
@@ -58,12 +57,12 @@ export function runLogged({ file, args, cwd, env, log, failure }) {
     const child = spawn(file, args, { cwd, env, stdio: ["ignore", "pipe", "pipe"] });
     child.stdout.pipe(sink, { end: false });
     child.stderr.pipe(sink, { end: false });
-    child.on("error", (error) => reject(new SetupError(failure(error.message), error.message)));
+    child.on("error", (error) => reject(failure(error.message, log)));
     child.on("close", (code) => {
       sink.end(() => {
         const output = readFileSync(log, "utf8");
         if (code === 0) resolve(output);
-        else reject(new SetupError(failure(output), `${output}\n(all of it: ${log})`));
+        else reject(failure(output, log));
       });
     });
   });

@@ -35,7 +35,7 @@ def safetensors_files():
             "scalar": torch.tensor(2.5),
             "empty": torch.zeros(0, 7),
             "12": torch.ones(1),
-            "name with \"quotes\", \n and é": torch.ones(2),
+            'name with "quotes", \n and é': torch.ones(2),
             "\uffee": torch.ones(1),
             "\U0001f600": torch.ones(1),
         },
@@ -47,26 +47,47 @@ def safetensors_files():
     halves = torch.randint(0, 2**16, (300,), generator=generator, dtype=torch.int64).to(torch.int32)
     boundary = torch.cat([(halves << 16) + offset for offset in (0x7FFF, 0x8000, 0x8001)])
     small = (torch.rand(300, generator=generator) * 2**-13).view(torch.int32)
-    f16_grid = torch.arange(0, 2**15, 67, dtype=torch.int32).to(torch.int16).view(torch.float16).float().view(torch.int32)
+    f16_grid = (
+        torch.arange(0, 2**15, 67, dtype=torch.int32).to(torch.int16).view(torch.float16).float().view(torch.int32)
+    )
     ties = torch.cat([f16_grid + offset for offset in (0, 0x0FFF, 0x1000, 0x1001)])
-    special = torch.tensor([0.0, -0.0, float("inf"), -float("inf"), float("nan"), 65504, 65519.99, 65520, 2**-25, 2**-24, 1e-45, 3.4e38])
+    special = torch.tensor(
+        [0.0, -0.0, float("inf"), -float("inf"), float("nan"), 65504, 65519.99, 65520, 2**-25, 2**-24, 1e-45, 3.4e38]
+    )
     f32 = torch.cat([bits, boundary, small, ties, special.view(torch.int32)]).view(torch.float32)
     save_file({"f32": f32, "f16": f32.half(), "bf16": f32.bfloat16()}, out / "half.safetensors")
 
 
 def configs():
-    llama3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 1024}
+    llama3 = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 1024,
+    }
     small = dict(vocab_size=258, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4)
     made = {
         "llama-default": LlamaConfig(),
         "mistral-default": MistralConfig(),
         "mixtral-default": MixtralConfig(),
-        "llama3": LlamaConfig(**small, num_key_value_heads=2, max_position_embeddings=4096, tie_word_embeddings=True,
-                              rope_parameters={**llama3, "rope_theta": 5e5}, eos_token_id=[5, 6], dtype="bfloat16"),
-        "mixtral": MixtralConfig(**small, num_key_value_heads=2, head_dim=32, num_local_experts=4, rope_theta=1e4, pad_token_id=0),
+        "llama3": LlamaConfig(
+            **small,
+            num_key_value_heads=2,
+            max_position_embeddings=4096,
+            tie_word_embeddings=True,
+            rope_parameters={**llama3, "rope_theta": 5e5},
+            eos_token_id=[5, 6],
+            dtype="bfloat16",
+        ),
+        "mixtral": MixtralConfig(
+            **small, num_key_value_heads=2, head_dim=32, num_local_experts=4, rope_theta=1e4, pad_token_id=0
+        ),
         "mistral-nowindow": MistralConfig(**small, num_key_value_heads=4, sliding_window=None, rope_theta=123.0),
     }
-    (out / "configs.json").write_text(json.dumps({name: c.to_dict() for name, c in made.items()}, indent=1, sort_keys=True) + "\n")
+    (out / "configs.json").write_text(
+        json.dumps({name: c.to_dict() for name, c in made.items()}, indent=1, sort_keys=True) + "\n"
+    )
 
 
 def bpe():

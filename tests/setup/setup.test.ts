@@ -96,8 +96,8 @@ describe("no network", () => {
   it("while npx fetches pnpm", () => {
     const result = sandbox.run("test.mjs", { ...without("pnpm"), npx: offline });
     expect(result.status).toBe(1);
-    expect(result.stderr.trim().split("\n").at(-1)).toMatch(
-      /^pnpm \d+\.\d+\.\d+ could not be downloaded because the npm registry was not reached/,
+    expect(result.stderr).toMatch(
+      /^pnpm \d+\.\d+\.\d+ could not be downloaded because the npm registry was not reached: connect .*\.\n$/,
     );
   });
 
@@ -106,9 +106,8 @@ describe("no network", () => {
       'case "$1" in --version) echo "$PNPM_VERSION" ;; *) echo "ERR_PNPM_META_FETCH_FAIL getaddrinfo ENOTFOUND"; exit 1 ;; esac';
     const result = sandbox.run("test.mjs", { ...completeMachine, pnpm });
     expect(result.status).toBe(1);
-    expect(result.stderr).toContain("ENOTFOUND");
-    expect(result.stderr.trim().split("\n").at(-1)).toMatch(
-      /^The packages could not be downloaded because the npm registry was not reached: connect/,
+    expect(result.stderr).toMatch(
+      /^The packages could not be downloaded because the npm registry was not reached: connect .*\.\n$/,
     );
   });
 });
@@ -156,6 +155,8 @@ describe("set-up", () => {
     const result = sandbox.run("start.mjs", completeMachine, { env: { TURBO_STATUS: "1" } });
     expect(result.status).toBe(1);
     expect(result.stderr).toContain("kernel.cc:7: error: expected ';'");
-    expect(result.stderr.trim().split("\n").at(-1)).toBe("The build failed; the end of its log above says where.");
+    expect(result.stderr.trim().split("\n").at(-1)).toMatch(
+      /^The build failed; the end of its log above \(.*build\.log\) says where\.$/,
+    );
   });
 });

@@ -32,6 +32,7 @@ constexpr int64_t kPackColumns = 4 * kTileColumns;     // columns in a packing t
 constexpr int64_t kDotRows = 12, kDotColumns = 8;      // at most this many rows or columns take Method::dot
 constexpr int64_t kStreamDepth = 16;                   // rows of B that Method::stream reads side by side
 constexpr int64_t kLocalRows = 16 * kTileRows;         // at most this many rows take Method::local
+constexpr int64_t kSplits = 16;
 constexpr double kTaskWork = 1 << 19;                  // multiply-adds worth a task of its own
 constexpr int64_t kTasks = 32;                         // tasks to aim for: an even load for a handful of threads
 
@@ -49,6 +50,15 @@ inline int64_t packed_floats(const Gemm& g) { return g.k * round_up(g.n, kTileCo
 
 inline double multiply_adds(const Gemm& g) { return static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k); }
 
+// A small C under a long k (weight gradients over many rows): cutting k packs both operands exactly once.
+inline bool splits_k(const Gemm& g, int64_t count) { return count == 1 && !g.accumulate && g.k >= 8192 && g.m * g.n <= 1 << 18; }
+
+// Columns alone give tasks enough, and every row of such a strip of C stays in L2 from one block of k to the next.
+inline bool wide_enough(const Gemm& g, const Plan& plan, int64_t wanted, int64_t widest) {
+  int64_t columns = at_most(g.n / wanted, widest);
+  return columns >= 256 && (plan.depth_blocks == 1 || g.m * columns <= kBlockFloats);
+}
+
 // `count` products run together, `total` multiply-adds in all.
 inline Plan make_plan(const Gemm& g, int64_t count, double total) {
   Plan plan{};
@@ -62,6 +72,7 @@ inline Plan make_plan(const Gemm& g, int64_t count, double total) {
   int64_t wanted = at_least(static_cast<int64_t>(share < worth ? share + 0.999 : worth), 1);
   plan.row_tile = at_least(g.m, 1);
   plan.column_tile = at_least(g.n, 1);
+  const int64_t widest = at_least(kBlockFloats / plan.depth / kTileColumns * kTileColumns, kTileColumns);
 
   if (g.b.transposed && (g.m <= kDotRows || g.n <= kDotColumns)) {
     plan.method = Method::dot;
@@ -73,14 +84,15 @@ inline Plan make_plan(const Gemm& g, int64_t count, double total) {
     plan.method = Method::stream;
     int64_t parts = at_most(ceil_div(g.n * g.k, 32 * 1024), kTasks);
     plan.column_tile = even_tile(g.n, at_most(ceil_div(g.n, at_least(parts, 1)), 512), 128);
-  } else if (g.m <= kLocalRows || count >= 2 * kTasks) {
+  } else if (splits_k(g, count)) {
     plan.method = Method::local;
-    int64_t widest = at_least(kBlockFloats / plan.depth / kTileColumns * kTileColumns, kTileColumns);
+    plan.column_tile = even_tile(g.n, widest, kTileColumns);
+  } else if (g.m <= kLocalRows || count >= 2 * kTasks || wide_enough(g, plan, wanted, widest)) {
+    plan.method = Method::local;
     plan.column_tile = even_tile(g.n, at_most(ceil_div(g.n, wanted), widest), kTileColumns);
   } else {
     plan.method = Method::shared;
-    int64_t rows = 8 * kTileRows, columns = at_least(kBlockFloats / plan.depth / kTileColumns * kTileColumns, kTileColumns);
-    columns = even_tile(g.n, columns, kTileColumns);
+    int64_t rows = 8 * kTileRows, columns = even_tile(g.n, widest, kTileColumns);
     while (ceil_div(g.m, rows) * ceil_div(g.n, columns) < wanted) {
       if (rows > 4 * kTileRows || (rows > kTileRows && columns <= 4 * kTileColumns)) rows -= kTileRows;
       else if (columns > 2 * kTileColumns) columns = round_up(columns / 2, kTileColumns);
@@ -91,11 +103,9 @@ inline Plan make_plan(const Gemm& g, int64_t count, double total) {
   }
   plan.row_tiles = ceil_div(g.m, plan.row_tile);
   plan.column_tiles = ceil_div(g.n, plan.column_tile);
-  // A small C under a long k (weight gradients of small layers): cut k as well.
   int64_t tiles = plan.row_tiles * plan.column_tiles;
-  bool packs = plan.method == Method::shared || plan.method == Method::local;
-  if (count == 1 && packs && !g.accumulate && tiles > 0 && tiles < kTasks / 4 && wanted > tiles)
-    plan.splits = at_least(at_most(at_most(wanted / tiles, 16), plan.depth_blocks), 1);
+  if (count == 1 && plan.method == Method::local && !g.accumulate && tiles < kTasks / 4 && wanted > tiles)
+    plan.splits = at_least(at_most(at_most(wanted / tiles, kSplits), plan.depth_blocks), 1);
   return plan;
 }
 

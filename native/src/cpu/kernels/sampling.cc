@@ -1,8 +1,136 @@
-#include "kernel.h"
+// sample_tokens: temperature, top-k and top-p are cuts of the candidates in descending order, found by selection, never by a full sort.
+#include "partial.h"
+#include "philox.h"
+#include "vector_math.h"
+#include "weighted_select.h"
+#include "work_split.h"
 
 namespace trefoil::cpu::TREFOIL_ISA {
 
+namespace {
+
+constexpr int64_t kHeapLimit = 128;  // topK up to which one pass over the logits finds the candidates
+
+float greatest(const float* x, int64_t n) {
+  Vec best = splat(-HUGE_VALF);
+  int64_t i = 0;
+  for (; i + Vec::width <= n; i += Vec::width) best = max(load(x + i), best);
+  float result = max_lane(best);
+  for (; i < n; ++i) result = x[i] > result ? x[i] : result;
+  return result;
+}
+
+// weight[i] = e^((x[i] - top) * scale), where weight is given; returns their sum.
+double exponentials(const float* x, int64_t n, float top, float scale, float* weight) {
+  constexpr int64_t block = 4096;  // f32 lanes sum short blocks, f64 sums the blocks
+  double total = 0;
+  for (int64_t begin = 0; begin < n; begin += block) {
+    int64_t end = begin + block < n ? begin + block : n;
+    Vec lanes = splat(0.0f);
+    float rest = 0.0f;
+    for (int64_t i = begin; i < end; i += Vec::width) {
+      int count = lanes_left(end, i);
+      Vec value = exp((load_part(x + i, count) - splat(top)) * splat(scale));
+      if (weight) store_part(weight + i, value, count);
+      if (count == Vec::width) {
+        lanes = lanes + value;
+      } else {
+        float tail[Vec::width];
+        store(tail, value);
+        for (int k = 0; k < count; ++k) rest += tail[k];
+      }
+    }
+    total += static_cast<double>(sum(lanes) + rest);
+  }
+  return total;
+}
+
+// The `kept` first candidates, in order, by insertion into a short list; logits at or below its last entry are passed over a vector
+// at a time.
+void candidates_by_insertion(const float* x, int64_t n, int64_t kept, uint64_t* keys) {
+  for (int64_t i = 0; i < kept; ++i) keys[i] = candidate_key(x[i], i);
+  insertion_sort(keys, kept);
+  int64_t i = kept;
+  auto consider = [&](int64_t at) {
+    uint64_t key = candidate_key(x[at], at);
+    if (key >= keys[kept - 1]) return;
+    int64_t to = kept - 1;
+    for (; to > 0 && keys[to - 1] > key; --to) keys[to] = keys[to - 1];
+    keys[to] = key;
+  };
+  for (; i + Vec::width <= n; i += Vec::width)
+    if (any(less(splat(x[candidate_index(keys[kept - 1])]), load(x + i))))
+      for (int64_t k = i; k < i + Vec::width; ++k) consider(k);
+  for (; i < n; ++i) consider(i);
+}
+
+struct Options {
+  double temperature, top_p;
+  int64_t top_k;
+};
+
+// One row of n logits, u in [0, 1).
+int64_t sample_row(Context& context, const float* x, int64_t n, float top, const Options& options, float u) {
+  if (options.temperature == 0) {
+    for (int64_t i = 0; i < n; ++i)
+      if (x[i] == top) return i;
+    return 0;
+  }
+  int64_t kept = options.top_k > 0 && options.top_k < n ? options.top_k : n;
+  if (kept == 1) return sample_row(context, x, n, top, {0, 1, 0}, u);
+  uint64_t* keys = static_cast<uint64_t*>(context.scratch(1, static_cast<size_t>(n) * sizeof(uint64_t)));
+  float* weight = static_cast<float*>(context.scratch(2, static_cast<size_t>(n) * sizeof(float)));
+  double inverse = 1 / options.temperature;
+  float scale = inverse < 1e38 ? static_cast<float>(inverse) : 1e38f;  // finite: 0 * scale is the top logit's exponent
+  double total;
+  if (kept <= kHeapLimit) {
+    candidates_by_insertion(x, n, kept, keys);
+  } else {
+    for (int64_t i = 0; i < n; ++i) keys[i] = candidate_key(x[i], i);
+    if (kept < n) select_count(keys, n, kept);
+  }
+  if (kept < n) {
+    total = 0;
+    for (int64_t i = 0; i < kept; ++i) {
+      uint32_t index = candidate_index(keys[i]);
+      float value;
+      exponentials(x + index, 1, top, scale, &value);
+      weight[index] = value;
+      total += static_cast<double>(value);
+    }
+  } else {
+    total = exponentials(x, n, top, scale, weight);
+  }
+  if (options.top_p < 1) {
+    WeightedRank last = select_weight(keys, kept, weight, options.top_p * total, true);
+    kept = last.rank + 1;
+    total = last.before + static_cast<double>(weight[candidate_index(keys[last.rank])]);
+  }
+  return candidate_index(keys[select_weight(keys, kept, weight, static_cast<double>(u) * total, false).rank]);
+}
+
+void sample_tokens(Context& context, const TrefoilLaunch& launch) {
+  const TrefoilView &logits = launch.inputs[0], &tokens = launch.outputs[0], &log_probability = launch.outputs[1];
+  int64_t rows = logits.shape[0], n = logits.shape[1];
+  if (rows == 0) return;
+  if (n == 0) fail(TREFOIL_INVALID_ARGUMENT, "sample_tokens: there are no logits to choose from");
+  Options options{launch.attributes[0], launch.attributes[2], static_cast<int64_t>(launch.attributes[1])};
+  PhiloxStream stream = philox_stream(launch.inputs[1], launch.attributes[3]);
+  context.parallel(rows, [&](int64_t b) {
+    const float* x = data<float>(logits) + b * n;
+    uint32_t words[4][kPhiloxBatch];
+    philox(stream, static_cast<uint32_t>(b), words);
+    float top = greatest(x, n);
+    int64_t token = sample_row(context, x, n, top, options, unit_interval(words[0][0]));
+    if (tokens.data) data<int32_t>(tokens)[b] = static_cast<int32_t>(token);
+    if (log_probability.data)
+      data<float>(log_probability)[b] = static_cast<float>(static_cast<double>(x[token] - top) - ::log(exponentials(x, n, top, 1.0f, nullptr)));
+  });
+}
+
+}  // namespace
+
 extern const KernelEntry sampling_kernels[];
-const KernelEntry sampling_kernels[] = {{nullptr, nullptr, nullptr}};
+const KernelEntry sampling_kernels[] = {{"sample_tokens", sample_tokens, nullptr}, {nullptr, nullptr, nullptr}};
 
 }  // namespace trefoil::cpu::TREFOIL_ISA
