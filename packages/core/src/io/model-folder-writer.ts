@@ -125,12 +125,14 @@ export class ModelFolderWriter {
   /**
    * Completes the weight files, writes the index where there are several, and gives the folder its name. On an error the
    * temporary folder is removed and an existing target stays as it was.
+   * @param options.verify looks at the complete folder before it gets its name; what it throws is an error of `finish`
    */
-  async finish(): Promise<void> {
+  async finish(options: { verify?: (folder: string) => Promise<void> } = {}): Promise<void> {
     try {
       for (const { writer } of this.#shards) await writer.finish();
       if (this.#shards.length > 1) await this.writeFile(indexFileName, this.#index());
       await syncDirectory(this.#temporary);
+      await options.verify?.(this.#temporary);
       if (this.#overwrite) await this.#replaceTarget();
       else {
         await refuseExisting(this.#path);
