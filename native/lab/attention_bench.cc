@@ -14,16 +14,6 @@ extern "C" const TrefoilBackend* trefoil_cpu_backend(void);
 
 namespace {
 
-using Buffer = std::vector<float>;
-
-TrefoilView view(Buffer& values, std::vector<int64_t> shape) {
-  TrefoilView result{};
-  result.data = values.data();
-  result.rank = static_cast<int32_t>(shape.size());
-  std::copy(shape.begin(), shape.end(), result.shape);
-  return result;
-}
-
 struct Op {
   const TrefoilBackend* backend;
   TrefoilDevice* device;
@@ -78,24 +68,28 @@ int main(int argc, char** argv) {
   }
   std::mt19937 generator(1);
   std::normal_distribution<float> normal;
-  auto random = [&](int64_t count) {
-    Buffer values(static_cast<size_t>(count));
-    for (float& value : values) value = normal(generator);
-    return values;
+  auto tensor = [&](std::vector<int64_t> shape) {
+    TrefoilView view{};
+    view.rank = static_cast<int32_t>(shape.size());
+    std::copy(shape.begin(), shape.end(), view.shape);
+    size_t count = 1;
+    for (int64_t dimension : shape) count *= static_cast<size_t>(dimension);
+    float* values = static_cast<float*>(backend->allocate(device, count * sizeof(float)));
+    std::generate_n(values, count, [&] { return normal(generator); });
+    view.data = values;
+    return view;
   };
   std::vector<int64_t> wide = {B, S, H, h}, narrow = {B, S, G, h};
-  Buffer q = random(B * S * H * h), k = random(B * S * G * h), v = random(B * S * G * h), dout = random(B * S * H * h);
-  Buffer out(q.size()), lse(static_cast<size_t>(B * H * S)), dq(q.size()), dk(k.size()), dv(k.size());
+  TrefoilView q = tensor(wide), k = tensor(narrow), v = tensor(narrow), out = tensor(wide), lse = tensor({B, H, S});
+  TrefoilView dout = tensor(wide), dq = tensor(wide), dk = tensor(narrow), dv = tensor(narrow);
   std::vector<double> attributes = {causal ? 1.0 : 0.0, 1 / std::sqrt(static_cast<double>(h))};
-  Op forward{backend, device, backend->find_op("attention"), {view(q, wide), view(k, narrow), view(v, narrow), {}, {}},
-             {view(out, wide), view(lse, {B, H, S})}, attributes};
-  Op backward{backend, device, backend->find_op("attention_grad"),
-              {view(dout, wide), view(q, wide), view(k, narrow), view(v, narrow), view(out, wide), view(lse, {B, H, S}), {}, {}},
-              {view(dq, wide), view(dk, narrow), view(dv, narrow)}, attributes};
+  Op forward{backend, device, backend->find_op("attention"), {q, k, v, {}, {}}, {out, lse}, attributes};
+  Op backward{backend, device, backend->find_op("attention_grad"), {dout, q, k, v, out, lse, {}, {}}, {dq, dk, dv}, attributes};
   double product = 2.0 * static_cast<double>(B * H * h) * static_cast<double>(S) * static_cast<double>(causal ? (S + 1) / 2.0 : S);
   double forward_ms = forward.median_milliseconds(), backward_ms = backward.median_milliseconds();
   std::printf("forward %.4f ms %.1f GFLOP/s backward %.4f ms %.1f GFLOP/s\n", forward_ms, 2 * product / forward_ms / 1e6, backward_ms,
               5 * product / backward_ms / 1e6);
+  for (const TrefoilView& view : {q, k, v, out, lse, dout, dq, dk, dv}) backend->release(device, view.data);
   backend->close_device(device);
   return 0;
 }

@@ -92,7 +92,8 @@ TEST(adamw_thread_independent) {
     F32 hyper({3}, {1e-2f, 1, 1});
     launch(other, "adamw_", inputs_of(hyper, tensors), outputs_of(tensors), {0.9, 0.95, 1e-8, 0.1, 0.1, 0.1, 0.1, 0.1});
     std::vector<F32> results;
-    for (Tensor& tensor : tensors) results.push_back(tensor.p);
+    for (Tensor& tensor : tensors)
+      if (tensor.p.size()) results.push_back(tensor.p);
     return results;
   });
 }

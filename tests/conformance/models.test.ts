@@ -47,7 +47,7 @@ describe.each(variants)("%s against transformers", async (variant) => {
   });
 
   it("follows PyTorch's AdamW for 20 steps", async () => {
-    const training = JSON.parse(metadata.training!);
+    const training = JSON.parse(metadata.fixture!).training;
     const { model } = await loadModel(fixturePath(`llama/${variant}`));
     const parameters = model.parameters();
     const { learningRate, beta1, beta2, epsilon, weightDecay, maxGradientNorm: clipNorm } = training;

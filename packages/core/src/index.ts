@@ -1,3 +1,5 @@
+export * from "./text/index.js";
+export * from "./train/index.js";
 export * from "./io/index.js";
 export * from "./cli/index.js";
 export * from "./nn/index.js";

@@ -51,7 +51,7 @@ class AttentionBackward {
 
   // Lanes of queries; the transposed copies feed products along the head, the plain ones products along the queries.
   struct Tile {
-    int64_t first_row, rows;
+    RowOffsets rows;
     float *q_transposed, *dout_transposed, *dq_transposed;  // [size][kLanes]; q is multiplied by scale * log2 e
     float *q, *dout;                                        // [rows][width_]
     float *lse, *delta;                                     // [kLanes]; lse in units of log 2
@@ -89,13 +89,21 @@ class AttentionBackward {
       int64_t visible = least(end, shape_.visible(b, block + block_rows - 1));
       Tile tile[kBlockRowTiles];
       for (int64_t i = 0; i < tiles; ++i) {
+        tile[i].rows = RowOffsets(shape_, b, g, block + i * kLanes, least(kLanes, block_rows - i * kLanes));
         layout(tile[i], at.tiles + i * at.tile_floats);
-        if (visible > begin) open(tile[i], b, g, block + i * kLanes, least(kLanes, block_rows - i * kLanes));
+      }
+      if (visible > begin) {
+        prefetch_keys(b, g, begin, visible);
+        prefetch_rows(tile[0]);
+      }
+      for (int64_t i = 0; i < tiles && visible > begin; ++i) {
+        if (i + 1 < tiles) prefetch_rows(tile[i + 1]);
+        open(tile[i], b);
       }
       for (int64_t first = begin; first < visible; first += kKeyTile)
-        visit_keys(at, tile, tiles, b, g, first, least(kKeyTile, visible - first), begin);
+        visit_keys(at, tile, tiles, b, g, first, visible, begin);
       if (!gradients_.dq) continue;
-      for (int64_t i = 0; i < tiles; ++i) write_dq(tile[i], b, g, part, block + i * kLanes, least(kLanes, block_rows - i * kLanes), visible > begin);
+      for (int64_t i = 0; i < tiles; ++i) write_dq(tile[i], part, visible > begin);
     }
     for (int64_t key = begin; key < end; ++key) {
       write_key(gradients_.dk, b, g, key, at.dk + (key - begin) * width_, shape_.scale);
@@ -103,7 +111,8 @@ class AttentionBackward {
     }
   }
 
-  void visit_keys(const Buffers& at, Tile* tile, int64_t tiles, int64_t b, int64_t g, int64_t first, int64_t count, int64_t begin) const {
+  void visit_keys(const Buffers& at, Tile* tile, int64_t tiles, int64_t b, int64_t g, int64_t first, int64_t end, int64_t begin) const {
+    int64_t count = least(kKeyTile, end - first);
     bool copied = false;
     for (int64_t i = 0; i < tiles; ++i) {
       bool masked = false;
@@ -112,9 +121,10 @@ class AttentionBackward {
       if (!copied) {
         k_.copy(shape_, b, g, first, count, at.keys, shape_.size);
         v_.copy(shape_, b, g, first, count, at.values, shape_.size);
+        prefetch_keys(b, g, first + kKeyTile, end);
         copied = true;
       }
-      if (tile[i].rows > Vec::width)
+      if (tile[i].rows.count > Vec::width)
         visit<2>(at, tile[i], b, first, seen, masked, first - begin);
       else
         visit<1>(at, tile[i], b, first, seen, masked, first - begin);
@@ -132,26 +142,33 @@ class AttentionBackward {
     tile.delta = tile.lse + kLanes;
   }
 
-  void open(Tile& tile, int64_t b, int64_t g, int64_t first_row, int64_t rows) const {
-    int64_t size = shape_.size, lanes = round_up(rows, Vec::width);
-    tile.first_row = first_row;
-    tile.rows = rows;
-    tile.mask.fill(shape_, b, first_row, rows, tile.delta + kLanes);
-    auto q_row = [&](int64_t lane) { return q_ + shape_.row_offset(b, g, first_row + lane); };
-    auto dout_row = [&](int64_t lane) { return dout_ + shape_.row_offset(b, g, first_row + lane); };
-    pack_transposed(rows, lanes, size, shape_.scale * kLog2e, q_row, tile.q_transposed);
-    pack_transposed(rows, lanes, size, 1.0f, dout_row, tile.dout_transposed);
+  void prefetch_keys(int64_t b, int64_t g, int64_t first, int64_t end) const {
+    k_.prefetch(shape_, b, g, first, least(kKeyTile, end - first));
+    v_.prefetch(shape_, b, g, first, least(kKeyTile, end - first));
+  }
+  void prefetch_rows(const Tile& tile) const {
+    tile.rows.prefetch(q_, shape_.size);
+    tile.rows.prefetch(dout_, shape_.size);
+    tile.rows.prefetch(out_, shape_.size);
+  }
+
+  void open(Tile& tile, int64_t b) const {
+    int64_t size = shape_.size;
+    const RowOffsets& rows = tile.rows;
+    tile.mask.fill(shape_, b, rows, tile.delta + kLanes);
+    pack_transposed(rows, q_, size, shape_.scale * kLog2e, tile.q_transposed);
+    pack_transposed(rows, dout_, size, 1.0f, tile.dout_transposed);
     memset(tile.dq_transposed, 0, static_cast<size_t>(size * kLanes) * sizeof(float));
-    for (int64_t lane = 0; lane < rows; ++lane) {
-      const float *q = q_row(lane), *dout = dout_row(lane), *out = out_ + shape_.row_offset(b, g, first_row + lane);
-      copy_row(q, tile.q + lane * width_);
+    for (int64_t lane = 0; lane < rows.count; ++lane) {
+      const float *dout = dout_ + rows.element[lane], *out = out_ + rows.element[lane];
+      copy_row(q_ + rows.element[lane], tile.q + lane * width_);
       copy_row(dout, tile.dout + lane * width_);
       tile.delta[lane] = sum_over(size, [&](int64_t d, auto part) { return part.load(dout + d) * part.load(out + d); });
-      float lse = lse_[shape_.lse_offset(b, g, first_row + lane)];
+      float lse = lse_[rows.lse[lane]];
       // A row that saw no key has probabilities 0 and not e^(s + inf).
       tile.lse[lane] = lse == -HUGE_VALF ? HUGE_VALF : lse * kLog2e;
     }
-    for (int64_t lane = rows; lane < kLanes; ++lane) {
+    for (int64_t lane = rows.count; lane < kLanes; ++lane) {
       tile.delta[lane] = 0.0f;
       tile.lse[lane] = HUGE_VALF;
     }
@@ -177,21 +194,21 @@ class AttentionBackward {
         store(dscore, p * (load(dscore) - delta));
       }
     }
-    multiply_add_columns(count, width_, at.scores, kLanes, 1, tile.dout, width_, tile.rows, at.dv + key * width_, width_);
-    multiply_add_columns(count, width_, at.dscores, kLanes, 1, tile.q, width_, tile.rows, at.dk + key * width_, width_);
+    multiply_add_columns(count, width_, at.scores, kLanes, 1, tile.dout, width_, tile.rows.count, at.dv + key * width_, width_);
+    multiply_add_columns(count, width_, at.dscores, kLanes, 1, tile.q, width_, tile.rows.count, at.dk + key * width_, width_);
     multiply<vectors, Start::kAdd>(size, at.keys, 1, size, at.dscores, kLanes, count, tile.dq_transposed, kLanes);
   }
 
-  void write_dq(const Tile& tile, int64_t b, int64_t g, int64_t part, int64_t first_row, int64_t rows, bool any) const {
+  void write_dq(const Tile& tile, int64_t part, bool any) const {
     float* to = parts_ == 1 ? gradients_.dq : partial_dq_ + part * query_elements(shape_);
-    auto row = [&](int64_t lane) { return to + shape_.row_offset(b, g, first_row + lane); };
     if (!any) {
-      for (int64_t lane = 0; lane < rows; ++lane) memset(row(lane), 0, static_cast<size_t>(shape_.size) * sizeof(float));
+      for (int64_t lane = 0; lane < tile.rows.count; ++lane)
+        memset(to + tile.rows.element[lane], 0, static_cast<size_t>(shape_.size) * sizeof(float));
       return;
     }
     float scale[kLanes];
     for (float& lane : scale) lane = shape_.scale;
-    unpack_transposed(rows, shape_.size, tile.dq_transposed, scale, row);
+    unpack_transposed(tile.rows, to, shape_.size, tile.dq_transposed, scale);
   }
 
   void write_key(float* gradient, int64_t b, int64_t g, int64_t key, const float* sums, float scale) const {

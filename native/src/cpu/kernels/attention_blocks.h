@@ -104,21 +104,42 @@ struct AttentionShape {
   }
 
   int64_t key_length(int64_t b) const { return key_lengths ? key_lengths[b] : keys; }
-  // How many keys, from the first, a row may see.
-  int64_t visible(int64_t b, int64_t row) const {
+  // How many keys, from the first, a query may see.
+  int64_t visible_to_query(int64_t b, int64_t query) const {
     int64_t n = key_length(b);
     if (!causal) return n;
-    int64_t seen = n - queries + row / share + 1;
+    int64_t seen = n - queries + query + 1;
     return seen < 0 ? 0 : least(seen, n);
   }
-  // Offset of a row in q and its gradient, of its entry in lse, and of a key in k and v.
-  int64_t row_offset(int64_t b, int64_t g, int64_t row) const {
-    return ((b * queries + row / share) * heads + g * share + row % share) * size;
-  }
-  int64_t lse_offset(int64_t b, int64_t g, int64_t row) const {
-    return (b * heads + g * share + row % share) * queries + row / share;
-  }
+  int64_t visible(int64_t b, int64_t row) const { return visible_to_query(b, row / share); }
   int64_t key_offset(int64_t b, int64_t g, int64_t key) const { return ((b * keys + key) * groups + g) * size; }
+};
+
+// Where the rows [first, first + count) of a key-value head lie; count is at most kLanes.
+struct RowOffsets {
+  int64_t count;
+  int32_t query[kLanes];
+  int64_t element[kLanes];  // in q, out and their gradients
+  int64_t lse[kLanes];
+
+  RowOffsets() = default;
+  RowOffsets(const AttentionShape& shape, int64_t b, int64_t g, int64_t first, int64_t count) : count(count) {
+    int64_t at = first / shape.share, head = first % shape.share;
+    for (int64_t i = 0; i < count; ++i) {
+      query[i] = static_cast<int32_t>(at);
+      element[i] = ((b * shape.queries + at) * shape.heads + g * shape.share + head) * shape.size;
+      lse[i] = (b * shape.heads + g * shape.share + head) * shape.queries + at;
+      if (++head == shape.share) {
+        head = 0;
+        ++at;
+      }
+    }
+  }
+
+  void prefetch(const float* base, int64_t size) const {
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t d = 0; d < size; d += 16) __builtin_prefetch(base + element[i] + d, 0, 2);
+  }
 };
 
 // k or v: f32, or bf16 that is widened on load.
@@ -126,6 +147,15 @@ struct KeyValueSource {
   const void* data;
   bool bf16;
   explicit KeyValueSource(const TrefoilView& view) : data(view.data), bf16(view.dtype == TREFOIL_BF16) {}
+
+  // Asks for keys [first, first + count): a head's rows lie far apart, where the hardware does not look ahead.
+  void prefetch(const AttentionShape& shape, int64_t b, int64_t g, int64_t first, int64_t count) const {
+    int64_t bytes = bf16 ? 2 : 4, row_bytes = shape.size * bytes;
+    for (int64_t i = 0; i < count; ++i) {
+      const char* row = static_cast<const char*>(data) + shape.key_offset(b, g, first + i) * bytes;
+      for (int64_t at = 0; at < row_bytes; at += 64) __builtin_prefetch(row + at, 0, 2);
+    }
+  }
 
   // tile[i] [stride] = keys first + i, zero from size to stride.
   void copy(const AttentionShape& shape, int64_t b, int64_t g, int64_t first, int64_t count, float* tile, int64_t stride) const {
@@ -147,33 +177,49 @@ struct KeyValueSource {
   }
 };
 
-// to[d * kLanes + lane] = row(lane)[d] * factor; lanes from `rows` to `lanes` (a multiple of the width) become 0.
-template <class Row>
-inline void pack_transposed(int64_t rows, int64_t lanes, int64_t size, float factor, const Row& row, float* to) {
+// to[d * kLanes + lane] = base[rows.element[lane] + d] * factor; the lanes past the rows, up to a whole vector, become 0.
+inline void pack_transposed(const RowOffsets& rows, const float* base, int64_t size, float factor, float* to) {
   constexpr int width = Vec::width;
-  for (int64_t lane = 0; lane < lanes; lane += width)
+  for (int64_t lane = 0; lane < rows.count; lane += width)
     for_each_vector(size, [&](int64_t d, auto part) {
       Vec block[width];
-      for (int i = 0; i < width; ++i)
-        block[i] = lane + i < rows ? part.load(row(lane + i) + d) * splat(factor) : splat(0.0f);
+      if (lane + width <= rows.count) {
+#pragma GCC unroll 16
+        for (int i = 0; i < width; ++i) block[i] = part.load(base + rows.element[lane + i] + d) * splat(factor);
+      } else {
+        for (int i = 0; i < width; ++i)
+          block[i] = lane + i < rows.count ? part.load(base + rows.element[lane + i] + d) * splat(factor) : splat(0.0f);
+      }
       transpose(block);
-      int64_t depth = least(width, size - d);
-      for (int64_t i = 0; i < depth; ++i) store(to + (d + i) * kLanes + lane, block[i]);
+      if (d + width <= size) {
+#pragma GCC unroll 16
+        for (int i = 0; i < width; ++i) store(to + (d + i) * kLanes + lane, block[i]);
+      } else {
+        for (int64_t i = 0; i < size - d; ++i) store(to + (d + i) * kLanes + lane, block[i]);
+      }
     });
 }
 
-// row(lane)[d] = from[d * kLanes + lane] * scale[lane].
-template <class Row>
-inline void unpack_transposed(int64_t rows, int64_t size, const float* from, const float* scale, const Row& row) {
+// base[rows.element[lane] + d] = from[d * kLanes + lane] * scale[lane].
+inline void unpack_transposed(const RowOffsets& rows, float* base, int64_t size, const float* from, const float* scale) {
   constexpr int width = Vec::width;
-  for (int64_t lane = 0; lane < rows; lane += width) {
+  for (int64_t lane = 0; lane < rows.count; lane += width) {
     Vec factor = load(scale + lane);
     for_each_vector(size, [&](int64_t d, auto part) {
       Vec block[width];
-      int64_t depth = least(width, size - d);
-      for (int i = 0; i < width; ++i) block[i] = i < depth ? load(from + (d + i) * kLanes + lane) * factor : splat(0.0f);
+      if (d + width <= size) {
+#pragma GCC unroll 16
+        for (int i = 0; i < width; ++i) block[i] = load(from + (d + i) * kLanes + lane) * factor;
+      } else {
+        for (int i = 0; i < width; ++i) block[i] = d + i < size ? load(from + (d + i) * kLanes + lane) * factor : splat(0.0f);
+      }
       transpose(block);
-      for (int i = 0; i < width && lane + i < rows; ++i) part.store(row(lane + i) + d, block[i]);
+      if (lane + width <= rows.count) {
+#pragma GCC unroll 16
+        for (int i = 0; i < width; ++i) part.store(base + rows.element[lane + i] + d, block[i]);
+      } else {
+        for (int64_t i = 0; i < rows.count - lane; ++i) part.store(base + rows.element[lane + i] + d, block[i]);
+      }
     });
   }
 }

@@ -32,7 +32,7 @@ class AttentionDecode {
   }
 
  private:
-  static constexpr int64_t kMaxRows = 16;
+  static constexpr int64_t kMaxRows = kLanes < 16 ? kLanes : 16;
 
   // Keys are split where there are too few heads to share the work; a function of the shape alone.
   static int64_t split_count(const AttentionShape& shape) {
@@ -58,8 +58,9 @@ class AttentionDecode {
     float* tiles = static_cast<float*>(context.scratch(1, static_cast<size_t>(2 * kKeyTile * width_) * sizeof(float)));
     float *q = storage, *scores = q + rows * width_, *local = scores + rows * kKeyTile;
     Running state = splits_ == 1 ? Running{local, local + rows * width_, local + rows * (width_ + 1)} : partial(b, g, split, partials_);
+    RowOffsets offsets(shape_, b, g, 0, rows);
     for (int64_t row = 0; row < rows; ++row) {
-      const float* from = q_ + shape_.row_offset(b, g, row);
+      const float* from = q_ + offsets.element[row];
       for (int64_t d = 0; d < width_; ++d) q[row * width_ + d] = d < shape_.size ? from[d] * (shape_.scale * kLog2e) : 0.0f;
       state.top[row] = -HUGE_VALF;
       state.total[row] = 0.0f;
@@ -167,11 +168,12 @@ class AttentionDecode {
   }
 
   void write(int64_t b, int64_t g, const Running& state) const {
+    RowOffsets offsets(shape_, b, g, 0, shape_.rows);
     for (int64_t row = 0; row < shape_.rows; ++row) {
       float total = state.total[row], inverse = total == 0.0f ? 0.0f : 1.0f / total;
-      float* out = out_ + shape_.row_offset(b, g, row);
+      float* out = out_ + offsets.element[row];
       for (int64_t d = 0; d < shape_.size; ++d) out[d] = state.sums[row * width_ + d] * inverse;
-      if (lse_) lse_[shape_.lse_offset(b, g, row)] = state.top[row] * kLn2 + ::logf(total);
+      if (lse_) lse_[offsets.lse[row]] = state.top[row] * kLn2 + ::logf(total);
     }
   }
 

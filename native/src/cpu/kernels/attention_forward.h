@@ -24,10 +24,10 @@ class AttentionForward {
   }
 
  private:
-  static constexpr int64_t kTaskRows = 128;
+  static constexpr int64_t kTaskRows = 256;
 
   struct Tile {
-    int64_t first_row, rows;
+    RowOffsets rows;
     float *q, *out;       // [size][kLanes]; q is multiplied by scale * log2 e
     float *top, *total;   // running maximum, in units of log 2, and sum
     float* correction;    // what the maximum's rise multiplies earlier sums by
@@ -42,9 +42,14 @@ class AttentionForward {
     float* values = keys + kKeyTile * size;
     float* scores = static_cast<float*>(context.scratch(2, sizeof(float) * kKeyTile * kLanes));
     Tile tile[kTaskRows / kLanes];
-    for (int64_t i = 0; i < tiles; ++i) open(tile[i], b, g, first_row + i * kLanes, least(kLanes, rows - i * kLanes), storage + i * stride);
-
     int64_t end = shape_.visible(b, first_row + rows - 1);
+    prefetch_tile(b, g, 0, end);
+    for (int64_t i = 0; i < tiles; ++i) {
+      tile[i].rows = RowOffsets(shape_, b, g, first_row + i * kLanes, least(kLanes, rows - i * kLanes));
+      tile[i].rows.prefetch(q_, size);
+    }
+    for (int64_t i = 0; i < tiles; ++i) open(tile[i], b, storage + i * stride);
+
     for (int64_t first = 0; first < end; first += kKeyTile) {
       int64_t count = least(kKeyTile, end - first);
       bool copied = false;
@@ -55,28 +60,31 @@ class AttentionForward {
         if (!copied) {
           k_.copy(shape_, b, g, first, count, keys, size);
           v_.copy(shape_, b, g, first, count, values, size);
+          prefetch_tile(b, g, first + kKeyTile, end);
           copied = true;
         }
-        if (tile[i].rows > Vec::width)
+        if (tile[i].rows.count > Vec::width)
           absorb<2>(tile[i], b, first, seen, masked, keys, values, scores);
         else
           absorb<1>(tile[i], b, first, seen, masked, keys, values, scores);
       }
     }
-    for (int64_t i = 0; i < tiles; ++i) close(tile[i], b, g);
+    for (int64_t i = 0; i < tiles; ++i) close(tile[i]);
   }
 
-  void open(Tile& tile, int64_t b, int64_t g, int64_t first_row, int64_t rows, float* storage) const {
-    tile.first_row = first_row;
-    tile.rows = rows;
+  void prefetch_tile(int64_t b, int64_t g, int64_t first, int64_t end) const {
+    k_.prefetch(shape_, b, g, first, least(kKeyTile, end - first));
+    v_.prefetch(shape_, b, g, first, least(kKeyTile, end - first));
+  }
+
+  void open(Tile& tile, int64_t b, float* storage) const {
     tile.q = storage;
     tile.out = tile.q + shape_.size * kLanes;
     tile.top = tile.out + shape_.size * kLanes;
     tile.total = tile.top + kLanes;
     tile.correction = tile.total + kLanes;
-    tile.mask.fill(shape_, b, first_row, rows, tile.correction + kLanes);
-    pack_transposed(rows, round_up(rows, Vec::width), shape_.size, shape_.scale * kLog2e,
-                    [&](int64_t lane) { return q_ + shape_.row_offset(b, g, first_row + lane); }, tile.q);
+    tile.mask.fill(shape_, b, tile.rows, tile.correction + kLanes);
+    pack_transposed(tile.rows, q_, shape_.size, shape_.scale * kLog2e, tile.q);
     memset(tile.out, 0, static_cast<size_t>(shape_.size * kLanes) * sizeof(float));
     for (int lane = 0; lane < kLanes; ++lane) {
       tile.top[lane] = -HUGE_VALF;
@@ -108,17 +116,16 @@ class AttentionForward {
     multiply<vectors, Start::kScale>(shape_.size, values, 1, shape_.size, scores, kLanes, count, tile.out, kLanes, tile.correction);
   }
 
-  void close(Tile& tile, int64_t b, int64_t g) const {
+  void close(Tile& tile) const {
     float* inverse = tile.correction;
     for (int lane = 0; lane < kLanes; lane += Vec::width) {
       Vec total = load(tile.total + lane);
       store(inverse + lane, select(equal(total, splat(0.0f)), splat(0.0f), splat(1.0f) / total));
       store(tile.top + lane, fma(load(tile.top + lane), splat(kLn2), log(total)));
     }
-    unpack_transposed(tile.rows, shape_.size, tile.out, inverse,
-                      [&](int64_t lane) { return out_ + shape_.row_offset(b, g, tile.first_row + lane); });
+    unpack_transposed(tile.rows, out_, shape_.size, tile.out, inverse);
     if (!lse_) return;
-    for (int64_t lane = 0; lane < tile.rows; ++lane) lse_[shape_.lse_offset(b, g, tile.first_row + lane)] = tile.top[lane];
+    for (int64_t lane = 0; lane < tile.rows.count; ++lane) lse_[tile.rows.lse[lane]] = tile.top[lane];
   }
 
   AttentionShape shape_;

@@ -20,18 +20,18 @@ struct LaneMask {
   int64_t first_limit, last_limit;  // of the first and the last row: limits ascend with the lane
   Range segments;
 
-  void fill(const AttentionShape& shape, int64_t b, int64_t first_row, int64_t rows, float* storage) {
+  void fill(const AttentionShape& shape, int64_t b, const RowOffsets& rows, float* storage) {
     limit = storage;
     segment_high = storage + kLanes;
     segment_low = storage + 2 * kLanes;
-    first_limit = shape.visible(b, first_row);
-    last_limit = shape.visible(b, first_row + rows - 1);
+    first_limit = shape.visible_to_query(b, rows.query[0]);
+    last_limit = shape.visible_to_query(b, rows.query[rows.count - 1]);
     segments = {INT32_MAX, INT32_MIN};
     for (int64_t lane = 0; lane < kLanes; ++lane) {
-      int64_t row = first_row + (lane < rows ? lane : rows - 1);
-      limit[lane] = static_cast<float>(shape.visible(b, row));
+      int64_t query = rows.query[lane < rows.count ? lane : rows.count - 1];
+      limit[lane] = static_cast<float>(shape.visible_to_query(b, query));
       if (!shape.segments) continue;
-      int32_t segment = shape.segments[b * shape.keys + row / shape.share];
+      int32_t segment = shape.segments[b * shape.keys + query];
       segments.include(segment);
       segment_high[lane] = static_cast<float>(segment >> 16);
       segment_low[lane] = static_cast<float>(segment & 0xffff);

@@ -27,6 +27,7 @@ struct Source {
   int32_t dtype;
   bool flat;   // laid out as the output is
   bool splat;  // one value
+  bool same_rows;  // every tile reads the same: a row vector, and tiles of whole rows
 };
 
 struct Result {
@@ -70,7 +71,7 @@ void collapse(Plan& plan, const TrefoilLaunch& launch, const TrefoilView& shape)
   for (int i = 0; i < plan.input_count; ++i) {
     const TrefoilView& view = launch.inputs[i];
     Source& source = plan.sources[i];
-    source = {view.data, {}, view.dtype, elements(view) == count, elements(view) == 1};
+    source = {view.data, {}, view.dtype, elements(view) == count, elements(view) == 1, false};
     if (view.rank > shape.rank) fail(TREFOIL_INVALID_ARGUMENT, "elementwise: input %d has more dimensions than the output", i);
     int64_t stride = 1;
     for (int d = shape.rank - 1; d >= 0; --d) {
@@ -198,6 +199,11 @@ bool make_plan(Context& context, const TrefoilLaunch& launch, Plan& plan) {
   bool whole_rows = plan.inner < kRowTilingLeast;
   plan.rows_per_tile = whole_rows ? kTile / plan.inner : 1;
   plan.segments = whole_rows ? 1 : ceil_divide(plan.inner, kTile);
+  for (int i = 0; i < plan.input_count; ++i) {
+    Source& source = plan.sources[i];
+    source.same_rows = !source.flat && !source.splat && plan.segments == 1;
+    for (int d = 0; d + 1 < plan.rank; ++d) source.same_rows &= source.stride[d] == 0;
+  }
   plan.tiles = ceil_divide(plan.rows, plan.rows_per_tile) * plan.segments;
   plan.tiles_per_task = ceil_divide(kTaskWork, cost * kTile);
   return true;
@@ -248,13 +254,18 @@ void run_tiles(Context& context, const Plan& plan, int64_t tile, int64_t last_ti
   float* buffers = reinterpret_cast<float*>(scratch + pointer_bytes);
   auto buffer_of = [&](int64_t number) { return buffers + number * kTile; };
 
-  // What is the same for every tile: single values and constants.
+  // What is the same for every tile: single values, row vectors and constants.
   for (int i = 0; i < plan.input_count; ++i) {
-    if (!plan.sources[i].splat) continue;
-    float value;
-    widen(plan.sources[i].dtype, plan.sources[i].data, 0, &value, 1);
-    fill(buffer_of(i), kTile, value);
-    values[i] = buffer_of(i);
+    const Source& source = plan.sources[i];
+    if (source.splat) {
+      float value;
+      widen(source.dtype, source.data, 0, &value, 1);
+      fill(buffer_of(i), kTile, value);
+      values[i] = buffer_of(i);
+    } else if (source.same_rows) {
+      int64_t rows = plan.rows < plan.rows_per_tile ? plan.rows : plan.rows_per_tile;
+      values[i] = broadcast_tile(plan, source, 0, rows, 0, plan.inner, buffer_of(i));
+    }
   }
   for (int i = 0; i < plan.instruction_count; ++i) {
     const Instruction& instruction = plan.instructions[i];
@@ -270,7 +281,7 @@ void run_tiles(Context& context, const Plan& plan, int64_t tile, int64_t last_ti
     int64_t flat = row * plan.inner + column, n = rows * length;
     for (int i = 0; i < plan.input_count; ++i) {
       const Source& source = plan.sources[i];
-      if (source.splat) continue;
+      if (source.splat || source.same_rows) continue;
       if (!source.flat) {
         values[i] = broadcast_tile(plan, source, row, rows, column, length, buffer_of(i));
       } else if (source.dtype == TREFOIL_F32 && !plan.stage_inputs) {

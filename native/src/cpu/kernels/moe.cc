@@ -1,6 +1,6 @@
 // Mixture-of-experts routing: gate, sort by expert, combine, and their gradients. T tokens, E experts, K choices; slot s = t K + j.
 #include "indices.h"
-#include "simd.h"
+#include "partial.h"
 #include "vector_math.h"
 #include "work_split.h"
 
@@ -12,8 +12,8 @@ namespace {
 void softmax(const float* logits, int64_t experts, float greatest, float* probability) {
   float total = 0.0f;
   for (int64_t e = 0; e < experts; e += Vec::width) {
-    int lanes = experts - e < Vec::width ? static_cast<int>(experts - e) : Vec::width;
-    store_n(probability + e, exp(load_n(logits + e, lanes) - splat(greatest)), lanes);
+    int lanes = lanes_left(experts, e);
+    store_part(probability + e, exp(load_part(logits + e, lanes) - splat(greatest)), lanes);
   }
   for (int64_t e = 0; e < experts; ++e) total += probability[e];
   for (int64_t e = 0; e < experts; ++e) probability[e] /= total;
@@ -134,13 +134,10 @@ void moe_sort(Context& context, const TrefoilLaunch& launch) {
 // out[t] = sum_j w[t, j] y[inverse[t K + j]] in order of j; weight == nullptr: all 1.
 void combine_rows(const float* y, int64_t width, const int32_t* row, const float* weight, int64_t kept, float* out) {
   for (int64_t d = 0; d < width; d += Vec::width) {
-    int lanes = width - d < Vec::width ? static_cast<int>(width - d) : Vec::width;
+    int lanes = lanes_left(width, d);
     Vec total = splat(0.0f);
-    for (int64_t j = 0; j < kept; ++j) {
-      const float* from = y + row[j] * width + d;
-      total = fma(splat(weight ? weight[j] : 1.0f), lanes == Vec::width ? load(from) : load_n(from, lanes), total);
-    }
-    store_n(out + d, total, lanes);
+    for (int64_t j = 0; j < kept; ++j) total = fma(splat(weight ? weight[j] : 1.0f), load_part(y + row[j] * width + d, lanes), total);
+    store_part(out + d, total, lanes);
   }
 }
 
@@ -163,10 +160,10 @@ void moe_combine(Context& context, const TrefoilLaunch& launch) {
 float combine_row_grad(const float* dout, const float* y, float weight, float* dy, int64_t width) {
   Vec total = splat(0.0f);
   for (int64_t d = 0; d < width; d += Vec::width) {
-    int lanes = width - d < Vec::width ? static_cast<int>(width - d) : Vec::width;
-    Vec upstream = load_n(dout + d, lanes);
-    total = fma(upstream, load_n(y + d, lanes), total);
-    if (dy) store_n(dy + d, upstream * splat(weight), lanes);
+    int lanes = lanes_left(width, d);
+    Vec upstream = load_part(dout + d, lanes);
+    total = fma(upstream, load_part(y + d, lanes), total);
+    if (dy) store_part(dy + d, upstream * splat(weight), lanes);
   }
   return sum(total);
 }

@@ -1,6 +1,6 @@
 // Reductions. Long ones are cut into chunks of fixed length; the chunk results are reduced in turn, so the order of every sum
 // depends on the shape alone.
-#include "simd.h"
+#include "partial.h"
 #include "tensor_chunks.h"
 #include "work_split.h"
 
@@ -9,7 +9,7 @@ namespace trefoil::cpu::TREFOIL_ISA {
 namespace {
 
 constexpr int64_t kRowChunk = 16384;  // elements
-constexpr int64_t kSlab = 4096;       // columns
+constexpr int64_t kSlab = 2048;       // columns: 8 KiB of results stay in L1
 
 struct Sum {
   static constexpr float identity = 0.0f;
@@ -51,30 +51,22 @@ float reduce_row(const float* x, int64_t n) {
   return Op::lanes(Op::combine(Op::combine(a, b), Op::combine(c, d)));
 }
 
-// y[0, columns) over the n rows of x, `stride` apart.
+// y[0, columns) over the n rows of x, `stride` apart. Narrow columns stay in a register; wide ones go row by row through y, which
+// stays in L1, so that memory is read in order.
 template <class Op>
 void reduce_columns(const float* x, int64_t n, int64_t stride, int64_t columns, float* y) {
-  constexpr int width = Vec::width;
-  int64_t j = 0;
-  for (; j + 4 * width <= columns; j += 4 * width) {
-    Vec a = splat(Op::identity), b = a, c = a, d = a;
-    const float* row = x + j;
-    for (int64_t i = 0; i < n; ++i, row += stride) {
-      a = Op::combine(a, load(row));
-      b = Op::combine(b, load(row + width));
-      c = Op::combine(c, load(row + 2 * width));
-      d = Op::combine(d, load(row + 3 * width));
-    }
-    store(y + j, a);
-    store(y + j + width, b);
-    store(y + j + 2 * width, c);
-    store(y + j + 3 * width, d);
+  if (columns <= Vec::width) {
+    int lanes = static_cast<int>(columns);
+    Vec total = splat(Op::identity);
+    for (int64_t i = 0; i < n; ++i) total = Op::combine(total, load_part(x + i * stride, lanes));
+    return store_part(y, total, lanes);
   }
-  for (; j < columns; j += width) {
-    int lanes = columns - j < width ? static_cast<int>(columns - j) : width;
-    Vec a = splat(Op::identity);
-    for (int64_t i = 0; i < n; ++i) a = Op::combine(a, load_n(x + i * stride + j, lanes));
-    store_n(y + j, a, lanes);
+  for (int64_t j = 0; j < columns; ++j) y[j] = Op::identity;
+  int rest = static_cast<int>(columns % Vec::width);
+  int64_t whole = columns - rest;
+  for (int64_t i = 0; i < n; ++i, x += stride) {
+    for (int64_t j = 0; j < whole; j += Vec::width) store(y + j, Op::combine(load(y + j), load(x + j)));
+    if (rest) store_n(y + whole, Op::combine(load_n(y + whole, rest), load_n(x + whole, rest)), rest);
   }
 }
 

@@ -1,4 +1,5 @@
 // sample_tokens: temperature, top-k and top-p are cuts of the candidates in descending order, found by selection, never by a full sort.
+#include "partial.h"
 #include "philox.h"
 #include "vector_math.h"
 #include "weighted_select.h"
@@ -28,9 +29,9 @@ double exponentials(const float* x, int64_t n, float top, float scale, float* we
     Vec lanes = splat(0.0f);
     float rest = 0.0f;
     for (int64_t i = begin; i < end; i += Vec::width) {
-      int count = end - i < Vec::width ? static_cast<int>(end - i) : Vec::width;
-      Vec value = exp((load_n(x + i, count) - splat(top)) * splat(scale));
-      if (weight) store_n(weight + i, value, count);
+      int count = lanes_left(end, i);
+      Vec value = exp((load_part(x + i, count) - splat(top)) * splat(scale));
+      if (weight) store_part(weight + i, value, count);
       if (count == Vec::width) {
         lanes = lanes + value;
       } else {

@@ -40,16 +40,24 @@ inline Permuted merge_dimensions(const TrefoilView& x, const TrefoilView& y, con
 
 // Four rows of four 4-byte elements, exchanged in registers.
 typedef int32_t Quad __attribute__((vector_size(16)));
+template <int... lanes>
+inline Quad pick(Quad a, Quad b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, lanes...);
+#else
+  return __builtin_shuffle(a, b, Quad{lanes...});
+#endif
+}
 inline void exchange_4x4(const uint32_t* from, int64_t from_stride, uint32_t* to, int64_t to_stride) {
   Quad a, b, c, d;
   memcpy(&a, from, 16);
   memcpy(&b, from + from_stride, 16);
   memcpy(&c, from + 2 * from_stride, 16);
   memcpy(&d, from + 3 * from_stride, 16);
-  Quad ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-  Quad cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-  Quad rows[4] = {__builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5), __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7),
-                  __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5), __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7)};
+  Quad ab_low = pick<0, 4, 1, 5>(a, b), ab_high = pick<2, 6, 3, 7>(a, b);
+  Quad cd_low = pick<0, 4, 1, 5>(c, d), cd_high = pick<2, 6, 3, 7>(c, d);
+  Quad rows[4] = {pick<0, 1, 4, 5>(ab_low, cd_low), pick<2, 3, 6, 7>(ab_low, cd_low), pick<0, 1, 4, 5>(ab_high, cd_high),
+                  pick<2, 3, 6, 7>(ab_high, cd_high)};
   for (int i = 0; i < 4; ++i) memcpy(to + i * to_stride, &rows[i], 16);
 }
 

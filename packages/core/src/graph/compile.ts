@@ -83,7 +83,6 @@ export function compile<A extends readonly unknown[], R>(fn: (...args: A) => R):
   };
 
   const build = (args: A): Compiled<R> => {
-    if (currentTrace()) throw new InvalidUseError("a compiled function cannot be called inside another; call the plain function there");
     const trace = new Trace();
     const outputs: Tensor[] = [];
     const result = trace.run(() => {
@@ -100,12 +99,15 @@ export function compile<A extends readonly unknown[], R>(fn: (...args: A) => R):
         "the result of a compiled function",
       );
     });
-    const builder = lower(outputs, trace.assignments, {
-      inputIndex: ({ source }) => (source.kind === "placeholder" && source.trace === trace ? source.index : undefined),
-    });
+    const builder = lower(outputs, trace.assignments, trace.placeholders);
     const program = new DeviceProgram(defaultDevice(), builder.spec(parameterBuffer));
     const parameters = builder.values.flatMap(({ origin }) => (origin.kind === "state" ? [origin.parameter] : []));
     return { program, builder, outputs, result, parameters };
+  };
+
+  const refuseInsideTrace = (): void => {
+    if (!currentTrace()) return;
+    throw new InvalidUseError("a compiled function cannot be called inside another; call the plain function there");
   };
 
   const prepare = (args: A): { compiled: Compiled<R>; tensors: Tensor[] } => {
@@ -141,7 +143,11 @@ export function compile<A extends readonly unknown[], R>(fn: (...args: A) => R):
     return mapTree(compiled.result, (leaf) => (isTensor(leaf) ? results[at++]!.tensor : leaf), "result");
   };
 
-  return Object.assign((...args: A) => run(args), {
+  const call = (...args: A): Promise<R> => {
+    refuseInsideTrace();
+    return run(args);
+  };
+  return Object.assign(call, {
     inspect: (...args: A) => printProgram(prepare(args).compiled.builder),
     diagnose: (...args: A) => run(args, { checkFinite: true }),
     profile: async (...args: A) => {

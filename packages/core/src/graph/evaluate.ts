@@ -46,9 +46,7 @@ function programFor(root: Tensor): { program: DeviceProgram; leaves: Tensor[] } 
   // Least recently used first.
   if (program) programs.delete(key);
   else {
-    const index = new Map(leaves.map((leaf, at) => [leaf, at]));
-    const builder = lower([root], new Map(), { inputIndex: (leaf) => index.get(leaf) });
-    program = new DeviceProgram(defaultDevice(), builder.spec(parameterBuffer));
+    program = new DeviceProgram(defaultDevice(), lower([root], new Map(), leaves).spec(parameterBuffer));
   }
   programs.set(key, program);
   if (programs.size > maxPrograms) {

@@ -6,12 +6,6 @@ import { fuseResiduals } from "./fuse-residual.js";
 import { topologicalOrder } from "./order.js";
 import { type Instruction, ProgramBuilder, rootOf, type Value } from "./program.js";
 
-/** How a leaf enters a program: a parameter as fixed state or as an input of every run, host data as constant or input. */
-export interface LeafBinding {
-  /** Input number of a tensor that is given to every run, or undefined where it is fixed. */
-  inputIndex(leaf: Tensor): number | undefined;
-}
-
 /** An instruction before elementwise ops are put into kernels. */
 export type Step =
   | { kind: "kernel"; instruction: Instruction; inPlace: readonly (readonly [number, number])[] }
@@ -25,13 +19,14 @@ interface Lowering {
 /**
  * Turns a graph into a program: schedule, common subexpressions, epilogue fusion, elementwise fusion, in-place updates, dead
  * code. Assignments take effect after everything that reads the old value.
+ * @param inputs leaves that are given to every run, in this order; other parameters become fixed state, host data constants
  */
 export function lower(
   outputs: readonly Tensor[],
   assignments: ReadonlyMap<Parameter, Tensor>,
-  binding: LeafBinding,
+  inputs: readonly Tensor[],
 ): ProgramBuilder {
-  const { lowering, valueOf } = buildSteps([...outputs, ...assignments.values()], binding);
+  const { lowering, valueOf } = buildSteps([...outputs, ...assignments.values()], inputs);
   const { program } = lowering;
   program.outputs = outputs.map((output) => materialised(lowering, valueOf(output)));
   const pending = new Map<Value, Value>();
@@ -58,7 +53,7 @@ function pinned(program: ProgramBuilder, pending: ReadonlyMap<Value, Value>): Se
   return new Set([...program.outputs, ...pending.values()]);
 }
 
-function buildSteps(roots: readonly Tensor[], binding: LeafBinding): { lowering: Lowering; valueOf: (tensor: Tensor) => Value } {
+function buildSteps(roots: readonly Tensor[], given: readonly Tensor[]): { lowering: Lowering; valueOf: (tensor: Tensor) => Value } {
   const program = new ProgramBuilder();
   const steps: Step[] = [];
   const lowering = { program, steps };
@@ -71,10 +66,8 @@ function buildSteps(roots: readonly Tensor[], binding: LeafBinding): { lowering:
     const key = source.kind === "full" ? `${source.value}:${tensor.dtype}[${tensor.shape.join(",")}]` : tensor;
     const known = leaves.get(key);
     if (known) return known;
-    const index = binding.inputIndex(tensor);
     let value: Value;
-    if (index !== undefined) value = program.value(tensor.shape, tensor.dtype, { kind: "input", index });
-    else if (source.kind === "full") value = program.value(tensor.shape, tensor.dtype, { kind: "fill", value: source.value });
+    if (source.kind === "full") value = program.value(tensor.shape, tensor.dtype, { kind: "fill", value: source.value });
     else if (source.kind === "parameter") {
       value = program.value(tensor.shape, tensor.dtype, { kind: "state", parameter: tensor as Parameter });
     } else if (source.kind === "host") value = program.value(tensor.shape, tensor.dtype, { kind: "constant", data: source.data });
@@ -82,6 +75,9 @@ function buildSteps(roots: readonly Tensor[], binding: LeafBinding): { lowering:
     leaves.set(key, value);
     return value;
   };
+  given.forEach((leaf, index) => {
+    leaves.set(leaf, program.value(leaf.shape, leaf.dtype, { kind: "input", index }));
+  });
   const valueOf = (tensor: Tensor): Value =>
     tensor.source.kind === "op" ? produced.get(tensor.source.node)![tensor.source.output]! : leafValue(tensor);
 

@@ -11,7 +11,7 @@ export class Trace {
   readonly #atEnd = new Map<object, () => void>();
 
   placeholder(type: TensorType): Tensor {
-    const tensor = new Tensor([...type.shape], type.dtype, { kind: "placeholder", index: this.placeholders.length, trace: this });
+    const tensor = new Tensor([...type.shape], type.dtype, { kind: "placeholder", trace: this });
     this.placeholders.push(tensor);
     return tensor;
   }

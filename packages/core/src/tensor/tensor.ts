@@ -28,7 +28,7 @@ export type Source =
   | { readonly kind: "host"; readonly data: HostArray }
   | { readonly kind: "storage"; readonly storage: Storage }
   | { readonly kind: "full"; readonly value: number }
-  | { readonly kind: "placeholder"; readonly index: number; readonly trace: object }
+  | { readonly kind: "placeholder"; readonly trace: object }
   | { readonly kind: "parameter" };
 
 /** Runs what a tensor needs. The graph layer, which stands above this one, installs it. */
