@@ -16,5 +16,6 @@ export {
   type Stage,
   type StageOptions,
 } from "./progress.js";
+export * from "./report/index.js";
 export { openRunDirectory, RUN_LAYOUT, type RunDirectory, type RunDirectoryOptions } from "./run-directory.js";
 export { openTensorBoardFile, type TensorBoardOptions } from "./tensorboard.js";
