@@ -198,5 +198,5 @@ def write(directory: Path) -> None:
             for name in ("config.json", "generation_config.json", "model.safetensors"):
                 shutil.copy(Path(scratch) / name, target / name)
         # One metadata key: the library does not keep the order of several.
-        note = {"training": json.dumps(TRAINING, sort_keys=True)}
+        note = {"fixture": json.dumps({"training": TRAINING, "variant": variant}, sort_keys=True)}
         (target / "expected.safetensors").write_bytes(save(record(model), note))

@@ -86,7 +86,5 @@ def record(suite: Recorder) -> None:
         draw = Draw(f"balance_loss/{form}")
         suite.case("balance_loss", form, balance_loss(form, 2), [draw.normal(8, 4)], {"form": form, "k": 2})
     draw = Draw("balance_loss/hf_layers")
-    joined = draw.normal(2, 8, 4)
-    suite.case(
-        "balance_loss", "hf_two_layers", lambda x: balance_loss("hf", 2)(*x.unbind()), [joined], {"form": "hf", "k": 2}
-    )
+    layers = [draw.normal(8, 4), draw.normal(8, 4)]
+    suite.case("balance_loss", "hf_two_layers", balance_loss("hf", 2), layers, {"form": "hf", "k": 2})
