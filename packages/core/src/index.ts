@@ -1,3 +1,4 @@
+export * from "./data/index.js";
 export * from "./text/index.js";
 export * from "./train/index.js";
 export * from "./io/index.js";
