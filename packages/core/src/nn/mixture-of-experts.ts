@@ -76,7 +76,10 @@ export type BalanceForm = "btx" | "switch" | "hf" | "megatron";
 export function balanceLoss(routing: readonly Routing[], form: BalanceForm): Tensor {
   if (form !== "hf") return routing.map((layer) => balanceOfBatch(layer, form)).reduce((a, b) => add(a, b));
   const together = (key: keyof Routing) => concat(routing.map((layer) => layer[key]));
-  return balanceOfBatch({ logits: together("logits"), indices: together("indices"), weights: together("weights") }, form);
+  return balanceOfBatch(
+    { logits: together("logits"), indices: together("indices"), weights: together("weights") },
+    form,
+  );
 }
 
 function balanceOfBatch({ logits, indices, weights }: Routing, form: BalanceForm): Tensor {
