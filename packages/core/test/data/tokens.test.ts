@@ -81,7 +81,7 @@ describe("TokenFile", () => {
     expect([...window]).toEqual([50, 51, 52]);
     file.close();
     expect(closed).toBe(true);
-    expect(() => file.read(0, window)).toThrow(expect.objectContaining({ code: "DATA_DAMAGED_TOKEN_FILE" }));
+    expect(() => file.read(0, window)).toThrow(/was closed/);
   });
 
   it("refuses another tokenizer and damaged files, and closes what it opened", async () => {
