@@ -16,7 +16,10 @@ export interface ProgramValue {
   index?: number;
   buffer?: number;
   data?: ArrayBufferView;
-  /** This value shares the storage of another: a reshape, or the result of an in-place op. */
+  /**
+   * This value shares the storage of another, of as many bytes: a reshape, or the result of an in-place op. `kind` then
+   * does not matter: it is that of the other. Only state and temporaries may be written.
+   */
   alias?: number;
 }
 
@@ -60,7 +63,10 @@ export const runFlags = { checkFinite: 1, profile: 2 } as const;
  * and, where a kernel failed, `op` and `instruction` (its number in the program).
  */
 export interface NativeAddon {
-  /** Backends: "cpu" is linked in; another name opens `libtrefoil_<name>.so` at `library` (an absolute path). */
+  /**
+   * Backends: "cpu" is linked in; another name opens `libtrefoil_<name>.so` at `library` (an absolute path).
+   * The same options give the same device in the whole process, Workers included: one queue, one set of counters.
+   */
   openDevice(options: { backend: string; index: number; threads?: number; isa?: string; library?: string }): number;
   closeDevice(device: number): void;
   deviceInfo(device: number): DeviceInfo;
@@ -71,30 +77,38 @@ export interface NativeAddon {
 
   /** A zeroed device buffer, counted in `memory().live`. */
   createBuffer(device: number, bytes: number): number;
-  /** Copies `source` now; the write takes its place in the order of runs. */
+  /** Copies all of `source` (as many bytes as the buffer has) now; the write takes its place in the order of runs. */
   writeBuffer(buffer: number, source: ArrayBufferView): void;
   /** Fills `target` after every run enqueued so far. */
   readBuffer(buffer: number, target: ArrayBufferView): Promise<void>;
-  /** The buffer goes when the last enqueued run that uses it is done. */
+  /** The buffer goes when the last enqueued run that uses it is done, and the last program whose state it is released. */
   releaseBuffer(buffer: number): void;
 
   /** Checks the spec, finds kernels, plans memory. */
   createProgram(device: number, spec: ProgramSpec): number;
+  /** Programs of a device share one arena, as large as the largest that has run. Workspace is part of it. */
   programInfo(program: number): { arenaBytes: number; workspaceBytes: number; temporaryBytes: number };
   /**
    * Enqueues a run and returns; runs of one device happen in order. Inputs: a buffer, or host data that is copied now.
-   * Outputs: a buffer that receives a copy, or a typed array that is filled before the promise resolves.
+   * Outputs: a buffer that receives a copy, or a typed array that is filled before the promise resolves. Buffers may be
+   * larger than the value, arrays may not. Wrong arguments throw; what goes wrong in the run rejects, leaving outputs
+   * untouched and state as far as the run came.
    */
-  run(program: number, inputs: (number | ArrayBufferView)[], outputs: (number | ArrayBufferView)[], flags: number): Promise<void>;
+  run(
+    program: number,
+    inputs: (number | ArrayBufferView)[],
+    outputs: (number | ArrayBufferView)[],
+    flags: number,
+  ): Promise<void>;
   /** Nanoseconds per instruction, summed over the runs with `profile` set. */
   programProfile(program: number): Float64Array;
   releaseProgram(program: number): void;
   /** Resolves when everything enqueued so far is done. */
   synchronize(device: number): Promise<void>;
 
-  /** Memory-maps a file read-only. */
+  /** Opens a regular file for reads at any position. A file that shrinks later is an error, and not the SIGBUS of a memory map. */
   mapFile(path: string): { mapping: number; bytes: number };
-  /** Copies bytes `[offset, offset + target.byteLength)` of the mapping; a range outside the file throws. */
+  /** Copies bytes `[offset, offset + target.byteLength)` of the file; a range outside it throws. */
   readMapping(mapping: number, offset: number, target: ArrayBufferView): void;
   unmapFile(mapping: number): void;
 }

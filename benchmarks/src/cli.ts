@@ -36,4 +36,10 @@ const train = defineCommand({
   },
 });
 
-process.exitCode = await runCli({ name: "bench", version: "0.1.0", summary: "measures Trefoil beside its peers", commands: [train], argv: process.argv.slice(2) });
+process.exitCode = await runCli({
+  name: "bench",
+  version: "0.1.0",
+  summary: "measures Trefoil beside its peers",
+  commands: [train],
+  argv: process.argv.slice(2),
+});

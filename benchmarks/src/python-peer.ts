@@ -22,7 +22,10 @@ export class PythonPeer implements Disposable {
   async request<T>(message: object): Promise<T> {
     this.#process.stdin!.write(`${JSON.stringify(message)}\n`);
     const { value, done } = await this.#lines.next();
-    if (done) throw new Error(`the peer ended without an answer; does this Python have torch and transformers? (${this.#process.spawnfile})`);
+    if (done)
+      throw new Error(
+        `the peer ended without an answer; does this Python have torch and transformers? (${this.#process.spawnfile})`,
+      );
     return JSON.parse(value) as T;
   }
 

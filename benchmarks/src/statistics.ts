@@ -15,7 +15,12 @@ const quantile = (sorted: readonly number[], q: number): number => {
 
 export function spread(values: readonly number[]): Spread {
   const sorted = [...values].sort((a, b) => a - b);
-  return { median: quantile(sorted, 0.5), low: quantile(sorted, 0.25), high: quantile(sorted, 0.75), samples: sorted.length };
+  return {
+    median: quantile(sorted, 0.5),
+    low: quantile(sorted, 0.25),
+    high: quantile(sorted, 0.75),
+    samples: sorted.length,
+  };
 }
 
 /** Quartiles of the ratio of paired samples, `b / a`: drift that hits both sides cancels. */

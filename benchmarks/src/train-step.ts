@@ -33,7 +33,10 @@ export interface TrainStepResult {
 }
 
 /** Tokens per second of whole training steps (forward, backward, clipping, AdamW), alternating with PyTorch in one run. */
-export async function measureTrainStep(options: TrainStepOptions, onRound: (round: number) => void): Promise<TrainStepResult> {
+export async function measureTrainStep(
+  options: TrainStepOptions,
+  onRound: (round: number) => void,
+): Promise<TrainStepResult> {
   const { batch, sequence, rounds, stepsPerRound, experts } = options;
   const config = {
     ...sizes[options.size],
@@ -53,7 +56,10 @@ export async function measureTrainStep(options: TrainStepOptions, onRound: (roun
     optimizer.apply(gradients(loss, parameters));
     return loss;
   });
-  const tokens = tensor(Int32Array.from({ length: batch * sequence }, (_, i) => (i * 7) % 251), { shape: [batch, sequence] });
+  const tokens = tensor(
+    Int32Array.from({ length: batch * sequence }, (_, i) => (i * 7) % 251),
+    { shape: [batch, sequence] },
+  );
   const ours = async (): Promise<number> => {
     const begun = performance.now();
     for (let i = 0; i < stepsPerRound; i++) await (await step(tokens)).item();

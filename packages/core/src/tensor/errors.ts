@@ -1,13 +1,6 @@
-/** Base of every error that Trefoil throws on purpose: a stable `code`, and a message that says what to do. */
-export class TrefoilError extends Error {
-  readonly code: string;
+import { TrefoilError } from "@trefoil/native";
 
-  constructor(code: string, message: string, options?: ErrorOptions) {
-    super(message, options);
-    this.name = new.target.name;
-    this.code = code;
-  }
-}
+export { TrefoilError };
 
 const formatShape = (shape: readonly number[]) => `[${shape.join(", ")}]`;
 
