@@ -10,3 +10,4 @@ export * from "./optim/index.js";
 export * from "./tensor/index.js";
 export * from "./text/index.js";
 export * from "./train/index.js";
+export * from "./train/report/index.js";

@@ -32,20 +32,27 @@ void run_block(Context& context, const Gemm& g, const Plan& plan, int64_t row, i
     packed_a = static_cast<float*>(context.scratch(6, floats * sizeof(float)));
     pack_a(g.a, row, rows, k0, depth, packed_a);
   }
-  const int edge = static_cast<int>(columns % kTileColumns);
-  for (int64_t i = 0; i < rows; packed_a += direct ? 0 : panel_stride(depth)) {
-    int count = panel_rows(rows - i);
-    const float* a = direct ? static_cast<const float*>(g.a.data) + (row + i) * g.a.stride + k0 : packed_a;
-    int64_t lda = direct ? g.a.stride : g.a.transposed ? count : depth;
-    MicroKernel<float> whole = g.a.transposed ? packed_kernel<Walk::columns>(count, kTileColumns) : packed_kernel<Walk::rows>(count, kTileColumns);
-    MicroKernel<float> part = g.a.transposed ? packed_kernel<Walk::columns>(count, edge) : packed_kernel<Walk::rows>(count, edge);
-    for (int64_t j = 0; j < columns; j += kTileColumns) {
-      int width = static_cast<int>(at_most(columns - j, kTileColumns));
-      (width == kTileColumns ? whole : part)(depth, a, lda, packed_b + j * depth, kTileColumns, c + (row + i) * c_stride + column + j,
-                                             c_stride, accumulate, (width - 1) % Vec::width + 1);
-      if (finished) finish(g.epilogue, c, c_stride, row + i, count, column + j, width);
+  // Strips of B that stay in L2 while every row passes by.
+  const int64_t strip = strip_columns(plan.depth);
+  for (int64_t first = 0; first < columns; first += strip) {
+    const int64_t end = at_most(first + strip, columns);
+    const int edge = static_cast<int>((end - first) % kTileColumns);
+    const float* panel = packed_a;
+    for (int64_t i = 0; i < rows;) {
+      int count = panel_rows(rows - i);
+      const float* a = direct ? static_cast<const float*>(g.a.data) + (row + i) * g.a.stride + k0 : panel;
+      int64_t lda = direct ? g.a.stride : g.a.transposed ? count : depth;
+      MicroKernel<float> whole = g.a.transposed ? packed_kernel<Walk::columns>(count, kTileColumns) : packed_kernel<Walk::rows>(count, kTileColumns);
+      MicroKernel<float> part = g.a.transposed ? packed_kernel<Walk::columns>(count, edge) : packed_kernel<Walk::rows>(count, edge);
+      for (int64_t j = first; j < end; j += kTileColumns) {
+        int width = static_cast<int>(at_most(end - j, kTileColumns));
+        (width == kTileColumns ? whole : part)(depth, a, lda, packed_b + j * depth, kTileColumns, c + (row + i) * c_stride + column + j,
+                                               c_stride, accumulate, (width - 1) % Vec::width + 1);
+        if (finished) finish(g.epilogue, c, c_stride, row + i, count, column + j, width);
+      }
+      i += count;
+      if (!direct) panel += panel_stride(depth);
     }
-    i += count;
   }
 }
 
@@ -89,8 +96,9 @@ void run_task(const Run& run, int64_t task) {
   const Plan& plan = run.plans[index];
   task -= plan.task_first;
   int64_t tiles = plan.row_tiles * plan.column_tiles;
-  int64_t split = task / tiles, row = task % plan.row_tiles * plan.row_tile, column = task % tiles / plan.row_tiles * plan.column_tile;
-  int64_t rows = at_most(g.m - row, plan.row_tile), columns = at_most(g.n - column, plan.column_tile);
+  int64_t split = task / tiles, column = task % tiles / plan.row_tiles * plan.column_tile;
+  RowRange range = row_range(g, plan, task % plan.row_tiles);
+  int64_t row = range.first, rows = range.count, columns = at_most(g.n - column, plan.column_tile);
   if (plan.method == Method::dot || plan.method == Method::stream)
     return run_small_tile(run.context, g, plan, row, rows, column, columns);
 
@@ -112,9 +120,8 @@ void run_task(const Run& run, int64_t task) {
     }
     bool accumulate = block > first || g.accumulate;
     // In pieces whose packed rows stay in L2.
-    int64_t piece = 8 * kTileRows;
-    for (int64_t i = 0; i < rows; i += piece)
-      run_block(run.context, g, plan, row + i, at_most(rows - i, piece), column, columns, k0, depth, b, c, c_stride, accumulate,
+    for (int64_t i = 0; i < rows; i += kBlockRows)
+      run_block(run.context, g, plan, row + i, at_most(rows - i, kBlockRows), column, columns, k0, depth, b, c, c_stride, accumulate,
                 epilogue && block + 1 == last);
   }
 }
@@ -146,7 +153,7 @@ size_t plan_bytes(int64_t count) { return static_cast<size_t>(round_up(count * s
 
 size_t gemm_workspace(const Gemm& product) {
   Gemm g = canonical(product);
-  Plan plan = make_plan(g, 1, multiply_adds(g));
+  Plan plan = make_plan(g, 1, multiply_adds(g), 1);
   int64_t floats = (plan.method == Method::shared ? packed_floats(g) : 0) + partial_floats(g, plan);
   return plan_bytes(1) + static_cast<size_t>(floats) * sizeof(float);
 }
@@ -167,7 +174,7 @@ void gemm(Context& context, const Gemm* products, int64_t count, void* workspace
   for (int64_t i = 0; i < count; ++i) {
     canonicals[i] = canonical(products[i]);
     const Gemm& g = canonicals[i];
-    Plan plan = make_plan(g, count, total);
+    Plan plan = make_plan(g, count, total, context.threads());
     plan.packed = packed;
     plan.pack_first = pack_tasks;
     plan.task_first = tasks;

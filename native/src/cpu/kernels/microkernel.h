@@ -16,6 +16,8 @@ constexpr int kTileRows = 8, kTileVectors = 3, kAccumulators = 24;
 constexpr int kTileRows = 4, kTileVectors = 2, kAccumulators = 8;
 #endif
 constexpr int kTileColumns = kTileVectors * Vec::width;
+constexpr int kLine = 16;   // floats to a cache line
+constexpr int kAhead = 12;  // B is fetched this many steps of k ahead of its use: it comes from L2 or L3
 
 inline Vec load_wide(const float* p) { return load(p); }
 inline Vec load_wide(const uint16_t* p) { return load_bf16(p); }
@@ -43,7 +45,14 @@ void micro_kernel(int64_t kc, const float* a, int64_t lda, const B* b, int64_t l
   const float* row[kGroups];
 #pragma GCC unroll 8
   for (int g = 0; g < kGroups; ++g) row[g] = walk == Walk::rows ? a + 3 * g * lda : a + 3 * g;
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) {  // C is wanted when the loop is done
+    __builtin_prefetch(c + i * ldc, 1);
+    if (V * Vec::width > kLine) __builtin_prefetch(c + i * ldc + V * Vec::width - 1, 1);
+  }
   for (int64_t k = 0; k < kc; ++k) {
+#pragma GCC unroll 8
+    for (int j = 0; j < V * Vec::width; j += kLine) __builtin_prefetch(b + kAhead * V * Vec::width + j);
     Vec right[V];
 #pragma GCC unroll 8
     for (int j = 0; j < V; ++j)

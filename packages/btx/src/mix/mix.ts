@@ -67,7 +67,8 @@ export interface MixResult extends MixPlan {
   readonly experts: DivergenceReport;
 }
 
-const configDtypes = { F32: "float32", BF16: "bfloat16", F16: "float16" } as const satisfies Record<FloatDtype, ConfigDtype>;
+/** A dtype as `config.json` names it. */
+export const configDtypes = { F32: "float32", BF16: "bfloat16", F16: "float16" } as const satisfies Record<FloatDtype, ConfigDtype>;
 
 /** Checks the checkpoints and says what would be written, without reading weights. @throws MixError */
 export async function planMix(options: MixOptions): Promise<MixPlan> {
@@ -101,7 +102,8 @@ export async function mix(options: MixOptions): Promise<MixResult> {
   });
 }
 
-async function withSources<R>(experts: readonly string[], use: (sources: Source[]) => Promise<R>): Promise<R> {
+/** Opens the checkpoints for as long as `use` takes. */
+export async function withSources<R>(experts: readonly string[], use: (sources: Source[]) => Promise<R>): Promise<R> {
   if (experts.length < 2) throw new MixError("MIX_OPTIONS", `a mixture needs at least 2 experts, got ${experts.length}`);
   const sources: Source[] = [];
   try {
@@ -137,7 +139,7 @@ async function plan(options: MixOptions, sources: readonly Source[]): Promise<Mi
     expertsPerToken,
     routerAuxLossCoef,
   };
-  const tensors = mixtureTensors(config, count).map((tensor) => ({ ...tensor, dtype: dtypeFor(tensor, sources, outputDtype) }));
+  const tensors = mixtureTensors(config, count).map((tensor) => ({ ...tensor, dtype: dtypeFor(sourceOf(tensor), sources, outputDtype) }));
   const sizeOf = ({ shape }: MixtureTensor) => shape.reduce((a, b) => a * b, 1);
   const parameters = tensors.reduce((total, tensor) => total + sizeOf(tensor), 0);
   const idle = tensors
@@ -155,7 +157,12 @@ async function plan(options: MixOptions, sources: readonly Source[]): Promise<Mi
   };
 }
 
-function normalizedWeights(weights: readonly number[] | undefined, count: number): number[] {
+/** A router takes the dtype of its layer's experts. */
+const sourceOf = ({ from }: MixtureTensor): string =>
+  from.kind === "router" ? `model.layers.${from.layer}.mlp.gate_proj.weight` : from.source;
+
+/** The weights divided by their sum. @throws MixError */
+export function normalizedWeights(weights: readonly number[] | undefined, count: number): number[] {
   if (weights === undefined) return Array.from({ length: count }, () => 1 / count);
   if (weights.length !== count) throw new MixError("MIX_OPTIONS", `${weights.length} weights for ${count} experts`);
   const wrong = weights.find((weight) => !(weight >= 0 && Number.isFinite(weight)));
@@ -165,9 +172,9 @@ function normalizedWeights(weights: readonly number[] | undefined, count: number
   return weights.map((weight) => weight / sum);
 }
 
-function dtypeFor({ from }: MixtureTensor, sources: readonly Source[], wanted: FloatDtype | "auto"): FloatDtype {
+/** The dtype asked for, or the one in which all sources hold the tensor. */
+export function dtypeFor(name: string, sources: readonly Source[], wanted: FloatDtype | "auto"): FloatDtype {
   if (wanted !== "auto") return wanted;
-  const name = from.kind === "router" ? `model.layers.${from.layer}.mlp.gate_proj.weight` : from.source;
   const dtypes = new Set(sources.map(({ folder }) => folder.info(name).dtype as FloatDtype));
   return dtypes.size === 1 ? [...dtypes][0]! : "F32";
 }

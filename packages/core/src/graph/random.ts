@@ -1,10 +1,4 @@
-import {
-  philoxAdvance,
-  philoxNormal,
-  philoxSampleTokens,
-  philoxUniform,
-  type SamplingOptions,
-} from "../ops/random.js";
+import { philoxAdvance, philoxNormal, philoxSampleTokens, philoxUniform, type SamplingOptions } from "../ops/random.js";
 import { InvalidUseError } from "../tensor/errors.js";
 import type { Shape } from "../tensor/shape.js";
 import { Parameter, type Tensor } from "../tensor/tensor.js";
@@ -52,6 +46,7 @@ export class RandomGenerator {
 }
 
 function seedWords(seed: number): Int32Array {
-  if (!Number.isSafeInteger(seed) || seed < 0) throw new InvalidUseError(`the seed is ${seed}; it must be a whole number >= 0`);
+  if (!Number.isSafeInteger(seed) || seed < 0)
+    throw new InvalidUseError(`the seed is ${seed}; it must be a whole number >= 0`);
   return Int32Array.of(seed | 0, Math.floor(seed / 2 ** 32) | 0, 0, 0);
 }

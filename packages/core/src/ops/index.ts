@@ -46,7 +46,15 @@ export {
 export { type GroupedMatmulOptions, groupedMatmul } from "./grouped-matmul.js";
 export { gatherLast, gatherRows, iota, scatterAddRows, scatterLast } from "./indexing.js";
 export { linear, type MatmulOptions, matmul } from "./matmul.js";
-export { type ExpertOrder, type Gate, type GateMode, moeCombine, moeGate, moeSort, routerProbabilities } from "./moe.js";
+export {
+  type ExpertOrder,
+  type Gate,
+  type GateMode,
+  moeCombine,
+  moeGate,
+  moeSort,
+  routerProbabilities,
+} from "./moe.js";
 export { concat, pad, reshape, slice, stack, transpose, updateRows } from "./movement.js";
 export { layerNorm, rmsNorm } from "./norm.js";
 export { allOps } from "./op.js";
