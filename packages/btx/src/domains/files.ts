@@ -60,5 +60,7 @@ export async function readText(path: string): Promise<string | undefined> {
 
 /** The path from the package's name on, the same wherever the package is installed: `zod/v4/core/util.js`. */
 export function pathInPackage(path: string): string {
-  return path.slice(path.lastIndexOf(`${sep}node_modules${sep}`) + `${sep}node_modules${sep}`.length).replaceAll(sep, "/");
+  return path
+    .slice(path.lastIndexOf(`${sep}node_modules${sep}`) + `${sep}node_modules${sep}`.length)
+    .replaceAll(sep, "/");
 }

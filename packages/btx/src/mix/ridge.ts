@@ -47,7 +47,10 @@ export class RidgeMoments {
   addSums(gram: ArrayLike<number>, sum: ArrayLike<number>, tokens: number, expert: number): void {
     const { hiddenSize: d, experts } = this;
     if (gram.length !== d * d || sum.length !== d || !(expert >= 0 && expert < experts)) {
-      throw new MixError("MIX_OPTIONS", `moments of expert ${expert} have the sizes ${gram.length} and ${sum.length}, not ${d * d} and ${d}`);
+      throw new MixError(
+        "MIX_OPTIONS",
+        `moments of expert ${expert} have the sizes ${gram.length} and ${sum.length}, not ${d * d} and ${d}`,
+      );
     }
     for (let k = 0; k < d * d; k++) this.gram[k]! += gram[k]!;
     for (let k = 0; k < d; k++) this.sums[expert * d + k]! += sum[k]!;

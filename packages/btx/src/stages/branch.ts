@@ -39,7 +39,10 @@ export async function trainBranches(options: BranchOptions): Promise<boolean> {
   const { domains, only, resume, output } = options;
   const unknown = only?.find((name) => !domains.some((domain) => domain.name === name));
   if (unknown !== undefined) {
-    throw new StageError("BTX_OPTIONS", `there is no domain ${unknown}: the domains are ${domains.map(({ name }) => name).join(", ")}`);
+    throw new StageError(
+      "BTX_OPTIONS",
+      `there is no domain ${unknown}: the domains are ${domains.map(({ name }) => name).join(", ")}`,
+    );
   }
   for (const domain of domains) {
     if (only && !only.includes(domain.name)) continue;
@@ -64,7 +67,11 @@ async function trainBranch(domain: DomainTokens, options: BranchOptions): Promis
   });
   if (completed) {
     const { config } = source;
-    await saveModel(source.model, join(options.output, domain.name), { config, tokenizerFrom: seed, ...context({ overwrite }) });
+    await saveModel(source.model, join(options.output, domain.name), {
+      config,
+      tokenizerFrom: seed,
+      ...context({ overwrite }),
+    });
   }
   return completed;
 }

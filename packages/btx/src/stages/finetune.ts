@@ -41,7 +41,8 @@ export async function finetuneMixture(options: FinetuneOptions): Promise<boolean
     config: { model, scope, balance, settings },
     ...context({ progress, signal, resume }),
   });
-  if (completed) await saveModel(source.model, output, { config: source.config, tokenizerFrom: model, ...context({ overwrite }) });
+  if (completed)
+    await saveModel(source.model, output, { config: source.config, tokenizerFrom: model, ...context({ overwrite }) });
   return completed;
 }
 

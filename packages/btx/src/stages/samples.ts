@@ -19,7 +19,11 @@ export async function routedSamples(
   for (const { name, heldOut } of domains) {
     const ids = beginningOf(heldOut, Math.min(options.length, mixture.config.maxPositions));
     const { expert, weight } = (await firstChoices(mixture, ids))[options.layer]!;
-    const tokens = Array.from(ids, (id, i) => ({ text: textOf(tokenizer, id), expert: expert[i]!, weight: weight[i]! }));
+    const tokens = Array.from(ids, (id, i) => ({
+      text: textOf(tokenizer, id),
+      expert: expert[i]!,
+      weight: weight[i]!,
+    }));
     samples.push({ domain: name, tokens });
   }
   return samples;

@@ -1,4 +1,11 @@
-import { type ByteTokenizer, Llama, saveModel, type Tokenizer, type TransformerConfigFields, tokenizerFiles } from "@trefoil/core";
+import {
+  type ByteTokenizer,
+  Llama,
+  saveModel,
+  type Tokenizer,
+  type TransformerConfigFields,
+  tokenizerFiles,
+} from "@trefoil/core";
 import type { DomainTokens } from "../domains/index.js";
 import { type StageContext, type TrainSettings, train } from "./training.js";
 
@@ -47,7 +54,11 @@ export async function trainSeed(options: SeedOptions): Promise<boolean> {
     const shared = { model, data, settings, run, title: "seed", config: { sizes, settings } };
     const { completed } = await train({ ...shared, ...context({ progress, signal, resume }) });
     if (completed) {
-      await saveModel(model, output, { config, files: tokenizerFiles(tokenizer), ...(overwrite === undefined ? {} : { overwrite }) });
+      await saveModel(model, output, {
+        config,
+        files: tokenizerFiles(tokenizer),
+        ...(overwrite === undefined ? {} : { overwrite }),
+      });
     }
     return completed;
   } finally {

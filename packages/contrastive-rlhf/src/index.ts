@@ -1,0 +1,2 @@
+export * from "./algorithm/index.js";
+export { RlhfError, type RlhfErrorCode } from "./errors.js";
