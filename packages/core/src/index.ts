@@ -5,6 +5,7 @@ export * from "./graph/index.js";
 export * from "./io/index.js";
 export * from "./models/index.js";
 export * from "./nn/index.js";
+export * as nn from "./nn/index.js";
 export * from "./ops/index.js";
 export * from "./optim/index.js";
 export * from "./tensor/index.js";
