@@ -28,7 +28,7 @@ export async function expectClose(
   absolute = 1e-7,
 ): Promise<void> {
   expect(actual.shape, `${what}: shape`).toEqual(expected.shape);
-  const [a, e] = [await actual.data(), await expected.data()];
+  const [a, e] = [Float64Array.from(await actual.data()), Float64Array.from(await expected.data())];
   const scale = e.reduce(
     (most: number, value: number) => (Number.isFinite(value) ? Math.max(most, Math.abs(value)) : most),
     0,

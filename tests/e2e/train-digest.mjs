@@ -4,8 +4,20 @@ import { AdamW, compile, gradients, Mixtral, RandomGenerator, tensor } from "@tr
 
 const model = new Mixtral(
   {
-    vocabSize: 300, hiddenSize: 96, intermediateSize: 160, layers: 2, heads: 6, keyValueHeads: 2, headDim: 16, maxPositions: 128,
-    rmsNormEps: 1e-5, ropeTheta: 1e4, tieWordEmbeddings: false, initializerRange: 0.05, experts: 4, expertsPerToken: 2,
+    vocabSize: 300,
+    hiddenSize: 96,
+    intermediateSize: 160,
+    layers: 2,
+    heads: 6,
+    keyValueHeads: 2,
+    headDim: 16,
+    maxPositions: 128,
+    rmsNormEps: 1e-5,
+    ropeTheta: 1e4,
+    tieWordEmbeddings: false,
+    initializerRange: 0.05,
+    experts: 4,
+    expertsPerToken: 2,
   },
   11,
 );
@@ -19,7 +31,10 @@ const step = compile((tokens, targets) => {
   return loss;
 });
 const batch = (seed) =>
-  tensor(Int32Array.from({ length: 4 * 128 }, (_, i) => (i * 31 + seed * 17 + ((i * i) >> 3)) % 300), { shape: [4, 128] });
+  tensor(
+    Int32Array.from({ length: 4 * 128 }, (_, i) => (i * 31 + seed * 17 + ((i * i) >> 3)) % 300),
+    { shape: [4, 128] },
+  );
 let loss;
 for (let i = 0; i < 6; i++) loss = await step(batch(i), batch(i + 1));
 const digest = createHash("sha256");

@@ -153,7 +153,7 @@ size_t plan_bytes(int64_t count) { return static_cast<size_t>(round_up(count * s
 
 size_t gemm_workspace(const Gemm& product) {
   Gemm g = canonical(product);
-  Plan plan = make_plan(g, 1, multiply_adds(g));
+  Plan plan = make_plan(g, 1, multiply_adds(g), 1);
   int64_t floats = (plan.method == Method::shared ? packed_floats(g) : 0) + partial_floats(g, plan);
   return plan_bytes(1) + static_cast<size_t>(floats) * sizeof(float);
 }
@@ -174,7 +174,7 @@ void gemm(Context& context, const Gemm* products, int64_t count, void* workspace
   for (int64_t i = 0; i < count; ++i) {
     canonicals[i] = canonical(products[i]);
     const Gemm& g = canonicals[i];
-    Plan plan = make_plan(g, count, total);
+    Plan plan = make_plan(g, count, total, context.threads());
     plan.packed = packed;
     plan.pack_first = pack_tasks;
     plan.task_first = tasks;

@@ -63,17 +63,15 @@ inline int64_t packed_floats(const Gemm& g) { return g.k * round_up(g.n, kTileCo
 
 inline double multiply_adds(const Gemm& g) { return static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k); }
 
-// A small C under a long k (weight gradients over many rows): cutting k packs both operands exactly once.
-inline bool splits_k(const Gemm& g, int64_t count) { return count == 1 && !g.accumulate && g.k >= 8192 && g.m * g.n <= 1 << 18; }
-
 // Columns alone give tasks enough, and every row of such a strip of C stays in L2 from one block of k to the next.
 inline bool wide_enough(const Gemm& g, const Plan& plan, int64_t wanted, int64_t widest) {
   int64_t columns = at_most(g.n / wanted, widest);
   return columns >= 256 && (plan.depth_blocks == 1 || g.m * columns <= kBlockFloats);
 }
 
-// `count` products run together, `total` multiply-adds in all.
-inline Plan make_plan(const Gemm& g, int64_t count, double total) {
+// `count` products run together, `total` multiply-adds in all. Threads only bear on the size of the tiles of Method::shared,
+// which no sum depends on.
+inline Plan make_plan(const Gemm& g, int64_t count, double total, int threads) {
   Plan plan{};
   plan.splits = 1;
   if (g.m == 0 || g.n == 0) return plan;  // no tasks
@@ -85,28 +83,34 @@ inline Plan make_plan(const Gemm& g, int64_t count, double total) {
   int64_t wanted = at_least(static_cast<int64_t>(share < worth ? share + 0.999 : worth), 1);
   plan.row_tile = at_least(g.m, 1);
   plan.column_tile = at_least(g.n, 1);
+  const bool can_split = count == 1 && !g.accumulate && plan.depth_blocks > 1;
   const int64_t widest = strip_columns(plan.depth);
 
-  if (g.b.transposed && (g.m <= kDotRows || g.n <= kDotColumns)) {
+  if ((g.b.transposed && g.m <= kDotRows) || (g.n <= kDotColumns && g.m > kDotRows && !g.a.transposed && !g.b.rows)) {
     plan.method = Method::dot;
     // Reading b or a bounds the time: a task's share is worth 32 Ki elements at least.
-    int64_t parts = at_most(ceil_div(at_least(g.m, g.n) * g.k, 32 * 1024), kTasks);
-    if (g.m > g.n) plan.row_tile = even_tile(g.m, ceil_div(g.m, at_least(parts, 1)), 8);
-    else plan.column_tile = even_tile(g.n, ceil_div(g.n, at_least(parts, 1)), 8);
+    int64_t parts = at_least(at_most(ceil_div(at_least(g.m, g.n) * g.k, 32 * 1024), 2 * kTasks), 1);
+    if (g.m > g.n) plan.row_tile = even_tile(g.m, ceil_div(g.m, parts), 8);
+    else plan.column_tile = even_tile(g.n, ceil_div(g.n, parts), 8);
   } else if (!g.b.transposed && !g.b.rows && g.m <= kTileRows) {
     plan.method = Method::stream;
-    int64_t parts = at_most(ceil_div(g.n * g.k, 32 * 1024), kTasks);
-    plan.column_tile = even_tile(g.n, at_most(ceil_div(g.n, at_least(parts, 1)), 512), 128);
-  } else if (splits_k(g, count)) {
+    int64_t parts = at_least(at_most(ceil_div(g.n * g.k, 32 * 1024), 2 * kTasks), 1);
+    plan.column_tile = even_tile(g.n, at_most(ceil_div(g.n, parts), 512), 128);
+  } else if (can_split && g.k >= 8192 && g.m * g.n <= 1 << 18) {
+    // A small C under a long k (weight gradients over many rows): cutting k packs both operands once.
     plan.method = Method::local;
-    plan.column_tile = even_tile(g.n, widest, kTileColumns);
-  } else if (g.m <= kLocalRows || count >= 2 * kTasks || wide_enough(g, plan, wanted, widest)) {
+    plan.column_tile = even_tile(g.n, at_least(widest, 16 * kTileColumns), kTileColumns);
+    plan.splits = at_most(g.k / 1024, kSplits);
+  } else if (g.m <= kLocalRows || count >= 4 * kTasks || wide_enough(g, plan, wanted, widest)) {
     plan.method = Method::local;
-    plan.column_tile = even_tile(g.n, at_most(ceil_div(g.n, wanted), widest), kTileColumns);
+    int64_t columns = at_least(ceil_div(g.n, wanted), can_split ? 4 * kTileColumns : 1);
+    plan.column_tile = even_tile(g.n, at_most(columns, widest), kTileColumns);
+    if (can_split) plan.splits = at_least(at_most(at_most(wanted / ceil_div(g.n, plan.column_tile), plan.depth_blocks), kSplits), 1);
   } else {
     plan.method = Method::shared;
     // Whole rows of C, so that A is packed once; narrower only where there are too few rows to go round.
     int64_t rows = kBlockRows, columns = g.n;
+    wanted = at_most(wanted, at_least(ceil_div(wanted * 3 * threads, kTasks), 1));
     while (ceil_div(g.m, rows) * ceil_div(g.n, columns) < wanted) {
       if (rows > 4 * kTileRows) rows -= kTileRows;
       else if (columns > 8 * kTileColumns) columns = round_up(ceil_div(columns, 2), kTileColumns);
@@ -121,9 +125,6 @@ inline Plan make_plan(const Gemm& g, int64_t count, double total) {
   if (plan.large_tiles > 0) plan.row_tiles = plan.large_tiles + ceil_div(g.m - plan.large_tiles * plan.row_tile, small_tile(plan.row_tile));
   else plan.large_tiles = plan.row_tiles;
   plan.column_tiles = ceil_div(g.n, plan.column_tile);
-  int64_t tiles = plan.row_tiles * plan.column_tiles;
-  if (count == 1 && plan.method == Method::local && !g.accumulate && tiles < kTasks / 4 && wanted > tiles)
-    plan.splits = at_least(at_most(at_most(wanted / tiles, kSplits), plan.depth_blocks), 1);
   return plan;
 }
 

@@ -94,6 +94,14 @@ inline void run_small_tile(Context& context, const Gemm& g, const Plan& plan, in
     if (stream) {
       if (g.b.bf16) run_stream<Walk::rows, uint16_t>(g, a.data, a.stride, column, columns);
       else run_stream<Walk::rows, float>(g, a.data, a.stride, column, columns);
+    } else if (!g.b.transposed) {  // a thin b: turned over, it is no more than a few rows
+      float* turned = static_cast<float*>(context.scratch(7, static_cast<size_t>(g.n * g.k + 1) * sizeof(float)));
+      Matrix columns_of_b = g.b;
+      columns_of_b.transposed = true;
+      copy_a(columns_of_b, 0, g.n, g.k, turned);
+      Gemm with_rows = g;
+      with_rows.b = {turned, g.k, true, false, nullptr};
+      run_dot_tile<float>(with_rows, a, row, rows, column, columns);
     } else {
       if (g.b.bf16) run_dot_tile<uint16_t>(g, a, row, rows, column, columns);
       else run_dot_tile<float>(g, a, row, rows, column, columns);

@@ -61,7 +61,10 @@ export class MixtureOfExperts extends Module {
     const order = moeSort(indices, experts);
     const hidden = swiglu(groupedMatmul(rows, this.gateUpProj, order.offsets, { rowIndex: order.token }));
     const y = groupedMatmul(hidden, this.downProj, order.offsets);
-    return { output: reshape(moeCombine(y, order, weights), x.shape), routing: { inputs: rows, logits, indices, weights } };
+    return {
+      output: reshape(moeCombine(y, order, weights), x.shape),
+      routing: { inputs: rows, logits, indices, weights },
+    };
   }
 }
 
@@ -78,7 +81,10 @@ export type BalanceForm = "btx" | "switch" | "hf" | "megatron";
 export function balanceLoss(routing: readonly Omit<Routing, "inputs">[], form: BalanceForm): Tensor {
   if (form !== "hf") return routing.map((layer) => balanceOfBatch(layer, form)).reduce((a, b) => add(a, b));
   const together = (key: "logits" | "indices" | "weights") => concat(routing.map((layer) => layer[key]));
-  return balanceOfBatch({ logits: together("logits"), indices: together("indices"), weights: together("weights") }, form);
+  return balanceOfBatch(
+    { logits: together("logits"), indices: together("indices"), weights: together("weights") },
+    form,
+  );
 }
 
 function balanceOfBatch({ logits, indices, weights }: Omit<Routing, "inputs">, form: BalanceForm): Tensor {

@@ -30,7 +30,9 @@ describe.each(Object.entries(models))("generation with a %s", (_name, make) => {
     for (const [row, prompt] of prompts.entries()) {
       const ids = [...prompt];
       for (let step = 0; step < 12; step++) {
-        const scores = (await (await logits(tensor(Int32Array.from(ids), { shape: [1, ids.length] }))).data()) as Float32Array;
+        const scores = (await (
+          await logits(tensor(Int32Array.from(ids), { shape: [1, ids.length] }))
+        ).data()) as Float32Array;
         const last = scores.subarray((ids.length - 1) * sizes.vocabSize);
         const best = last.indexOf(Math.max(...last));
         const total = Math.log(last.reduce((sum, score) => sum + Math.exp(score - last[best]!), 0));
@@ -90,7 +92,9 @@ describe("a generator", () => {
   it("refuses what does not fit, and says why", async () => {
     const model = models.llama();
     await expect(generate(model, [Int32Array.of()], { maxNewTokens: 4 })).rejects.toThrow(/prompt 0 is empty/);
-    await expect(generate(model, [prompts[0]!], { maxNewTokens: 200 })).rejects.toThrow(/205 positions; the model has 96/);
+    await expect(generate(model, [prompts[0]!], { maxNewTokens: 200 })).rejects.toThrow(
+      /205 positions; the model has 96/,
+    );
     expect(() => new Llama({ ...sizes, slidingWindow: 16 })).toThrow(/sliding_window 16 is shorter/);
   });
 });
