@@ -12,12 +12,12 @@ namespace {
 
 // The kernel for a tile of `rows` x `columns` of packed B.
 template <Walk walk>
-MicroKernel<float> packed_kernel(int rows, int columns) {
-  if (columns == kTileColumns) return micro_kernel_for_rows<kTileRows, kTileVectors, walk, false, float>(rows);
+MicroKernel packed_kernel(int rows, int columns) {
+  if (columns == kTileColumns) return packed_kernel_for_rows<kTileRows, kTileVectors, walk, false>(rows);
   if constexpr (kTileVectors > 2)
-    if (columns > 2 * Vec::width) return micro_kernel_for_rows<kTileRows, kTileVectors, walk, true, float>(rows);
-  if (columns > Vec::width) return micro_kernel_for_rows<kTileRows, 2, walk, true, float>(rows);
-  return micro_kernel_for_rows<kTileRows, 1, walk, true, float>(rows);
+    if (columns > 2 * Vec::width) return packed_kernel_for_rows<kTileRows, kTileVectors, walk, true>(rows);
+  if (columns > Vec::width) return packed_kernel_for_rows<kTileRows, 2, walk, true>(rows);
+  return packed_kernel_for_rows<kTileRows, 1, walk, true>(rows);
 }
 
 // C[row .. row + rows, column .. column + columns] (+)= a[.., k0 .. k0 + depth] times packed B.
@@ -42,12 +42,12 @@ void run_block(Context& context, const Gemm& g, const Plan& plan, int64_t row, i
       int count = panel_rows(rows - i);
       const float* a = direct ? static_cast<const float*>(g.a.data) + (row + i) * g.a.stride + k0 : panel;
       int64_t lda = direct ? g.a.stride : g.a.transposed ? count : depth;
-      MicroKernel<float> whole = g.a.transposed ? packed_kernel<Walk::columns>(count, kTileColumns) : packed_kernel<Walk::rows>(count, kTileColumns);
-      MicroKernel<float> part = g.a.transposed ? packed_kernel<Walk::columns>(count, edge) : packed_kernel<Walk::rows>(count, edge);
+      MicroKernel whole = g.a.transposed ? packed_kernel<Walk::columns>(count, kTileColumns) : packed_kernel<Walk::rows>(count, kTileColumns);
+      MicroKernel part = g.a.transposed ? packed_kernel<Walk::columns>(count, edge) : packed_kernel<Walk::rows>(count, edge);
       for (int64_t j = first; j < end; j += kTileColumns) {
         int width = static_cast<int>(at_most(end - j, kTileColumns));
         (width == kTileColumns ? whole : part)(depth, a, lda, packed_b + j * depth, kTileColumns, c + (row + i) * c_stride + column + j,
-                                               c_stride, accumulate, (width - 1) % Vec::width + 1);
+                                               c_stride, accumulate, (width - 1) % Vec::width + 1, kPackedAhead);
         if (finished) finish(g.epilogue, c, c_stride, row + i, count, column + j, width);
       }
       i += count;

@@ -28,7 +28,7 @@ constexpr int64_t kWholeDepth = 512, kDepth = 320;
 constexpr int64_t kBlockFloats = 96 * 1024;            // a strip of packed B, in L2
 constexpr int64_t kPackColumns = 4 * kTileColumns;     // columns in a packing task
 constexpr int64_t kDotRows = 12, kDotColumns = 8;      // at most this many rows or columns take Method::dot
-constexpr int64_t kStreamDepth = 16;                   // rows of B that Method::stream reads side by side
+constexpr int64_t kStreamDepth = 8;                    // rows of B that Method::stream reads side by side
 constexpr int64_t kLocalRows = 16 * kTileRows;         // at most this many rows take Method::local
 constexpr int64_t kSplits = 16;
 constexpr double kTaskWork = 1 << 19;                  // multiply-adds worth a task of its own
