@@ -26,7 +26,11 @@ const config = {
 
 function shapes() {
   const { vocabSize, hiddenSize: d, intermediateSize: f, layers } = config;
-  const all = { "model.embed_tokens.weight": [vocabSize, d], "model.norm.weight": [d], "lm_head.weight": [vocabSize, d] };
+  const all = {
+    "model.embed_tokens.weight": [vocabSize, d],
+    "model.norm.weight": [d],
+    "lm_head.weight": [vocabSize, d],
+  };
   for (let layer = 0; layer < layers; layer++) {
     for (const name of ["q", "k", "v", "o"]) all[`model.layers.${layer}.self_attn.${name}_proj.weight`] = [d, d];
     for (const name of ["gate", "up"]) all[`model.layers.${layer}.mlp.${name}_proj.weight`] = [f, d];
@@ -47,7 +51,8 @@ async function writeCheckpoint(path) {
   const writer = await ModelFolderWriter.create(path, declarations);
   for (const { name, shape } of declarations) {
     const size = 4 * shape.reduce((a, b) => a * b, 1);
-    for (let at = 0; at < size; at += bytes.length) await writer.write(name, bytes.subarray(0, Math.min(bytes.length, size - at)));
+    for (let at = 0; at < size; at += bytes.length)
+      await writer.write(name, bytes.subarray(0, Math.min(bytes.length, size - at)));
   }
   await writer.writeFile("config.json", llamaConfigJson(config, "float32"));
   await writer.finish();
@@ -72,7 +77,9 @@ try {
   const largest = Math.max(...shapes().map(([, shape]) => 4 * shape.reduce((a, b) => a * b, 1)));
   const limit = 3 * largest + 200e6;
   const mega = (value) => `${(value / 1e6).toFixed(0)} MB`;
-  console.log(`wrote ${mega(bytes)} in ${seconds.toFixed(1)} s; peak memory ${mega(peak)}, largest tensor ${mega(largest)}, limit ${mega(limit)}`);
+  console.log(
+    `wrote ${mega(bytes)} in ${seconds.toFixed(1)} s; peak memory ${mega(peak)}, largest tensor ${mega(largest)}, limit ${mega(limit)}`,
+  );
   process.exitCode = peak <= limit ? 0 : 1;
 } finally {
   for (const name of ["a", "b", "c", "d", "mixture"]) rmSync(join(folder, name), { recursive: true, force: true });

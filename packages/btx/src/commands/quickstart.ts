@@ -16,7 +16,11 @@ export const quickstartCommand = defineCommand({
   summary: "The whole method in about two minutes: seed, branches, mixture, finetuning, and what each is worth.",
   description:
     "Trains a small seed on TypeScript and JavaScript sources, on English prose from Markdown documents, both found under node_modules, and on generated arithmetic; branches it into experts, mixes them with the seed as a generalist, finetunes the mixture, and compares all on text that none was trained on.",
-  examples: ["btx quickstart", "btx quickstart --run runs/mine --resume", "btx quickstart --branch.scope all --router.kind random"],
+  examples: [
+    "btx quickstart",
+    "btx quickstart --run runs/mine --resume",
+    "btx quickstart --branch.scope all --router.kind random",
+  ],
   schema: z.strictObject({
     run: folder("Run directory for text, models, metrics and the report. Default: runs/quickstart-TIME.").optional(),
     resume: z.boolean().default(false).describe("Go on where the run in --run stopped."),
@@ -45,7 +49,10 @@ export const quickstartCommand = defineCommand({
         steps: steps(200),
         learningRate: rate(2e-3),
         replay: z.number().min(0).lt(1).default(0.1).describe("Share of rows from the other domains."),
-        scope: z.enum(branchScopes).default("feed-forward").describe("What of a branch is trained; the paper trains all."),
+        scope: z
+          .enum(branchScopes)
+          .default("feed-forward")
+          .describe("What of a branch is trained; the paper trains all."),
       })
       .prefault({}),
     router: z
@@ -53,7 +60,11 @@ export const quickstartCommand = defineCommand({
         z.strictObject({ kind: z.literal("random").describe("As in the paper.") }),
         z.strictObject({
           kind: z.literal("ridge").describe("Ridge regression of the domain on the router's input."),
-          lambda: z.number().positive().default(1e-3).describe("Regularisation, as a share of the mean square of the inputs."),
+          lambda: z
+            .number()
+            .positive()
+            .default(1e-3)
+            .describe("Regularisation, as a share of the mean square of the inputs."),
           sharpness: z.number().positive().default(4).describe("Factor on the solution."),
           tokens: size(32_768, "Text read of each domain."),
         }),
@@ -75,7 +86,13 @@ export const quickstartCommand = defineCommand({
     const { run: directory, resume, data, model: sizes, train, ...stages } = config;
     const name = "quickstart";
     const isRun = directory !== undefined && existsSync(join(directory, RUN_LAYOUT.config));
-    await using run = await openRunDirectory({ name, directory, resume: resume && isRun, config, versions: { btx: version } });
+    await using run = await openRunDirectory({
+      name,
+      directory,
+      resume: resume && isRun,
+      config,
+      versions: { btx: version },
+    });
     progress.log(`Everything goes to ${run.path}; stopped with Ctrl-C, it goes on with --run ${run.path} --resume`);
     const results = await quickstart({
       run: run.path,

@@ -11,7 +11,10 @@ export const seedCommand = defineCommand({
   name: "seed",
   summary: "Train a small Llama from scratch on all domains, to branch from.",
   description: "Only needed to try the method out: any Hugging Face Llama or Mistral folder is a seed.",
-  examples: ["btx seed --output models/seed", "btx seed --output models/seed --data.domains.notes ./notes --data.domains.code @code"],
+  examples: [
+    "btx seed --output models/seed",
+    "btx seed --output models/seed --data.domains.notes ./notes --data.domains.code @code",
+  ],
   schema: z.strictObject({
     ...outputFields,
     model: z
@@ -23,8 +26,14 @@ export const seedCommand = defineCommand({
         keyValueHeads: size(6, "Heads of keys and values; heads is a multiple of them."),
         maxPositions: size(512, "Longest context."),
       })
-      .refine(({ hiddenSize, heads }) => hiddenSize % (2 * heads) === 0, { path: ["heads"], error: "hiddenSize must be an even multiple of heads" })
-      .refine(({ heads, keyValueHeads }) => heads % keyValueHeads === 0, { path: ["keyValueHeads"], error: "heads must be a multiple of keyValueHeads" })
+      .refine(({ hiddenSize, heads }) => hiddenSize % (2 * heads) === 0, {
+        path: ["heads"],
+        error: "hiddenSize must be an even multiple of heads",
+      })
+      .refine(({ heads, keyValueHeads }) => heads % keyValueHeads === 0, {
+        path: ["keyValueHeads"],
+        error: "heads must be a multiple of keyValueHeads",
+      })
       .prefault({}),
     data: dataFields.prefault({}),
     train: trainFields({ steps: 1000, learningRate: 3e-3 }).prefault({}),
@@ -35,7 +44,18 @@ export const seedCommand = defineCommand({
     const domains = await openData(config.data, tokenizer, signal);
     const { output, resume, overwrite, model: sizes, train: settings } = config;
     try {
-      const completed = await trainSeed({ sizes, domains, tokenizer, settings, output, run, resume, overwrite, progress, signal });
+      const completed = await trainSeed({
+        sizes,
+        domains,
+        tokenizer,
+        settings,
+        output,
+        run,
+        resume,
+        overwrite,
+        progress,
+        signal,
+      });
       await writeTrainingReport(run, "btx seed", { seed: run }, config);
       if (completed) progress.log(`The model is in ${output}, the report in ${run}/report.html.`);
     } finally {

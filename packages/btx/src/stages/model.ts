@@ -1,4 +1,11 @@
-import { type CausalLM, loadModel, loadTokenizer, Mixtral, type Tokenizer, type TransformerConfig } from "@trefoil/core";
+import {
+  type CausalLM,
+  loadModel,
+  loadTokenizer,
+  Mixtral,
+  type Tokenizer,
+  type TransformerConfig,
+} from "@trefoil/core";
 import { StageError } from "./errors.js";
 
 /** A model folder in memory. Frees its parameters when it goes out of scope. */

@@ -27,7 +27,8 @@ function write(root: string, files: Record<string, string>): void {
   }
 }
 
-const source = (name: string) => `/* Licence */\nexport function ${name}(values) {\n${`  values.push(${name}.length);\n`.repeat(12)}}\n`;
+const source = (name: string) =>
+  `/* Licence */\nexport function ${name}(values) {\n${`  values.push(${name}.length);\n`.repeat(12)}}\n`;
 
 describe("code", () => {
   it("finds sources once, without minified files, licence headers, other builds and links out of node_modules", async () => {
@@ -109,7 +110,9 @@ describe("arithmetic", () => {
   });
 
   it("is the same every time, and holds out the share asked for", () => {
-    expect(arithmeticSplit({ bytes: 5000, heldOutShare: 0.1 })).toEqual(arithmeticSplit({ bytes: 5000, heldOutShare: 0.1 }));
+    expect(arithmeticSplit({ bytes: 5000, heldOutShare: 0.1 })).toEqual(
+      arithmeticSplit({ bytes: 5000, heldOutShare: 0.1 }),
+    );
     const problems = allProblems();
     expect(problems).toHaveLength(10_000 + 5050 + 100);
     const share = problems.filter((problem) => isHeldOutProblem(problem, 0.1)).length / problems.length;
@@ -142,9 +145,14 @@ describe("openDomains", () => {
 
   it("takes a user's own files", async () => {
     const folder = temporaryFolder();
-    const texts = Array.from({ length: 50 }, (_, i) => JSON.stringify({ text: `Document ${i} says something of its own.` }));
+    const texts = Array.from({ length: 50 }, (_, i) =>
+      JSON.stringify({ text: `Document ${i} says something of its own.` }),
+    );
     writeFileSync(join(folder, "notes.jsonl"), `${texts.join("\n")}\n`);
-    const [notes] = await openDomains({ notes: join(folder, "notes.jsonl") }, { tokenizer, cache: join(folder, "cache"), heldOutShare: 0.2 });
+    const [notes] = await openDomains(
+      { notes: join(folder, "notes.jsonl") },
+      { tokenizer, cache: join(folder, "cache"), heldOutShare: 0.2 },
+    );
     expect(notes!.train.documents + notes!.heldOut.documents).toBe(50);
     closeDomains([notes!]);
   });
@@ -153,7 +161,9 @@ describe("openDomains", () => {
     const folder = temporaryFolder();
     const options = { tokenizer, cache: join(folder, "cache") };
     await expect(openDomains({ x: "@poems" }, options)).rejects.toMatchObject({ code: "DATA_INVALID_OPTION" });
-    await expect(openDomains({ code: "@code" }, { ...options, roots: [folder] })).rejects.toMatchObject({ code: "DATA_EMPTY" });
+    await expect(openDomains({ code: "@code" }, { ...options, roots: [folder] })).rejects.toMatchObject({
+      code: "DATA_EMPTY",
+    });
     await expect(openDomains({ x: join(folder, "absent") }, options)).rejects.toMatchObject({ code: "DATA_NOT_FOUND" });
   });
 });
