@@ -12,7 +12,10 @@ import {
 import { meanOf, routingSection, scoresSections } from "./scores.js";
 import { curveSeries } from "./training-report.js";
 
-/** `report.html` of a finished quickstart: scores, loss curves, routing, what tokens went where, what the mixture writes. */
+/**
+ * `report.html` of a finished quickstart: scores, loss curves, routing, what tokens went where, what the mixture
+ * writes.
+ */
 export async function writeQuickstartReport(
   run: string,
   results: QuickstartResults,

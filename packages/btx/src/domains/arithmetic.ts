@@ -9,7 +9,9 @@ export interface Problem {
   readonly answer: string;
 }
 
-/** Sums of numbers below 100, differences of them that are not negative, products of one-digit numbers: 15,150 problems. */
+/**
+ * Sums of numbers below 100, differences of them that are not negative, products of one-digit numbers: 15,150 problems.
+ */
 export function allProblems(): Problem[] {
   const problems: Problem[] = [];
   for (let a = 0; a < 100; a++) {
@@ -22,14 +24,19 @@ export function allProblems(): Problem[] {
   return problems;
 }
 
-/** Whether a problem is held out. Products, of which there are only 100, are all trained on: they are facts, not a rule. */
+/**
+ * Whether a problem is held out. Products, of which there are only 100, are all trained on: they are facts, not a rule.
+ */
 export function isHeldOutProblem({ prompt }: Problem, heldOutShare: number): boolean {
   return !prompt.includes("*") && hashFraction(`held out ${prompt}`) < heldOutShare;
 }
 
 const linesPerDocument = 64;
 
-/** Documents of lines such as `37+58=95`, `bytes` of them in all, the held-out share on top. No problem is on both sides. */
+/**
+ * Documents of lines such as `37+58=95`, `bytes` of them in all, the held-out share on top. No problem is on both
+ * sides.
+ */
 export function arithmeticSplit(options: { bytes: number; heldOutShare: number; seed?: number }): DomainSplit {
   const { bytes, heldOutShare, seed = 0 } = options;
   const problems = allProblems();

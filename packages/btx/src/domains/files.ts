@@ -22,8 +22,8 @@ export function installedModules(): string[] {
 }
 
 /**
- * Files under `roots` whose name matches, each real file once (package managers link one folder to many places). A link that leads
- * out of `node_modules`, to a package being developed, is not followed.
+ * Files under `roots` whose name matches, each real file once (package managers link one folder to many places). A link
+ * that leads out of `node_modules`, to a package being developed, is not followed.
  */
 export async function findFiles(roots: readonly string[], matches: (name: string) => boolean): Promise<string[]> {
   const visited = new Set<string>();

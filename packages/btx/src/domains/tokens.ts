@@ -36,7 +36,8 @@ export interface DomainOptions {
 const builtInVersion = 1;
 
 /**
- * Tokenizes domains, each once. A source is `@code`, `@prose`, `@arithmetic`, or a path: a text or JSONL file, a folder, or a glob.
+ * Tokenizes domains, each once. A source is `@code`, `@prose`, `@arithmetic`, or a path: a text or JSONL file, a
+ * folder, or a glob.
  * @param sources by domain name
  * @throws DataError `DATA_EMPTY` when a domain has no text in one of its parts
  */

@@ -16,8 +16,8 @@ export interface AverageOptions {
 }
 
 /**
- * The plain average of dense checkpoints, feed-forward layers included: what a mixture must beat (Model Soups, arXiv 2203.05482).
- * Streams as `mix` does. @throws MixError
+ * The plain average of dense checkpoints, feed-forward layers included: what a mixture must beat (Model Soups, arXiv
+ * 2203.05482). Streams as `mix` does. @throws MixError
  */
 export async function averageModels(options: AverageOptions): Promise<void> {
   await withSources(options.models, async (sources) => {

@@ -18,7 +18,10 @@ import { type FloatDtype, type Written, writeAverage, writeExperts, writeValues 
 import { type MixtureTensor, mixtureTensors } from "./tensors.js";
 
 export interface MixOptions {
-  /** Folders of dense checkpoints, branches of one seed; expert i of the mixture is the i-th. The first gives the tokenizer. */
+  /**
+   * Folders of dense checkpoints, branches of one seed; expert i of the mixture is the i-th. The first gives the
+   * tokenizer.
+   */
   experts: readonly string[];
   /** Folder to write. */
   output: string;
@@ -79,9 +82,9 @@ export async function planMix(options: MixOptions): Promise<MixPlan> {
 }
 
 /**
- * Branch-Train-MiX's merge (arXiv 2403.07816, §3.2): the feed-forward layers of N dense checkpoints become the N experts of a
- * mixture, everything else is averaged. Streams: memory stays bounded whatever the size of the model. The folder appears when it
- * is complete and has been read back.
+ * Branch-Train-MiX's merge (arXiv 2403.07816, §3.2): the feed-forward layers of N dense checkpoints become the N
+ * experts of a mixture, everything else is averaged. Streams: memory stays bounded whatever the size of the model. The
+ * folder appears when it is complete and has been read back.
  * @throws MixError when the checkpoints do not fit together, a weight is missing or not finite
  */
 export async function mix(options: MixOptions): Promise<MixResult> {
@@ -272,7 +275,10 @@ async function verify(path: string, written: ReadonlyMap<string, Written>): Prom
   }
 }
 
-/** Folders that a killed mix left beside the output. They are never used; only the user knows whether another mix is running. */
+/**
+ * Folders that a killed mix left beside the output. They are never used; only the user knows whether another mix is
+ * running.
+ */
 async function findLeftovers(output: string): Promise<string[]> {
   const target = resolve(output);
   const names = await readdir(dirname(target)).catch(() => []);

@@ -41,7 +41,9 @@ export class BitsPerByte {
     this.#nats = compile((tokens: Tensor, targets: Tensor) => sum(model.loss(tokens, targets).nll));
   }
 
-  /** Negative log-likelihood of held-out text in bits, per UTF-8 byte of it. Ends of text cost bits and have no bytes. */
+  /**
+   * Negative log-likelihood of held-out text in bits, per UTF-8 byte of it. Ends of text cost bits and have no bytes.
+   */
   async of(file: TokenFile, options: WindowOptions, signal?: AbortSignal): Promise<number> {
     let nats = 0;
     let bytes = 0;

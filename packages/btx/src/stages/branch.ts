@@ -7,7 +7,10 @@ import { OpenModel } from "./model.js";
 import { context } from "./seed.js";
 import { type StageContext, type TrainSettings, train, type WeightedDomain } from "./training.js";
 
-/** What of a branch is trained: the paper trains all; with the feed-forward layers alone nothing is lost by averaging the rest. */
+/**
+ * What of a branch is trained: the paper trains all; with the feed-forward layers alone nothing is lost by averaging
+ * the rest.
+ */
 export const branchScopes = ["all", "feed-forward"] as const;
 export type BranchScope = (typeof branchScopes)[number];
 
@@ -32,8 +35,8 @@ export interface BranchOptions extends StageContext {
 }
 
 /**
- * Branches the seed: one independent copy per domain, trained on that domain (arXiv 2403.07816, §3.1). Returns whether all came to the
- * end.
+ * Branches the seed: one independent copy per domain, trained on that domain (arXiv 2403.07816, §3.1). Returns whether
+ * all came to the end.
  */
 export async function trainBranches(options: BranchOptions): Promise<boolean> {
   const { domains, only, resume, output } = options;

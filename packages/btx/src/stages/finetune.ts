@@ -4,7 +4,9 @@ import { OpenModel } from "./model.js";
 import { context } from "./seed.js";
 import { type StageContext, type TrainSettings, train } from "./training.js";
 
-/** What of a mixture is trained. The paper trains all, and finds that frozen experts cost nothing on average (Table 5). */
+/**
+ * What of a mixture is trained. The paper trains all, and finds that frozen experts cost nothing on average (Table 5).
+ */
 export const finetuneScopes = ["all", "router", "all-but-experts"] as const;
 export type FinetuneScope = (typeof finetuneScopes)[number];
 
@@ -26,7 +28,10 @@ export interface FinetuneOptions extends StageContext {
   overwrite?: boolean;
 }
 
-/** Finetunes a mixture on all domains (arXiv 2403.07816, §3.2) with the balancing loss of §3.3. Returns whether it came to the end. */
+/**
+ * Finetunes a mixture on all domains (arXiv 2403.07816, §3.2) with the balancing loss of §3.3. Returns whether it came
+ * to the end.
+ */
 export async function finetuneMixture(options: FinetuneOptions): Promise<boolean> {
   const { model, domains, scope, balance, settings, output, run, resume, overwrite, progress, signal } = options;
   using source = await OpenModel.open(model);

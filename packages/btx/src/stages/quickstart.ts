@@ -58,8 +58,9 @@ export interface QuickstartResults {
 }
 
 /**
- * The whole method in small: a seed, its branches, the mixture, its finetuning, and what each is worth on held-out text. The seed
- * itself is the last expert, a generalist, as in the paper. Returns nothing when the signal stopped it; call again with `resume`.
+ * The whole method in small: a seed, its branches, the mixture, its finetuning, and what each is worth on held-out
+ * text. The seed itself is the last expert, a generalist, as in the paper. Returns nothing when the signal stopped it;
+ * call again with `resume`.
  */
 export async function quickstart(options: QuickstartOptions): Promise<QuickstartResults | undefined> {
   const { run, domains: sources, progress, signal, heldOutShare, maxBytes, roots } = options;

@@ -27,8 +27,8 @@ export interface RidgeRouterOptions extends RidgeOptions, StageContext {
 }
 
 /**
- * Sets the routers of a mixture by ridge regression, from the first layer to the last: what a layer sees depends on the routers before
- * it. No training. Returns the rows of each layer, [experts, hidden].
+ * Sets the routers of a mixture by ridge regression, from the first layer to the last: what a layer sees depends on the
+ * routers before it. No training. Returns the rows of each layer, [experts, hidden].
  */
 export async function setRidgeRouters(
   model: Mixtral,

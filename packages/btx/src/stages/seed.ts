@@ -46,7 +46,8 @@ export async function trainSeed(options: SeedOptions): Promise<boolean> {
     tieWordEmbeddings: true,
     eosTokenIds: tokenizer.eosTokenId === undefined ? [] : [tokenizer.eosTokenId],
     ...(tokenizer.bosTokenId === undefined ? {} : { bosTokenId: tokenizer.bosTokenId }),
-    initializerRange: 0.02,
+    // The usual 0.02 suits widths in the thousands; narrow models learn several times faster from this.
+    initializerRange: 1 / Math.sqrt(sizes.hiddenSize),
   };
   const model = new Llama(config, settings.seed);
   try {

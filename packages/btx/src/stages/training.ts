@@ -88,8 +88,8 @@ export interface TrainResult {
 }
 
 /**
- * Trains a model to the end of its settings, or until the signal: one compiled program per step, metrics, checkpoints. Killed at any
- * instant and resumed it ends with the same weights, bit for bit.
+ * Trains a model to the end of its settings, or until the signal: one compiled program per step, metrics, checkpoints.
+ * Killed at any instant and resumed it ends with the same weights, bit for bit.
  * @throws NonFiniteLossError naming the step and the first op that was not finite
  */
 export async function train(options: TrainOptions): Promise<TrainResult> {

@@ -70,7 +70,7 @@ describe("mix refuses", () => {
     for (const dtype of ["F32", "BF16", "F16"] as const) {
       const { code, message } = await refusal({
         dtype,
-        editWeights: (weights) => void (weights.get(name)![8 * 3 + 5] = value),
+        editWeights: (weights) => void weights.get(name)!.fill(value, 8 * 3 + 5, 8 * 3 + 6),
       });
       expect(code).toBe("MIX_NOT_FINITE");
       expect(message).toContain(`${name} of`);
@@ -96,7 +96,10 @@ describe("mix refuses", () => {
     });
     const bias = await refusal({ extra: { "model.layers.0.self_attn.q_proj.bias": [8] } });
     expect(bias).toMatchObject({ code: "MIX_UNEXPECTED_TENSOR", message: expect.stringContaining("q_proj.bias") });
-    const shape = await refusal({ config: { headDim: 4 }, editConfig: (json) => void (json.head_dim = 2) });
+    const shape = await refusal({
+      config: { headDim: 4 },
+      editConfig: (json) => void Object.assign(json, { head_dim: 2 }),
+    });
     expect(shape).toMatchObject({
       code: "MIX_WRONG_SHAPE",
       message: expect.stringContaining("[16, 8], but config.json asks for [8, 8]"),
