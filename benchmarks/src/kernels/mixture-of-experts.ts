@@ -38,7 +38,8 @@ function grouped(rows: number, k: number, n: number, experts: number, skewed: bo
       const x = uniform(rows, k);
       const weight = uniform(experts, n, k);
       const first = uniform(n, k);
-      const ends = sizes.reduce((all, size) => [...all, all.at(-1)! + size], [0]);
+      let end = 0;
+      const ends = [0, ...sizes.map((size) => (end += size))];
       const offsets = new Parameter([experts + 1], { data: Int32Array.from(ends), trainable: false });
       const dense = programSide("one dense matmul", () => linear(x, first), ["matmul"]);
       return {

@@ -68,6 +68,7 @@ export function openProgram(
   const side = programSide("trefoil", body, counted);
   return {
     side,
+    details: { arenaBytes: side.arenaBytes() },
     close: () => {
       for (const parameter of parameters) parameter.dispose();
     },

@@ -18,7 +18,7 @@ export const units = {
   "tokens/s": 1,
   "calls/s": 1,
 } as const;
-export type Unit = keyof typeof units;
+type Unit = keyof typeof units;
 
 /** One product y = a(M x K) b(K x N) for the BLAS libraries. */
 export interface SgemmTask {

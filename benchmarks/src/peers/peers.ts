@@ -3,8 +3,8 @@ import type { Case, SgemmTask, Side, TorchTask } from "../measure/side.js";
 import type { PeerRecord } from "../results/schema.js";
 import { LinePeer, PeerError } from "./line-peer.js";
 
-export const blasLibraries = ["openblas", "blis", "onednn"] as const;
-export type BlasLibrary = (typeof blasLibraries)[number];
+const blasLibraries = ["openblas", "blis", "onednn"] as const;
+type BlasLibrary = (typeof blasLibraries)[number];
 
 export interface PeerOptions {
   /** Path of a program built from `native/`. */

@@ -13,7 +13,6 @@ export function resultPage(result: Result, history: readonly HistoryEntry[]): Re
   const { machine, measurements, peers, failures } = result;
   const usual = machine.limits.find(({ threads }) => threads === machine.threads);
   const families = [...new Set(measurements.map(({ family }) => family))];
-  const missing = peers.flatMap((peer) => (peer.status === "missing" ? [`${peer.name}: ${peer.reason}`] : []));
   const sections: Section[] = [];
   if (machine.loadBefore > idleLoad * machine.cores) {
     sections.push({
@@ -25,8 +24,12 @@ export function resultPage(result: Result, history: readonly HistoryEntry[]): Re
   sections.push(...ratioSections(measurements, families));
   for (const family of families) sections.push(...familySections(family, measurements));
   sections.push(...historySections(history, machine));
-  if (missing.length > 0)
-    sections.push({ kind: "text", title: "Missing peers", text: missing.join("\n\n"), collapsed: true });
+  sections.push({
+    kind: "table",
+    title: "Peers",
+    columns: [{ label: "peer" }, { label: "version" }],
+    rows: peers.map((peer) => [peer.name, peer.status === "present" ? peer.version : `missing: ${peer.reason}`]),
+  });
   if (failures.length > 0) {
     const rows = failures.map(({ work, side, reason }) => [work, side, reason]);
     sections.push({
@@ -49,9 +52,6 @@ export function resultPage(result: Result, history: readonly HistoryEntry[]): Re
             { label: "copy bandwidth", value: usual.copyGigabytes.median, unit: "GB/s" },
           ]
         : []),
-      ...peers.flatMap((peer) =>
-        peer.status === "present" ? [{ label: peer.name, value: peer.version.split(" ").slice(0, 2).join(" ") }] : [],
-      ),
     ],
     sections,
   };
@@ -80,15 +80,45 @@ function ratioSections(measurements: readonly Measurement[], families: readonly 
 }
 
 /** More categories than this do not fit under one chart. */
-const maxCategories = 16;
+const maxCategories = 13;
+
+/** What all names begin with, in whole words. */
+function commonPrefix(names: readonly string[]): string {
+  const words = names.map((name) => name.split(" "));
+  const first = words[0]!;
+  const same = first.findIndex((word, i) => i === first.length - 1 || words.some((each) => each[i] !== word));
+  return first.slice(0, names.length > 1 ? same : 0).join(" ");
+}
+
+function rateCharts(family: string, members: readonly Measurement[]): Section[] {
+  const charts: Measurement[][] = [];
+  for (const unit of new Set(members.map((each) => each.unit))) {
+    const alike = members.filter((each) => each.unit === unit);
+    for (let i = 0; i < alike.length; i += maxCategories) charts.push(alike.slice(i, i + maxCategories));
+  }
+  return charts.map((drawn) => {
+    const others = otherNames(drawn);
+    const prefix = commonPrefix(drawn.map(({ name }) => name));
+    const rateOf = (each: Measurement, name: string) =>
+      each.others.find((other) => other.name === name)?.rate.median ?? null;
+    return {
+      kind: "bars",
+      title: `${family} ${prefix}`.trim(),
+      width: "full",
+      y: { label: "rate", unit: drawn[0]!.unit },
+      categories: drawn.map(({ name }) => name.slice(prefix.length).trim()),
+      series: [
+        { name: "trefoil", values: drawn.map(({ ours }) => ours.rate.median) },
+        ...others.map((name) => ({ name, values: drawn.map((each) => rateOf(each, name)) })),
+      ],
+    };
+  });
+}
 
 function familySections(family: string, measurements: readonly Measurement[]): Section[] {
   const members = measurements.filter((each) => each.family === family);
-  const { unit } = members[0]!;
   const others = otherNames(members);
-  const drawn = members.filter((each) => each.unit === unit).slice(0, maxCategories);
-  const rateOf = (each: Measurement, name: string) =>
-    each.others.find((other) => other.name === name)?.rate.median ?? null;
+  const withArena = members.some(({ details }) => details.arenaBytes !== undefined);
   const columns: TableColumn[] = [
     { label: "work" },
     { label: "threads" },
@@ -98,20 +128,11 @@ function familySections(family: string, measurements: readonly Measurement[]): S
     { label: "of peak", unit: "%" },
     { label: "kernel", unit: "µs" },
     { label: "call", unit: "µs" },
+    ...(withArena ? [{ label: "temporaries", unit: "MiB" }] : []),
     ...others.map((name) => ({ label: `over ${name}` })),
   ];
   return [
-    {
-      kind: "bars",
-      title: family,
-      width: "full",
-      y: { label: "rate", unit },
-      categories: drawn.map(({ name }) => name),
-      series: [
-        { name: "trefoil", values: drawn.map(({ ours }) => ours.rate.median) },
-        ...others.map((name) => ({ name, values: drawn.map((each) => rateOf(each, name)) })),
-      ],
-    },
+    ...rateCharts(family, members),
     {
       kind: "table",
       columns,
@@ -124,6 +145,7 @@ function familySections(family: string, measurements: readonly Measurement[]): S
         each.shareOfPeak === null ? null : 100 * each.shareOfPeak,
         each.ours.seconds.median * 1e6,
         each.ours.callSeconds ? each.ours.callSeconds.median * 1e6 : null,
+        ...(withArena ? [(each.details.arenaBytes ?? 0) / 2 ** 20] : []),
         ...others.map((name) => each.ratios[name]?.median ?? null),
       ]),
     },

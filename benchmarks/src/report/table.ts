@@ -1,16 +1,24 @@
 import { geometricMean, type Spread } from "../measure/statistics.js";
 import type { Measurement, Result } from "../results/schema.js";
 
-/** Three significant digits, thousands as k, M, G. */
+const largeSteps = [
+  [1e9, "G"],
+  [1e6, "M"],
+  [1e4, "k"],
+] as const;
+
+/** Three significant digits; from ten thousand on with k, M or G. */
 export function compact(value: number): string {
-  const steps = [
-    [1e9, "G"],
-    [1e6, "M"],
-    [1e4, "k"],
-  ] as const;
-  const [divisor, suffix] = steps.find(([limit]) => Math.abs(value) >= limit) ?? [1, ""];
-  const scaled = suffix === "k" ? value / 1000 : value / divisor;
-  return `${scaled.toPrecision(3).replace(/e\+(\d)$/, (_, zeros) => "0".repeat(Number(zeros) - 2))}${suffix}`;
+  const [limit, suffix] = largeSteps.find(([limit]) => Math.abs(value) >= limit) ?? [1, ""];
+  const scaled = value / (suffix === "k" ? 1000 : limit);
+  return `${Math.abs(scaled) >= 100 ? scaled.toFixed(0) : scaled.toPrecision(3)}${suffix}`;
+}
+
+/** `1.23 ms`. */
+function duration(seconds: number): string {
+  if (seconds >= 1) return `${compact(seconds)} s`;
+  if (seconds >= 1e-3) return `${compact(seconds * 1e3)} ms`;
+  return seconds >= 1e-6 ? `${compact(seconds * 1e6)} µs` : `${compact(seconds * 1e9)} ns`;
 }
 
 /** `12.3 ±4%`: the median, and half the distance between the quartiles. */
@@ -58,7 +66,7 @@ export function renderTable({ measurements }: Result): string {
       `  ${name}${threads === members[0]!.threads ? "" : ` (${threads} threads)`}`,
       spreadText(ours.rate),
       percent(shareOfPeak),
-      `${compact((ours.callSeconds ?? ours.seconds).median * 1e6)} µs`,
+      duration((ours.callSeconds ?? ours.seconds).median),
       ...others.map((other) => (ratios[other] ? `${ratios[other].median.toFixed(2)}x` : "")),
     ]);
     const means = others.map((other) => {
