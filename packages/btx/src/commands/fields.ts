@@ -2,13 +2,35 @@ import { join } from "node:path";
 import type { Tokenizer } from "@trefoil/core";
 import { z } from "zod";
 import { type DomainTokens, openDomains } from "../domains/index.js";
-import type { TrainSettings } from "../stages/index.js";
+import type { SeedSizes, TrainSettings } from "../stages/index.js";
 
 /** Fields that several commands share. */
 
 export const folder = (meaning: string) => z.string().min(1).describe(meaning).meta({ placeholder: "folder" });
 export const steps = (count: number) =>
   z.number().int().positive().default(count).describe("Optimiser updates.").meta({ unit: "steps" });
+
+export const size = (value: number, meaning: string) => z.number().int().positive().default(value).describe(meaning);
+
+/** Sizes of a model that is trained from scratch. */
+export const modelFields = (defaults: SeedSizes) =>
+  z
+    .strictObject({
+      hiddenSize: size(defaults.hiddenSize, "Width of the residual stream."),
+      intermediateSize: size(defaults.intermediateSize, "Width of the feed-forward layers."),
+      layers: size(defaults.layers, "Decoder blocks."),
+      heads: size(defaults.heads, "Attention heads; hiddenSize is an even multiple of them."),
+      keyValueHeads: size(defaults.keyValueHeads, "Heads of keys and values; heads is a multiple of them."),
+      maxPositions: size(defaults.maxPositions, "Longest context.").meta({ unit: "tokens" }),
+    })
+    .refine(({ hiddenSize, heads }) => hiddenSize % (2 * heads) === 0, {
+      path: ["heads"],
+      error: "hiddenSize must be an even multiple of heads",
+    })
+    .refine(({ heads, keyValueHeads }) => heads % keyValueHeads === 0, {
+      path: ["keyValueHeads"],
+      error: "heads must be a multiple of keyValueHeads",
+    });
 
 const heldOut = z
   .number()

@@ -7,7 +7,7 @@ export const generateCommand = defineCommand({
   name: "generate",
   summary: "Continue a prompt with any of the models.",
   examples: [
-    'btx generate --model models/finetuned --prompt "37+58="',
+    'btx generate --model models/finetuned --prompt "34+52="',
     'btx generate --model models/finetuned --prompt "export function " --temperature 0.8',
   ],
   schema: z.strictObject({

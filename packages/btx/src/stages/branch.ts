@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { type CausalLM, type Parameter, saveModel } from "@trefoil/core";
 import type { DomainTokens } from "../domains/index.js";
 import { StageError } from "./errors.js";
-import { OpenModel } from "./model.js";
+import { checkOutput, OpenModel } from "./model.js";
 import { context } from "./seed.js";
 import { type StageContext, type TrainSettings, train, type WeightedDomain } from "./training.js";
 
@@ -57,6 +57,7 @@ export async function trainBranches(options: BranchOptions): Promise<boolean> {
 
 async function trainBranch(domain: DomainTokens, options: BranchOptions): Promise<boolean> {
   const { seed, domains, replay, scope, settings, progress, signal, resume, overwrite } = options;
+  checkOutput(join(options.output, domain.name), overwrite);
   using source = await OpenModel.open(seed);
   const { completed } = await train({
     model: source.model,

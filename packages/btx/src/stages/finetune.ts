@@ -1,6 +1,6 @@
 import { type BalanceForm, type Mixtral, type Parameter, saveModel } from "@trefoil/core";
 import type { DomainTokens } from "../domains/index.js";
-import { OpenModel } from "./model.js";
+import { checkOutput, OpenModel } from "./model.js";
 import { context } from "./seed.js";
 import { type StageContext, type TrainSettings, train } from "./training.js";
 
@@ -34,6 +34,7 @@ export interface FinetuneOptions extends StageContext {
  */
 export async function finetuneMixture(options: FinetuneOptions): Promise<boolean> {
   const { model, domains, scope, balance, settings, output, run, resume, overwrite, progress, signal } = options;
+  checkOutput(output, overwrite);
   using source = await OpenModel.open(model);
   const { completed } = await train({
     model: source.mixture,

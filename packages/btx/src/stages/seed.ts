@@ -7,6 +7,7 @@ import {
   tokenizerFiles,
 } from "@trefoil/core";
 import type { DomainTokens } from "../domains/index.js";
+import { checkOutput } from "./model.js";
 import { type StageContext, type TrainSettings, train } from "./training.js";
 
 /** Sizes of a seed that is trained from scratch. */
@@ -36,6 +37,7 @@ export interface SeedOptions extends StageContext {
 /** Trains a small Llama from scratch on equal shares of the domains. Returns whether it came to the end. */
 export async function trainSeed(options: SeedOptions): Promise<boolean> {
   const { sizes, domains, tokenizer, settings, output, run, resume, overwrite, progress, signal } = options;
+  checkOutput(output, overwrite);
   const config: TransformerConfigFields = {
     family: "llama",
     ...sizes,

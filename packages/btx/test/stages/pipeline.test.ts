@@ -169,9 +169,21 @@ describe("the stages", () => {
     const branch = { ...shared, seed, replay: 0, scope: "all" as const };
     await expect(trainBranches({ ...branch, only: ["poems"] })).rejects.toMatchObject({ code: "BTX_OPTIONS" });
     const balance = { form: "btx", coefficient: 0.01 } as const;
-    await expect(finetuneMixture({ ...shared, model: seed, scope: "all", balance })).rejects.toMatchObject({
-      code: "BTX_MODEL",
-    });
+    const finetune = { ...shared, model: seed, scope: "all" as const, balance };
+    await expect(finetuneMixture(finetune)).rejects.toMatchObject({ code: "BTX_MODEL" });
+    await expect(finetuneMixture({ ...finetune, output: seed })).rejects.toMatchObject({ code: "BTX_OUTPUT_EXISTS" });
+  });
+});
+
+describe("a diverging run", () => {
+  it("stops, names the step and the op, and writes no model", async () => {
+    const folder = temporaryFolder();
+    const domains = await tinyDomains(folder);
+    const output = join(folder, "seed");
+    const settings = { ...tinySettings, learningRate: 1e30, warmupSteps: 0 };
+    const failure = trainSeed({ sizes: tinySizes, domains, tokenizer, settings, output, run: join(folder, "run") });
+    await expect(failure).rejects.toMatchObject({ code: "TREFOIL_NON_FINITE_LOSS", step: 2, op: expect.any(String) });
+    expect(existsSync(output)).toBe(false);
   });
 });
 
