@@ -33,7 +33,7 @@ constexpr int64_t kLocalRows = 16 * kTileRows;         // at most this many rows
 constexpr int64_t kSplits = 16;
 constexpr double kTaskWork = 1 << 19;                  // multiply-adds worth a task of its own
 constexpr int64_t kTasks = 16;                         // tasks to aim for
-constexpr int64_t kBlockRows = 8 * kTileRows;          // rows of A packed at once, in L2 beside a strip of B
+constexpr int64_t kBlockRows = 16 * kTileRows;         // rows of A packed at once, in L2 beside a strip of B
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
