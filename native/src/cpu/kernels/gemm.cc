@@ -90,6 +90,20 @@ void run_pack_task(const Run& run, int64_t task) {
          run.packed + plan.packed + k0 * round_up(g.n, kTileColumns) + column * depth);
 }
 
+// The product over one part of k, into that part's partial sums.
+Gemm part_of_k(const Gemm& g, const Plan& plan, int64_t split, float* partials) {
+  int64_t first = split * g.k / plan.splits, last = (split + 1) * g.k / plan.splits;
+  Gemm part = g;
+  part.k = last - first;
+  if (g.a.transposed && g.a.rows) part.a.rows += first;
+  else part.a.data = static_cast<const char*>(g.a.data) + first * (g.a.transposed ? g.a.stride : 1) * (g.a.bf16 ? 2 : 4);
+  part.b.data = static_cast<const char*>(g.b.data) + first * g.b.stride * (g.b.bf16 ? 2 : 4);
+  part.c = partials + split * g.m * g.n;
+  part.c_stride = g.n;
+  part.epilogue = Epilogue{};
+  return part;
+}
+
 void run_task(const Run& run, int64_t task) {
   int64_t index = product_of<&Plan::task_first>(run, task);
   const Gemm& g = run.products[index];
@@ -99,8 +113,10 @@ void run_task(const Run& run, int64_t task) {
   int64_t split = task / tiles, column = task % tiles / plan.row_tiles * plan.column_tile;
   RowRange range = row_range(g, plan, task % plan.row_tiles);
   int64_t row = range.first, rows = range.count, columns = at_most(g.n - column, plan.column_tile);
-  if (plan.method == Method::dot || plan.method == Method::stream)
-    return run_small_tile(run.context, g, plan, row, rows, column, columns);
+  if (plan.method == Method::dot || plan.method == Method::stream) {
+    if (plan.splits == 1) return run_small_tile(run.context, g, plan, row, rows, column, columns);
+    return run_small_tile(run.context, part_of_k(g, plan, split, run.partials), plan, row, rows, column, columns);
+  }
 
   bool whole = plan.splits == 1;
   float* c = whole ? g.c : run.partials + split * g.m * g.n;
