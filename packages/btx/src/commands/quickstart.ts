@@ -40,10 +40,10 @@ export const quickstartCommand = defineCommand({
         checkpointEvery: size(100, "Steps between checkpoints."),
       })
       .prefault({}),
-    seed: z.strictObject({ steps: steps(1000), learningRate: rate(4e-3) }).prefault({}),
+    seed: z.strictObject({ steps: steps(700), learningRate: rate(4e-3) }).prefault({}),
     branch: z
       .strictObject({
-        steps: steps(400),
+        steps: steps(500),
         learningRate: rate(2e-3),
         replay: z.number().min(0).lt(1).default(0.1).describe("Share of rows from the other domains."),
         scope: z
@@ -69,7 +69,7 @@ export const quickstartCommand = defineCommand({
       .default({ kind: "ridge", lambda: 1e-3, sharpness: 4, tokens: 32_768 }),
     finetune: z
       .strictObject({
-        steps: steps(400),
+        steps: steps(500),
         learningRate: rate(2e-3),
         form: z.enum(balanceForms).default("btx").describe("Form of the balancing loss."),
         coefficient: z.number().nonnegative().default(0.01).describe("Of the balancing loss, per layer."),
