@@ -1,0 +1,2 @@
+export { type ResponsePair, promptTexts, type TaskPrompts, taskDemonstrations, taskPreferences, taskPrompts, taskResponseTokens } from "./generate.js";
+export { bestGold, gold } from "./gold.js";
