@@ -1,4 +1,16 @@
 export { type BaselineOptions, type BaselineResult, describeBaselines, type SamplingOptions, sampleBaselines } from "./baselines.js";
+export { type DpoOptions, dpo } from "./dpo.js";
+export {
+  type Comparison,
+  type ComparedPair,
+  compareResponses,
+  type EvaluateOptions,
+  evaluate,
+  type FrontierOptions,
+  type FrontierPoint,
+  rewardKlFrontier,
+} from "./evaluate.js";
+export { commandJudge, type Judge, judgeBothOrders, type Verdict } from "./judge.js";
 export * from "./ppo/index.js";
 export { type RespondOptions, respond, respondWith } from "./respond.js";
 export { type RewardModelOptions, type RewardModelResult, trainRewardModel } from "./reward-model.js";
