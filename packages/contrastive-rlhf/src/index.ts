@@ -4,3 +4,4 @@ export { RlhfError, type RlhfErrorCode } from "./errors.js";
 export * from "./models/index.js";
 export * from "./stages/index.js";
 export * from "./task/index.js";
+export * from "./quickstart/index.js";
