@@ -206,7 +206,8 @@ function ppoSettings({ iterations, learningRate, seed }: QuickstartSettings, bas
     baseline,
     shaper: { kind: "identity" },
     penalties: {},
-    alarms: { enabled: true, grace: 10 },
+    // A few thousand letters: single ratios leave the range that means trouble at scale. Only broken numbers stop it.
+    alarms: { enabled: true, grace: iterations },
     checkpointEvery: 50,
     keepCheckpoints: 1,
   };
