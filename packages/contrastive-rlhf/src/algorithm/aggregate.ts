@@ -8,7 +8,8 @@ export type Aggregation =
   /** Linear between order statistics, as NumPy's default. */
   | { kind: "quantile"; q: number };
 
-export const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
+export const mean = (values: readonly number[]): number =>
+  values.reduce((sum, value) => sum + value, 0) / values.length;
 
 /** Σ (v - mean)² / (n - correction). */
 export function variance(values: readonly number[], correction: 0 | 1 = 0): number {
@@ -40,7 +41,8 @@ export function aggregate(values: readonly number[], how: Aggregation = { kind: 
     case "min":
       return Math.min(...values);
     case "quantile":
-      if (!(how.q >= 0 && how.q <= 1)) throw new RlhfError("RLHF_OPTIONS", `the quantile is ${how.q}; it must be in [0, 1]`);
+      if (!(how.q >= 0 && how.q <= 1))
+        throw new RlhfError("RLHF_OPTIONS", `the quantile is ${how.q}; it must be in [0, 1]`);
       return quantile(values, how.q);
     case "trimmed-mean": {
       if (!(how.fraction >= 0 && how.fraction < 0.5)) {

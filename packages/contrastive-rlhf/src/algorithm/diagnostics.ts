@@ -19,7 +19,13 @@ export function rewardVariance(rows: readonly (readonly number[])[]): RewardVari
   if (usable.length < 2) return { between: Number.NaN, within: Number.NaN, rho: Number.NaN };
   const within = mean(usable.map((row) => variance(row, 1)));
   const noise = mean(usable.map((row) => variance(row, 1) / row.length));
-  const between = Math.max(0, variance(usable.map((row) => mean(row)), 1) - noise);
+  const between = Math.max(
+    0,
+    variance(
+      usable.map((row) => mean(row)),
+      1,
+    ) - noise,
+  );
   return { between, within, rho: within > 0 ? between / within : Number.POSITIVE_INFINITY };
 }
 
@@ -44,5 +50,8 @@ export interface BinaryNoise {
  * Expected contrastive reward under binary noise, given the true quality (0 or 1) and the baseline's mean true quality:
  * `(1 - c0 - c1)(r* - E r*_b)`. The constant c0, which plain rewards keep, has cancelled.
  */
-export const contrastUnderNoise = ({ falsePositive, falseNegative }: BinaryNoise, quality: number, baselineQuality: number): number =>
-  (1 - falsePositive - falseNegative) * (quality - baselineQuality);
+export const contrastUnderNoise = (
+  { falsePositive, falseNegative }: BinaryNoise,
+  quality: number,
+  baselineQuality: number,
+): number => (1 - falsePositive - falseNegative) * (quality - baselineQuality);

@@ -40,7 +40,12 @@ export interface AdaptiveKlOptions {
 }
 
 /** The coefficient after a batch of `episodes` with mean summed `kl` (Ziegler et al., arXiv 1909.08593, §2.2). */
-export function adaptKlCoefficient(coefficient: number, kl: number, episodes: number, { target, horizon }: AdaptiveKlOptions): number {
+export function adaptKlCoefficient(
+  coefficient: number,
+  kl: number,
+  episodes: number,
+  { target, horizon }: AdaptiveKlOptions,
+): number {
   const error = Math.max(-0.2, Math.min(0.2, kl / target - 1));
   return coefficient * (1 + (error * episodes) / horizon);
 }

@@ -20,7 +20,8 @@ import {
 import { maxLogRatio } from "./kl.js";
 
 /** Σ m v / Σ m, a scalar; 0 where the mask is empty. All of `values` and `mask` [..]. */
-export const maskedMean = (values: Tensor, mask: Tensor): Tensor => divide(sum(multiply(values, mask)), maximum(sum(mask), 1));
+export const maskedMean = (values: Tensor, mask: Tensor): Tensor =>
+  divide(sum(multiply(values, mask)), maximum(sum(mask), 1));
 
 export interface PolicyLossOptions {
   /** Ratios are clipped to 1 ± this. */
@@ -40,7 +41,10 @@ export interface PolicyLossInputs {
 }
 
 /** PPO's clipped objective (arXiv 1707.06347, eq. 7) as a loss, and what practitioners watch. All inputs of one shape. */
-export function policyLoss({ logProbs, oldLogProbs, advantages, mask }: PolicyLossInputs, { clip, dualClip }: PolicyLossOptions) {
+export function policyLoss(
+  { logProbs, oldLogProbs, advantages, mask }: PolicyLossInputs,
+  { clip, dualClip }: PolicyLossOptions,
+) {
   const logRatio = clamp(subtract(logProbs, oldLogProbs), -maxLogRatio, maxLogRatio);
   const ratio = exp(logRatio);
   const unclipped = negate(multiply(advantages, ratio));

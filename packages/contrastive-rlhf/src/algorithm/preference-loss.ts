@@ -13,7 +13,10 @@ export interface RewardModelLossOptions {
 }
 
 // `conservative` smooths the labels; `robust` is unbiased under flips (Chowdhury et al., arXiv 2403.00409).
-function underLabelNoise(loss: (sign: 1 | -1) => Tensor, { kind, rate }: NonNullable<RewardModelLossOptions["labelNoise"]>): Tensor {
+function underLabelNoise(
+  loss: (sign: 1 | -1) => Tensor,
+  { kind, rate }: NonNullable<RewardModelLossOptions["labelNoise"]>,
+): Tensor {
   const right = multiply(loss(1), 1 - rate);
   const wrong = multiply(loss(-1), rate);
   return kind === "conservative" ? add(right, wrong) : multiply(subtract(right, wrong), 1 / (1 - 2 * rate));
@@ -46,7 +49,11 @@ export interface DpoInputs {
 }
 
 /** Direct preference optimisation. Implicit rewards are `β (log π - log π_ref)`. */
-export function dpoLoss({ chosen, rejected, referenceChosen, referenceRejected }: DpoInputs, beta: number, form: DpoForm = { kind: "sigmoid" }) {
+export function dpoLoss(
+  { chosen, rejected, referenceChosen, referenceRejected }: DpoInputs,
+  beta: number,
+  form: DpoForm = { kind: "sigmoid" },
+) {
   const chosenReward = multiply(subtract(chosen, referenceChosen), beta);
   const rejectedReward = multiply(subtract(rejected, referenceRejected), beta);
   const margin = subtract(chosenReward, rejectedReward);

@@ -35,14 +35,21 @@ export function fromCounts(win: number, tie: number, lose: number): WinTieLose {
   const total = win + tie + lose;
   const wins = win + tie / 2;
   const interval: [number, number] = total > 0 ? wilsonInterval(wins, total) : [0, 1];
-  return { win, tie, lose, winRate: total > 0 ? wins / total : 0.5, interval, delta: total > 0 ? (win - lose) / total : 0 };
+  return {
+    win,
+    tie,
+    lose,
+    winRate: total > 0 ? wins / total : 0.5,
+    interval,
+    delta: total > 0 ? (win - lose) / total : 0,
+  };
 }
 
 /** log Γ(x), x > 0 (Lanczos, g = 7, 9 terms; about 15 digits). */
 function logGamma(x: number): number {
   const c = [
-    676.5203681218851, -1259.1392167224028, 771.32342877765313, -176.61502916214059, 12.507343278686905, -0.13857109526572012,
-    9.9843695780195716e-6, 1.5056327351493116e-7,
+    676.5203681218851, -1259.1392167224028, 771.32342877765313, -176.61502916214059, 12.507343278686905,
+    -0.13857109526572012, 9.9843695780195716e-6, 1.5056327351493116e-7,
   ];
   const series = c.reduce((sum, value, i) => sum + value / (x + i), 0.99999999999980993);
   const t = x + 6.5;
@@ -75,7 +82,8 @@ function incompleteBeta(x: number, a: number, b: number): number {
 }
 
 /** Two-sided p of Student's t. */
-export const studentP = (t: number, degrees: number): number => incompleteBeta(degrees / (degrees + t * t), degrees / 2, 0.5);
+export const studentP = (t: number, degrees: number): number =>
+  incompleteBeta(degrees / (degrees + t * t), degrees / 2, 0.5);
 
 /** t with two-sided p = 1 - confidence. */
 function studentQuantile(confidence: number, degrees: number): number {
@@ -105,7 +113,13 @@ export function pairedTest(differences: readonly number[]): PairedTest {
   const error = deviation / Math.sqrt(n);
   const half = studentQuantile(0.95, n - 1) * error;
   const t = centre / error;
-  return { mean: centre, standardDeviation: deviation, t, interval: [centre - half, centre + half], p: studentP(t, n - 1) };
+  return {
+    mean: centre,
+    standardDeviation: deviation,
+    t,
+    interval: [centre - half, centre + half],
+    p: studentP(t, n - 1),
+  };
 }
 
 /** Exact two-sided p of the sign-flip permutation test of paired differences; up to 24 of them. */
@@ -128,7 +142,8 @@ export function signFlipP(differences: readonly number[]): number {
 export function signTestP(positive: number, n: number): number {
   const from = Math.max(positive, n - positive);
   let tail = 0;
-  for (let k = from; k <= n; k++) tail += Math.exp(logGamma(n + 1) - logGamma(k + 1) - logGamma(n - k + 1) - n * Math.LN2);
+  for (let k = from; k <= n; k++)
+    tail += Math.exp(logGamma(n + 1) - logGamma(k + 1) - logGamma(n - k + 1) - n * Math.LN2);
   return Math.min(1, 2 * tail);
 }
 

@@ -9,7 +9,9 @@ export const baselinesCommand = defineCommand({
   summary: "Sample and score responses of the frozen policy, once per prompt: the baselines of contrastive rewards.",
   description:
     "Prints ρ, the between-prompt over the within-prompt variance of rewards, what contrast should change of their variance, and how many samples to take. The store can be resumed after a kill and extended to more samples, and does not depend on the batch.",
-  examples: ["contrastive-rlhf baselines --policy models/sft --reward models/reward --prompts prompts.jsonl --store baselines --samples 16"],
+  examples: [
+    "contrastive-rlhf baselines --policy models/sft --reward models/reward --prompts prompts.jsonl --store baselines --samples 16",
+  ],
   schema: z.strictObject({
     policy: folder("Folder of the SFT policy."),
     reward: rewardField,
@@ -24,7 +26,17 @@ export const baselinesCommand = defineCommand({
     const { tokenizer, rewards: opened } = await openRewardsFor(policy, config.reward);
     using rewards = opened;
     const prompts = await readPrompts(config.prompts, tokenizer);
-    const result = await sampleBaselines({ policy, rewards, prompts, samples, sampler, batch, store, progress, signal });
+    const result = await sampleBaselines({
+      policy,
+      rewards,
+      prompts,
+      samples,
+      sampler,
+      batch,
+      store,
+      progress,
+      signal,
+    });
     if (!result.completed) return;
     const { text, warning } = describeBaselines(result, samples);
     stdout.write(`${text}\n`);

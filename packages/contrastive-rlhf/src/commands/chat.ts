@@ -8,7 +8,8 @@ import { count, folder, seed } from "./fields.js";
 export const chatCommand = defineCommand({
   name: "chat",
   summary: "Talk to a policy: prompts from the terminal or a pipe, one per line.",
-  description: "With a chat template the conversation goes on from line to line; without one every line is a prompt of its own. An empty line starts afresh.",
+  description:
+    "With a chat template the conversation goes on from line to line; without one every line is a prompt of its own. An empty line starts afresh.",
   examples: ["contrastive-rlhf chat --policy models/ppo", "echo 'bghj=' | contrastive-rlhf chat --policy models/ppo"],
   schema: z.strictObject({
     policy: folder("Folder of the policy."),
@@ -25,7 +26,10 @@ export const chatCommand = defineCommand({
     const encoder = new EpisodeEncoder(tokenizer, eosTokenIds, model.config.maxPositions);
     const template = ChatTemplate.of(tokenizer);
     const interactive = process.stdin.isTTY === true;
-    const lines = createInterface({ input: process.stdin, ...(interactive && { output: process.stderr, prompt: "> " }) });
+    const lines = createInterface({
+      input: process.stdin,
+      ...(interactive && { output: process.stderr, prompt: "> " }),
+    });
     signal.addEventListener("abort", () => lines.close());
     let history: ChatMessage[] = [];
     let next = config.seed;

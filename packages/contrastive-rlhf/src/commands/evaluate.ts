@@ -24,13 +24,17 @@ export const evaluateCommand = defineCommand({
     samples: count(1, "Responses of each policy to each prompt."),
     sampler: samplerFields(64).prefault({}),
     batch: count(64, "Responses sampled at a time."),
-    frontier: folder("Run directory of ppo: also print reward against KL for each of its checkpoints. --against must be its SFT policy.").optional(),
+    frontier: folder(
+      "Run directory of ppo: also print reward against KL for each of its checkpoints. --against must be its SFT policy.",
+    ).optional(),
     report: z.string().min(1).optional().describe("HTML file to write.").meta({ placeholder: "file.html" }),
   }),
   run: async (config, { progress, signal, stdout }) => {
     const { policy, against, judge, samples, sampler, batch, frontier, report } = config;
-    if ((config.reward.length > 0) === (judge !== undefined)) throw new RlhfError("RLHF_OPTIONS", "give --reward or --judge, one of them");
-    if (frontier !== undefined && judge !== undefined) throw new RlhfError("RLHF_OPTIONS", "the frontier needs --reward");
+    if (config.reward.length > 0 === (judge !== undefined))
+      throw new RlhfError("RLHF_OPTIONS", "give --reward or --judge, one of them");
+    if (frontier !== undefined && judge !== undefined)
+      throw new RlhfError("RLHF_OPTIONS", "the frontier needs --reward");
     const tokenizer = await loadTokenizer(policy);
     const prompts = await readPrompts(config.prompts, tokenizer);
     using rewards = judge === undefined ? await openRewards(config.reward, tokenizer) : undefined;
@@ -41,7 +45,8 @@ export const evaluateCommand = defineCommand({
     let points: FrontierPoint[] | undefined;
     if (frontier !== undefined && rewards) {
       points = await rewardKlFrontier({ policy: against, run: frontier, rewards, ...shared });
-      for (const { iteration, kl, reward } of points) stdout.write(`iteration ${iteration}: KL ${kl.toFixed(3)} nats, reward ${reward.toFixed(4)}\n`);
+      for (const { iteration, kl, reward } of points)
+        stdout.write(`iteration ${iteration}: KL ${kl.toFixed(3)} nats, reward ${reward.toFixed(4)}\n`);
     }
     if (report !== undefined) await writeReport(report, comparisonReport(comparison, { policy, against }, points));
   },

@@ -12,14 +12,25 @@ export const quickstartCommand = defineCommand({
   summary: "The whole method in about two minutes: SFT, reward model, baselines, PPO with and without contrast.",
   description:
     "The task: write every letter of the prompt once, the largest first, and stop. Its true quality makes the preferences (with noise) and judges the result; no training step sees it. --offset adds to each prompt's reward a number that no critic can learn: what contrast removes exactly.",
-  examples: ["contrastive-rlhf quickstart", "contrastive-rlhf quickstart --offset 1", "contrastive-rlhf quickstart --run runs/mine --resume"],
+  examples: [
+    "contrastive-rlhf quickstart",
+    "contrastive-rlhf quickstart --offset 1",
+    "contrastive-rlhf quickstart --run runs/mine --resume",
+  ],
   schema: z.strictObject({
-    run: folder("Run directory for models, metrics and the report. Default: runs/contrastive-rlhf-quickstart-TIME.").optional(),
+    run: folder(
+      "Run directory for models, metrics and the report. Default: runs/contrastive-rlhf-quickstart-TIME.",
+    ).optional(),
     resume: z.boolean().default(false).describe("Go on where the run in --run stopped."),
     seed: seed.describe("Of everything."),
     prompts: count(2048, "Training prompts."),
     heldOutPrompts: count(512, "Prompts that all policies are compared on."),
-    demonstrationNoise: z.number().min(0).max(1).default(0.4).describe("Share of random letters in the demonstrations."),
+    demonstrationNoise: z
+      .number()
+      .min(0)
+      .max(1)
+      .default(0.4)
+      .describe("Share of random letters in the demonstrations."),
     sftSteps: count(700, "Updates of SFT.").meta({ unit: "steps" }),
     comparedResponses: count(12, "SFT responses per prompt that are compared two by two."),
     flips: z.number().min(0).max(0.5).default(0.1).describe("Share of flipped preferences."),
@@ -27,13 +38,22 @@ export const quickstartCommand = defineCommand({
     samples: count(16, "Offline samples per prompt, k."),
     iterations: count(100, "PPO iterations of 64 rollouts."),
     learningRate: z.number().positive().default(3e-4).describe("Of the policy; the critic's is three times that."),
-    offset: z.number().nonnegative().default(0).describe("Standard deviation of the unlearnable offset of each prompt's reward."),
+    offset: z
+      .number()
+      .nonnegative()
+      .default(0)
+      .describe("Standard deviation of the unlearnable offset of each prompt's reward."),
   }),
   run: async (config, { progress, signal, stdout }) => {
     const { run, resume, ...settings } = config;
     const startedAt = performance.now();
     const continued = resume && run !== undefined && existsSync(join(run, RUN_LAYOUT.config));
-    await using directory = await openRunDirectory({ name: "contrastive-rlhf-quickstart", directory: run, resume: continued, config: settings });
+    await using directory = await openRunDirectory({
+      name: "contrastive-rlhf-quickstart",
+      directory: run,
+      resume: continued,
+      config: settings,
+    });
     const result = await quickstart({ directory: directory.path, settings, progress, signal });
     if (!result) {
       progress.log(`Stopped. Go on with: contrastive-rlhf quickstart --run ${directory.path} --resume`);
@@ -56,15 +76,24 @@ function comparisonTable({ arms, contrastAgainstPlain, difference }: QuickstartR
   lines.push("", `contrast against plain PPO: ${outcomeText(contrastAgainstPlain)}`);
   if (difference) {
     const [low, high] = difference.interval;
-    lines.push(`difference in true quality ${difference.mean.toFixed(3)} (95 % over prompts: ${low.toFixed(3)} to ${high.toFixed(3)}; one seed)`);
+    lines.push(
+      `difference in true quality ${difference.mean.toFixed(3)} (95 % over prompts: ${low.toFixed(3)} to ${high.toFixed(3)}; one seed)`,
+    );
   }
   return `${lines.join("\n")}\n`;
 }
 
-async function writeQuickstartReport(path: string, result: QuickstartResult, settings: QuickstartSettings, baselines: string): Promise<void> {
+async function writeQuickstartReport(
+  path: string,
+  result: QuickstartResult,
+  settings: QuickstartSettings,
+  baselines: string,
+): Promise<void> {
   const { arms, contrastAgainstPlain, rewardAccuracy, runs } = result;
   const outcome = (arm: QuickstartResult["contrastAgainstPlain"] | undefined) =>
-    arm ? [arm.win, arm.tie, arm.lose, arm.winRate, arm.interval[0], arm.interval[1]] : [null, null, null, null, null, null];
+    arm
+      ? [arm.win, arm.tie, arm.lose, arm.winRate, arm.interval[0], arm.interval[1]]
+      : [null, null, null, null, null, null];
   await writeReport(path, {
     title: "Contrastive-reward RLHF",
     subtitle: "SFT, reward model, offline baselines, PPO with and without contrast",
@@ -84,10 +113,19 @@ async function writeQuickstartReport(path: string, result: QuickstartResult, set
           { label: "length", unit: "tokens" },
           ...["win", "tie", "lose", "win rate against SFT", "95 % from", "to"].map((label) => ({ label })),
         ],
-        rows: arms.map(({ name, gold, reward, meanLength, againstSft }) => [name, gold, reward, meanLength, ...outcome(againstSft)]),
+        rows: arms.map(({ name, gold, reward, meanLength, againstSft }) => [
+          name,
+          gold,
+          reward,
+          meanLength,
+          ...outcome(againstSft),
+        ]),
       },
       { kind: "note", title: "Baselines", text: baselines },
-      ...samplesSection(Object.fromEntries(arms.map(({ name, responses }) => [name, responses.filter((_, i) => i % 2 === 0)])), 12),
+      ...samplesSection(
+        Object.fromEntries(arms.map(({ name, responses }) => [name, responses.filter((_, i) => i % 2 === 0)])),
+        12,
+      ),
       ...(await ppoSections(runs)),
       { kind: "text", title: "Configuration", text: JSON.stringify(settings, null, 2), collapsed: true },
     ],

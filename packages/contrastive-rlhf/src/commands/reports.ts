@@ -4,20 +4,45 @@ import type { WinTieLose } from "../algorithm/index.js";
 import type { Comparison, FrontierPoint, ScoredSample } from "../stages/index.js";
 
 /** One chart per metric, one line per run. */
-function metricSection(metric: string, label: string, runs: Readonly<Record<string, readonly MetricsRecord[]>>, unit?: string): Section[] {
+function metricSection(
+  metric: string,
+  label: string,
+  runs: Readonly<Record<string, readonly MetricsRecord[]>>,
+  unit?: string,
+): Section[] {
   const series = Object.entries(runs).flatMap(([name, records]) => {
-    const points = records.flatMap(({ step, kind, values }) => (kind === "train" && values[metric] !== undefined ? [[step, values[metric]] as const] : []));
+    const points = records.flatMap(({ step, kind, values }) =>
+      kind === "train" && values[metric] !== undefined ? [[step, values[metric]] as const] : [],
+    );
     if (points.length === 0) return [];
     return [{ name, x: points.map(([step]) => step), y: points.map(([, value]) => value), smooth: 0.7 }];
   });
   if (series.length === 0) return [];
-  return [{ kind: "lines", title: label, x: { label: "step" }, y: { label: metric, ...(unit !== undefined && { unit }) }, series }];
+  return [
+    {
+      kind: "lines",
+      title: label,
+      x: { label: "step" },
+      y: { label: metric, ...(unit !== undefined && { unit }) },
+      series,
+    },
+  ];
 }
 
-const configuration = (config: object): Section => ({ kind: "text", title: "Configuration", text: JSON.stringify(config, null, 2), collapsed: true });
+const configuration = (config: object): Section => ({
+  kind: "text",
+  title: "Configuration",
+  text: JSON.stringify(config, null, 2),
+  collapsed: true,
+});
 
 /** `report.html` of a run: some of its metrics. */
-export async function writeTrainingReport(run: string, title: string, metrics: readonly string[], config: object): Promise<void> {
+export async function writeTrainingReport(
+  run: string,
+  title: string,
+  metrics: readonly string[],
+  config: object,
+): Promise<void> {
   const records = { [title]: await readMetricsFile(join(run, RUN_LAYOUT.metrics)) };
   const sections = metrics.flatMap((metric) => metricSection(metric, metric, records));
   await writeReport(join(run, RUN_LAYOUT.report), { title, sections: [...sections, configuration(config)] });
@@ -41,9 +66,13 @@ const ppoCharts: readonly (readonly [metric: string, label: string, unit?: strin
 
 /** The sections of one or several PPO runs. */
 export async function ppoSections(runs: Readonly<Record<string, string>>): Promise<Section[]> {
-  const entries = Object.entries(runs).map(async ([name, run]) => [name, await readMetricsFile(join(run, RUN_LAYOUT.metrics))] as const);
+  const entries = Object.entries(runs).map(
+    async ([name, run]) => [name, await readMetricsFile(join(run, RUN_LAYOUT.metrics))] as const,
+  );
   const records = Object.fromEntries(await Promise.all(entries));
-  const contrast = Object.values(records).map((list) => list.at(-1)?.values).find((values) => values?.["contrast/rho"] !== undefined);
+  const contrast = Object.values(records)
+    .map((list) => list.at(-1)?.values)
+    .find((values) => values?.["contrast/rho"] !== undefined);
   const sections: Section[] = ppoCharts.flatMap(([metric, label, unit]) => metricSection(metric, label, records, unit));
   if (contrast) {
     const text =
@@ -64,7 +93,9 @@ export function samplesSection(samples: Readonly<Record<string, readonly ScoredS
       kind: "table",
       title: "Responses",
       columns: [{ label: "prompt" }, ...names.map((label) => ({ label }))],
-      rows: first.slice(0, shown).map(({ promptText }, i) => [promptText, ...names.map((name) => samples[name]![i]!.responseText)]),
+      rows: first
+        .slice(0, shown)
+        .map(({ promptText }, i) => [promptText, ...names.map((name) => samples[name]![i]!.responseText)]),
     },
   ];
 }
@@ -94,16 +125,32 @@ export function comparisonText({ all, lengthMatched, meanLength, meanReward, dif
     `length-matched  ${outcomeText(lengthMatched)}`,
     `length          ${meanLength.policy.toFixed(1)} against ${meanLength.against.toFixed(1)} tokens`,
   ];
-  if (meanReward) lines.push(`reward          ${meanReward.policy.toFixed(4)} against ${meanReward.against.toFixed(4)}`);
+  if (meanReward)
+    lines.push(`reward          ${meanReward.policy.toFixed(4)} against ${meanReward.against.toFixed(4)}`);
   if (difference) {
     const [low, high] = difference.interval;
-    lines.push(`difference      ${difference.mean.toFixed(4)} (95 %: ${low.toFixed(4)} to ${high.toFixed(4)}), p ${difference.p.toPrecision(2)}`);
+    lines.push(
+      `difference      ${difference.mean.toFixed(4)} (95 %: ${low.toFixed(4)} to ${high.toFixed(4)}), p ${difference.p.toPrecision(2)}`,
+    );
   }
   return `${lines.join("\n")}\n`;
 }
 
-export function comparisonReport(comparison: Comparison, names: { policy: string; against: string }, frontier?: readonly FrontierPoint[]): Report {
-  const row = (name: string, { win, tie, lose, winRate, interval, delta }: WinTieLose) => [name, win, tie, lose, winRate, interval[0], interval[1], delta];
+export function comparisonReport(
+  comparison: Comparison,
+  names: { policy: string; against: string },
+  frontier?: readonly FrontierPoint[],
+): Report {
+  const row = (name: string, { win, tie, lose, winRate, interval, delta }: WinTieLose) => [
+    name,
+    win,
+    tie,
+    lose,
+    winRate,
+    interval[0],
+    interval[1],
+    delta,
+  ];
   const sections: Section[] = [
     {
       kind: "table",
@@ -115,12 +162,31 @@ export function comparisonReport(comparison: Comparison, names: { policy: string
       kind: "table",
       title: "Responses",
       columns: ["prompt", names.policy, names.against, "better"].map((label) => ({ label })),
-      rows: comparison.pairs.slice(0, 20).map(({ prompt, policy, against, outcome }) => [prompt, policy, against, outcome > 0 ? "first" : outcome < 0 ? "second" : "tie"]),
+      rows: comparison.pairs
+        .slice(0, 20)
+        .map(({ prompt, policy, against, outcome }) => [
+          prompt,
+          policy,
+          against,
+          outcome > 0 ? "first" : outcome < 0 ? "second" : "tie",
+        ]),
     },
   ];
   if (frontier) {
-    const series = [{ name: "checkpoints", x: frontier.map(({ kl }) => Math.sqrt(Math.max(0, kl))), y: frontier.map(({ reward }) => reward) }];
-    sections.push({ kind: "lines", title: "Reward against KL", x: { label: "√KL", unit: "√nats" }, y: { label: "reward" }, series });
+    const series = [
+      {
+        name: "checkpoints",
+        x: frontier.map(({ kl }) => Math.sqrt(Math.max(0, kl))),
+        y: frontier.map(({ reward }) => reward),
+      },
+    ];
+    sections.push({
+      kind: "lines",
+      title: "Reward against KL",
+      x: { label: "√KL", unit: "√nats" },
+      y: { label: "reward" },
+      series,
+    });
   }
   return { title: `${names.policy} against ${names.against}`, sections };
 }

@@ -16,7 +16,10 @@ export const sftCommand = defineCommand({
     model: folder("Folder to start from. Without it a small Llama is made, of the sizes in new.").optional(),
     data: file("Demonstrations."),
     ...outputFields,
-    trainOnPrompts: z.boolean().default(false).describe("Also learn the tokens of prompts; off, because the policy never writes them."),
+    trainOnPrompts: z
+      .boolean()
+      .default(false)
+      .describe("Also learn the tokens of prompts; off, because the policy never writes them."),
     new: z
       .strictObject({
         tokenizer: folder("Folder with tokenizer.json. Default: bytes.").optional(),
@@ -35,7 +38,10 @@ export const sftCommand = defineCommand({
     const { model, data, output, resume, overwrite, trainOnPrompts, train: settings } = config;
     const { tokenizer: folderOfTokenizer, ...sizes } = config.new;
     if (model === undefined && sizes.hiddenSize % sizes.heads !== 0) {
-      throw new RlhfError("RLHF_OPTIONS", `new.hiddenSize ${sizes.hiddenSize} is not a multiple of new.heads ${sizes.heads}`);
+      throw new RlhfError(
+        "RLHF_OPTIONS",
+        `new.hiddenSize ${sizes.hiddenSize} is not a multiple of new.heads ${sizes.heads}`,
+      );
     }
     const source = model ?? folderOfTokenizer;
     const tokenizer = source === undefined ? new ByteTokenizer() : await loadTokenizer(source);

@@ -10,10 +10,15 @@ export interface ChatMessage {
 
 /** @throws RowProblem unless `value` is a list of messages with role and content */
 export function parseMessages(value: unknown, field: string): ChatMessage[] {
-  if (!Array.isArray(value) || value.length === 0) throw new RowProblem(`"${field}" must be a string or a list of chat messages`);
+  if (!Array.isArray(value) || value.length === 0)
+    throw new RowProblem(`"${field}" must be a string or a list of chat messages`);
   return value.map((message: unknown, i) => {
-    const { role, content } = (typeof message === "object" && message !== null ? message : {}) as Record<string, unknown>;
-    if (typeof role !== "string" || typeof content !== "string") throw new RowProblem(`"${field}"[${i}] needs a role and a content, both strings`);
+    const { role, content } = (typeof message === "object" && message !== null ? message : {}) as Record<
+      string,
+      unknown
+    >;
+    if (typeof role !== "string" || typeof content !== "string")
+      throw new RowProblem(`"${field}"[${i}] needs a role and a content, both strings`);
     return { role, content };
   });
 }
@@ -46,9 +51,15 @@ export class ChatTemplate {
 
   render(messages: readonly ChatMessage[], addGenerationPrompt: boolean): string {
     try {
-      return this.#template.render({ ...this.#specials, messages: [...messages], add_generation_prompt: addGenerationPrompt });
+      return this.#template.render({
+        ...this.#specials,
+        messages: [...messages],
+        add_generation_prompt: addGenerationPrompt,
+      });
     } catch (error) {
-      throw new RowProblem(`the chat template refuses the messages: ${error instanceof Error ? error.message : String(error)}`);
+      throw new RowProblem(
+        `the chat template refuses the messages: ${error instanceof Error ? error.message : String(error)}`,
+      );
     }
   }
 }

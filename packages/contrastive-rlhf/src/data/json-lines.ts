@@ -24,7 +24,9 @@ export async function parseRows<T>(path: string, parse: (row: JsonRow) => T): Pr
     text = new TextDecoder("utf-8", { fatal: true }).decode(await readFile(path));
   } catch (cause) {
     const missing = (cause as NodeJS.ErrnoException).code === "ENOENT";
-    throw new RlhfError("RLHF_DATA", missing ? `${path} does not exist` : `${path} cannot be read as UTF-8 text`, { cause });
+    throw new RlhfError("RLHF_DATA", missing ? `${path} does not exist` : `${path} cannot be read as UTF-8 text`, {
+      cause,
+    });
   }
   const rows: T[] = [];
   const problems: string[] = [];

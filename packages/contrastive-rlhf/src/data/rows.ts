@@ -1,5 +1,5 @@
 import type { Tokenizer } from "@trefoil/core";
-import { ChatTemplate, type ChatMessage, parseMessages } from "./chat.js";
+import { type ChatMessage, ChatTemplate, parseMessages } from "./chat.js";
 import { type JsonRow, parseRows, RowProblem } from "./json-lines.js";
 
 /** A prompt as text. */
@@ -68,11 +68,13 @@ class RowTexts {
     const value = row[field];
     if (value === undefined) throw new RowProblem(`there is no "${field}"`);
     if (typeof value === "string") {
-      if (typeof row.prompt !== "string") throw new RowProblem(`"${field}" is text but "prompt" is not: use messages for both`);
+      if (typeof row.prompt !== "string")
+        throw new RowProblem(`"${field}" is text but "prompt" is not: use messages for both`);
       if (value === "") throw new RowProblem(`"${field}" is empty`);
       return value;
     }
-    if (typeof row.prompt === "string") throw new RowProblem(`"${field}" is a list of messages but "prompt" is text: use messages for both`);
+    if (typeof row.prompt === "string")
+      throw new RowProblem(`"${field}" is a list of messages but "prompt" is text: use messages for both`);
     return this.#rest(parseMessages(row.prompt, "prompt"), parseMessages(value, field), field);
   }
 
@@ -83,7 +85,8 @@ class RowTexts {
     const rejected = this.completion(row, "rejected");
     if (chosen === rejected) throw new RowProblem('"chosen" and "rejected" are the same: there is nothing to prefer');
     const { margin } = source.value;
-    if (margin !== undefined && (typeof margin !== "number" || !Number.isFinite(margin))) throw new RowProblem('"margin" must be a number');
+    if (margin !== undefined && (typeof margin !== "number" || !Number.isFinite(margin)))
+      throw new RowProblem('"margin" must be a number');
     return { ...prompt, chosen, rejected, margin };
   }
 
@@ -91,12 +94,16 @@ class RowTexts {
   #rest(prompt: ChatMessage[], answer: ChatMessage[], field: string): string {
     const before = this.#render(prompt, true);
     const whole = this.#render([...prompt, ...answer], false);
-    if (!whole.startsWith(before)) throw new RowProblem(`the chat template does not continue the prompt by "${field}"; join them into texts yourself`);
+    if (!whole.startsWith(before))
+      throw new RowProblem(
+        `the chat template does not continue the prompt by "${field}"; join them into texts yourself`,
+      );
     return whole.slice(before.length);
   }
 
   #render(messages: ChatMessage[], addGenerationPrompt: boolean): string {
-    if (!this.#template) throw new RowProblem("chat messages need a chat_template in tokenizer_config.json; this tokenizer has none");
+    if (!this.#template)
+      throw new RowProblem("chat messages need a chat_template in tokenizer_config.json; this tokenizer has none");
     return this.#template.render(messages, addGenerationPrompt);
   }
 }
@@ -106,11 +113,19 @@ function withPrompt({ line, value }: JsonRow): JsonRow {
   const { chosen, rejected } = value;
   if (typeof chosen === "string" && typeof rejected === "string") {
     const at = commonText(chosen, rejected);
-    return { line, value: { ...value, prompt: chosen.slice(0, at), chosen: chosen.slice(at), rejected: rejected.slice(at) } };
+    return {
+      line,
+      value: { ...value, prompt: chosen.slice(0, at), chosen: chosen.slice(at), rejected: rejected.slice(at) },
+    };
   }
   const [a, b] = [parseMessages(chosen, "chosen"), parseMessages(rejected, "rejected")];
   let same = 0;
-  while (same < Math.min(a.length, b.length) - 1 && a[same]!.role === b[same]!.role && a[same]!.content === b[same]!.content) same++;
+  while (
+    same < Math.min(a.length, b.length) - 1 &&
+    a[same]!.role === b[same]!.role &&
+    a[same]!.content === b[same]!.content
+  )
+    same++;
   if (same === 0) throw new RowProblem('there is no "prompt", and "chosen" and "rejected" have no message in common');
   return { line, value: { ...value, prompt: a.slice(0, same), chosen: a.slice(same), rejected: b.slice(same) } };
 }

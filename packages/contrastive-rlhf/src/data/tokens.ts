@@ -33,7 +33,8 @@ export class EpisodeEncoder {
   prompt({ line, prompt, templated }: PromptText, room = 1): Int32Array {
     const ids = this.#tokenizer.encode(prompt, { specialTokens: templated });
     const { bosTokenId } = this.#tokenizer;
-    const tokens = bosTokenId === undefined || (templated && ids[0] === bosTokenId) ? ids : Int32Array.of(bosTokenId, ...ids);
+    const tokens =
+      bosTokenId === undefined || (templated && ids[0] === bosTokenId) ? ids : Int32Array.of(bosTokenId, ...ids);
     if (tokens.length === 0) throw new RlhfError("RLHF_DATA", `row ${line}: the prompt has no tokens`);
     if (tokens.length + room > this.#maxLength) {
       throw new RlhfError(
@@ -58,7 +59,10 @@ export class EpisodeEncoder {
     const chosen = this.#episode(prompt, row.chosen, row.templated);
     const rejected = this.#episode(prompt, row.rejected, row.templated);
     if (chosen.response.join() === rejected.response.join()) {
-      throw new RlhfError("RLHF_DATA", `row ${row.line}: cut to ${this.#maxLength} tokens, chosen and rejected are the same. Raise maxLength, or leave the row out`);
+      throw new RlhfError(
+        "RLHF_DATA",
+        `row ${row.line}: cut to ${this.#maxLength} tokens, chosen and rejected are the same. Raise maxLength, or leave the row out`,
+      );
     }
     return { line: row.line, chosen, rejected, margin: row.margin ?? 0 };
   }

@@ -6,7 +6,13 @@ export {
   Sampler,
   type SamplingSettings,
 } from "./sampler.js";
-export { loadScoreModel, OpenRewardModel, type SaveRewardModelOptions, ScoreModel, saveRewardModel } from "./score-model.js";
+export {
+  loadScoreModel,
+  OpenRewardModel,
+  type SaveRewardModelOptions,
+  ScoreModel,
+  saveRewardModel,
+} from "./score-model.js";
 export {
   type Episode,
   lastTokenIndex,

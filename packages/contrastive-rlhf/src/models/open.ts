@@ -2,7 +2,14 @@ import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
-import { type CausalLM, loadModel, loadTokenizer, type Module, type Tokenizer, type TransformerConfig } from "@trefoil/core";
+import {
+  type CausalLM,
+  loadModel,
+  loadTokenizer,
+  type Module,
+  type Tokenizer,
+  type TransformerConfig,
+} from "@trefoil/core";
 import { RlhfError } from "../errors.js";
 
 export function disposeParameters(module: Module): void {

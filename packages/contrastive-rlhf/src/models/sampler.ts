@@ -40,7 +40,9 @@ export interface SampledResponse {
 
 /** SHA-256 of the token ids. */
 export const hashTokens = (tokens: Int32Array): string =>
-  createHash("sha256").update(new Uint8Array(tokens.buffer, tokens.byteOffset, tokens.byteLength)).digest("hex");
+  createHash("sha256")
+    .update(new Uint8Array(tokens.buffer, tokens.byteOffset, tokens.byteLength))
+    .digest("hex");
 
 /** Uniform numbers of one response, by token: they depend on seed, stream, prompt and sample, never on the batch. */
 function uniforms(prompt: Int32Array, sample: number, seed: number, stream: number): (t: number) => number {
@@ -88,7 +90,9 @@ export class Sampler implements Disposable {
   constructor(model: CausalLM, batch: number, longestPrompt: number, maxNewTokens: number) {
     const { keyValueHeads, headDim, layers, maxPositions } = model.config;
     if (longestPrompt + maxNewTokens > maxPositions) {
-      throw new InvalidUseError(`a prompt of ${longestPrompt} and ${maxNewTokens} new tokens exceed the model's ${maxPositions} positions`);
+      throw new InvalidUseError(
+        `a prompt of ${longestPrompt} and ${maxNewTokens} new tokens exceed the model's ${maxPositions} positions`,
+      );
     }
     this.#model = model;
     this.batch = batch;
@@ -115,7 +119,11 @@ export class Sampler implements Disposable {
   });
 
   /** Any number of requests, `batch` at a time; answers in the order of the requests. */
-  async sample(requests: readonly SampleRequest[], settings: SamplingSettings, signal?: AbortSignal): Promise<SampledResponse[]> {
+  async sample(
+    requests: readonly SampleRequest[],
+    settings: SamplingSettings,
+    signal?: AbortSignal,
+  ): Promise<SampledResponse[]> {
     const responses: SampledResponse[] = [];
     for (let from = 0; from < requests.length; from += this.batch) {
       signal?.throwIfAborted();
@@ -130,7 +138,8 @@ export class Sampler implements Disposable {
     // Rows without a request run a prompt of one token, which nobody reads.
     const lengths = new Int32Array(this.batch).fill(1);
     requests.forEach(({ prompt }, row) => {
-      if (prompt.length === 0) throw new InvalidUseError("a prompt is empty; start it with the beginning-of-text token");
+      if (prompt.length === 0)
+        throw new InvalidUseError("a prompt is empty; start it with the beginning-of-text token");
       padded.set(prompt, row * this.#prompt);
       lengths[row] = prompt.length;
     });

@@ -50,7 +50,9 @@ export class ScoreModel extends Module {
 
   /** The same from hidden states that are there already, [batch, sequence, hidden]. */
   headAt(hidden: Tensor, index: Tensor): Tensor {
-    return reshape(linear(gatherRows(reshape(hidden, [-1, this.trunk.config.hiddenSize]), index), this.score.weight), [index.size]);
+    return reshape(linear(gatherRows(reshape(hidden, [-1, this.trunk.config.hiddenSize]), index), this.score.weight), [
+      index.size,
+    ]);
   }
 
   [Symbol.dispose](): void {
@@ -62,7 +64,10 @@ export class ScoreModel extends Module {
 const trunkConfig = <C extends DecoderConfig>(config: C): C => ({ ...config, tieWordEmbeddings: true });
 
 /** A score model on the trunk of a policy (or reward model) folder, with a fresh head unless the folder has one. */
-export async function loadScoreModel(path: string, seed = 0): Promise<{ model: ScoreModel; config: TransformerConfig; bias: number }> {
+export async function loadScoreModel(
+  path: string,
+  seed = 0,
+): Promise<{ model: ScoreModel; config: TransformerConfig; bias: number }> {
   await using folder = await ModelFolder.open(path);
   const config = parseTransformerConfig(await folder.readJson("config.json"), path);
   const model = new ScoreModel(createModel(trunkConfig(config)), seed);
@@ -70,7 +75,10 @@ export async function loadScoreModel(path: string, seed = 0): Promise<{ model: S
   if (folder.tensors.has("score.weight")) {
     const data = await folder.readF32("score.weight");
     if (data.length !== config.hiddenSize) {
-      throw new RlhfError("RLHF_MODEL", `${path} has ${data.length / config.hiddenSize} labels; a reward model has one`);
+      throw new RlhfError(
+        "RLHF_MODEL",
+        `${path} has ${data.length / config.hiddenSize} labels; a reward model has one`,
+      );
     }
     model.score.weight.set(data);
   }
@@ -93,7 +101,10 @@ export class OpenRewardModel implements Disposable {
     {
       await using folder = await ModelFolder.open(path);
       if (!folder.tensors.has("score.weight")) {
-        throw new RlhfError("RLHF_MODEL", `${path} is no reward model: it has no "score.weight". Train one with \`contrastive-rlhf reward\``);
+        throw new RlhfError(
+          "RLHF_MODEL",
+          `${path} is no reward model: it has no "score.weight". Train one with \`contrastive-rlhf reward\``,
+        );
       }
     }
     const { model, bias } = await loadScoreModel(path);

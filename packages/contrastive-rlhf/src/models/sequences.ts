@@ -46,7 +46,10 @@ export function sizesFor(episodes: readonly Episode[], rows: number, maxPosition
 }
 
 /** @param episodes `rows` of them, or fewer: the rest is empty */
-export function sequenceBatch(episodes: readonly Episode[], { rows, sequence, response: width }: SequenceSizes): SequenceBatch {
+export function sequenceBatch(
+  episodes: readonly Episode[],
+  { rows, sequence, response: width }: SequenceSizes,
+): SequenceBatch {
   const tokens = new Int32Array(rows * sequence);
   const index = new Int32Array(rows * width).fill(-1);
   const targets = new Int32Array(rows * width).fill(-1);

@@ -20,7 +20,14 @@ import {
   type TrainingSettings,
   trainRewardModel,
 } from "../stages/index.js";
-import { gold, promptTexts, taskDemonstrations, taskPreferences, taskPrompts, taskResponseTokens } from "../task/index.js";
+import {
+  gold,
+  promptTexts,
+  taskDemonstrations,
+  taskPreferences,
+  taskPrompts,
+  taskResponseTokens,
+} from "../task/index.js";
 
 export interface QuickstartSettings {
   seed: number;
@@ -96,7 +103,10 @@ export async function quickstart(options: QuickstartOptions): Promise<Quickstart
     keepCheckpoints: 1,
   });
   /** Runs a training stage unless its output is there; returns whether the quickstart goes on. */
-  const stage = async (name: string, train: (where: { output: string; run: string; resume: true }) => Promise<boolean>): Promise<boolean> =>
+  const stage = async (
+    name: string,
+    train: (where: { output: string; run: string; resume: true }) => Promise<boolean>,
+  ): Promise<boolean> =>
     existsSync(path(name)) || (await train({ output: path(name), run: path(`${name}-run`), resume: true }));
   const context = defined({ progress, signal });
 
@@ -105,17 +115,45 @@ export async function quickstart(options: QuickstartOptions): Promise<Quickstart
   const texts = promptTexts(prompts);
 
   const sizes = { hiddenSize: 64, intermediateSize: 128, layers: 2, heads: 4, keyValueHeads: 4, maxPositions: 16 };
-  const demonstrations = taskDemonstrations([...prompts, ...prompts, ...prompts, ...prompts], settings.demonstrationNoise, seed);
+  const demonstrations = taskDemonstrations(
+    [...prompts, ...prompts, ...prompts, ...prompts],
+    settings.demonstrationNoise,
+    seed,
+  );
   const from = { tokenizer: new ByteTokenizer(), ...sizes };
-  if (!(await stage("sft", (where) => sft({ from, demonstrations, trainOnPrompts: false, settings: training(settings.sftSteps, 3e-3), ...where, ...context })))) {
+  if (
+    !(await stage("sft", (where) =>
+      sft({
+        from,
+        demonstrations,
+        trainOnPrompts: false,
+        settings: training(settings.sftSteps, 3e-3),
+        ...where,
+        ...context,
+      }),
+    ))
+  ) {
     return undefined;
   }
 
   let rewardAccuracy: number | undefined;
   const trainedReward = await stage("reward", async (where) => {
-    const compared = await respond(path("sft"), { prompts: texts, samples: settings.comparedResponses, sampler: { ...sampler, seed: seed + 1 }, batch, ...defined({ signal }) });
+    const compared = await respond(path("sft"), {
+      prompts: texts,
+      samples: settings.comparedResponses,
+      sampler: { ...sampler, seed: seed + 1 },
+      batch,
+      ...defined({ signal }),
+    });
     const preferences = taskPreferences(pairsOf(compared), 6, settings.flips, seed);
-    const options = { from: path("sft"), preferences, heldOut: 0.1, centre: 0, normalise: "mean" as const, settings: training(settings.rewardSteps, 1e-3) };
+    const options = {
+      from: path("sft"),
+      preferences,
+      heldOut: 0.1,
+      centre: 0,
+      normalise: "mean" as const,
+      settings: training(settings.rewardSteps, 1e-3),
+    };
     const result = await trainRewardModel({ ...options, ...where, ...context });
     rewardAccuracy = result.heldOut?.accuracy;
     return result.completed;
@@ -124,26 +162,64 @@ export async function quickstart(options: QuickstartOptions): Promise<Quickstart
 
   const tokenizer = await loadTokenizer(path("sft"));
   const rewardModel = await loadModelReward(path("reward"), tokenizer, batch);
-  const offsets = functionReward("offset", `offset ${settings.offset} ${seed}`, (samples) => samples.map(({ promptText }) => settings.offset * promptNormal(promptText, seed)));
-  using rewards = new RewardSum([{ reward: rewardModel, weight: 1 }, ...(settings.offset > 0 ? [{ reward: offsets, weight: 1 }] : [])]);
-  const baselines = await sampleBaselines({ policy: path("sft"), rewards, prompts: texts, samples: settings.samples, sampler, batch, store: path("baselines"), ...context });
+  const offsets = functionReward("offset", `offset ${settings.offset} ${seed}`, (samples) =>
+    samples.map(({ promptText }) => settings.offset * promptNormal(promptText, seed)),
+  );
+  using rewards = new RewardSum([
+    { reward: rewardModel, weight: 1 },
+    ...(settings.offset > 0 ? [{ reward: offsets, weight: 1 }] : []),
+  ]);
+  const baselines = await sampleBaselines({
+    policy: path("sft"),
+    rewards,
+    prompts: texts,
+    samples: settings.samples,
+    sampler,
+    batch,
+    store: path("baselines"),
+    ...context,
+  });
   if (!baselines.completed) return undefined;
 
   const arms: [name: string, folder: string, baseline: BaselineSettings][] = [
     ["PPO", "ppo", { kind: "none" }],
-    [`PPO + contrast, k = ${settings.samples}`, "ppo-contrast", { kind: "offline", store: path("baselines"), samples: settings.samples, aggregation: { kind: "mean" } }],
+    [
+      `PPO + contrast, k = ${settings.samples}`,
+      "ppo-contrast",
+      { kind: "offline", store: path("baselines"), samples: settings.samples, aggregation: { kind: "mean" } },
+    ],
   ];
   for (const [name, folder, baseline] of arms) {
     const run = (where: { output: string; run: string; resume: true }) =>
-      ppo({ policy: path("sft"), rewards, prompts: texts, settings: ppoSettings(settings, baseline), gold: goldOf, ...where, ...context });
+      ppo({
+        policy: path("sft"),
+        rewards,
+        prompts: texts,
+        settings: ppoSettings(settings, baseline),
+        gold: goldOf,
+        ...where,
+        ...context,
+      });
     if (!(await stage(folder, run))) return undefined;
     progress?.log(`${name} is done.`);
   }
 
   const evaluate = async (name: string, folder: string): Promise<QuickstartArm> => {
-    const responses = await respond(path(folder), { prompts: promptTexts(heldOut), samples: evaluationSamples, sampler, batch, ...defined({ signal }) });
+    const responses = await respond(path(folder), {
+      prompts: promptTexts(heldOut),
+      samples: evaluationSamples,
+      sampler,
+      batch,
+      ...defined({ signal }),
+    });
     const { total } = await rewards.score(responses);
-    return { name, gold: mean(goldOf(responses)), reward: mean(total), meanLength: mean(responses.map(({ response }) => response.length)), responses };
+    return {
+      name,
+      gold: mean(goldOf(responses)),
+      reward: mean(total),
+      meanLength: mean(responses.map(({ response }) => response.length)),
+      responses,
+    };
   };
   const start = await evaluate("SFT", "sft");
   const evaluated = [start];
@@ -152,7 +228,10 @@ export async function quickstart(options: QuickstartOptions): Promise<Quickstart
     evaluated.push({ ...arm, againstSft: winTieLose(goldOf(arm.responses), goldOf(start.responses)) });
   }
   const [plain, contrast] = [goldOf(evaluated[1]!.responses), goldOf(evaluated[2]!.responses)];
-  const differences = heldOut.map((_, i) => mean(contrast.slice(2 * i, 2 * i + evaluationSamples)) - mean(plain.slice(2 * i, 2 * i + evaluationSamples)));
+  const differences = heldOut.map(
+    (_, i) =>
+      mean(contrast.slice(2 * i, 2 * i + evaluationSamples)) - mean(plain.slice(2 * i, 2 * i + evaluationSamples)),
+  );
   return {
     arms: evaluated,
     baselines,

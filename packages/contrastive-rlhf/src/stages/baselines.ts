@@ -1,8 +1,8 @@
 import { type RewardVariance, recommendedSamples, rewardVariance, varianceRatio } from "../algorithm/index.js";
 import { EpisodeEncoder, type PromptText } from "../data/index.js";
 import { hashModelFolder, hashTokens, OpenPolicy, type SampleRequest, Sampler } from "../models/index.js";
-import type { StageContext } from "./run.js";
 import type { RewardSum, ScoredSample } from "./rewards.js";
+import type { StageContext } from "./run.js";
 import { BaselineStore, type StoreIdentity, type StoreLine } from "./store.js";
 
 export interface SamplingOptions {
@@ -48,21 +48,42 @@ export async function sampleBaselines(options: BaselineOptions): Promise<Baselin
   using policy = await OpenPolicy.open(options.policy);
   const encoder = new EpisodeEncoder(policy.tokenizer, policy.eosTokenIds, policy.model.config.maxPositions);
   const prompts = encoder.prompts(options.prompts, settings.maxNewTokens);
-  const identity: StoreIdentity = { sft: await hashModelFolder(options.policy), reward: rewards.hash, sampler: settings };
+  const identity: StoreIdentity = {
+    sft: await hashModelFolder(options.policy),
+    reward: rewards.hash,
+    sampler: settings,
+  };
   const store = await BaselineStore.open(options.store, identity);
 
   // A prompt that occurs twice has one set of samples.
   const unique = new Map(prompts.map((prompt, id) => [hashTokens(prompt.tokens), { ...prompt, id }]));
   const jobs = [...unique].flatMap(([sha, prompt]) =>
-    Array.from({ length: Math.max(0, k - store.count(sha)) }, (_, i) => ({ sha, prompt, sample: store.count(sha) + i })),
+    Array.from({ length: Math.max(0, k - store.count(sha)) }, (_, i) => ({
+      sha,
+      prompt,
+      sample: store.count(sha) + i,
+    })),
   );
-  const stage = progress?.stage("baselines", { total: unique.size * k, done: unique.size * k - jobs.length, unit: "samples" });
-  using sampler = new Sampler(policy.model, options.batch, Math.max(...prompts.map(({ tokens }) => tokens.length)), settings.maxNewTokens);
+  const stage = progress?.stage("baselines", {
+    total: unique.size * k,
+    done: unique.size * k - jobs.length,
+    unit: "samples",
+  });
+  using sampler = new Sampler(
+    policy.model,
+    options.batch,
+    Math.max(...prompts.map(({ tokens }) => tokens.length)),
+    settings.maxNewTokens,
+  );
   let drawn = 0;
   for (; drawn < jobs.length && !signal?.aborted; drawn = Math.min(drawn + options.batch, jobs.length)) {
     const some = jobs.slice(drawn, drawn + options.batch);
     const requests: SampleRequest[] = some.map(({ prompt, sample }) => ({ prompt: prompt.tokens, sample }));
-    const responses = await sampler.sample(requests, { ...settings, eosTokenIds: policy.eosTokenIds, stream: baselineStream });
+    const responses = await sampler.sample(requests, {
+      ...settings,
+      eosTokenIds: policy.eosTokenIds,
+      stream: baselineStream,
+    });
     const scored: ScoredSample[] = some.map(({ prompt }, i) => ({
       prompt: prompt.tokens,
       response: responses[i]!.tokens,
@@ -74,7 +95,15 @@ export async function sampleBaselines(options: BaselineOptions): Promise<Baselin
     const { total } = await rewards.score(scored);
     const lines = new Map<string, StoreLine>();
     some.forEach(({ sha, prompt, sample }, i) => {
-      const empty = { prompt_id: prompt.id, prompt_sha: sha, first: sample, responses: [], rewards: [], lengths: [], ended: [] };
+      const empty = {
+        prompt_id: prompt.id,
+        prompt_sha: sha,
+        first: sample,
+        responses: [],
+        rewards: [],
+        lengths: [],
+        ended: [],
+      };
       const line = lines.get(sha) ?? empty;
       line.responses.push(scored[i]!.responseText);
       line.rewards.push(total[i]!);
@@ -117,10 +146,19 @@ const unknown = {
 
 /** What a user should know of a store, in sentences; the last may be a warning. */
 export function describeBaselines(result: BaselineResult, k: number): { text: string; warning?: string } {
-  const { rho, predictedVarianceRatio: ratio, recommendedSamples: recommended, drawn, seconds: spent, prompts } = result;
+  const {
+    rho,
+    predictedVarianceRatio: ratio,
+    recommendedSamples: recommended,
+    drawn,
+    seconds: spent,
+    prompts,
+  } = result;
   const number = (value: number) => value.toFixed(3);
   if (k < 2) {
-    return { text: `${prompts} prompts, ${k} sample each (${drawn} drawn in ${spent.toFixed(1)} s). ρ needs two samples per prompt or more.` };
+    return {
+      text: `${prompts} prompts, ${k} sample each (${drawn} drawn in ${spent.toFixed(1)} s). ρ needs two samples per prompt or more.`,
+    };
   }
   const text =
     `${prompts} prompts, ${k} samples each (${drawn} drawn in ${spent.toFixed(1)} s). ρ = ${number(rho)} (between-prompt over within-prompt variance); ` +

@@ -1,8 +1,35 @@
-import { compile, greater, mean, reshape, slice, sum, type Tensor, tensor, valueAndGrad, saveModel } from "@trefoil/core";
+import {
+  compile,
+  greater,
+  mean,
+  reshape,
+  saveModel,
+  slice,
+  sum,
+  type Tensor,
+  tensor,
+  valueAndGrad,
+} from "@trefoil/core";
 import { type DpoForm, dpoLoss } from "../algorithm/index.js";
 import { EpisodeEncoder, type PreferenceEpisodes, type PreferenceText } from "../data/index.js";
-import { hashModelFolder, OpenPolicy, responseLogProbs, type SequenceSizes, sequenceBatch, sizesFor } from "../models/index.js";
-import { defined, makeOptimizer, namedState, rowsOfStep, runSteps, scalarsOf, type StageContext, type StageOutput } from "./run.js";
+import {
+  hashModelFolder,
+  OpenPolicy,
+  responseLogProbs,
+  type SequenceSizes,
+  sequenceBatch,
+  sizesFor,
+} from "../models/index.js";
+import {
+  defined,
+  makeOptimizer,
+  namedState,
+  rowsOfStep,
+  runSteps,
+  type StageContext,
+  type StageOutput,
+  scalarsOf,
+} from "./run.js";
 import type { TrainingSettings } from "./sft.js";
 
 export interface DpoOptions extends StageContext, StageOutput {
@@ -23,8 +50,13 @@ export async function dpo(options: DpoOptions): Promise<boolean> {
   const maxLength = Math.min(settings.maxLength, config.maxPositions);
   const encoder = new EpisodeEncoder(policy.tokenizer, policy.eosTokenIds, maxLength);
   const pairs = preferences.map((row) => encoder.preference(row));
-  if (encoder.truncated > 0) progress?.warn(`${encoder.truncated} of ${2 * pairs.length} responses were cut to ${maxLength} tokens`);
-  const sizes = sizesFor(pairs.flatMap(({ chosen, rejected }) => [chosen, rejected]), 2 * settings.batch, maxLength);
+  if (encoder.truncated > 0)
+    progress?.warn(`${encoder.truncated} of ${2 * pairs.length} responses were cut to ${maxLength} tokens`);
+  const sizes = sizesFor(
+    pairs.flatMap(({ chosen, rejected }) => [chosen, rejected]),
+    2 * settings.batch,
+    maxLength,
+  );
 
   const summed = (tokens: Tensor, index: Tensor, targets: Tensor): Tensor => {
     const { logProbs } = responseLogProbs(model, { index, targets }, 1, model.hidden(tokens).hidden);
@@ -37,7 +69,10 @@ export async function dpo(options: DpoOptions): Promise<boolean> {
     const { value, grads } = valueAndGrad(() => {
       const logProbs = summed(tokens, index, targets);
       const [chosen, rejected] = [slice(logProbs, 0, 0, settings.batch), slice(logProbs, 0, settings.batch)];
-      const [referenceChosen, referenceRejected] = [slice(references, 0, 0, settings.batch), slice(references, 0, settings.batch)];
+      const [referenceChosen, referenceRejected] = [
+        slice(references, 0, 0, settings.batch),
+        slice(references, 0, settings.batch),
+      ];
       return { ...dpoLoss({ chosen, rejected, referenceChosen, referenceRejected }, beta, form), chosen, rejected };
     }, parameters);
     const { gradientNorm, learningRate } = optimizer.apply(grads);
@@ -64,7 +99,10 @@ export async function dpo(options: DpoOptions): Promise<boolean> {
       const rows = rowsOfStep(pairs.length, settings.batch, index, settings.seed);
       const episodes = [...rows.map((row) => pairs[row]!.chosen), ...rows.map((row) => pairs[row]!.rejected)];
       const { tokens, index: at, targets } = sequenceBatch(episodes, sizes);
-      const references = tensor([...rows.map((row) => reference[2 * row]!), ...rows.map((row) => reference[2 * row + 1]!)]);
+      const references = tensor([
+        ...rows.map((row) => reference[2 * row]!),
+        ...rows.map((row) => reference[2 * row + 1]!),
+      ]);
       return { ...(await scalarsOf(await step(tokens, at, targets, references))), tokens: tokens.size };
     },
     checkpointEvery: settings.checkpointEvery,

@@ -64,27 +64,33 @@ export async function compareResponses(
   samples: number,
   signal?: AbortSignal,
 ): Promise<Comparison> {
-  if (own.length !== other.length) throw new RlhfError("RLHF_OPTIONS", `${own.length} responses cannot be compared with ${other.length}`);
+  if (own.length !== other.length)
+    throw new RlhfError("RLHF_OPTIONS", `${own.length} responses cannot be compared with ${other.length}`);
   const lengths = (list: readonly ScoredSample[]) => list.map(({ response }) => response.length);
   const [ownLengths, otherLengths] = [lengths(own), lengths(other)];
   const outcomes: (-1 | 0 | 1)[] = [];
   let rewards: Pick<Comparison, "meanReward" | "difference"> = {};
   if ("rewards" in by) {
     const [a, b] = [(await by.rewards.score(own)).total, (await by.rewards.score(other)).total];
-    a.forEach((value, i) => outcomes.push(Math.sign(value - b[i]!) as -1 | 0 | 1));
+    outcomes.push(...a.map((value, i) => Math.sign(value - b[i]!) as -1 | 0 | 1));
     const differences = Array.from({ length: own.length / samples }, (_, prompt) => {
       const from = prompt * samples;
       return mean(a.slice(from, from + samples)) - mean(b.slice(from, from + samples));
     });
     const spread = differences.length > 1 && differences.some((value) => value !== differences[0]);
-    rewards = { meanReward: { policy: mean(a), against: mean(b) }, ...(spread && { difference: pairedTest(differences) }) };
+    rewards = {
+      meanReward: { policy: mean(a), against: mean(b) },
+      ...(spread && { difference: pairedTest(differences) }),
+    };
   } else {
     for (const [i, { promptText, responseText }] of own.entries()) {
       signal?.throwIfAborted();
       outcomes.push(await judgeBothOrders(by.judge, promptText, responseText, other[i]!.responseText));
     }
   }
-  const matched = outcomes.filter((_, i) => Math.abs(ownLengths[i]! - otherLengths[i]!) <= 0.1 * Math.max(ownLengths[i]!, otherLengths[i]!));
+  const matched = outcomes.filter(
+    (_, i) => Math.abs(ownLengths[i]! - otherLengths[i]!) <= 0.1 * Math.max(ownLengths[i]!, otherLengths[i]!),
+  );
   return {
     all: count(outcomes),
     lengthMatched: count(matched),
@@ -111,7 +117,8 @@ export interface FrontierPoint {
   reward: number;
 }
 
-export interface FrontierOptions extends Pick<EvaluateOptions, "prompts" | "samples" | "sampler" | "batch" | "progress" | "signal"> {
+export interface FrontierOptions
+  extends Pick<EvaluateOptions, "prompts" | "samples" | "sampler" | "batch" | "progress" | "signal"> {
   /** Folder of the SFT policy that the run started from. */
   policy: string;
   /** Run directory of `ppo`, whose checkpoints are measured. */
@@ -125,10 +132,16 @@ export async function rewardKlFrontier(options: FrontierOptions): Promise<Fronti
   using policy = await OpenPolicy.open(path);
   using reference = await OpenPolicy.open(path);
   const steps = await checkpointSteps(run);
-  if (steps.length === 0) throw new RlhfError("RLHF_OPTIONS", `${run} has no checkpoints: name the run directory of ppo`);
-  const named = new Map([...policy.model.namedParameters()].map(([name, parameter]) => [`policy.${name}`, parameter] as const));
+  if (steps.length === 0)
+    throw new RlhfError("RLHF_OPTIONS", `${run} has no checkpoints: name the run directory of ppo`);
+  const named = new Map(
+    [...policy.model.namedParameters()].map(([name, parameter]) => [`policy.${name}`, parameter] as const),
+  );
   const logProbs = (model: OpenPolicy["model"]) =>
-    compile((tokens: Tensor, index: Tensor, targets: Tensor) => responseLogProbs(model, { index, targets }, sampler.temperature, model.hidden(tokens).hidden).logProbs);
+    compile(
+      (tokens: Tensor, index: Tensor, targets: Tensor) =>
+        responseLogProbs(model, { index, targets }, sampler.temperature, model.hidden(tokens).hidden).logProbs,
+    );
   const [own, base] = [logProbs(policy.model), logProbs(reference.model)];
   const stage = progress?.stage("frontier", { total: steps.length + 1, unit: "checkpoints" });
   const points: FrontierPoint[] = [];
@@ -142,14 +155,23 @@ export async function rewardKlFrontier(options: FrontierOptions): Promise<Fronti
     let total = 0;
     for (let from = 0; from < responses.length; from += options.batch) {
       const some = responses.slice(from, from + options.batch);
-      const { tokens, index, targets } = sequenceBatch(some, sizesFor(some, options.batch, policy.model.config.maxPositions));
-      const [p, q] = [await (await own(tokens, index, targets)).data(), await (await base(tokens, index, targets)).data()];
+      const { tokens, index, targets } = sequenceBatch(
+        some,
+        sizesFor(some, options.batch, policy.model.config.maxPositions),
+      );
+      const [p, q] = [
+        await (await own(tokens, index, targets)).data(),
+        await (await base(tokens, index, targets)).data(),
+      ];
       for (let i = 0; i < p.length; i++) total += p[i]! - q[i]!;
     }
-    points.push({ iteration: step, kl: total / responses.length, reward: mean((await rewards.score(responses)).total) });
+    points.push({
+      iteration: step,
+      kl: total / responses.length,
+      reward: mean((await rewards.score(responses)).total),
+    });
     stage?.update(points.length);
   }
   stage?.succeed();
   return points;
 }
-

@@ -1,8 +1,14 @@
-export { type BaselineOptions, type BaselineResult, describeBaselines, type SamplingOptions, sampleBaselines } from "./baselines.js";
+export {
+  type BaselineOptions,
+  type BaselineResult,
+  describeBaselines,
+  type SamplingOptions,
+  sampleBaselines,
+} from "./baselines.js";
 export { type DpoOptions, dpo } from "./dpo.js";
 export {
-  type Comparison,
   type ComparedPair,
+  type Comparison,
   compareResponses,
   type EvaluateOptions,
   evaluate,

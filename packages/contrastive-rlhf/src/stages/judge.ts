@@ -14,7 +14,10 @@ export function commandJudge(command: string): Judge {
     const output = await runCommand(command, `${JSON.stringify(question)}\n`);
     const word = output.trim().split(/\s+/).at(-1)?.replace(/[[\]]/g, "");
     if (word === "A" || word === "B" || word === "tie") return word;
-    throw new RlhfError("RLHF_JUDGE", `the judge answered ${JSON.stringify(output.slice(-200))}; its last word must be A, B or tie`);
+    throw new RlhfError(
+      "RLHF_JUDGE",
+      `the judge answered ${JSON.stringify(output.slice(-200))}; its last word must be A, B or tie`,
+    );
   };
 }
 
@@ -27,7 +30,9 @@ function runCommand(command: string, input: string): Promise<string> {
     });
     // A judge that does not read its input closes the pipe; its verdict counts all the same.
     child.stdin.on("error", () => undefined);
-    child.on("error", (cause) => reject(new RlhfError("RLHF_JUDGE", `the judge ${command} cannot be started`, { cause })));
+    child.on("error", (cause) =>
+      reject(new RlhfError("RLHF_JUDGE", `the judge ${command} cannot be started`, { cause })),
+    );
     child.on("close", (code) => {
       if (code === 0) resolve(output);
       else reject(new RlhfError("RLHF_JUDGE", `the judge ${command} ended with status ${code}`));
@@ -37,7 +42,12 @@ function runCommand(command: string, input: string): Promise<string> {
 }
 
 /** Asks in both orders: whoever wins both has won, disagreement is a tie. +1 for `first`, -1 for `second`. */
-export async function judgeBothOrders(judge: Judge, prompt: string, first: string, second: string): Promise<-1 | 0 | 1> {
+export async function judgeBothOrders(
+  judge: Judge,
+  prompt: string,
+  first: string,
+  second: string,
+): Promise<-1 | 0 | 1> {
   const straight = await judge({ prompt, a: first, b: second });
   const swapped = await judge({ prompt, a: second, b: first });
   if (straight === "A" && swapped === "B") return 1;

@@ -22,10 +22,18 @@ export async function respond(path: string, options: RespondOptions): Promise<Sc
 }
 
 /** Responses of a policy in memory: two policies with one seed differ only where their probabilities do. */
-export async function respondWith(policy: OpenPolicy, { prompts: texts, samples, sampler: settings, batch, signal }: RespondOptions): Promise<ScoredSample[]> {
+export async function respondWith(
+  policy: OpenPolicy,
+  { prompts: texts, samples, sampler: settings, batch, signal }: RespondOptions,
+): Promise<ScoredSample[]> {
   const encoder = new EpisodeEncoder(policy.tokenizer, policy.eosTokenIds, policy.model.config.maxPositions);
   const prompts = encoder.prompts(texts, settings.maxNewTokens);
-  using sampler = new Sampler(policy.model, Math.min(batch, prompts.length * samples), Math.max(...prompts.map(({ tokens }) => tokens.length)), settings.maxNewTokens);
+  using sampler = new Sampler(
+    policy.model,
+    Math.min(batch, prompts.length * samples),
+    Math.max(...prompts.map(({ tokens }) => tokens.length)),
+    settings.maxNewTokens,
+  );
   const requests = prompts.flatMap((prompt) => Array.from({ length: samples }, (_, sample) => ({ prompt, sample })));
   const responses = await sampler.sample(
     requests.map(({ prompt, sample }) => ({ prompt: prompt.tokens, sample })),

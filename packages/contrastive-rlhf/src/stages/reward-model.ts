@@ -2,8 +2,27 @@ import { compile, greater, mean, slice, type Tensor, tensor, valueAndGrad } from
 import { mean as average, rewardModelLoss, standardDeviation } from "../algorithm/index.js";
 import { EpisodeEncoder, type PreferenceEpisodes, type PreferenceText } from "../data/index.js";
 import { RlhfError } from "../errors.js";
-import { hashModelFolder, lastTokenIndex, loadScoreModel, OpenPolicy, saveRewardModel, type ScoreModel, type SequenceSizes, sequenceBatch, sizesFor } from "../models/index.js";
-import { defined, makeOptimizer, namedState, rowsOfStep, runSteps, scalarsOf, type StageContext, type StageOutput } from "./run.js";
+import {
+  hashModelFolder,
+  lastTokenIndex,
+  loadScoreModel,
+  OpenPolicy,
+  type ScoreModel,
+  type SequenceSizes,
+  saveRewardModel,
+  sequenceBatch,
+  sizesFor,
+} from "../models/index.js";
+import {
+  defined,
+  makeOptimizer,
+  namedState,
+  rowsOfStep,
+  runSteps,
+  type StageContext,
+  type StageOutput,
+  scalarsOf,
+} from "./run.js";
 import type { TrainingSettings } from "./sft.js";
 
 export interface RewardModelOptions extends StageContext, StageOutput {
@@ -35,11 +54,17 @@ export async function trainRewardModel(options: RewardModelOptions): Promise<Rew
   const maxLength = Math.min(settings.maxLength, config.maxPositions);
   const encoder = new EpisodeEncoder(policy.tokenizer, policy.eosTokenIds, maxLength);
   const pairs = preferences.map((row) => encoder.preference(row));
-  if (encoder.truncated > 0) progress?.warn(`${encoder.truncated} of ${2 * pairs.length} responses were cut to ${maxLength} tokens`);
+  if (encoder.truncated > 0)
+    progress?.warn(`${encoder.truncated} of ${2 * pairs.length} responses were cut to ${maxLength} tokens`);
   const held = Math.floor(pairs.length * options.heldOut);
   const training = pairs.slice(0, pairs.length - held);
-  if (training.length === 0) throw new RlhfError("RLHF_DATA", "no pairs are left to train on: lower heldOut, or give more");
-  const sizes = sizesFor(pairs.flatMap(({ chosen, rejected }) => [chosen, rejected]), 2 * settings.batch, maxLength);
+  if (training.length === 0)
+    throw new RlhfError("RLHF_DATA", "no pairs are left to train on: lower heldOut, or give more");
+  const sizes = sizesFor(
+    pairs.flatMap(({ chosen, rejected }) => [chosen, rejected]),
+    2 * settings.batch,
+    maxLength,
+  );
 
   const parameters = model.parameters();
   const optimizer = makeOptimizer(parameters, settings, settings.steps);
@@ -52,14 +77,28 @@ export async function trainRewardModel(options: RewardModelOptions): Promise<Rew
     const { gradientNorm, learningRate } = optimizer.apply(grads);
     const { loss, difference, chosen, rejected } = value;
     const accuracy = mean(greater(difference, 0));
-    return { loss, accuracy, margin: mean(difference), meanReward: mean(chosen.add(rejected)).mul(0.5), gradNorm: gradientNorm, learningRate };
+    return {
+      loss,
+      accuracy,
+      margin: mean(difference),
+      meanReward: mean(chosen.add(rejected)).mul(0.5),
+      gradNorm: gradientNorm,
+      learningRate,
+    };
   });
   const score = compile((tokens: Tensor, index: Tensor) => model.scoresAt(tokens, index));
 
   const completed = await runSteps({
     run,
     title: "reward model",
-    config: { from: await hashModelFolder(from), pairs: pairs.length, heldOut: held, centre, labelNoise: labelNoise ?? null, settings },
+    config: {
+      from: await hashModelFolder(from),
+      pairs: pairs.length,
+      heldOut: held,
+      centre,
+      labelNoise: labelNoise ?? null,
+      settings,
+    },
     steps: settings.steps,
     parameters: namedState({ model, optimizer }),
     step: async (index) => {
@@ -67,7 +106,10 @@ export async function trainRewardModel(options: RewardModelOptions): Promise<Rew
       const episodes = [...batch.map(({ chosen }) => chosen), ...batch.map(({ rejected }) => rejected)];
       const { tokens } = sequenceBatch(episodes, sizes);
       const margins = tensor(batch.map(({ margin }) => margin));
-      return { ...(await scalarsOf(await step(tokens, lastTokenIndex(episodes, sizes), margins))), tokens: tokens.size };
+      return {
+        ...(await scalarsOf(await step(tokens, lastTokenIndex(episodes, sizes), margins))),
+        tokens: tokens.size,
+      };
     },
     checkpointEvery: settings.checkpointEvery,
     keepCheckpoints: settings.keepCheckpoints,
@@ -91,7 +133,11 @@ export async function trainRewardModel(options: RewardModelOptions): Promise<Rew
 
 type ScoreStep = (tokens: Tensor, index: Tensor) => Promise<ReturnType<ScoreModel["scoresAt"]>>;
 
-async function scorePairs(pairs: readonly PreferenceEpisodes[], score: ScoreStep, sizes: SequenceSizes): Promise<[number, number][]> {
+async function scorePairs(
+  pairs: readonly PreferenceEpisodes[],
+  score: ScoreStep,
+  sizes: SequenceSizes,
+): Promise<[number, number][]> {
   const episodes = pairs.flatMap(({ chosen, rejected }) => [chosen, rejected]);
   const flat: number[] = [];
   for (let from = 0; from < episodes.length; from += sizes.rows) {
@@ -102,7 +148,10 @@ async function scorePairs(pairs: readonly PreferenceEpisodes[], score: ScoreStep
   return pairs.map((_, i) => [flat[2 * i]!, flat[2 * i + 1]!]);
 }
 
-function normalisation(scores: readonly number[], how: RewardModelOptions["normalise"]): { gain: number; bias: number } {
+function normalisation(
+  scores: readonly number[],
+  how: RewardModelOptions["normalise"],
+): { gain: number; bias: number } {
   if (how === "none") return { gain: 1, bias: 0 };
   const gain = how === "mean-std" ? 1 / Math.max(standardDeviation(scores), 1e-8) : 1;
   return { gain, bias: -gain * average(scores) };

@@ -4,7 +4,14 @@ import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { compile, type Tensor, type Tokenizer } from "@trefoil/core";
 import { RlhfError } from "../errors.js";
-import { type Episode, hashModelFolder, lastTokenIndex, OpenRewardModel, sequenceBatch, sizesFor } from "../models/index.js";
+import {
+  type Episode,
+  hashModelFolder,
+  lastTokenIndex,
+  OpenRewardModel,
+  sequenceBatch,
+  sizesFor,
+} from "../models/index.js";
 
 /** What a reward is asked about. */
 export interface ScoredSample extends Episode {
@@ -30,7 +37,9 @@ export interface WeightedReward {
   weight: number;
 }
 
-export type RewardFunction = (samples: readonly Omit<ScoredSample, "prompt" | "response">[]) => readonly number[] | Promise<readonly number[]>;
+export type RewardFunction = (
+  samples: readonly Omit<ScoredSample, "prompt" | "response">[],
+) => readonly number[] | Promise<readonly number[]>;
 
 /** A plain function as a reward. @param hash of what it does; two functions of one hash are taken to be the same */
 export function functionReward(name: string, hash: string, score: RewardFunction): Reward {
@@ -49,8 +58,11 @@ export async function loadRewardFunction(path: string): Promise<Reward> {
   } catch (cause) {
     throw new RlhfError("RLHF_REWARD", `the reward function ${path} cannot be loaded`, { cause });
   }
-  if (typeof module.default !== "function") throw new RlhfError("RLHF_REWARD", `${path} has no default export that is a function of samples`);
-  const hash = createHash("sha256").update(await readFile(file)).digest("hex");
+  if (typeof module.default !== "function")
+    throw new RlhfError("RLHF_REWARD", `${path} has no default export that is a function of samples`);
+  const hash = createHash("sha256")
+    .update(await readFile(file))
+    .digest("hex");
   return functionReward(path, hash, module.default as RewardFunction);
 }
 
@@ -62,7 +74,10 @@ export async function loadModelReward(path: string, tokenizer: Tokenizer, rows =
   const opened = await OpenRewardModel.open(path);
   if (opened.tokenizer.hash !== tokenizer.hash) {
     opened[Symbol.dispose]();
-    throw new RlhfError("RLHF_MODEL", `the reward model ${path} has another tokenizer than the policy: train it from the same one`);
+    throw new RlhfError(
+      "RLHF_MODEL",
+      `the reward model ${path} has another tokenizer than the policy: train it from the same one`,
+    );
   }
   const hash = await hashModelFolder(path);
   const { model, bias } = opened;
@@ -91,13 +106,18 @@ export class RewardSum implements Disposable {
   readonly hash: string;
 
   constructor(parts: readonly WeightedReward[]) {
-    if (parts.length === 0) throw new RlhfError("RLHF_OPTIONS", "give at least one reward: a reward model's folder, or a module");
+    if (parts.length === 0)
+      throw new RlhfError("RLHF_OPTIONS", "give at least one reward: a reward model's folder, or a module");
     this.#parts = parts;
-    this.hash = createHash("sha256").update(JSON.stringify(parts.map(({ reward, weight }) => [reward.hash, weight]))).digest("hex");
+    this.hash = createHash("sha256")
+      .update(JSON.stringify(parts.map(({ reward, weight }) => [reward.hash, weight])))
+      .digest("hex");
   }
 
   /** @throws RlhfError `RLHF_REWARD` when a reward throws, or gives something else than one finite number per sample */
-  async score(samples: readonly ScoredSample[]): Promise<{ total: number[]; parts: Record<string, readonly number[]> }> {
+  async score(
+    samples: readonly ScoredSample[],
+  ): Promise<{ total: number[]; parts: Record<string, readonly number[]> }> {
     const total = new Array<number>(samples.length).fill(0);
     const parts: Record<string, readonly number[]> = {};
     for (const { reward, weight } of this.#parts) {
@@ -129,7 +149,10 @@ async function scoreChecked(reward: Reward, samples: readonly ScoredSample[]): P
   }
   if (!Array.isArray(scores) || scores.length !== samples.length) {
     const got = Array.isArray(scores) ? `${scores.length} scores` : typeof scores;
-    throw new RlhfError("RLHF_REWARD", `the reward ${reward.name} gave ${got} for ${samples.length} samples; it must give one number each`);
+    throw new RlhfError(
+      "RLHF_REWARD",
+      `the reward ${reward.name} gave ${got} for ${samples.length} samples; it must give one number each`,
+    );
   }
   const bad = scores.findIndex((score) => !Number.isFinite(score));
   if (bad >= 0) {

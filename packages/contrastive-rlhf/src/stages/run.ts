@@ -53,7 +53,14 @@ export interface OptimizerSettings {
 export function makeOptimizer(parameters: readonly Parameter[], settings: OptimizerSettings, updates: number): AdamW {
   const { learningRate: peak, warmupSteps, weightDecay, clipNorm } = settings;
   const schedule = linearSchedule({ peak, warmupSteps: Math.min(warmupSteps, updates), totalSteps: updates + 1 });
-  const options: AdamWOptions = { learningRate: schedule, beta1: 0.9, beta2: 0.999, epsilon: 1e-5, weightDecay, clipNorm };
+  const options: AdamWOptions = {
+    learningRate: schedule,
+    beta1: 0.9,
+    beta2: 0.999,
+    epsilon: 1e-5,
+    weightDecay,
+    clipNorm,
+  };
   return new AdamW(parameters, options);
 }
 
@@ -95,7 +102,10 @@ export async function runSteps(options: RunOptions): Promise<boolean> {
     const { checkpoint } = found;
     const saved = checkpoint.state as unknown as SavedRun;
     if (saved.config !== config) {
-      throw new RlhfError("RLHF_RESUME", `${run} was started with other settings, data or models: resume with the same ones, or start a new run directory`);
+      throw new RlhfError(
+        "RLHF_RESUME",
+        `${run} was started with other settings, data or models: resume with the same ones, or start a new run directory`,
+      );
     }
     restoreParameters(parameters, checkpoint.tensors, checkpoint.path);
     state?.restore(saved.state);
@@ -144,7 +154,10 @@ export function restoreParameters(
   for (const [name, parameter] of parameters) {
     const stored = tensors[name];
     if (stored?.data.byteLength !== parameter.bytes) {
-      throw new RlhfError("RLHF_RESUME", `${path} holds ${stored ? "another size of" : "no"} "${name}": resume with the settings the run was started with`);
+      throw new RlhfError(
+        "RLHF_RESUME",
+        `${path} holds ${stored ? "another size of" : "no"} "${name}": resume with the settings the run was started with`,
+      );
     }
     parameter.set(stored.data as Float32Array | Int32Array | Uint16Array);
   }

@@ -12,7 +12,17 @@ import {
 import { type DemonstrationText, EpisodeEncoder } from "../data/index.js";
 import { RlhfError } from "../errors.js";
 import { disposeParameters, type Episode, OpenPolicy, sizesFor } from "../models/index.js";
-import { defined, makeOptimizer, namedState, type OptimizerSettings, rowsOfStep, runSteps, scalarsOf, type StageContext, type StageOutput } from "./run.js";
+import {
+  defined,
+  makeOptimizer,
+  namedState,
+  type OptimizerSettings,
+  rowsOfStep,
+  runSteps,
+  type StageContext,
+  type StageOutput,
+  scalarsOf,
+} from "./run.js";
 
 /** A policy that is made on the spot. */
 export interface NewPolicy {
@@ -59,7 +69,10 @@ export async function sft(options: SftOptions): Promise<boolean> {
     const maxLength = Math.min(settings.maxLength, model.config.maxPositions);
     const encoder = new EpisodeEncoder(tokenizer, eosTokenIds, maxLength);
     const episodes = demonstrations.map((row) => encoder.demonstration(row));
-    if (encoder.truncated > 0) progress?.warn(`${encoder.truncated} of ${episodes.length} completions were cut to ${maxLength} tokens; their ends are lost`);
+    if (encoder.truncated > 0)
+      progress?.warn(
+        `${encoder.truncated} of ${episodes.length} completions were cut to ${maxLength} tokens; their ends are lost`,
+      );
     const { sequence } = sizesFor(episodes, settings.batch, maxLength);
     const parameters = model.parameters();
     const optimizer = makeOptimizer(parameters, settings, settings.steps);
@@ -71,20 +84,31 @@ export async function sft(options: SftOptions): Promise<boolean> {
     const completed = await runSteps({
       run,
       title: "sft",
-      config: { from: typeof from === "string" ? from : { ...from, tokenizer: tokenizer.hash }, demonstrations: episodes.length, trainOnPrompts: options.trainOnPrompts, settings },
+      config: {
+        from: typeof from === "string" ? from : { ...from, tokenizer: tokenizer.hash },
+        demonstrations: episodes.length,
+        trainOnPrompts: options.trainOnPrompts,
+        settings,
+      },
       steps: settings.steps,
       parameters: namedState({ model, optimizer }),
       step: async (index) => {
         const rows = rowsOfStep(episodes.length, settings.batch, index, settings.seed).map((row) => episodes[row]!);
         const batch = targetsOf(rows, sequence, options.trainOnPrompts);
-        return { ...(await scalarsOf(await step(batch.tokens, batch.targets, batch.weights))), tokens: settings.batch * sequence };
+        return {
+          ...(await scalarsOf(await step(batch.tokens, batch.targets, batch.weights))),
+          tokens: settings.batch * sequence,
+        };
       },
       checkpointEvery: settings.checkpointEvery,
       keepCheckpoints: settings.keepCheckpoints,
       ...defined({ progress, signal, resume }),
     });
     if (completed) {
-      const files = typeof from === "string" ? { tokenizerFrom: from } : { files: tokenizerFiles(tokenizer) as Record<string, object> };
+      const files =
+        typeof from === "string"
+          ? { tokenizerFrom: from }
+          : { files: tokenizerFiles(tokenizer) as Record<string, object> };
       await saveModel(model, output, { config, ...files, ...defined({ overwrite }) });
     }
     return completed;
@@ -97,9 +121,13 @@ async function openSource(from: string | NewPolicy, seed: number) {
   if (typeof from === "string") return await OpenPolicy.open(from);
   const { tokenizer, ...sizes } = from;
   const eos = tokenizer.eosTokenId;
-  if (eos === undefined) throw new RlhfError("RLHF_TOKENIZER", "the tokenizer has no end-of-text token: responses could never end");
+  if (eos === undefined)
+    throw new RlhfError("RLHF_TOKENIZER", "the tokenizer has no end-of-text token: responses could never end");
   if (tokenizer.padTokenId === eos) {
-    throw new RlhfError("RLHF_TOKENIZER", "pad_token and eos_token are the same: the model would never learn to stop. Give padding a token of its own, or none");
+    throw new RlhfError(
+      "RLHF_TOKENIZER",
+      "pad_token and eos_token are the same: the model would never learn to stop. Give padding a token of its own, or none",
+    );
   }
   const config: TransformerConfigFields = {
     family: "llama",
@@ -128,6 +156,9 @@ function targetsOf(episodes: readonly Episode[], sequence: number, trainOnPrompt
   });
   const count = targets.reduce((total, target) => total + Number(target >= 0), 0);
   const weights = Float32Array.from(targets, (target) => (target >= 0 ? 1 / count : 0));
-  return { tokens: tensor(tokens, { shape }), targets: tensor(targets, { shape }), weights: tensor(weights, { shape }) };
+  return {
+    tokens: tensor(tokens, { shape }),
+    targets: tensor(targets, { shape }),
+    weights: tensor(weights, { shape }),
+  };
 }
-

@@ -97,7 +97,10 @@ export class BaselineStore {
       if (stored !== wanted) differs.push(`${key} is ${wanted}, but ${stored} in the store`);
     }
     if (differs.length > 0) {
-      throw new RlhfError("RLHF_STORE_MISMATCH", `${this.path} does not fit: ${differs.join("; ")}. Make a new store, or use what this one was made with`);
+      throw new RlhfError(
+        "RLHF_STORE_MISMATCH",
+        `${this.path} does not fit: ${differs.join("; ")}. Make a new store, or use what this one was made with`,
+      );
     }
   }
 
@@ -116,7 +119,12 @@ export class BaselineStore {
       throw new RlhfError("RLHF_STORE_MISMATCH", `${this.path} ${message}`);
     }
     const { responses, rewards, lengths, ended } = stored;
-    return { responses: responses.slice(0, k), rewards: rewards.slice(0, k), lengths: lengths.slice(0, k), ended: ended.slice(0, k) };
+    return {
+      responses: responses.slice(0, k),
+      rewards: rewards.slice(0, k),
+      lengths: lengths.slice(0, k),
+      ended: ended.slice(0, k),
+    };
   }
 
   /** Appends lines and waits until they are on disk. */
@@ -146,7 +154,10 @@ export class BaselineStore {
       const { prompt_sha: sha, first, responses, rewards, lengths, ended } = line;
       const stored = this.#samples.get(sha) ?? { responses: [], rewards: [], lengths: [], ended: [] };
       if (first !== stored.rewards.length) {
-        throw new RlhfError("RLHF_STORE", `${where} begins at sample ${first} of a prompt that has ${stored.rewards.length}: make the store anew`);
+        throw new RlhfError(
+          "RLHF_STORE",
+          `${where} begins at sample ${first} of a prompt that has ${stored.rewards.length}: make the store anew`,
+        );
       }
       stored.responses.push(...responses);
       stored.rewards.push(...rewards);

@@ -19,7 +19,12 @@ const stream = (seed: number, purpose: number): InitialValues => new InitialValu
 export function taskPrompts(training: number, heldOut: number, seed: number): TaskPrompts {
   const random = stream(seed, 1);
   const prompts = new Set<string>();
-  while (prompts.size < training + heldOut) prompts.add(shuffled([...letters], random).slice(0, promptLetters).join("") + separator);
+  while (prompts.size < training + heldOut)
+    prompts.add(
+      shuffled([...letters], random)
+        .slice(0, promptLetters)
+        .join("") + separator,
+    );
   const all = [...prompts];
   return { training: all.slice(0, training), heldOut: all.slice(training) };
 }
@@ -42,7 +47,9 @@ export function taskDemonstrations(prompts: readonly string[], noise: number, se
     const wanted = shuffled([...text.prompt.replace(separator, "")], random);
     const length = 2 + Math.floor(random.next() * 5);
     const any = () => letters[Math.floor(random.next() * letters.length)]!;
-    const completion = Array.from({ length }, (_, i) => (random.next() < noise ? any() : (wanted[i % wanted.length] ?? any()))).join("");
+    const completion = Array.from({ length }, (_, i) =>
+      random.next() < noise ? any() : (wanted[i % wanted.length] ?? any()),
+    ).join("");
     return { ...text, completion };
   });
 }
@@ -57,7 +64,12 @@ export interface ResponsePair {
  * Preferences of annotators who see quality through Bradley–Terry noise (P = σ(sharpness × difference)) and then flip a label at the rate
  * `flips`. Pairs of equal texts are left out.
  */
-export function taskPreferences(pairs: readonly ResponsePair[], sharpness: number, flips: number, seed: number): PreferenceText[] {
+export function taskPreferences(
+  pairs: readonly ResponsePair[],
+  sharpness: number,
+  flips: number,
+  seed: number,
+): PreferenceText[] {
   const random = stream(seed, 3);
   return pairs.flatMap(({ prompt, responses: [a, b] }, i) => {
     const difference = gold(prompt, a.text, a.ended) - gold(prompt, b.text, b.ended);

@@ -1,2 +1,10 @@
-export { type ResponsePair, promptTexts, type TaskPrompts, taskDemonstrations, taskPreferences, taskPrompts, taskResponseTokens } from "./generate.js";
+export {
+  promptTexts,
+  type ResponsePair,
+  type TaskPrompts,
+  taskDemonstrations,
+  taskPreferences,
+  taskPrompts,
+  taskResponseTokens,
+} from "./generate.js";
 export { bestGold, gold } from "./gold.js";

@@ -1,4 +1,16 @@
-import { AdamW, compile, gatherLast, gradients, logSoftmax, multiply, Parameter, sum, type Tensor, tensor, valueAndGrad } from "@trefoil/core";
+import {
+  AdamW,
+  compile,
+  gatherLast,
+  gradients,
+  logSoftmax,
+  multiply,
+  Parameter,
+  sum,
+  type Tensor,
+  tensor,
+  valueAndGrad,
+} from "@trefoil/core";
 import { describe, expect, test } from "vitest";
 import { dpoLoss, entropy, klLoss, maskedMean, policyLoss, rewardModelLoss, valueLoss } from "../../src/index.js";
 import { expectClose, mulberry32 } from "./numbers.js";
@@ -46,7 +58,10 @@ describe("SFT", () => {
 
 describe("policy loss", () => {
   const loss = (x: Tensor, dualClip?: number) =>
-    policyLoss({ logProbs: x, oldLogProbs: tensor(old), advantages: tensor(advantages), mask: ones }, { clip: 0.2, ...(dualClip && { dualClip }) });
+    policyLoss(
+      { logProbs: x, oldLogProbs: tensor(old), advantages: tensor(advantages), mask: ones },
+      { clip: 0.2, ...(dualClip && { dualClip }) },
+    );
 
   test("golden values", async () => {
     const run = compile((x: Tensor) => loss(x));
@@ -142,7 +157,10 @@ describe("reward model", () => {
   test("gradients", async () => {
     const ofChosen = await withGradient((x) => rewardModelLoss(x, tensor(rejected)).loss, [1.2, 0.3, -0.5]);
     expectClose(ofChosen.gradient, [-0.10334184, -0.215218769, -0.08964714], single);
-    const centred = await withGradient((x) => rewardModelLoss(x, tensor(rejected), { centre: 0.01 }).loss, [1.2, 0.3, -0.5]);
+    const centred = await withGradient(
+      (x) => rewardModelLoss(x, tensor(rejected), { centre: 0.01 }).loss,
+      [1.2, 0.3, -0.5],
+    );
     expectClose(centred.gradient, [-0.092675173, -0.207218769, -0.102980474], single);
     const ofRejected = await withGradient((x) => rewardModelLoss(chosen, x, { centre: 0.01 }).loss, rejected);
     expectClose(ofRejected.gradient, [0.114008506, 0.223218769, 0.076313807], single);
@@ -154,7 +172,11 @@ test("DPO", async () => {
   const loss = (x: Tensor, form?: Parameters<typeof dpoLoss>[2]) =>
     dpoLoss({ chosen: x, rejected: tensor([-14]), ...reference }, 0.1, form);
   const { loss: value, chosenReward, rejectedReward } = loss(tensor([-10]));
-  expectClose([await value.item(), await chosenReward.item(), await rejectedReward.item()], [0.598138869, 0.1, -0.1], single);
+  expectClose(
+    [await value.item(), await chosenReward.item(), await rejectedReward.item()],
+    [0.598138869, 0.1, -0.1],
+    single,
+  );
   const { gradient } = await withGradient((x) => loss(x).loss, [-10]);
   expectClose(gradient, [-0.0450166], single);
   const forms = [{ kind: "conservative", rate: 0.1 }, { kind: "robust", rate: 0.1 }, { kind: "ipo" }] as const;
@@ -170,7 +192,12 @@ test("PPO's loss through a softmax agrees with differences", async () => {
   const loss: Loss = (x) => {
     const z = x.reshape([4, 5]);
     const logProbs = gatherLast(logSoftmax(z), index).reshape([4]);
-    const inputs = { logProbs, oldLogProbs: tensor([-1.5, -1.6, -1.7, -1.4]), advantages: tensor(advantages), mask: ones };
+    const inputs = {
+      logProbs,
+      oldLogProbs: tensor([-1.5, -1.6, -1.7, -1.4]),
+      advantages: tensor(advantages),
+      mask: ones,
+    };
     return policyLoss(inputs, { clip: 0.7 }).loss.add(multiply(maskedMean(entropy(z), ones), -0.1));
   };
   const { gradient } = await withGradient(loss, logits);

@@ -63,23 +63,39 @@ describe("baselines of one prompt", () => {
   test("match-std gives contrast the spread of the scores", () => {
     const shaper = new RewardShaper({ kind: "match-std" });
     const scores = [1, 5, 9, 2];
-    const shaped = shaper.shape(scores.map((score, i) => ({ score, baseline: 0.7 * score + (i % 2), references: [], scale: 1 })));
+    const shaped = shaper.shape(
+      scores.map((score, i) => ({ score, baseline: 0.7 * score + (i % 2), references: [], scale: 1 })),
+    );
     expectClose([standardDeviation(shaped, 1)], [standardDeviation(scores, 1)]);
   });
 
   test("on-policy relatives", () => {
     const group = [0.9, 0.3, -0.2, 0.6];
-    expectClose(group.map((r, i) => r - leaveOneOut(group)[i]!), [0.666666667, -0.133333333, -0.8, 0.266666667]);
+    expectClose(
+      group.map((r, i) => r - leaveOneOut(group)[i]!),
+      [0.666666667, -0.133333333, -0.8, 0.266666667],
+    );
     const { baseline, scale } = groupRelative(group);
-    expectClose(group.map((r) => r - baseline), [0.5, -0.1, -0.6, 0.2]);
-    expectClose(group.map((r) => (r - baseline) * scale), [1.066001309, -0.213200262, -1.279201571, 0.426400524]);
-    expectClose(group.map((r) => (r - baseline) / (standardDeviation(group) + 1e-6)), [1.230911879, -0.246182376, -1.477094255, 0.492364752]);
+    expectClose(
+      group.map((r) => r - baseline),
+      [0.5, -0.1, -0.6, 0.2],
+    );
+    expectClose(
+      group.map((r) => (r - baseline) * scale),
+      [1.066001309, -0.213200262, -1.279201571, 0.426400524],
+    );
+    expectClose(
+      group.map((r) => (r - baseline) / (standardDeviation(group) + 1e-6)),
+      [1.230911879, -0.246182376, -1.477094255, 0.492364752],
+    );
   });
 });
 
 describe("penalties", () => {
   test("soft overlong", () => {
-    expect([3, 5, 6, 8, 9].map((length) => softOverlong(length, 8, 4))).toEqual([-0, -0.25, -0.5, -1, -1].map((x) => x || 0));
+    expect([3, 5, 6, 8, 9].map((length) => softOverlong(length, 8, 4))).toEqual(
+      [-0, -0.25, -0.5, -1, -1].map((x) => x || 0),
+    );
   });
   test("responses without an end", () => {
     const cut = { length: 8, ended: false };
@@ -123,7 +139,12 @@ describe("noise and variance (§1.4)", () => {
       [2, [0.667, 0.5, 0.417, 0.375, 0.354]],
       [8, [0.222, 0.167, 0.139, 0.125, 0.118]],
     ] as const;
-    for (const [rho, row] of table) expectClose([1, 2, 4, 8, 16].map((k) => varianceRatio(rho, k)), row, 6e-4);
+    for (const [rho, row] of table)
+      expectClose(
+        [1, 2, 4, 8, 16].map((k) => varianceRatio(rho, k)),
+        row,
+        6e-4,
+      );
   });
 
   test("ρ and the ratio by Monte Carlo", () => {

@@ -14,7 +14,8 @@ describe("statistics (§4.3)", () => {
   test("sign test", () => expectClose([signTestP(6, 6), signTestP(8, 10)], [0.03125, 0.109375], 1e-12));
   test("Wilson", () => expectClose(wilsonInterval(60, 100), [0.502003, 0.690599], 5e-7));
   test("Holm", () => expectClose(holm([0.001, 0.02, 0.04, 0.3]), [0.004, 0.06, 0.08, 0.3], 1e-15));
-  test("Holm keeps the order given", () => expectClose(holm([0.3, 0.001, 0.04, 0.02]), [0.3, 0.004, 0.08, 0.06], 1e-15));
+  test("Holm keeps the order given", () =>
+    expectClose(holm([0.3, 0.001, 0.04, 0.02]), [0.3, 0.004, 0.08, 0.06], 1e-15));
   test("win, tie, lose", () => {
     const { winRate, delta } = fromCounts(48, 20, 32);
     expectClose([winRate, delta], [0.58, 0.16], 1e-15);

@@ -1,7 +1,14 @@
 import { appendFile, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { BaselineStore, describeBaselines, EpisodeEncoder, hashTokens, type RewardSum, sampleBaselines } from "../../src/index.js";
+import {
+  BaselineStore,
+  describeBaselines,
+  EpisodeEncoder,
+  hashTokens,
+  type RewardSum,
+  sampleBaselines,
+} from "../../src/index.js";
 import { letterReward, rewardOf, sampler, temporaryFolder, texts, tokenizer, trainSmallPolicy } from "./small.js";
 
 describe("baseline store", () => {
@@ -15,8 +22,21 @@ describe("baseline store", () => {
   afterAll(async () => await folder[Symbol.asyncDispose]());
 
   const at = (name: string) => join(folder.path, name);
-  const make = (store: string, samples: number, extra: { batch?: number; rewards?: RewardSum; signal?: AbortSignal; prompts?: typeof texts } = {}) =>
-    sampleBaselines({ policy, rewards: letterReward, prompts: texts, samples, sampler, batch: 16, store: at(store), ...extra });
+  const make = (
+    store: string,
+    samples: number,
+    extra: { batch?: number; rewards?: RewardSum; signal?: AbortSignal; prompts?: typeof texts } = {},
+  ) =>
+    sampleBaselines({
+      policy,
+      rewards: letterReward,
+      prompts: texts,
+      samples,
+      sampler,
+      batch: 16,
+      store: at(store),
+      ...extra,
+    });
   const all = async (store: string, k: number) => {
     const opened = await BaselineStore.load(at(store));
     return shas.map((sha) => opened.samples(sha, k));
@@ -44,18 +64,26 @@ describe("baseline store", () => {
       if (++batches === 3) controller.abort();
       return (await letterReward.score(samples as Parameters<typeof letterReward.score>[0])).total;
     });
-    expect(await make("killed", 4, { rewards: stopping, signal: controller.signal })).toMatchObject({ completed: false, drawn: 48 });
+    expect(await make("killed", 4, { rewards: stopping, signal: controller.signal })).toMatchObject({
+      completed: false,
+      drawn: 48,
+    });
     await appendFile(join(at("killed"), "samples.jsonl"), '{"prompt_id":3,"prompt_sha":"ab');
     expect(await make("killed", 4)).toMatchObject({ completed: true, drawn: 48 });
     expect(await all("killed", 4)).toEqual(await all("uninterrupted", 4));
     const lines = (await readFile(join(at("killed"), "samples.jsonl"), "utf8")).trim().split("\n");
-    const rewards = lines.reduce((count, line) => count + (JSON.parse(line) as { rewards: number[] }).rewards.length, 0);
+    const rewards = lines.reduce(
+      (count, line) => count + (JSON.parse(line) as { rewards: number[] }).rewards.length,
+      0,
+    );
     expect(rewards).toBe(96);
   });
 
   test("refuses other models, samplers and prompts, and damage", async () => {
     await make("mine", 2);
-    await expect(make("mine", 2, { rewards: rewardOf("other", (samples) => samples.map(() => 0)) })).rejects.toMatchObject({
+    await expect(
+      make("mine", 2, { rewards: rewardOf("other", (samples) => samples.map(() => 0)) }),
+    ).rejects.toMatchObject({
       code: "RLHF_STORE_MISMATCH",
       message: expect.stringContaining("reward"),
     });

@@ -1,8 +1,17 @@
-import { join } from "node:path";
 import { readFile } from "node:fs/promises";
+import { join } from "node:path";
 import { loadTokenizer, readJsonFile } from "@trefoil/core";
 import { describe, expect, test } from "vitest";
-import { gold, loadModelReward, mean, OpenRewardModel, respond, type ScoredSample, taskPreferences, trainRewardModel } from "../../src/index.js";
+import {
+  gold,
+  loadModelReward,
+  mean,
+  OpenRewardModel,
+  respond,
+  type ScoredSample,
+  taskPreferences,
+  trainRewardModel,
+} from "../../src/index.js";
 import { sampler, temporaryFolder, texts, tokenizer, training, trainSmallPolicy } from "./small.js";
 
 describe("reward model", () => {
@@ -18,7 +27,16 @@ describe("reward model", () => {
     const output = join(folder.path, "reward");
     const preferences = taskPreferences(pairs, 8, 0, 1);
     const settings = training(150, { batch: 32 });
-    const result = await trainRewardModel({ from: policy, preferences, heldOut: 0, centre: 0, normalise: "mean-std", settings, output, run: `${output}-run` });
+    const result = await trainRewardModel({
+      from: policy,
+      preferences,
+      heldOut: 0,
+      centre: 0,
+      normalise: "mean-std",
+      settings,
+      output,
+      run: `${output}-run`,
+    });
     // Even so small a model orders its own training pairs better than chance.
     expect(result.heldOut!.accuracy).toBeGreaterThan(0.6);
 
@@ -41,7 +59,11 @@ describe("reward model", () => {
     const texted = preferences.flatMap(({ chosen, rejected }) => [chosen, rejected]);
     expect(texted.length).toBeGreaterThan(100);
     const config = (await readJsonFile(output, "config.json")) as Record<string, unknown>;
-    expect(config).toMatchObject({ architectures: ["LlamaForSequenceClassification"], id2label: { "0": "LABEL_0" }, pad_token_id: 256 });
+    expect(config).toMatchObject({
+      architectures: ["LlamaForSequenceClassification"],
+      id2label: { "0": "LABEL_0" },
+      pad_token_id: 256,
+    });
     expect((await loadTokenizer(output)).hash).toBe(tokenizer.hash);
     await expect(OpenRewardModel.open(policy)).rejects.toThrow(/no "score.weight"/);
     await expect(readFile(join(output, "model.safetensors"))).resolves.toBeDefined();

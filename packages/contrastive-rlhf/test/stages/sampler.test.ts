@@ -1,6 +1,6 @@
+import { compile, type Tensor } from "@trefoil/core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { EpisodeEncoder, OpenPolicy, responseLogProbs, Sampler, sequenceBatch, sizesFor } from "../../src/index.js";
-import { compile, type Tensor } from "@trefoil/core";
 import { sampler as settings, temporaryFolder, texts, tokenizer, trainSmallPolicy } from "./small.js";
 
 describe("sampling", () => {
@@ -20,7 +20,10 @@ describe("sampling", () => {
 
   const draw = async (batch: number, order: readonly number[], extra: object = {}) => {
     using sampler = new Sampler(policy.model, batch, 6, settings.maxNewTokens);
-    const requests = order.map((i) => ({ prompt: prompts[i % prompts.length]!, sample: Math.floor(i / prompts.length) }));
+    const requests = order.map((i) => ({
+      prompt: prompts[i % prompts.length]!,
+      sample: Math.floor(i / prompts.length),
+    }));
     const drawn = await sampler.sample(requests, { ...settings, eosTokenIds: policy.eosTokenIds, stream: 1, ...extra });
     return new Map(order.map((i, at) => [i, [...drawn[at]!.tokens].join()]));
   };
@@ -40,7 +43,13 @@ describe("sampling", () => {
     const count = 2000;
     using sampler = new Sampler(policy.model, 100, 6, 1);
     const requests = Array.from({ length: count }, (_, sample) => ({ prompt: prompts[0]!, sample }));
-    const drawn = await sampler.sample(requests, { ...settings, maxNewTokens: 1, temperature: 0.7, eosTokenIds: [], stream: 0 });
+    const drawn = await sampler.sample(requests, {
+      ...settings,
+      maxNewTokens: 1,
+      temperature: 0.7,
+      eosTokenIds: [],
+      stream: 0,
+    });
     const seen = new Map<number, number>();
     for (const { tokens } of drawn) seen.set(tokens[0]!, (seen.get(tokens[0]!) ?? 0) + 1);
     const candidates = [...seen.keys()];
@@ -64,7 +73,9 @@ describe("sampling", () => {
 
   test("an empty prompt and one that is too long are refused", async () => {
     using sampler = new Sampler(policy.model, 2, 6, 8);
-    await expect(sampler.sample([{ prompt: new Int32Array(), sample: 0 }], { ...settings, eosTokenIds: [], stream: 0 })).rejects.toThrow(/empty/);
+    await expect(
+      sampler.sample([{ prompt: new Int32Array(), sample: 0 }], { ...settings, eosTokenIds: [], stream: 0 }),
+    ).rejects.toThrow(/empty/);
     expect(() => new Sampler(policy.model, 2, 12, 8)).toThrow(/16 positions/);
   });
 });

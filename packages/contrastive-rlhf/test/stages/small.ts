@@ -45,15 +45,26 @@ export const sizes = { hiddenSize: 16, intermediateSize: 32, layers: 1, heads: 2
 export async function trainSmallPolicy(folder: string, steps = 40): Promise<string> {
   const output = join(folder, "sft");
   const demonstrations = taskDemonstrations(prompts.training, 0.3, 1);
-  await sft({ from: { tokenizer, ...sizes }, demonstrations, trainOnPrompts: false, settings: training(steps), output, run: join(folder, "sft-run") });
+  await sft({
+    from: { tokenizer, ...sizes },
+    demonstrations,
+    trainOnPrompts: false,
+    settings: training(steps),
+    output,
+    run: join(folder, "sft-run"),
+  });
   return output;
 }
 
-export const rewardOf = (name: string, score: RewardFunction): RewardSum => new RewardSum([{ reward: functionReward(name, name, score), weight: 1 }]);
+export const rewardOf = (name: string, score: RewardFunction): RewardSum =>
+  new RewardSum([{ reward: functionReward(name, name, score), weight: 1 }]);
 
 /** Multiples of 1/8, so that sums and differences of rewards are exact. */
 export const letterReward = rewardOf("letters", (samples) =>
-  samples.map(({ promptText, responseText }) => [...new Set(responseText)].filter((letter) => promptText.includes(letter)).length / 8),
+  samples.map(
+    ({ promptText, responseText }) =>
+      [...new Set(responseText)].filter((letter) => promptText.includes(letter)).length / 8,
+  ),
 );
 
 export const ppoSettings = (extra: Partial<PpoSettings> = {}): PpoSettings => ({

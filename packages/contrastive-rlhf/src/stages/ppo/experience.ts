@@ -1,6 +1,6 @@
 import { generalisedAdvantages, klEstimators, mean, shapedRewards, whiten } from "../../algorithm/index.js";
-import type { Measured, Targets } from "./update.js";
 import type { PpoSettings } from "./options.js";
+import type { Measured, Targets } from "./update.js";
 
 export interface Experience {
   targets: Targets[];
@@ -18,7 +18,13 @@ export interface Experience {
 }
 
 /** Per-token rewards, advantages and returns of an iteration. @param rewards one per response, shaped and clipped */
-export function makeExperience(measured: Measured, rewards: readonly number[], counts: readonly boolean[], klCoefficient: number, settings: PpoSettings): Experience {
+export function makeExperience(
+  measured: Measured,
+  rewards: readonly number[],
+  counts: readonly boolean[],
+  klCoefficient: number,
+  settings: PpoSettings,
+): Experience {
   const { gamma, lambda, kl, whitenAdvantages, whitenRewards, critic } = settings;
   const inReward = kl.where === "reward" ? klCoefficient : 0;
   const { logProbs, referenceLogProbs, values } = measured;
@@ -26,7 +32,9 @@ export function makeExperience(measured: Measured, rewards: readonly number[], c
   const nonScore = perToken.map((row, i) => row.reduce((sum, r) => sum + r, 0) - rewards[i]!);
   if (whitenRewards) perToken = split(whiten(perToken.flat(), false), perToken);
   // Without a critic the values are 0 and the whole return is the advantage.
-  const episodes = perToken.map((row, i) => generalisedAdvantages(row, values[i]!, gamma, critic.kind === "none" ? 1 : lambda));
+  const episodes = perToken.map((row, i) =>
+    generalisedAdvantages(row, values[i]!, gamma, critic.kind === "none" ? 1 : lambda),
+  );
   const advantages = episodes.flatMap((each) => each.advantages);
   const whitened = whitenAdvantages ? split(whiten(advantages), perToken) : episodes.map((each) => each.advantages);
   const k1 = logProbs.map((row, i) => Array.from(row, (p, t) => klEstimators.k1(p, referenceLogProbs[i]![t]!)));

@@ -1,10 +1,26 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type JsonValue, Permutation, saveModel, type StepScalars } from "@trefoil/core";
-import { adaptKlCoefficient, type Compared, explainedVariance, mean, penalise, quantile, RewardShaper, standardDeviation } from "../../algorithm/index.js";
+import { type JsonValue, Permutation, type StepScalars, saveModel } from "@trefoil/core";
+import {
+  adaptKlCoefficient,
+  type Compared,
+  explainedVariance,
+  mean,
+  penalise,
+  quantile,
+  RewardShaper,
+  standardDeviation,
+} from "../../algorithm/index.js";
 import { EpisodeEncoder, type PromptTokens } from "../../data/index.js";
 import { RlhfError } from "../../errors.js";
-import { hashModelFolder, loadScoreModel, OpenPolicy, Sampler, ScoreModel, type SequenceSizes } from "../../models/index.js";
+import {
+  hashModelFolder,
+  loadScoreModel,
+  OpenPolicy,
+  Sampler,
+  ScoreModel,
+  type SequenceSizes,
+} from "../../models/index.js";
 import { defined, namedState, rowsOfStep, runSteps } from "../run.js";
 import { findAlarm } from "./alarms.js";
 import { type Experience, makeExperience } from "./experience.js";
@@ -39,11 +55,27 @@ export async function ppo(options: PpoOptions): Promise<boolean> {
   using _ = { [Symbol.dispose]: () => critic.kind === "separate" && critic.model[Symbol.dispose]() };
 
   const sft = await hashModelFolder(options.policy);
-  const sizes: SequenceSizes = { rows: settings.minibatch, sequence: Math.min(longest + settings.maxNewTokens, maxPositions), response: settings.maxNewTokens };
+  const sizes: SequenceSizes = {
+    rows: settings.minibatch,
+    sequence: Math.min(longest + settings.maxNewTokens, maxPositions),
+    response: settings.maxNewTokens,
+  };
   const programs = new PpoPrograms(policy, reference, critic, sizes, settings);
-  const context = { policy, sampler, rewards, prompts, encoder, penalties: settings.penalties, samplesPerPrompt: settings.samplesPerPrompt };
+  const context = {
+    policy,
+    sampler,
+    rewards,
+    prompts,
+    encoder,
+    penalties: settings.penalties,
+    samplesPerPrompt: settings.samplesPerPrompt,
+  };
   const { temperature, maxNewTokens } = settings;
-  const provider = await makeProvider(settings.baseline, { ...context, identity: { sft, reward: rewards.hash }, rollout: { temperature, maxNewTokens } });
+  const provider = await makeProvider(settings.baseline, {
+    ...context,
+    identity: { sft, reward: rewards.hash },
+    rollout: { temperature, maxNewTokens },
+  });
   const loop = new PpoLoop(options, { policy, sampler, programs, provider, prompts });
 
   const completed = await runSteps({
@@ -65,19 +97,36 @@ export async function ppo(options: PpoOptions): Promise<boolean> {
     ...defined({ progress, signal, resume }),
   });
   if (completed) {
-    await saveModel(policy.model, options.output, { config: policy.config, tokenizerFrom: options.policy, ...defined({ overwrite }) });
+    await saveModel(policy.model, options.output, {
+      config: policy.config,
+      tokenizerFrom: options.policy,
+      ...defined({ overwrite }),
+    });
   }
   return completed;
 }
 
-function requireSettings({ promptsPerIteration, samplesPerPrompt, minibatch, critic, iterations, temperature }: PpoSettings): void {
+function requireSettings({
+  promptsPerIteration,
+  samplesPerPrompt,
+  minibatch,
+  critic,
+  iterations,
+  temperature,
+}: PpoSettings): void {
   const rollouts = promptsPerIteration * samplesPerPrompt;
   if (rollouts % minibatch !== 0) {
-    throw new RlhfError("RLHF_OPTIONS", `the ${rollouts} rollouts of an iteration are not a multiple of the minibatch of ${minibatch}`);
+    throw new RlhfError(
+      "RLHF_OPTIONS",
+      `the ${rollouts} rollouts of an iteration are not a multiple of the minibatch of ${minibatch}`,
+    );
   }
   if (temperature <= 0) throw new RlhfError("RLHF_OPTIONS", "PPO samples: the temperature must be above 0");
   if (critic.kind !== "none" && critic.warmupIterations >= iterations) {
-    throw new RlhfError("RLHF_OPTIONS", `${critic.warmupIterations} iterations of critic warm-up leave none of ${iterations} to train the policy`);
+    throw new RlhfError(
+      "RLHF_OPTIONS",
+      `${critic.warmupIterations} iterations of critic warm-up leave none of ${iterations} to train the policy`,
+    );
   }
 }
 
@@ -118,12 +167,22 @@ class PpoLoop {
   }
 
   save(): JsonValue {
-    const state = { klCoefficient: this.#klCoefficient, episodes: this.#episodes, shaper: this.#shaper.state(), first: this.#first ?? null };
+    const state = {
+      klCoefficient: this.#klCoefficient,
+      episodes: this.#episodes,
+      shaper: this.#shaper.state(),
+      first: this.#first ?? null,
+    };
     return state as unknown as JsonValue;
   }
 
   restore(saved: JsonValue): void {
-    const state = saved as unknown as { klCoefficient: number; episodes: number; shaper: ReturnType<RewardShaper["state"]>; first: Record<string, number> | null };
+    const state = saved as unknown as {
+      klCoefficient: number;
+      episodes: number;
+      shaper: ReturnType<RewardShaper["state"]>;
+      first: Record<string, number> | null;
+    };
     this.#klCoefficient = state.klCoefficient;
     this.#episodes = state.episodes;
     this.#shaper.restore(state.shaper);
@@ -134,14 +193,18 @@ class PpoLoop {
     const { settings, rewards } = this.#options;
     const { policy, sampler, programs, provider, prompts } = this.#parts;
     const clock = new Clock();
-    const drawn = rowsOfStep(prompts.length, settings.promptsPerIteration, iteration, settings.seed).map((row) => prompts[row]!);
+    const drawn = rowsOfStep(prompts.length, settings.promptsPerIteration, iteration, settings.seed).map(
+      (row) => prompts[row]!,
+    );
     const { temperature, maxNewTokens, seed } = settings;
     const sampling = { temperature, maxNewTokens, seed, stream: iteration + 1 };
     const rollouts = await rollOut(sampler, policy, drawn, settings.samplesPerPrompt, sampling);
     clock.lap("rollout");
 
     const { total: raw, parts } = await rewards.score(rollouts);
-    const scores = rollouts.map(({ response, ended }, i) => penalise(raw[i]!, { length: response.length, ended }, settings.penalties));
+    const scores = rollouts.map(({ response, ended }, i) =>
+      penalise(raw[i]!, { length: response.length, ended }, settings.penalties),
+    );
     const compared = await provider.compare(rollouts, scores, sampling);
     const shaped = this.#shaper.shape(compared);
     const measured = await programs.measure(rollouts);
@@ -159,7 +222,10 @@ class PpoLoop {
       ...responseMetrics(rollouts),
       ...experienceMetrics(experience, settings),
       ...(await this.#goldMetrics(rollouts, raw)),
-      ...(provider.contrast && { "contrast/rho": provider.contrast.rho, "contrast/predicted_variance_ratio": provider.contrast.predictedVarianceRatio }),
+      ...(provider.contrast && {
+        "contrast/rho": provider.contrast.rho,
+        "contrast/predicted_variance_ratio": provider.contrast.predictedVarianceRatio,
+      }),
       "kl/coef": klCoefficient,
       // Before the updates, per token, at the sampling temperature.
       "policy/entropy": mean(measured.entropies.flatMap((row) => Array.from(row))),
@@ -168,7 +234,8 @@ class PpoLoop {
     this.#first ??= metrics;
     await this.#stopOnAlarm(iteration, metrics, rollouts, raw, compared, shaped);
     const { kl } = settings;
-    if (kl.adaptive) this.#klCoefficient = adaptKlCoefficient(klCoefficient, experience.kl, rollouts.length, kl.adaptive);
+    if (kl.adaptive)
+      this.#klCoefficient = adaptKlCoefficient(klCoefficient, experience.kl, rollouts.length, kl.adaptive);
     const tokens = rollouts.reduce((sum, { response }) => sum + response.length, 0);
     return { loss: metrics["loss/policy"], ...metrics, ...clock.times(), tokens };
   }
@@ -182,7 +249,12 @@ class PpoLoop {
       for (let from = 0; from < rollouts.length; from += minibatch) {
         const rows = Array.from({ length: minibatch }, (_, i) => order.at(from + i));
         const batch = rows.map((row) => rollouts[row]!);
-        const update = await this.#parts.programs.update(batch, rows.map((row) => targets[row]!), this.#klCoefficient, trainPolicy);
+        const update = await this.#parts.programs.update(
+          batch,
+          rows.map((row) => targets[row]!),
+          this.#klCoefficient,
+          trainPolicy,
+        );
         if (updates.length === 0 && update.ratioDeviation > ratioTolerance) {
           throw new RlhfError(
             "RLHF_RATIO",
@@ -223,7 +295,10 @@ class PpoLoop {
       shaped: shaped[i],
     }));
     await writeFile(path, `${JSON.stringify({ iteration: iteration + 1, alarm, metrics, samples }, null, 2)}\n`);
-    throw new RlhfError("RLHF_ALARM", `iteration ${iteration + 1}: ${alarm}. The batch is in ${path}; alarms.enabled false goes on regardless`);
+    throw new RlhfError(
+      "RLHF_ALARM",
+      `iteration ${iteration + 1}: ${alarm}. The batch is in ${path}; alarms.enabled false goes on regardless`,
+    );
   }
 }
 
@@ -266,7 +341,12 @@ function updateMetrics(updates: readonly UpdateMetrics[], { critic }: PpoSetting
   };
 }
 
-function rewardMetrics(raw: readonly number[], parts: Readonly<Record<string, readonly number[]>>, compared: readonly Compared[], shaped: readonly number[]) {
+function rewardMetrics(
+  raw: readonly number[],
+  parts: Readonly<Record<string, readonly number[]>>,
+  compared: readonly Compared[],
+  shaped: readonly number[],
+) {
   const named = Object.entries(parts);
   return {
     "objective/scores": mean(raw),
@@ -274,7 +354,13 @@ function rewardMetrics(raw: readonly number[], parts: Readonly<Record<string, re
     "rewards/contrastive/std": standardDeviation(shaped),
     "rewards/baseline/mean": mean(compared.map(({ baseline }) => baseline)),
     "rewards/frac_above_baseline": mean(compared.map(({ score, baseline }) => Number(score > baseline))),
-    ...(named.length > 1 && Object.fromEntries(named.flatMap(([name, scores]) => [[`rewards/${name}/mean`, mean(scores)], [`rewards/${name}/std`, standardDeviation(scores)]]))),
+    ...(named.length > 1 &&
+      Object.fromEntries(
+        named.flatMap(([name, scores]) => [
+          [`rewards/${name}/mean`, mean(scores)],
+          [`rewards/${name}/std`, standardDeviation(scores)],
+        ]),
+      )),
   };
 }
 

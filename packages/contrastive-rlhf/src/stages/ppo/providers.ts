@@ -1,4 +1,13 @@
-import { aggregate, type Compared, groupRelative, leaveOneOut, type PenaltyOptions, penalise, rewardVariance, varianceRatio } from "../../algorithm/index.js";
+import {
+  aggregate,
+  type Compared,
+  groupRelative,
+  leaveOneOut,
+  type PenaltyOptions,
+  penalise,
+  rewardVariance,
+  varianceRatio,
+} from "../../algorithm/index.js";
 import type { EpisodeEncoder, PromptTokens } from "../../data/index.js";
 import { RlhfError } from "../../errors.js";
 import { hashTokens, type OpenPolicy, type Sampler } from "../../models/index.js";
@@ -44,7 +53,11 @@ export async function makeProvider(settings: BaselineSettings, context: Provider
     case "leave-one-out":
     case "group": {
       const { samplesPerPrompt: size } = context;
-      if (size < 2) throw new RlhfError("RLHF_OPTIONS", `the baseline ${settings.kind} compares rollouts of one prompt: set samplesPerPrompt to 2 or more`);
+      if (size < 2)
+        throw new RlhfError(
+          "RLHF_OPTIONS",
+          `the baseline ${settings.kind} compares rollouts of one prompt: set samplesPerPrompt to 2 or more`,
+        );
       return { compare: async (_, scores) => inGroups(scores, size, settings.kind) };
     }
   }
@@ -71,12 +84,15 @@ async function offline(
     const sha = hashTokens(tokens);
     if (known.has(sha)) continue;
     const { rewards, lengths, ended } = store.samples(sha, k);
-    const references = rewards.map((reward, j) => penalise(reward, { length: lengths[j]!, ended: ended[j]! }, penalties));
+    const references = rewards.map((reward, j) =>
+      penalise(reward, { length: lengths[j]!, ended: ended[j]! }, penalties),
+    );
     known.set(sha, { baseline: aggregate(references, aggregation), references });
   }
   const { rho } = rewardVariance([...known.values()].map(({ references }) => references));
   return {
-    compare: async (rollouts, scores) => rollouts.map(({ promptSha }, i) => ({ score: scores[i]!, scale: 1, ...known.get(promptSha)! })),
+    compare: async (rollouts, scores) =>
+      rollouts.map(({ promptSha }, i) => ({ score: scores[i]!, scale: 1, ...known.get(promptSha)! })),
     ...(Number.isFinite(rho) && { contrast: { rho, predictedVarianceRatio: varianceRatio(rho, k) } }),
   };
 }
@@ -92,18 +108,34 @@ async function referenceColumn(
     const texts = entries.filter((entry) => typeof entry === "string");
     const numbers = entries.filter((entry) => typeof entry === "number");
     if (entries.length === 0 || texts.length + numbers.length !== entries.length) {
-      throw new RlhfError("RLHF_DATA", `row ${prompt.line}: "${column}" must hold a response, a reward, or a list of either`);
+      throw new RlhfError(
+        "RLHF_DATA",
+        `row ${prompt.line}: "${column}" must hold a response, a reward, or a list of either`,
+      );
     }
     const samples: ScoredSample[] = texts.map((responseText) => {
       const { response } = encoder.demonstration({ ...prompt, completion: responseText });
-      return { prompt: prompt.tokens, response, promptText: prompt.prompt, responseText, ended: policy.eosTokenIds.includes(response.at(-1)!), row: prompt.row };
+      return {
+        prompt: prompt.tokens,
+        response,
+        promptText: prompt.prompt,
+        responseText,
+        ended: policy.eosTokenIds.includes(response.at(-1)!),
+        row: prompt.row,
+      };
     });
     const scored = samples.length > 0 ? (await rewards.score(samples)).total : [];
-    const references = [...numbers, ...scored.map((raw, i) => penalise(raw, { length: samples[i]!.response.length, ended: samples[i]!.ended }, penalties))];
+    const references = [
+      ...numbers,
+      ...scored.map((raw, i) =>
+        penalise(raw, { length: samples[i]!.response.length, ended: samples[i]!.ended }, penalties),
+      ),
+    ];
     known.set(hashTokens(prompt.tokens), { baseline: aggregate(references, aggregation), references });
   }
   return {
-    compare: async (rollouts, scores) => rollouts.map(({ promptSha }, i) => ({ score: scores[i]!, scale: 1, ...known.get(promptSha)! })),
+    compare: async (rollouts, scores) =>
+      rollouts.map(({ promptSha }, i) => ({ score: scores[i]!, scale: 1, ...known.get(promptSha)! })),
   };
 }
 
@@ -112,10 +144,18 @@ function greedy({ policy, sampler, rewards, penalties, samplesPerPrompt }: Provi
   return {
     async compare(rollouts, scores, settings) {
       const firsts = rollouts.filter((_, i) => i % samplesPerPrompt === 0);
-      const prompts = firsts.map(({ prompt, promptText, row }) => ({ tokens: prompt, prompt: promptText, row, line: 0, templated: false }));
+      const prompts = firsts.map(({ prompt, promptText, row }) => ({
+        tokens: prompt,
+        prompt: promptText,
+        row,
+        line: 0,
+        templated: false,
+      }));
       const answers = await rollOut(sampler, policy, prompts, 1, { ...settings, temperature: 0 });
       const { total } = await rewards.score(answers);
-      const baselines = answers.map(({ response, ended }, i) => penalise(total[i]!, { length: response.length, ended }, penalties));
+      const baselines = answers.map(({ response, ended }, i) =>
+        penalise(total[i]!, { length: response.length, ended }, penalties),
+      );
       return scores.map((score, i) => ({ score, ...plain, baseline: baselines[Math.floor(i / samplesPerPrompt)]! }));
     },
   };

@@ -1,4 +1,15 @@
-import { add, type AdamW, compile, gatherRows, multiply, type Parameter, reshape, type Tensor, tensor, valueAndGrad } from "@trefoil/core";
+import {
+  type AdamW,
+  add,
+  compile,
+  gatherRows,
+  multiply,
+  type Parameter,
+  reshape,
+  type Tensor,
+  tensor,
+  valueAndGrad,
+} from "@trefoil/core";
 import { klLoss, maskedMean, policyLoss, valueLoss } from "../../algorithm/index.js";
 import {
   type Episode,
@@ -72,7 +83,11 @@ export class PpoPrograms {
     const perIteration = (epochs * promptsPerIteration * samplesPerPrompt) / minibatch;
     const warmup = critic.kind === "none" ? 0 : settings.critic.warmupIterations;
     const common = { warmupSteps: 0, weightDecay: 0, clipNorm };
-    this.policyOptimizer = makeOptimizer(this.#policyParameters(), { learningRate, ...common }, (iterations - warmup) * perIteration);
+    this.policyOptimizer = makeOptimizer(
+      this.#policyParameters(),
+      { learningRate, ...common },
+      (iterations - warmup) * perIteration,
+    );
     if (critic.kind !== "none") {
       const rate = { learningRate: settings.critic.learningRate, ...common };
       this.valueOptimizer = makeOptimizer(this.#valueParameters(), rate, iterations * perIteration);
@@ -91,18 +106,27 @@ export class PpoPrograms {
 
   readonly #measurePolicy = compile((tokens: Tensor, index: Tensor, targets: Tensor) => {
     const { hidden } = this.#policy.model.hidden(tokens);
-    const { logProbs, entropy } = responseLogProbs(this.#policy.model, { index, targets }, this.#settings.temperature, hidden);
+    const { logProbs, entropy } = responseLogProbs(
+      this.#policy.model,
+      { index, targets },
+      this.#settings.temperature,
+      hidden,
+    );
     return { logProbs, entropy, ...(this.#critic.kind !== "none" && { values: this.#values(tokens, index, hidden) }) };
   });
 
   readonly #measureReference = compile((tokens: Tensor, index: Tensor, targets: Tensor) => {
     const { model } = this.#reference;
-    return responseLogProbs(model, { index, targets }, this.#settings.temperature, model.hidden(tokens).hidden).logProbs;
+    return responseLogProbs(model, { index, targets }, this.#settings.temperature, model.hidden(tokens).hidden)
+      .logProbs;
   });
 
   #values(tokens: Tensor, index: Tensor, hidden: Tensor): Tensor {
-    if (this.#critic.kind === "none") return multiply(reshape(gatherRows(reshape(hidden, [-1, hidden.shape[2]!]), index), [-1]), 0);
-    return this.#critic.kind === "shared" ? this.#critic.model.headAt(hidden, index) : this.#critic.model.scoresAt(tokens, index);
+    if (this.#critic.kind === "none")
+      return multiply(reshape(gatherRows(reshape(hidden, [-1, hidden.shape[2]!]), index), [-1]), 0);
+    return this.#critic.kind === "shared"
+      ? this.#critic.model.headAt(hidden, index)
+      : this.#critic.model.scoresAt(tokens, index);
   }
 
   /** Log-probabilities, entropies and values of rollouts, a minibatch at a time. */
@@ -112,10 +136,13 @@ export class PpoPrograms {
     for (let from = 0; from < episodes.length; from += rows) {
       const some = episodes.slice(from, from + rows);
       const { tokens, index, targets } = sequenceBatch(some, this.#sizes);
-      const [own, reference] = await Promise.all([this.#measurePolicy(tokens, index, targets), this.#measureReference(tokens, index, targets)]);
+      const [own, reference] = await Promise.all([
+        this.#measurePolicy(tokens, index, targets),
+        this.#measureReference(tokens, index, targets),
+      ]);
       const take = async (source: Tensor | undefined, into: Float32Array[]) => {
         const data = source ? ((await source.data()) as Float32Array) : new Float32Array(rows * width);
-        some.forEach(({ response }, row) => into.push(data.slice(row * width, row * width + response.length)));
+        into.push(...some.map(({ response }, row) => data.slice(row * width, row * width + response.length)));
       };
       await take(own.logProbs, measured.logProbs);
       await take(own.entropy, measured.entropies);
@@ -133,8 +160,16 @@ export class PpoPrograms {
     const valueParameters = this.#valueParameters();
     const { value, grads } = valueAndGrad(() => {
       const { hidden } = this.#policy.model.hidden(tokens);
-      const { logProbs, entropy } = responseLogProbs(this.#policy.model, { index, targets }, this.#settings.temperature, hidden);
-      const policy = policyLoss({ logProbs, oldLogProbs: old.logProbs, advantages: old.advantages, mask }, { clip, ...(dualClip !== undefined && { dualClip }) });
+      const { logProbs, entropy } = responseLogProbs(
+        this.#policy.model,
+        { index, targets },
+        this.#settings.temperature,
+        hidden,
+      );
+      const policy = policyLoss(
+        { logProbs, oldLogProbs: old.logProbs, advantages: old.advantages, mask },
+        { clip, ...(dualClip !== undefined && { dualClip }) },
+      );
       const meanEntropy = maskedMean(entropy, mask);
       let loss = policy.loss;
       if (entropyCoefficient !== 0) loss = add(loss, multiply(meanEntropy, -entropyCoefficient));
@@ -172,7 +207,12 @@ export class PpoPrograms {
   });
 
   /** One update on a minibatch. */
-  async update(episodes: readonly Episode[], targets: readonly Targets[], klCoefficient: number, trainPolicy: boolean): Promise<UpdateMetrics> {
+  async update(
+    episodes: readonly Episode[],
+    targets: readonly Targets[],
+    klCoefficient: number,
+    trainPolicy: boolean,
+  ): Promise<UpdateMetrics> {
     const { response: width } = this.#sizes;
     const batch = sequenceBatch(episodes, this.#sizes);
     const lay = (of: (target: Targets) => Float32Array): Tensor => {
@@ -196,4 +236,11 @@ export class PpoPrograms {
   }
 }
 
-type OldTensors = { logProbs: Tensor; referenceLogProbs: Tensor; advantages: Tensor; values: Tensor; returns: Tensor; mask: Tensor };
+type OldTensors = {
+  logProbs: Tensor;
+  referenceLogProbs: Tensor;
+  advantages: Tensor;
+  values: Tensor;
+  returns: Tensor;
+  mask: Tensor;
+};
