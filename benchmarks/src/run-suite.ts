@@ -33,7 +33,7 @@ export async function runSuite(options: SuiteOptions): Promise<Pick<Result, "mea
     const work = `${each.family} ${each.name}`;
     stage.update(i, { now: work });
     const threads = each.threads ?? defaultDevice().info.threads;
-    if (each.family !== family) await options.probe.sample(threads);
+    if (each.family !== family || !options.probe.has(threads)) await options.probe.sample(threads);
     family = each.family;
     const failed = (side: string, reason: string) => failures.push({ work, side, reason });
     // What earlier cases did not use is shared by the rest.
@@ -113,13 +113,16 @@ function summarise(name: string, timings: readonly Timing[], { amount, unit }: C
   return calls.length > 0 ? { ...side, callSeconds: spread(calls) } : side;
 }
 
+/** Work on fewer bytes may stay in a cache, and memory is not its limit. */
+const beyondCaches = 64 * 2 ** 20;
+
 function shareOfPeak(
-  { bound }: Case,
+  { bound, amount }: Case,
   { ours, threads }: Measurement,
   limits: ReturnType<MachineProbe["limits"]>,
 ): number | null {
   const measured = limits.find((limit) => limit.threads === threads);
-  if (!bound || !measured) return null;
+  if (!bound || !measured || (bound === "memory" && amount < beyondCaches)) return null;
   const peak = bound === "compute" ? measured.fmaGigaflops.median : measured.copyGigabytes.median;
   return peak > 0 ? ours.rate.median / peak : null;
 }

@@ -12,6 +12,14 @@ export interface InterleaveOptions {
 const [shortestTurn, longestTurn] = [0.003, 0.1];
 const maxRepetitions = 20_000;
 const minRounds = 3;
+/** A first repetition that lasts longer, in seconds, is warm-up and estimate in one. */
+const longWarmUp = 0.5;
+
+async function secondsOf(side: Side): Promise<number> {
+  const begun = performance.now();
+  await side.run(1);
+  return (performance.now() - begun) / 1000;
+}
 
 /**
  * Times all sides in turns, A B C, B C A, …, so that drift of the machine hits them alike and ratios of one round are fair.
@@ -22,10 +30,8 @@ export async function interleave(sides: readonly Side[], options: InterleaveOpti
   const { seconds, signal } = options;
   const estimates: number[] = [];
   for (const side of sides) {
-    await side.run(1);
-    const begun = performance.now();
-    await side.run(1);
-    estimates.push((performance.now() - begun) / 1000);
+    const first = await secondsOf(side);
+    estimates.push(first > longWarmUp ? first : await secondsOf(side));
     signal?.throwIfAborted();
   }
   const oneRound = estimates.reduce((a, b) => a + Math.max(b, shortestTurn), 0);

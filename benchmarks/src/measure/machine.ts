@@ -23,6 +23,11 @@ export class MachineProbe implements Disposable {
     this.#process = new LinePeer("machine_probe", program, []);
   }
 
+  /** Whether the limits with this many threads are known. */
+  has(threads: number): boolean {
+    return this.#samples.has(threads);
+  }
+
   async sample(threads: number): Promise<void> {
     const probed = await this.#process.request<Probed>(String(threads));
     this.#samples.set(threads, [...(this.#samples.get(threads) ?? []), probed]);

@@ -53,7 +53,7 @@ export interface Case {
   unit: Unit;
   /** Of one repetition: floating-point operations, bytes read and written, tokens. */
   amount: number;
-  /** Which of the machine's limits its rate is a share of. */
+  /** Which of the machine's limits its rate is a share of; `memory` only counts beyond the caches. */
   bound?: "compute" | "memory";
   /** Other than the run's. */
   threads?: number;

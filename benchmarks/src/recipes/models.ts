@@ -24,6 +24,15 @@ export function modelConfig(size: ModelSize, experts: number, maxPositions: numb
   };
 }
 
+/** Parameters of the dense model, and those of its feed-forward layers. */
+export function denseParameters(size: ModelSize): { all: number; feedForward: number } {
+  const { vocabSize, hiddenSize, intermediateSize, layers } = modelConfig(size, 0, 0);
+  const feedForward = layers * 3 * hiddenSize * intermediateSize;
+  // Queries, keys, values and output are square here; two norms a layer and a last one; embedding and head.
+  const attention = layers * 4 * hiddenSize * hiddenSize;
+  return { all: feedForward + attention + (2 * layers + 1) * hiddenSize + 2 * vocabSize * hiddenSize, feedForward };
+}
+
 export const buildModel = (size: ModelSize, experts: number, maxPositions: number): CausalLM =>
   createModel(modelConfig(size, experts, maxPositions));
 
