@@ -156,6 +156,13 @@ const builders: Record<string, Build> = {
     return [weights, indices];
   },
   moe_layer: moeLayer,
+  conv2d: ([x, w, bias], options) => [trefoil.conv2d(x!, w!, bias ?? null, options)],
+  conv2d_input_grad: ([dy, w, x], options) =>
+    gradients(sum(multiply(trefoil.conv2d(x!, w!, null, options), dy!)), [x!]),
+  conv2d_weight_grad: ([dy, x, w], options) =>
+    gradients(sum(multiply(trefoil.conv2d(x!, w!, null, options), dy!)), [w!]),
+  upsample_nearest2: unary(trefoil.upsampleNearest2),
+  average_pool2: unary(trefoil.averagePool2),
   balance_loss: balance,
 };
 

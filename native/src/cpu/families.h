@@ -12,6 +12,8 @@
   X(softmax)                    \
   X(norm)                       \
   X(rope)                       \
+  X(conv2d)                     \
+  X(resample2)                  \
   X(attention)                  \
   X(swiglu)                     \
   X(moe)                        \

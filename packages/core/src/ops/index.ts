@@ -1,6 +1,7 @@
 import "./methods.js";
 
 export { type AttentionOptions, attention } from "./attention.js";
+export { type Conv2dOptions, conv2d } from "./conv2d.js";
 export { type CrossEntropyResult, crossEntropy, linearCrossEntropy } from "./cross-entropy.js";
 export {
   absolute,
@@ -60,6 +61,7 @@ export { layerNorm, rmsNorm } from "./norm.js";
 export { allOps } from "./op.js";
 export type { SamplingOptions } from "./random.js";
 export { argmax, max, mean, min, type ReduceOptions, sum, sumSquares } from "./reduce.js";
+export { averagePool2, upsampleNearest2 } from "./resample2.js";
 export { rope } from "./rope.js";
 export { logSoftmax, logsumexp, softmax } from "./softmax.js";
 export { swiglu } from "./swiglu.js";
