@@ -1,4 +1,4 @@
-"""Images, channels last: convolution and both of its gradients, group normalisation, resampling, code search."""
+"""Images, channels last, and codes: convolution, normalisation, resampling, quantisation, masked decoding."""
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +69,65 @@ def resampling(suite: Recorder) -> None:
     suite.case("average_pool2", "values", pool, [draw.normal(2, 4, 6, 5)])
 
 
+def group_normalisation(suite: Recorder) -> None:
+    epsilon = 1e-6
+    draw = Draw("group_norm")
+    for case, shape, groups in [("image", (2, 3, 4, 8), 4), ("sequence", (3, 5, 6), 2), ("instance", (2, 6, 4), 4)]:
+        x, weight, bias = draw.normal(*shape, scale=2, shift=0.5), draw.normal(shape[-1], shift=1), draw.normal(shape[-1])
+
+        def function(x, weight, bias, groups=groups):
+            return F.group_norm(x.movedim(-1, 1), groups, weight, bias, epsilon).movedim(1, -1)
+
+        suite.case("group_norm", case, function, [x, weight, bias], {"groups": groups, "epsilon": epsilon})
+
+
+def quantisation(suite: Recorder) -> None:
+    draw = Draw("vector_quantise")
+
+    def distances(x, codebook):
+        return (x[:, None] - codebook).square().sum(-1)
+
+    def lookup(x, codebook):
+        nearest = distances(x, codebook).min(-1)
+        return nearest.indices, nearest.values
+
+    def quantise(x, codebook):
+        index = distances(x, codebook).argmin(-1)
+        codes = codebook[index]
+        return index, codes, x + (codes - x).detach()
+
+    x, codebook = draw.normal(12, 5), draw.normal(7, 5)
+    suite.case("vq_lookup", "values", lookup, [x, codebook], upstream=())
+    suite.case("vector_quantise", "values", quantise, [x, codebook], upstream=(1, 2))
+
+
+def masked_diffusion(suite: Recorder) -> None:
+    """Greedy and without noise: what needs no random numbers. native/test has the rest."""
+    draw = Draw("masked_diffusion_step")
+    mask, guidance = 9, 1.5
+    logits, unconditional = draw.normal(2, 6, 9, scale=2), draw.normal(2, 6, 9, scale=2)
+    tokens = torch.tensor([[mask, 3, mask, mask, mask, mask], [mask, mask, 0, 8, mask, mask]], dtype=torch.int32)
+    remaining = torch.tensor([3, 1], dtype=torch.int32)
+
+    def function(logits, unconditional, tokens, remaining):
+        guided = (1 + guidance) * logits - guidance * unconditional
+        best = guided.log_softmax(-1).max(-1)
+        known = tokens != mask
+        sampled = torch.where(known, tokens, best.indices.int())
+        confidence = torch.where(known, torch.inf, best.values)
+        following = sampled.clone()
+        for row, count in enumerate(remaining.tolist()):
+            following[row, confidence[row].argsort()[:count]] = mask
+        return following, sampled, confidence
+
+    inputs = [logits, unconditional, tokens, remaining]
+    attributes = {"maskToken": mask, "controls": [guidance, 0, 0]}
+    suite.case("masked_diffusion_step", "greedy", function, inputs, attributes, upstream=())
+
+
 def record(suite: Recorder) -> None:
     convolution(suite)
+    group_normalisation(suite)
     resampling(suite)
+    quantisation(suite)
+    masked_diffusion(suite)

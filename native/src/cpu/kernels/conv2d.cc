@@ -6,25 +6,6 @@ namespace trefoil::cpu::TREFOIL_ISA {
 
 namespace {
 
-// A product over k in blocks, its right matrix packed once: blocks of k, each [n / kTileColumns][depth][kTileColumns].
-struct Depth {
-  int64_t depth, blocks;
-  explicit Depth(int64_t k) {
-    blocks = k <= kWholeDepth ? 1 : ceil_div(k, kDepth);
-    depth = at_least(round_up(ceil_div(k, blocks), 8), 8);
-    blocks = ceil_div(k, depth);
-  }
-};
-
-void pack_right(Context& context, const Matrix& b, int64_t k, int64_t n, float* packed) {
-  const Depth cut(k);
-  const int64_t strips = ceil_div(n, kPackColumns);
-  context.parallel(cut.blocks * strips, [&](int64_t task) {
-    const int64_t k0 = task / strips * cut.depth, column = task % strips * kPackColumns, depth = at_most(k - k0, cut.depth);
-    pack_b(b, k0, depth, column, at_most(column + kPackColumns, n), packed + k0 * round_up(n, kTileColumns) + column * depth);
-  });
-}
-
 // Windows to a task: A is packed once per tile, so tiles are narrower than C only where rows are few.
 struct Tiles {
   int64_t rows = kBlockRows, columns, row_tiles, column_tiles;
@@ -107,11 +88,9 @@ Gemm pointwise_weight(const Shapes& s, const TrefoilView& dy, const TrefoilView&
   return g;
 }
 
-size_t packed_bytes(int64_t k, int64_t n) { return static_cast<size_t>(k * round_up(n, kTileColumns)) * sizeof(float); }
-
 size_t conv2d_workspace(const TrefoilLaunch& launch) {
   const Shapes s(launch.inputs[0], launch.inputs[1], launch.outputs[0], launch.attributes);
-  return s.pointwise() ? gemm_workspace(pointwise_forward(s, launch.inputs[0], launch.inputs[1])) : packed_bytes(s.window(), s.out_channels);
+  return s.pointwise() ? gemm_workspace(pointwise_forward(s, launch.inputs[0], launch.inputs[1])) : packed_right_bytes(s.window(), s.out_channels);
 }
 
 void conv2d(Context& context, const TrefoilLaunch& launch) {
@@ -149,7 +128,7 @@ size_t conv2d_input_grad_workspace(const TrefoilLaunch& launch) {
   const Shapes s(launch.outputs[0], launch.inputs[1], launch.inputs[0], launch.attributes);
   if (s.pointwise()) return gemm_workspace(pointwise_input(s, launch.inputs[0], launch.inputs[1]));
   const int64_t rows = s.kernel_rows * s.kernel_columns * s.out_channels;
-  return row_list_bytes(rows) + packed_bytes(rows, s.channels);
+  return row_list_bytes(rows) + packed_right_bytes(rows, s.channels);
 }
 
 void conv2d_input_grad(Context& context, const TrefoilLaunch& launch) {

@@ -1,8 +1,7 @@
 // Convolution as a matrix product (Chellapilla et al. 2006, "High performance convolutional neural networks for document
 // processing", section 2), whose left matrix, one window of the image a row, exists only in the order the micro-kernel reads.
 #pragma once
-#include "gemm_pack.h"
-#include "gemm_plan.h"
+#include "packed_product.h"
 
 namespace trefoil::cpu::TREFOIL_ISA {
 
@@ -61,29 +60,6 @@ inline void pack_windows_b(const Windows& w, int64_t k0, int64_t depth, int64_t 
     for (int64_t j = 0; j < padded; j += kTileColumns)
 #pragma GCC unroll 4
       for (int v = 0; v < kTileColumns; v += Vec::width) store(to + j * depth + k * kTileColumns + v, load(window + j + v));
-  }
-}
-
-// C[rows, columns] (+)= packed A times packed B, both of `depth`.
-template <Walk walk>
-void multiply_packed(const float* a, int64_t rows, const float* b, int64_t columns, int64_t depth, float* c, int64_t c_stride,
-                     bool accumulate) {
-  const int64_t strip = strip_columns(depth);  // stays in L2 while every row passes by
-  for (int64_t first = 0; first < columns; first += strip) {
-    const int64_t end = at_most(first + strip, columns);
-    const int edge = static_cast<int>((end - first) % kTileColumns);
-    const float* panel = a;
-    for (int64_t i = 0; i < rows; panel += panel_stride(depth)) {
-      const int count = panel_rows(rows - i);
-      const int64_t lda = walk == Walk::columns ? count : depth;
-      const MicroKernel<float> whole = packed_kernel<walk>(count, kTileColumns), part = packed_kernel<walk>(count, edge);
-      for (int64_t j = first; j < end; j += kTileColumns) {
-        const int width = static_cast<int>(at_most(end - j, kTileColumns));
-        (width == kTileColumns ? whole : part)(depth, panel, lda, b + j * depth, kTileColumns, c + i * c_stride + j, c_stride,
-                                               accumulate, (width - 1) % Vec::width + 1);
-      }
-      i += count;
-    }
   }
 }
 

@@ -44,8 +44,15 @@ export {
   tanh,
   where,
 } from "./elementwise.js";
+export { type GroupNormOptions, groupNorm } from "./group-norm.js";
 export { type GroupedMatmulOptions, groupedMatmul } from "./grouped-matmul.js";
 export { gatherLast, gatherRows, iota, scatterAddRows, scatterLast } from "./indexing.js";
+export {
+  type MaskedStepInputs,
+  type MaskedStepOptions,
+  type MaskedStepResult,
+  maskedDiffusionStep,
+} from "./masked-diffusion.js";
 export { linear, type MatmulOptions, matmul } from "./matmul.js";
 export {
   type ExpertOrder,
@@ -64,4 +71,6 @@ export { argmax, max, mean, min, type ReduceOptions, sum, sumSquares } from "./r
 export { averagePool2, upsampleNearest2 } from "./resample2.js";
 export { rope } from "./rope.js";
 export { logSoftmax, logsumexp, softmax } from "./softmax.js";
+export { stopGradient } from "./stop-gradient.js";
 export { swiglu } from "./swiglu.js";
+export { type Quantised, vectorQuantise, vqLookup } from "./vq.js";
