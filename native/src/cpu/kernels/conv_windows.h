@@ -1,5 +1,5 @@
 // Convolution as a matrix product (Chellapilla et al. 2006, "High performance convolutional neural networks for document
-// processing", section 2), whose left matrix, one window of the image a row, exists only in the order the micro-kernel reads.
+// processing"), whose left matrix, one window of the image a row, exists only in the order the micro-kernel reads.
 #pragma once
 #include "packed_product.h"
 
