@@ -45,6 +45,9 @@ TEST(group_norm_matches_double) {
     F32 alone(x.shape);
     launch(device, "group_norm", {view(x), view(weight), view(bias)}, {view(alone), absent(), absent()}, {groups, kEpsilon});
     CHECK(alone.values == y.values);
+    F32 mean_alone(mean.shape), rstd_alone(rstd.shape);
+    launch(device, "group_norm", {view(x), view(weight), view(bias)}, {absent(), view(mean_alone), view(rstd_alone)}, {groups, kEpsilon});
+    CHECK(mean_alone.values == mean.values && rstd_alone.values == rstd.values);
     launch(device, "group_norm_grad", {view(dy), view(x), view(weight), view(mean), view(rstd)}, {view(dx), view(dweight), view(dbias)}, {groups});
     auto of_x = [&](const Doubles& at) { return reference(s, at, doubles(weight), doubles(bias)); };
     auto of_weight = [&](const Doubles& at) { return reference(s, doubles(x), at, doubles(bias)); };

@@ -88,6 +88,7 @@ void group_norm(Context& context, const TrefoilLaunch& launch) {
       rstd[image * cut.groups + g] = static_cast<float>(1 / ::sqrt(squares / cut.group_size() + epsilon));
     }
   });
+  if (!y) return;  // a gradient needs the statistics alone
   context.parallel(cut.count(), [&](int64_t index) {
     const Chunk chunk = chunk_of(cut, index);
     float *centre = static_cast<float*>(context.scratch(0, static_cast<size_t>(2 * cut.channels) * sizeof(float))), *scale = centre + cut.channels;
