@@ -10,16 +10,6 @@ namespace trefoil::cpu::TREFOIL_ISA {
 
 namespace {
 
-// The kernel for a tile of `rows` x `columns` of packed B.
-template <Walk walk>
-MicroKernel packed_kernel(int rows, int columns) {
-  if (columns == kTileColumns) return packed_kernel_for_rows<kTileRows, kTileVectors, walk, false>(rows);
-  if constexpr (kTileVectors > 2)
-    if (columns > 2 * Vec::width) return packed_kernel_for_rows<kTileRows, kTileVectors, walk, true>(rows);
-  if (columns > Vec::width) return packed_kernel_for_rows<kTileRows, 2, walk, true>(rows);
-  return packed_kernel_for_rows<kTileRows, 1, walk, true>(rows);
-}
-
 // C[row .. row + rows, column .. column + columns] (+)= a[.., k0 .. k0 + depth] times packed B.
 // `finished`: this was the last block of k, so the epilogue follows.
 void run_block(Context& context, const Gemm& g, const Plan& plan, int64_t row, int64_t rows, int64_t column, int64_t columns,

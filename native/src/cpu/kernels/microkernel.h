@@ -98,6 +98,16 @@ MicroKernel packed_kernel_for_rows(int rows) {
   }
 }
 
+// The kernel for a tile of `rows` x `columns` of packed B.
+template <Walk walk>
+MicroKernel<float> packed_kernel(int rows, int columns) {
+  if (columns == kTileColumns) return micro_kernel_for_rows<kTileRows, kTileVectors, walk, false, float>(rows);
+  if constexpr (kTileVectors > 2)
+    if (columns > 2 * Vec::width) return micro_kernel_for_rows<kTileRows, kTileVectors, walk, true, float>(rows);
+  if (columns > Vec::width) return micro_kernel_for_rows<kTileRows, 2, walk, true, float>(rows);
+  return micro_kernel_for_rows<kTileRows, 1, walk, true, float>(rows);
+}
+
 // C[R, C] from dot products of the rows of A with the rows of B, both contiguous in k.
 template <int R, int C, class B>
 void dot_kernel(int64_t kc, const float* a, int64_t lda, const B* b, int64_t ldb, float* c, int64_t ldc,
