@@ -23,10 +23,11 @@ it("leaves the event loop free during a run of a second", async () => {
   const duration = performance.now() - start;
   clearInterval(timer);
   native.releaseProgram(program);
-  expect(duration).toBeGreaterThan(300);
-  // On time by the median; single gaps belong to the scheduler of a busy machine, but none may last like a step.
+  expect(duration).toBeGreaterThan(500);
+  // A loop that waited for the run would show one gap of a second. 5 ms on an idle machine; the bounds leave room for others
+  // that want its cores.
   gaps.sort((a, b) => a - b);
-  expect(gaps[Math.floor(gaps.length / 2)]).toBeLessThan(10);
+  expect(gaps[Math.floor(gaps.length / 2)]).toBeLessThan(25);
   expect(gaps.at(-1)).toBeLessThan(duration / 3);
 });
 
@@ -121,7 +122,7 @@ it("lets the process end with a device open, and not before its runs are done", 
 });
 
 it("lets process.exit end the process in the middle of runs", () => {
-  const source = "for (let i = 0; i < 50; i++) native.run(program, [x], [x], 0); setTimeout(() => process.exit(0), 2);";
+  const source = "for (let i = 0; i < 10; i++) native.run(program, [x], [x], 0); setTimeout(() => process.exit(0), 2);";
   for (let round = 0; round < 3; round++) expect(runNode(source)).toEqual({ ...clean, stdout: "" });
 });
 

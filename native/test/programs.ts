@@ -61,24 +61,21 @@ export function accumulating(total: number): ProgramSpec {
   };
 }
 
-/** A program that keeps the device busy for about `milliseconds`. */
+/** A program that keeps the device busy for at least `milliseconds`, on whatever the machine makes of it just now. */
 export async function busy(device: number, milliseconds: number): Promise<number> {
   const n = 1 << 16;
-  const repeat = (count: number): ProgramSpec => ({
-    values: [
-      { dtype: dtypeCodes.f32, shape: [n], kind: "constant", data: new Float32Array(n).fill(0.5) },
-      temporary(n),
-    ],
-    instructions: Array.from({ length: count }, () => elementwise("tanh", [0], 1)),
-    outputs: [],
-  });
-  const probe = native.createProgram(device, repeat(200));
-  await native.run(probe, [], [], 0);
-  const start = performance.now();
-  await native.run(probe, [], [], 0);
-  const each = (performance.now() - start) / 200;
-  native.releaseProgram(probe);
-  return native.createProgram(device, repeat(Math.ceil(milliseconds / each)));
+  const data = new Float32Array(n).fill(0.5);
+  for (let count = 200; ; count *= 2) {
+    const program = native.createProgram(device, {
+      values: [{ dtype: dtypeCodes.f32, shape: [n], kind: "constant", data }, temporary(n)],
+      instructions: Array.from({ length: count }, () => elementwise("tanh", [0], 1)),
+      outputs: [],
+    });
+    const start = performance.now();
+    await native.run(program, [], [], 0);
+    if (performance.now() - start >= milliseconds) return program;
+    native.releaseProgram(program);
+  }
 }
 
 /** Checks that `action` throws or rejects with `code`, and returns the error for more. */

@@ -1,7 +1,10 @@
-import { type CausalLM, diskLayout, type Parameter, Tensor, tensor } from "@trefoil/core";
+import { type CausalLM, diskLayout, type Parameter, type Tensor, tensor } from "@trefoil/core";
 
 /** What `read` gives for each parameter, cut into the tensors that the folder on disk has. */
-export async function diskTensors(model: CausalLM, read: (parameter: Parameter) => Tensor): Promise<Map<string, Tensor>> {
+export async function diskTensors(
+  model: CausalLM,
+  read: (parameter: Parameter) => Tensor,
+): Promise<Map<string, Tensor>> {
   const found = new Map<string, Tensor>();
   for (const [parameter, parts] of diskLayout(model)) {
     const values = (await read(parameter).data()) as Float32Array;

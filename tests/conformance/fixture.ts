@@ -1,12 +1,14 @@
 import { fileURLToPath } from "node:url";
-import { SafetensorsFile, Tensor, tensor } from "@trefoil/core";
+import { SafetensorsFile, type Tensor, tensor } from "@trefoil/core";
 import { expect } from "vitest";
 
 /** Path of a file beside the fixtures' scripts. */
 export const fixturePath = (name: string): string => fileURLToPath(new URL(`fixtures/${name}`, import.meta.url));
 
 /** Every tensor of a safetensors file, as host tensors. */
-export async function readFixture(path: string): Promise<{ tensors: Map<string, Tensor>; metadata: Readonly<Record<string, string>> }> {
+export async function readFixture(
+  path: string,
+): Promise<{ tensors: Map<string, Tensor>; metadata: Readonly<Record<string, string>> }> {
   await using file = await SafetensorsFile.open(path);
   const tensors = new Map<string, Tensor>();
   for (const [name, { dtype, shape }] of file.tensors) {
@@ -18,10 +20,19 @@ export async function readFixture(path: string): Promise<{ tensors: Map<string, 
 }
 
 /** max |actual - expected| <= relative * max |expected| + absolute, and equal infinities and NaNs. */
-export async function expectClose(what: string, actual: Tensor, expected: Tensor, relative: number, absolute = 1e-7): Promise<void> {
+export async function expectClose(
+  what: string,
+  actual: Tensor,
+  expected: Tensor,
+  relative: number,
+  absolute = 1e-7,
+): Promise<void> {
   expect(actual.shape, `${what}: shape`).toEqual(expected.shape);
-  const [a, e] = [await actual.data(), await expected.data()];
-  const scale = e.reduce((most: number, value: number) => (Number.isFinite(value) ? Math.max(most, Math.abs(value)) : most), 0);
+  const [a, e] = [Float64Array.from(await actual.data()), Float64Array.from(await expected.data())];
+  const scale = e.reduce(
+    (most: number, value: number) => (Number.isFinite(value) ? Math.max(most, Math.abs(value)) : most),
+    0,
+  );
   const bound = relative * scale + absolute;
   for (let i = 0; i < e.length; i++) {
     const [x, y] = [a[i]!, e[i]!];

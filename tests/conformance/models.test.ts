@@ -1,8 +1,8 @@
 import { readdirSync } from "node:fs";
 import { AdamW, compile, gradients, loadModel, type Parameter, type Tensor, tensor } from "@trefoil/core";
 import { describe, expect, it } from "vitest";
-import { expectClose, fixturePath, readFixture } from "./fixture.js";
 import { diskTensors } from "./disk-tensors.js";
+import { expectClose, fixturePath, readFixture } from "./fixture.js";
 
 const variants = readdirSync(fixturePath("llama"));
 
@@ -51,7 +51,15 @@ describe.each(variants)("%s against transformers", async (variant) => {
     const { model } = await loadModel(fixturePath(`llama/${variant}`));
     const parameters = model.parameters();
     const { learningRate, beta1, beta2, epsilon, weightDecay, maxGradientNorm: clipNorm } = training;
-    const optimizer = new AdamW(parameters, { learningRate, beta1, beta2, epsilon, weightDecay, decayAll: true, clipNorm });
+    const optimizer = new AdamW(parameters, {
+      learningRate,
+      beta1,
+      beta2,
+      epsilon,
+      weightDecay,
+      decayAll: true,
+      clipNorm,
+    });
     const step = compile((tokens: Tensor, targets: Tensor, weights: Tensor) => {
       const { loss } = model.loss(tokens, targets, { weights });
       optimizer.apply(gradients(loss, parameters));
@@ -64,7 +72,9 @@ describe.each(variants)("%s against transformers", async (variant) => {
     const losses: number[] = [];
     for (let i = 0; i < training.steps; i++) {
       const { targets, weights } = lossInputs(labels.subarray(i * size, (i + 1) * size), shape);
-      losses.push(await (await step(tensor(batches.slice(i * size, (i + 1) * size), { shape }), targets, weights)).item());
+      losses.push(
+        await (await step(tensor(batches.slice(i * size, (i + 1) * size), { shape }), targets, weights)).item(),
+      );
     }
     expect(losses.length).toBe(expected.length);
     losses.forEach((loss, i) => {
@@ -81,7 +91,10 @@ describe.each(variants)("%s against transformers", async (variant) => {
     const { model } = await loadModel(fixturePath(`llama/${variant}`));
     const { targets, weights } = lossInputs((await tensors.get("labels")!.data()) as Int32Array, shape);
     const run = compile((tokens: Tensor, wanted: Tensor, counted: Tensor) => {
-      const { loss, balance } = model.loss(tokens, wanted, { weights: counted, balance: { form: "hf", coefficient: 0.02 } });
+      const { loss, balance } = model.loss(tokens, wanted, {
+        weights: counted,
+        balance: { form: "hf", coefficient: 0.02 },
+      });
       return { loss, balance: balance! };
     });
     const { loss, balance } = await run(ids, targets, weights);

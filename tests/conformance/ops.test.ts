@@ -1,5 +1,16 @@
 import * as trefoil from "@trefoil/core";
-import { allOps, compile, concat, defaultDevice, full, gradients, multiply, sum, Tensor, tensor } from "@trefoil/core";
+import {
+  allOps,
+  compile,
+  concat,
+  defaultDevice,
+  full,
+  gradients,
+  multiply,
+  sum,
+  type Tensor,
+  tensor,
+} from "@trefoil/core";
 import { beforeAll, describe, expect, it } from "vitest";
 import { expectClose, fixturePath, readFixture } from "./fixture.js";
 
@@ -29,7 +40,11 @@ const reduction =
 const activations = { none: (x: Tensor) => x, relu: trefoil.relu, gelu: trefoil.gelu, silu: trefoil.silu };
 
 function moeLayer([x, router, w1, w3, w2]: Inputs, { k, mode }: Case["attributes"]): Tensor[] {
-  const { weights, indices } = trefoil.moeGate(trefoil.linear(x!, router!), k, mode === 0 ? "topk-softmax" : "softmax-topk");
+  const { weights, indices } = trefoil.moeGate(
+    trefoil.linear(x!, router!),
+    k,
+    mode === 0 ? "topk-softmax" : "softmax-topk",
+  );
   const order = trefoil.moeSort(indices, router!.shape[0]!);
   const hidden = trefoil.swiglu(
     trefoil.groupedMatmul(x!, concat([w1!, w3!], 1), order.offsets, { rowIndex: order.token }),
@@ -38,7 +53,12 @@ function moeLayer([x, router, w1, w3, w2]: Inputs, { k, mode }: Case["attributes
 }
 
 function balance(layers: Inputs, { form, k }: Case["attributes"]): Tensor[] {
-  return [trefoil.balanceLoss(layers.map((logits) => ({ logits: logits!, ...trefoil.moeGate(logits!, k) })), form)];
+  return [
+    trefoil.balanceLoss(
+      layers.map((logits) => ({ logits: logits!, ...trefoil.moeGate(logits!, k) })),
+      form,
+    ),
+  ];
 }
 
 /** How each op of the fixture is written in TypeScript. */
@@ -46,22 +66,50 @@ const builders: Record<string, Build> = {
   ...Object.fromEntries(
     (
       [
-        ["absolute", trefoil.absolute], ["cos", trefoil.cos], ["erf", trefoil.erf], ["exp", trefoil.exp], ["floor", trefoil.floor],
-        ["gelu", trefoil.gelu], ["log", trefoil.log], ["negate", trefoil.negate], ["reciprocal", trefoil.reciprocal],
-        ["relu", trefoil.relu], ["round", trefoil.round], ["rsqrt", trefoil.rsqrt], ["sigmoid", trefoil.sigmoid], ["sign", trefoil.sign],
-        ["silu", trefoil.silu], ["sin", trefoil.sin], ["softplus", trefoil.softplus], ["sqrt", trefoil.sqrt], ["square", trefoil.square],
-        ["tanh", trefoil.tanh], ["softmax", trefoil.softmax], ["log_softmax", trefoil.logSoftmax], ["logsumexp", trefoil.logsumexp],
-        ["swiglu", trefoil.swiglu], ["argmax", trefoil.argmax],
+        ["absolute", trefoil.absolute],
+        ["cos", trefoil.cos],
+        ["erf", trefoil.erf],
+        ["exp", trefoil.exp],
+        ["floor", trefoil.floor],
+        ["gelu", trefoil.gelu],
+        ["log", trefoil.log],
+        ["negate", trefoil.negate],
+        ["reciprocal", trefoil.reciprocal],
+        ["relu", trefoil.relu],
+        ["round", trefoil.round],
+        ["rsqrt", trefoil.rsqrt],
+        ["sigmoid", trefoil.sigmoid],
+        ["sign", trefoil.sign],
+        ["silu", trefoil.silu],
+        ["sin", trefoil.sin],
+        ["softplus", trefoil.softplus],
+        ["sqrt", trefoil.sqrt],
+        ["square", trefoil.square],
+        ["tanh", trefoil.tanh],
+        ["softmax", trefoil.softmax],
+        ["log_softmax", trefoil.logSoftmax],
+        ["logsumexp", trefoil.logsumexp],
+        ["swiglu", trefoil.swiglu],
+        ["argmax", trefoil.argmax],
       ] as const
     ).map(([name, op]) => [name, unary(op)]),
   ),
   ...Object.fromEntries(
     (
       [
-        ["add", trefoil.add], ["subtract", trefoil.subtract], ["multiply", trefoil.multiply], ["divide", trefoil.divide],
-        ["maximum", trefoil.maximum], ["minimum", trefoil.minimum], ["power", trefoil.power], ["less", trefoil.less],
-        ["less_equal", trefoil.lessEqual], ["equal", trefoil.equal], ["not_equal", trefoil.notEqual],
-        ["gather_rows", trefoil.gatherRows], ["gather_last", trefoil.gatherLast],
+        ["add", trefoil.add],
+        ["subtract", trefoil.subtract],
+        ["multiply", trefoil.multiply],
+        ["divide", trefoil.divide],
+        ["maximum", trefoil.maximum],
+        ["minimum", trefoil.minimum],
+        ["power", trefoil.power],
+        ["less", trefoil.less],
+        ["less_equal", trefoil.lessEqual],
+        ["equal", trefoil.equal],
+        ["not_equal", trefoil.notEqual],
+        ["gather_rows", trefoil.gatherRows],
+        ["gather_last", trefoil.gatherLast],
       ] as const
     ).map(([name, op]) => [name, binary(op)]),
   ),
@@ -88,20 +136,50 @@ const builders: Record<string, Build> = {
     trefoil.groupedMatmul(x!, w!, offsets!, { transposeW, rowIndex: rowIndex ?? null }),
   ],
   cross_entropy: ([logits, targets, weights]) => Object.values(trefoil.crossEntropy(logits!, targets!, weights!)),
-  linear_cross_entropy: ([x, w, targets, weights]) => Object.values(trefoil.linearCrossEntropy(x!, w!, targets!, weights!)),
+  linear_cross_entropy: ([x, w, targets, weights]) =>
+    Object.values(trefoil.linearCrossEntropy(x!, w!, targets!, weights!)),
   rms_norm: ([x, weight], { epsilon }) => [trefoil.rmsNorm(x!, weight!, epsilon)],
   layer_norm: ([x, weight, bias], { epsilon }) => [trefoil.layerNorm(x!, weight ?? null, bias ?? null, epsilon)],
   rope: ([x, cosine, sine, positions], { interleaved, inverse }) => [
     trefoil.rope(x!, cosine!, inverse ? trefoil.negate(sine!) : sine!, positions!, { interleaved }),
   ],
   attention: ([q, k, v, keyLengths, segments], { causal, scale }) => [
-    trefoil.attention(q!, k!, v!, { causal, scale, ...(keyLengths ? { keyLengths } : {}), ...(segments ? { segments } : {}) }),
+    trefoil.attention(q!, k!, v!, {
+      causal,
+      scale,
+      ...(keyLengths ? { keyLengths } : {}),
+      ...(segments ? { segments } : {}),
+    }),
   ],
   moe_gate: ([logits], { k, mode }) => {
     const { weights, indices } = trefoil.moeGate(logits!, k, mode === 0 ? "topk-softmax" : "softmax-topk");
     return [weights, indices];
   },
   moe_layer: moeLayer,
+  conv2d: ([x, w, bias], options) => [trefoil.conv2d(x!, w!, bias ?? null, options)],
+  conv2d_input_grad: ([dy, w, x], options) =>
+    gradients(sum(multiply(trefoil.conv2d(x!, w!, null, options), dy!)), [x!]),
+  conv2d_weight_grad: ([dy, x, w], options) =>
+    gradients(sum(multiply(trefoil.conv2d(x!, w!, null, options), dy!)), [w!]),
+  group_norm: ([x, weight, bias], options) => [trefoil.groupNorm(x!, weight!, bias!, options)],
+  vq_lookup: ([x, codebook]) => Object.values(trefoil.vqLookup(x!, codebook!)),
+  vector_quantise: ([x, codebook]) => Object.values(trefoil.vectorQuantise(x!, codebook!)),
+  masked_diffusion_step: ([logits, unconditional, tokens, remaining], { controls, maskToken }) =>
+    Object.values(
+      trefoil.maskedDiffusionStep(
+        {
+          logits: logits!,
+          unconditional: unconditional!,
+          tokens: tokens!,
+          remaining: remaining!,
+          controls: tensor(controls),
+        },
+        { maskToken },
+        tensor(new Int32Array(4)),
+      ),
+    ),
+  upsample_nearest2: unary(trefoil.upsampleNearest2),
+  average_pool2: unary(trefoil.averagePool2),
   balance_loss: balance,
 };
 
@@ -127,7 +205,13 @@ function run(name: string, { op, inputs, gradients: wanted, upstream, attributes
     const loss = upstream
       .map((output, i) => sum(multiply(outputs[output]!, weights[i]!)))
       .reduce((a, b) => trefoil.add(a, b));
-    return { outputs, grads: gradients(loss, wanted.map((input) => values[input]!)) };
+    return {
+      outputs,
+      grads: gradients(
+        loss,
+        wanted.map((input) => values[input]!),
+      ),
+    };
   })(given, upstreams);
 }
 

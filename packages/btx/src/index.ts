@@ -1,1 +1,3 @@
+export * from "./domains/index.js";
 export * from "./mix/index.js";
+export * from "./stages/index.js";

@@ -72,6 +72,8 @@ class AttentionDecode {
     for (int64_t first = split * length; first < end; first += kKeyTile) {
       int64_t count = least(kKeyTile, end - first), stride;
       const float* keys = tile(k_, b, g, first, count, tiles, stride);
+      k_.prefetch(shape_, b, g, first + count, least(kKeyTile, end - first - count));
+      v_.prefetch(shape_, b, g, first + count, least(kKeyTile, end - first - count));
       for (int64_t row = 0; row < rows;) {
         int64_t together = rows - row >= 4 ? 4 : 1;
         if (together == 4)

@@ -10,16 +10,6 @@ namespace trefoil::cpu::TREFOIL_ISA {
 
 namespace {
 
-// The kernel for a tile of `rows` x `columns` of packed B.
-template <Walk walk>
-MicroKernel<float> packed_kernel(int rows, int columns) {
-  if (columns == kTileColumns) return micro_kernel_for_rows<kTileRows, kTileVectors, walk, false, float>(rows);
-  if constexpr (kTileVectors > 2)
-    if (columns > 2 * Vec::width) return micro_kernel_for_rows<kTileRows, kTileVectors, walk, true, float>(rows);
-  if (columns > Vec::width) return micro_kernel_for_rows<kTileRows, 2, walk, true, float>(rows);
-  return micro_kernel_for_rows<kTileRows, 1, walk, true, float>(rows);
-}
-
 // C[row .. row + rows, column .. column + columns] (+)= a[.., k0 .. k0 + depth] times packed B.
 // `finished`: this was the last block of k, so the epilogue follows.
 void run_block(Context& context, const Gemm& g, const Plan& plan, int64_t row, int64_t rows, int64_t column, int64_t columns,
@@ -32,20 +22,27 @@ void run_block(Context& context, const Gemm& g, const Plan& plan, int64_t row, i
     packed_a = static_cast<float*>(context.scratch(6, floats * sizeof(float)));
     pack_a(g.a, row, rows, k0, depth, packed_a);
   }
-  const int edge = static_cast<int>(columns % kTileColumns);
-  for (int64_t i = 0; i < rows; packed_a += direct ? 0 : panel_stride(depth)) {
-    int count = panel_rows(rows - i);
-    const float* a = direct ? static_cast<const float*>(g.a.data) + (row + i) * g.a.stride + k0 : packed_a;
-    int64_t lda = direct ? g.a.stride : g.a.transposed ? count : depth;
-    MicroKernel<float> whole = g.a.transposed ? packed_kernel<Walk::columns>(count, kTileColumns) : packed_kernel<Walk::rows>(count, kTileColumns);
-    MicroKernel<float> part = g.a.transposed ? packed_kernel<Walk::columns>(count, edge) : packed_kernel<Walk::rows>(count, edge);
-    for (int64_t j = 0; j < columns; j += kTileColumns) {
-      int width = static_cast<int>(at_most(columns - j, kTileColumns));
-      (width == kTileColumns ? whole : part)(depth, a, lda, packed_b + j * depth, kTileColumns, c + (row + i) * c_stride + column + j,
-                                             c_stride, accumulate, (width - 1) % Vec::width + 1);
-      if (finished) finish(g.epilogue, c, c_stride, row + i, count, column + j, width);
+  // Strips of B that stay in L2 while every row passes by.
+  const int64_t strip = strip_columns(plan.depth);
+  for (int64_t first = 0; first < columns; first += strip) {
+    const int64_t end = at_most(first + strip, columns);
+    const int edge = static_cast<int>((end - first) % kTileColumns);
+    const float* panel = packed_a;
+    for (int64_t i = 0; i < rows;) {
+      int count = panel_rows(rows - i);
+      const float* a = direct ? static_cast<const float*>(g.a.data) + (row + i) * g.a.stride + k0 : panel;
+      int64_t lda = direct ? g.a.stride : g.a.transposed ? count : depth;
+      MicroKernel whole = g.a.transposed ? packed_kernel<Walk::columns>(count, kTileColumns) : packed_kernel<Walk::rows>(count, kTileColumns);
+      MicroKernel part = g.a.transposed ? packed_kernel<Walk::columns>(count, edge) : packed_kernel<Walk::rows>(count, edge);
+      for (int64_t j = first; j < end; j += kTileColumns) {
+        int width = static_cast<int>(at_most(end - j, kTileColumns));
+        (width == kTileColumns ? whole : part)(depth, a, lda, packed_b + j * depth, kTileColumns, c + (row + i) * c_stride + column + j,
+                                               c_stride, accumulate, (width - 1) % Vec::width + 1, kPackedAhead);
+        if (finished) finish(g.epilogue, c, c_stride, row + i, count, column + j, width);
+      }
+      i += count;
+      if (!direct) panel += panel_stride(depth);
     }
-    i += count;
   }
 }
 
@@ -83,16 +80,33 @@ void run_pack_task(const Run& run, int64_t task) {
          run.packed + plan.packed + k0 * round_up(g.n, kTileColumns) + column * depth);
 }
 
+// The product over one part of k, into that part's partial sums.
+Gemm part_of_k(const Gemm& g, const Plan& plan, int64_t split, float* partials) {
+  int64_t first = split * g.k / plan.splits, last = (split + 1) * g.k / plan.splits;
+  Gemm part = g;
+  part.k = last - first;
+  if (g.a.transposed && g.a.rows) part.a.rows += first;
+  else part.a.data = static_cast<const char*>(g.a.data) + first * (g.a.transposed ? g.a.stride : 1) * (g.a.bf16 ? 2 : 4);
+  part.b.data = static_cast<const char*>(g.b.data) + first * g.b.stride * (g.b.bf16 ? 2 : 4);
+  part.c = partials + split * g.m * g.n;
+  part.c_stride = g.n;
+  part.epilogue = Epilogue{};
+  return part;
+}
+
 void run_task(const Run& run, int64_t task) {
   int64_t index = product_of<&Plan::task_first>(run, task);
   const Gemm& g = run.products[index];
   const Plan& plan = run.plans[index];
   task -= plan.task_first;
   int64_t tiles = plan.row_tiles * plan.column_tiles;
-  int64_t split = task / tiles, row = task % plan.row_tiles * plan.row_tile, column = task % tiles / plan.row_tiles * plan.column_tile;
-  int64_t rows = at_most(g.m - row, plan.row_tile), columns = at_most(g.n - column, plan.column_tile);
-  if (plan.method == Method::dot || plan.method == Method::stream)
-    return run_small_tile(run.context, g, plan, row, rows, column, columns);
+  int64_t split = task / tiles, column = task % tiles / plan.row_tiles * plan.column_tile;
+  RowRange range = row_range(g, plan, task % plan.row_tiles);
+  int64_t row = range.first, rows = range.count, columns = at_most(g.n - column, plan.column_tile);
+  if (plan.method == Method::dot || plan.method == Method::stream) {
+    if (plan.splits == 1) return run_small_tile(run.context, g, plan, row, rows, column, columns);
+    return run_small_tile(run.context, part_of_k(g, plan, split, run.partials), plan, row, rows, column, columns);
+  }
 
   bool whole = plan.splits == 1;
   float* c = whole ? g.c : run.partials + split * g.m * g.n;
@@ -112,9 +126,8 @@ void run_task(const Run& run, int64_t task) {
     }
     bool accumulate = block > first || g.accumulate;
     // In pieces whose packed rows stay in L2.
-    int64_t piece = 8 * kTileRows;
-    for (int64_t i = 0; i < rows; i += piece)
-      run_block(run.context, g, plan, row + i, at_most(rows - i, piece), column, columns, k0, depth, b, c, c_stride, accumulate,
+    for (int64_t i = 0; i < rows; i += kBlockRows)
+      run_block(run.context, g, plan, row + i, at_most(rows - i, kBlockRows), column, columns, k0, depth, b, c, c_stride, accumulate,
                 epilogue && block + 1 == last);
   }
 }
@@ -146,7 +159,7 @@ size_t plan_bytes(int64_t count) { return static_cast<size_t>(round_up(count * s
 
 size_t gemm_workspace(const Gemm& product) {
   Gemm g = canonical(product);
-  Plan plan = make_plan(g, 1, multiply_adds(g));
+  Plan plan = make_plan(g, 1, multiply_adds(g), 1);
   int64_t floats = (plan.method == Method::shared ? packed_floats(g) : 0) + partial_floats(g, plan);
   return plan_bytes(1) + static_cast<size_t>(floats) * sizeof(float);
 }
@@ -167,7 +180,7 @@ void gemm(Context& context, const Gemm* products, int64_t count, void* workspace
   for (int64_t i = 0; i < count; ++i) {
     canonicals[i] = canonical(products[i]);
     const Gemm& g = canonicals[i];
-    Plan plan = make_plan(g, count, total);
+    Plan plan = make_plan(g, count, total, context.threads());
     plan.packed = packed;
     plan.pack_first = pack_tasks;
     plan.task_first = tasks;

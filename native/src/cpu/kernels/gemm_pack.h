@@ -80,6 +80,20 @@ inline void widen(const T* from, float* to, int64_t count) {
   if (i < count) store_n(to + i, load_wide_n(from + i, static_cast<int>(count - i)), static_cast<int>(count - i));
 }
 
+// Rows lie far apart, where the hardware does not look ahead by itself.
+constexpr int64_t kRowsAhead = 4;
+template <class T>
+inline void prefetch_row(const T* row, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(row + i);
+}
+
+// to = from; fetches `ahead`, a row that will be copied soon, on the way.
+template <class T>
+inline void copy_row(const T* from, float* to, int64_t count, const T* ahead) {
+  if (ahead) prefetch_row(ahead, count);
+  widen(from, to, count);
+}
+
 // to[j * to_stride + i] = from[i * from_stride + j], i < rows, j < columns.
 inline void transpose(const float* from, int64_t from_stride, float* to, int64_t to_stride, int64_t rows, int64_t columns) {
   int64_t i = 0;
@@ -107,6 +121,7 @@ void pack_b_typed(const Matrix& b, int64_t k0, int64_t depth, int64_t first, int
       float* block = to + (j0 - first) * depth;
       for (int64_t k = 0; k < depth; ++k) {
         const T* from = stored_row<T>(b, k0 + k) + j0;
+        if (k + 2 * kRowsAhead < depth) prefetch_row(stored_row<T>(b, k0 + k + 2 * kRowsAhead) + j0, count);
         int64_t j = 0;
         for (; j + kWide <= count; j += kWide)
 #pragma GCC unroll 4
@@ -159,9 +174,8 @@ void pack_a_rows(const Matrix& a, int64_t row, int64_t count, int64_t k0, int64_
   for (int64_t i = 0; i < count; to += panel_stride(depth)) {
     int rows = panel_rows(count - i);
     for (int r = 0; r < rows; ++r, ++i) {
-      const T* from = stored_row<T>(a, row + i) + k0;
-      if constexpr (sizeof(T) == 4) memcpy(to + r * depth, from, static_cast<size_t>(depth) * sizeof(float));
-      else widen(from, to + r * depth, depth);
+      const T* ahead = i + kRowsAhead < count ? stored_row<T>(a, row + i + kRowsAhead) + k0 : nullptr;
+      copy_row(stored_row<T>(a, row + i) + k0, to + r * depth, depth, ahead);
     }
   }
 }
@@ -171,6 +185,7 @@ template <class T>
 void pack_a_columns(const Matrix& a, int64_t row, int64_t count, int64_t k0, int64_t depth, float* to) {
   for (int64_t k = 0; k < depth; ++k) {
     const T* from = stored_row<T>(a, k0 + k) + row;
+    if (k + 4 * kRowsAhead < depth) prefetch_row(stored_row<T>(a, k0 + k + 4 * kRowsAhead) + row, count);
     float* panel = to;
     for (int64_t i = 0; i < count; panel += panel_stride(depth)) {
       int rows = panel_rows(count - i);

@@ -16,25 +16,24 @@ struct Plan {
   Method method;
   int64_t depth, depth_blocks;    // k is cut into blocks of `depth`
   int64_t row_tile, row_tiles, column_tile, column_tiles;
+  int64_t large_tiles;            // so many tiles of row_tile rows come first, then quarter-size ones even out the end
   int64_t splits;                 // > 1: partial sums over parts of the depth blocks, added in order at the end
   int64_t packed;                 // where its packed B starts, floats
   int64_t pack_first, task_first; // index of this product's first task in each phase
 };
 
-// k per block: a panel of A (kTileRows x depth) must stay in L1 while panels of B stream past it.
-#if defined(TREFOIL_ISA_AVX512)
-constexpr int64_t kDepth = 384;
-#else
-constexpr int64_t kDepth = 320;
-#endif
-constexpr int64_t kBlockFloats = 128 * 1024;           // a block of packed B, in L2
+// k per block: a panel of A (kTileRows x depth) should stay in L1 while panels of B stream past it. A k that fits one block
+// needs no second pass over C, and rows of A need no packing.
+constexpr int64_t kWholeDepth = 512, kDepth = 320;
+constexpr int64_t kBlockFloats = 96 * 1024;            // a strip of packed B, in L2
 constexpr int64_t kPackColumns = 4 * kTileColumns;     // columns in a packing task
 constexpr int64_t kDotRows = 12, kDotColumns = 8;      // at most this many rows or columns take Method::dot
-constexpr int64_t kStreamDepth = 16;                   // rows of B that Method::stream reads side by side
+constexpr int64_t kStreamDepth = 8;                    // rows of B that Method::stream reads side by side
 constexpr int64_t kLocalRows = 16 * kTileRows;         // at most this many rows take Method::local
 constexpr int64_t kSplits = 16;
 constexpr double kTaskWork = 1 << 19;                  // multiply-adds worth a task of its own
-constexpr int64_t kTasks = 32;                         // tasks to aim for: an even load for a handful of threads
+constexpr int64_t kTasks = 16;                         // tasks to aim for
+constexpr int64_t kBlockRows = 16 * kTileRows;         // rows of A packed at once, in L2 beside a strip of B
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -46,12 +45,23 @@ inline int64_t even_tile(int64_t size, int64_t tile, int64_t unit) {
   return round_up(ceil_div(size, ceil_div(size, at_least(tile, unit))), unit);
 }
 
+// Columns of packed B to a block that stays in L2.
+inline int64_t strip_columns(int64_t depth) { return at_least(kBlockFloats / depth / kTileColumns * kTileColumns, kTileColumns); }
+
+inline int64_t small_tile(int64_t row_tile) { return round_up(ceil_div(row_tile, 4), kTileRows); }
+
+struct RowRange {
+  int64_t first, count;
+};
+inline RowRange row_range(const Gemm& g, const Plan& plan, int64_t tile) {
+  if (tile < plan.large_tiles) return {tile * plan.row_tile, at_most(g.m - tile * plan.row_tile, plan.row_tile)};
+  int64_t first = plan.large_tiles * plan.row_tile + (tile - plan.large_tiles) * small_tile(plan.row_tile);
+  return {first, at_most(g.m - first, small_tile(plan.row_tile))};
+}
+
 inline int64_t packed_floats(const Gemm& g) { return g.k * round_up(g.n, kTileColumns); }
 
 inline double multiply_adds(const Gemm& g) { return static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k); }
-
-// A small C under a long k (weight gradients over many rows): cutting k packs both operands exactly once.
-inline bool splits_k(const Gemm& g, int64_t count) { return count == 1 && !g.accumulate && g.k >= 8192 && g.m * g.n <= 1 << 18; }
 
 // Columns alone give tasks enough, and every row of such a strip of C stays in L2 from one block of k to the next.
 inline bool wide_enough(const Gemm& g, const Plan& plan, int64_t wanted, int64_t widest) {
@@ -59,12 +69,13 @@ inline bool wide_enough(const Gemm& g, const Plan& plan, int64_t wanted, int64_t
   return columns >= 256 && (plan.depth_blocks == 1 || g.m * columns <= kBlockFloats);
 }
 
-// `count` products run together, `total` multiply-adds in all.
-inline Plan make_plan(const Gemm& g, int64_t count, double total) {
+// `count` products run together, `total` multiply-adds in all. Threads only bear on the size of the tiles of Method::shared,
+// which no sum depends on.
+inline Plan make_plan(const Gemm& g, int64_t count, double total, int threads) {
   Plan plan{};
   plan.splits = 1;
   if (g.m == 0 || g.n == 0) return plan;  // no tasks
-  plan.depth_blocks = at_least(ceil_div(g.k, kDepth), 1);
+  plan.depth_blocks = g.k <= kWholeDepth ? 1 : ceil_div(g.k, kDepth);
   plan.depth = at_least(round_up(ceil_div(g.k, plan.depth_blocks), 8), 8);
   plan.depth_blocks = at_least(ceil_div(g.k, plan.depth), 1);
   // As many tasks as this product's share of the work, but none too small to be worth handing out.
@@ -72,40 +83,50 @@ inline Plan make_plan(const Gemm& g, int64_t count, double total) {
   int64_t wanted = at_least(static_cast<int64_t>(share < worth ? share + 0.999 : worth), 1);
   plan.row_tile = at_least(g.m, 1);
   plan.column_tile = at_least(g.n, 1);
-  const int64_t widest = at_least(kBlockFloats / plan.depth / kTileColumns * kTileColumns, kTileColumns);
+  const bool can_split = count == 1 && !g.accumulate && plan.depth_blocks > 1;
+  const int64_t widest = strip_columns(plan.depth);
 
-  if (g.b.transposed && (g.m <= kDotRows || g.n <= kDotColumns)) {
+  if ((g.b.transposed && g.m <= kDotRows) || (g.n <= kDotColumns && g.m > kDotRows && !g.a.transposed && !g.b.rows)) {
     plan.method = Method::dot;
     // Reading b or a bounds the time: a task's share is worth 32 Ki elements at least.
-    int64_t parts = at_most(ceil_div(at_least(g.m, g.n) * g.k, 32 * 1024), kTasks);
-    if (g.m > g.n) plan.row_tile = even_tile(g.m, ceil_div(g.m, at_least(parts, 1)), 8);
-    else plan.column_tile = even_tile(g.n, ceil_div(g.n, at_least(parts, 1)), 8);
+    int64_t parts = at_least(at_most(ceil_div(at_least(g.m, g.n) * g.k, 32 * 1024), 2 * kTasks), 1);
+    if (g.m > g.n) plan.row_tile = even_tile(g.m, ceil_div(g.m, parts), 8);
+    else plan.column_tile = even_tile(g.n, ceil_div(g.n, parts), 8);
   } else if (!g.b.transposed && !g.b.rows && g.m <= kTileRows) {
     plan.method = Method::stream;
-    int64_t parts = at_most(ceil_div(g.n * g.k, 32 * 1024), kTasks);
-    plan.column_tile = even_tile(g.n, at_most(ceil_div(g.n, at_least(parts, 1)), 512), 128);
-  } else if (splits_k(g, count)) {
+    // Long runs along the rows of b keep the memory busy, so k is cut rather than n.
+    plan.column_tile = even_tile(g.n, 2048, 128);
+    int64_t parts = at_most(g.n * g.k / (64 * 1024), kTasks) / ceil_div(g.n, plan.column_tile);
+    if (count == 1 && !g.accumulate) plan.splits = at_least(at_most(parts, g.k / (16 * g.m)), 1);
+  } else if (can_split && g.k >= 8192 && g.m * g.n <= 1 << 18) {
+    // A small C under a long k (weight gradients over many rows): cutting k packs both operands once.
     plan.method = Method::local;
-    plan.column_tile = even_tile(g.n, widest, kTileColumns);
-  } else if (g.m <= kLocalRows || count >= 2 * kTasks || wide_enough(g, plan, wanted, widest)) {
+    plan.column_tile = even_tile(g.n, at_least(widest, 16 * kTileColumns), kTileColumns);
+    plan.splits = at_most(g.k / 1024, kSplits);
+  } else if (g.m <= kLocalRows || count >= 4 * kTasks || wide_enough(g, plan, wanted, widest)) {
     plan.method = Method::local;
-    plan.column_tile = even_tile(g.n, at_most(ceil_div(g.n, wanted), widest), kTileColumns);
+    int64_t columns = at_least(ceil_div(g.n, wanted), can_split ? 4 * kTileColumns : 1);
+    plan.column_tile = even_tile(g.n, at_most(columns, widest), kTileColumns);
+    if (can_split) plan.splits = at_least(at_most(at_most(wanted / ceil_div(g.n, plan.column_tile), plan.depth_blocks), kSplits), 1);
   } else {
     plan.method = Method::shared;
-    int64_t rows = 8 * kTileRows, columns = even_tile(g.n, widest, kTileColumns);
+    // Whole rows of C, so that A is packed once; narrower only where there are too few rows to go round.
+    int64_t rows = kBlockRows, columns = g.n;
+    wanted = at_most(wanted, at_least(ceil_div(wanted * 3 * threads, kTasks), 1));
     while (ceil_div(g.m, rows) * ceil_div(g.n, columns) < wanted) {
-      if (rows > 4 * kTileRows || (rows > kTileRows && columns <= 4 * kTileColumns)) rows -= kTileRows;
-      else if (columns > 2 * kTileColumns) columns = round_up(columns / 2, kTileColumns);
+      if (rows > 4 * kTileRows) rows -= kTileRows;
+      else if (columns > 8 * kTileColumns) columns = round_up(ceil_div(columns, 2), kTileColumns);
+      else if (rows > kTileRows) rows -= kTileRows;
       else break;
     }
-    plan.row_tile = even_tile(g.m, rows, kTileRows);
+    plan.row_tile = rows;
     plan.column_tile = columns;
+    if (plan.row_tile > kTileRows) plan.large_tiles = g.m * 3 / 4 / plan.row_tile;
   }
   plan.row_tiles = ceil_div(g.m, plan.row_tile);
+  if (plan.large_tiles > 0) plan.row_tiles = plan.large_tiles + ceil_div(g.m - plan.large_tiles * plan.row_tile, small_tile(plan.row_tile));
+  else plan.large_tiles = plan.row_tiles;
   plan.column_tiles = ceil_div(g.n, plan.column_tile);
-  int64_t tiles = plan.row_tiles * plan.column_tiles;
-  if (count == 1 && plan.method == Method::local && !g.accumulate && tiles < kTasks / 4 && wanted > tiles)
-    plan.splits = at_least(at_most(at_most(wanted / tiles, kSplits), plan.depth_blocks), 1);
   return plan;
 }
 

@@ -1,15 +1,16 @@
 import { createHash } from "node:crypto";
 
-/** A text of a domain and where it came from. */
-export interface Document {
-  readonly source: string;
+/** A text of a domain. */
+export interface DomainDocument {
+  /** What tells near copies: documents with one key land on the same side of the split. */
+  readonly key: string;
   readonly text: string;
 }
 
 /** Documents of a domain, those held out never seen in training. */
-export interface Split {
-  readonly train: readonly Document[];
-  readonly heldOut: readonly Document[];
+export interface DomainSplit {
+  readonly train: readonly DomainDocument[];
+  readonly heldOut: readonly DomainDocument[];
 }
 
 /** The first 48 bits of the text's SHA-256, as a fraction in [0, 1). */
@@ -17,30 +18,35 @@ export function hashFraction(text: string): number {
   return createHash("sha256").update(text).digest().readUIntBE(0, 6) / 2 ** 48;
 }
 
-/** Leaves out documents whose text came before. */
-export function withoutDuplicates(documents: readonly Document[]): Document[] {
-  const seen = new Set<string>();
-  return documents.filter(({ text }) => {
-    const key = createHash("sha256").update(text).digest("base64");
-    if (seen.has(key)) return false;
-    seen.add(key);
+/** Remembers texts and tells whether one came before. */
+export class SeenTexts {
+  readonly #hashes = new Set<string>();
+
+  /** True the first time. */
+  add(text: string): boolean {
+    const hash = createHash("sha256").update(text).digest("base64");
+    if (this.#hashes.has(hash)) return false;
+    this.#hashes.add(hash);
     return true;
-  });
+  }
 }
 
 /**
- * Splits by what a document says: it lands on the same side on every machine, wherever it was found, and whatever else is there.
- * @param heldOutShare of documents, 0 to 1
+ * In the order of a hash: packages mix, so that any beginning of the list is a sample of all of it, the same
+ * everywhere.
  */
-export function splitByHash(documents: readonly Document[], heldOutShare: number): Split {
-  const isHeldOut = (document: Document) => hashFraction(document.text) < heldOutShare;
-  return { train: documents.filter((each) => !isHeldOut(each)), heldOut: documents.filter(isHeldOut) };
+export function inHashOrder<T>(items: readonly T[], keyOf: (item: T) => string): T[] {
+  return items
+    .map((item) => ({ item, order: hashFraction(keyOf(item)) }))
+    .sort((a, b) => a.order - b.order)
+    .map(({ item }) => item);
 }
 
-/** Order by hash: packages mix, so that any beginning of the corpus is a sample of all of it. */
-export function inHashOrder(documents: readonly Document[]): Document[] {
-  return documents
-    .map((document) => ({ document, key: hashFraction(document.text) }))
-    .sort((a, b) => a.key - b.key)
-    .map(({ document }) => document);
+/**
+ * Splits by key: a document lands on the same side on every machine, whatever else is there.
+ * @param heldOutShare 0 to 1
+ */
+export function splitByKey(documents: readonly DomainDocument[], heldOutShare: number): DomainSplit {
+  const isHeldOut = ({ key }: DomainDocument) => hashFraction(`held out ${key}`) < heldOutShare;
+  return { train: documents.filter((each) => !isHeldOut(each)), heldOut: documents.filter(isHeldOut) };
 }

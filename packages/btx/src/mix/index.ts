@@ -1,3 +1,4 @@
+export { type AverageOptions, averageModels } from "./average.js";
 export type { Source } from "./compatibility.js";
 export { MixError, type MixErrorCode } from "./errors.js";
 export { type DivergenceReport, type MixOptions, type MixPlan, type MixResult, mix, planMix } from "./mix.js";

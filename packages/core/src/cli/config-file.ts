@@ -24,7 +24,7 @@ export async function readConfigFile(file: string): Promise<ConfigFile> {
 }
 
 /** Parses YAML text. `name` stands for the file in messages. */
-export function parseConfig(text: string, name: string): ConfigFile {
+function parseConfig(text: string, name: string): ConfigFile {
   const lineCounter = new LineCounter();
   const document = parseDocument(text, { lineCounter, prettyErrors: true });
   const problem = document.errors[0];

@@ -24,7 +24,7 @@ export interface ParsedFlags {
 }
 
 /** `learningRate` → `learning-rate`, `useMLP` → `use-mlp`. */
-export function kebabCase(key: string): string {
+function kebabCase(key: string): string {
   return key
     .replace(/([a-z0-9])([A-Z])/g, "$1-$2")
     .replace(/([A-Z]+)([A-Z][a-z])/g, "$1-$2")
@@ -109,7 +109,7 @@ function resolveFlag(root: Field, name: string): { path: string[]; fields: Field
 }
 
 /** Every flag that takes a value: the leaves of the tree. */
-export function allFlags(field: Field, path: readonly string[] = []): string[] {
+function allFlags(field: Field, path: readonly string[] = []): string[] {
   const keys = childKeys(field.shape);
   if (keys.length === 0) return path.length === 0 ? [] : [flagName(path)];
   const flags = keys.flatMap((key) =>

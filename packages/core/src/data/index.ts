@@ -7,6 +7,6 @@ export { Permutation } from "./permutation.js";
 export { philox } from "./philox.js";
 export { type PreparedTokens, type PrepareOptions, prepareTokens } from "./prepare.js";
 export { isHeldOut } from "./split.js";
-export { FileRangeReader, type RangeReader, TokenFile, type TokenFileOptions } from "./token-file.js";
+export { type RangeReader, TokenFile, type TokenFileOptions } from "./token-file.js";
 export type { TokenFileHeader } from "./token-file-format.js";
 export { TokenFileWriter } from "./token-file-writer.js";

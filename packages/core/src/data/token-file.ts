@@ -1,4 +1,4 @@
-import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { MappedFile } from "../device/index.js";
 import { DataError } from "./errors.js";
 import {
   bytesPerToken,
@@ -20,35 +20,10 @@ export interface RangeReader {
   close(): void;
 }
 
-/** Reads through the file system, holding nothing. */
-export class FileRangeReader implements RangeReader {
-  readonly bytes: number;
-  #descriptor: number | undefined;
-
-  constructor(readonly path: string) {
-    this.#descriptor = openSync(path, "r");
-    this.bytes = fstatSync(this.#descriptor).size;
-  }
-
-  readRange(offset: number, target: Uint8Array): void {
-    if (this.#descriptor === undefined) throw new DataError("DATA_DAMAGED_TOKEN_FILE", `${this.path} was closed`);
-    for (let done = 0; done < target.byteLength; ) {
-      const read = readSync(this.#descriptor, target, done, target.byteLength - done, offset + done);
-      if (read === 0) throw new DataError("DATA_DAMAGED_TOKEN_FILE", `${this.path} became shorter while it was read`);
-      done += read;
-    }
-  }
-
-  close(): void {
-    if (this.#descriptor !== undefined) closeSync(this.#descriptor);
-    this.#descriptor = undefined;
-  }
-}
-
 export interface TokenFileOptions {
   /** The tokenizer that the model uses: one with another hash is refused. */
   tokenizer?: { readonly hash: string };
-  /** How the file is read, such as a memory map. Default: through the file system. Closed with the token file. */
+  /** How the file is read. Default: mapped into memory. Closed with the token file. */
   reader?: RangeReader;
 }
 
@@ -76,7 +51,7 @@ export class TokenFile {
    *   another tokenizer than `options.tokenizer`
    */
   static open(path: string, options: TokenFileOptions = {}): TokenFile {
-    const reader = options.reader ?? new FileRangeReader(path);
+    const reader = options.reader ?? new MappedFile(path);
     try {
       const header = readHeader(path, reader);
       if (options.tokenizer && options.tokenizer.hash !== header.tokenizerHash) {

@@ -22,7 +22,11 @@ export class DeviceProgram implements Disposable {
   }
 
   /** Enqueues a run; resolves when it is done and host outputs are filled. */
-  run(inputs: RunInput[], outputs: RunOutput[], options: { checkFinite?: boolean; profile?: boolean } = {}): Promise<void> {
+  run(
+    inputs: RunInput[],
+    outputs: RunOutput[],
+    options: { checkFinite?: boolean; profile?: boolean } = {},
+  ): Promise<void> {
     const flags = (options.checkFinite ? runFlags.checkFinite : 0) + (options.profile ? runFlags.profile : 0);
     return this.device.addon.run(this.handle, inputs, outputs, flags);
   }

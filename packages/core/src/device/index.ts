@@ -8,4 +8,5 @@ export {
   type RunOutput,
   setDefaultDevice,
 } from "./device.js";
+export { MappedFile } from "./mapped-file.js";
 export { Storage } from "./storage.js";

@@ -10,9 +10,12 @@ import { topologicalOrder } from "./order.js";
  * @throws GradientError where an op on the path has no gradient
  */
 export function gradients(loss: Tensor, targets: readonly Tensor[]): Tensor[] {
-  if (loss.size !== 1) throw new ShapeError("gradients", "the loss must be a scalar; reduce it with sum or mean", [loss.shape]);
+  if (loss.size !== 1)
+    throw new ShapeError("gradients", "the loss must be a scalar; reduce it with sum or mean", [loss.shape]);
   const order = topologicalOrder([loss]);
-  const wanted = new Set<Tensor | OpNode>(targets.map((target) => (target.source.kind === "op" ? target.source.node : target)));
+  const wanted = new Set<Tensor | OpNode>(
+    targets.map((target) => (target.source.kind === "op" ? target.source.node : target)),
+  );
 
   // Which nodes lie on a path from a target.
   const active = new Set<OpNode>();
@@ -47,7 +50,9 @@ export function gradients(loss: Tensor, targets: readonly Tensor[]): Tensor[] {
     const op = opOf(node);
     if (op.gradient === "zero") continue;
     if (!op.gradient) throw new GradientError(op.name, "this op has no gradient; do not differentiate through it");
-    const outputs = node.outputs.map((type, output) => new Tensor(type.shape, type.dtype, { kind: "op", node, output }));
+    const outputs = node.outputs.map(
+      (type, output) => new Tensor(type.shape, type.dtype, { kind: "op", node, output }),
+    );
     const results = op.gradient({ inputs: node.inputs, outputs, attributes: node.attributes, upstream, needs });
     node.inputs.forEach((input, at) => {
       const gradient = results[at];
@@ -56,7 +61,8 @@ export function gradients(loss: Tensor, targets: readonly Tensor[]): Tensor[] {
   }
 
   return targets.map((target) => {
-    const found = target.source.kind === "op" ? ofNode.get(target.source.node)?.[target.source.output] : ofLeaf.get(target);
+    const found =
+      target.source.kind === "op" ? ofNode.get(target.source.node)?.[target.source.output] : ofLeaf.get(target);
     return found ?? full(target.shape, 0);
   });
 }

@@ -1,6 +1,6 @@
-import { defaultDevice, DeviceProgram, type RunOutput, Storage } from "../device/index.js";
+import { DeviceProgram, defaultDevice, type RunOutput, Storage } from "../device/index.js";
 import { allocateHost } from "../tensor/dtype.js";
-import { TrefoilError, InvalidUseError } from "../tensor/errors.js";
+import { InvalidUseError, TrefoilError } from "../tensor/errors.js";
 import { type Parameter, Tensor } from "../tensor/tensor.js";
 import { leafInput, parameterBuffer } from "./evaluate.js";
 import { lower } from "./lower.js";
@@ -131,7 +131,10 @@ export function compile<A extends readonly unknown[], R>(fn: (...args: A) => R):
         return { target: data as RunOutput, tensor: new Tensor(output.shape, output.dtype, { kind: "host", data }) };
       }
       const storage = new Storage(program.device, output.bytes);
-      return { target: storage.handle as RunOutput, tensor: new Tensor(output.shape, output.dtype, { kind: "storage", storage }) };
+      return {
+        target: storage.handle as RunOutput,
+        tensor: new Tensor(output.shape, output.dtype, { kind: "storage", storage }),
+      };
     });
     const targets = results.map(({ target }) => target);
     try {

@@ -13,7 +13,9 @@ export function eliminateDeadCode(program: ProgramBuilder): void {
     const writesState = instruction.outputs.some((value) => value && rootOf(value).origin.kind === "state");
     if (!writesState && !instruction.outputs.some((value) => value && live.has(value))) continue;
     // In-place results keep their place: the kernel needs the pointer.
-    instruction.outputs = instruction.outputs.map((value) => (value && (live.has(value) || value.alias) ? value : null));
+    instruction.outputs = instruction.outputs.map((value) =>
+      value && (live.has(value) || value.alias) ? value : null,
+    );
     instruction.inputs.forEach(markLive);
     for (const value of instruction.outputs) markLive(value?.alias ?? null);
     kept.push(instruction);

@@ -1,4 +1,4 @@
-import { defaultDevice, DeviceProgram, type RunInput, Storage } from "../device/index.js";
+import { DeviceProgram, defaultDevice, type RunInput, Storage } from "../device/index.js";
 import { opOf } from "../ops/op.js";
 import { allocateHost, type HostArray } from "../tensor/dtype.js";
 import { InvalidUseError } from "../tensor/errors.js";
@@ -12,7 +12,9 @@ export function leafInput(leaf: Tensor): RunInput {
   if (leaf instanceof Parameter) return parameterBuffer(leaf);
   if (leaf.source.kind === "host") return leaf.source.data;
   if (leaf.source.kind === "storage") return leaf.source.storage.handle;
-  throw new InvalidUseError("this tensor is an argument of a compiled function and has no value outside of it; return it instead");
+  throw new InvalidUseError(
+    "this tensor is an argument of a compiled function and has no value outside of it; return it instead",
+  );
 }
 
 /** The device buffer of a parameter, made on first use on the default device. */
@@ -58,7 +60,8 @@ function programFor(root: Tensor): { program: DeviceProgram; leaves: Tensor[] } 
 }
 
 async function evaluate(root: Tensor): Promise<HostArray> {
-  if (currentTrace()) throw new InvalidUseError("a value cannot be read while a function is being compiled; return the tensor instead");
+  if (currentTrace())
+    throw new InvalidUseError("a value cannot be read while a function is being compiled; return the tensor instead");
   const target = allocateHost(root.dtype, root.size);
   if (root.source.kind === "full") return target.fill(root.source.value);
   if (root.source.kind === "storage") {

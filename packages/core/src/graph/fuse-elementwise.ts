@@ -3,7 +3,7 @@ import type { Step } from "./lower.js";
 import type { Instruction, ProgramBuilder, Value } from "./program.js";
 import { countReaders } from "./readers.js";
 
-export interface ElementwiseInstruction {
+interface ElementwiseInstruction {
   opcode: number;
   operands: Value[];
   immediate: number;

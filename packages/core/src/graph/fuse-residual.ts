@@ -69,7 +69,8 @@ export function fuseResiduals(steps: readonly Step[], program: ProgramBuilder, p
   }
 
   function fits(product: Value, addend: Value, output: Value, instruction: Instruction): boolean {
-    if (addend.origin.kind === "fill" || addend.dtype !== "f32" || !sameShape(product.shape, output.shape)) return false;
+    if (addend.origin.kind === "fill" || addend.dtype !== "f32" || !sameShape(product.shape, output.shape))
+      return false;
     if (instruction.inputs[residualInput]) return false;
     if (sameShape(addend.shape, output.shape)) return true;
     const isBias = addend.shape.length === 1 && elementCount(addend.shape) === lastSize(product.shape);

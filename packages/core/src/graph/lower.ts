@@ -26,11 +26,12 @@ export function lower(
   assignments: ReadonlyMap<Parameter, Tensor>,
   inputs: readonly Tensor[],
 ): ProgramBuilder {
-  const { lowering, valueOf } = buildSteps([...outputs, ...assignments.values()], inputs);
+  const { lowering, valueFor } = buildSteps([...outputs, ...assignments.values()], inputs);
   const { program } = lowering;
-  program.outputs = outputs.map((output) => materialised(lowering, valueOf(output)));
+  program.outputs = outputs.map((output) => materialised(lowering, valueFor(output)));
   const pending = new Map<Value, Value>();
-  for (const [parameter, value] of assignments) pending.set(valueOf(parameter), materialised(lowering, valueOf(value)));
+  for (const [parameter, value] of assignments)
+    pending.set(valueFor(parameter), materialised(lowering, valueFor(value)));
 
   protectOldValues(lowering, pending);
   lowering.steps = fuseResiduals(lowering.steps, program, pinned(program, pending));
@@ -53,7 +54,10 @@ function pinned(program: ProgramBuilder, pending: ReadonlyMap<Value, Value>): Se
   return new Set([...program.outputs, ...pending.values()]);
 }
 
-function buildSteps(roots: readonly Tensor[], given: readonly Tensor[]): { lowering: Lowering; valueOf: (tensor: Tensor) => Value } {
+function buildSteps(
+  roots: readonly Tensor[],
+  given: readonly Tensor[],
+): { lowering: Lowering; valueFor: (tensor: Tensor) => Value } {
   const program = new ProgramBuilder();
   const steps: Step[] = [];
   const lowering = { program, steps };
@@ -67,10 +71,12 @@ function buildSteps(roots: readonly Tensor[], given: readonly Tensor[]): { lower
     const known = leaves.get(key);
     if (known) return known;
     let value: Value;
-    if (source.kind === "full") value = program.value(tensor.shape, tensor.dtype, { kind: "fill", value: source.value });
+    if (source.kind === "full")
+      value = program.value(tensor.shape, tensor.dtype, { kind: "fill", value: source.value });
     else if (source.kind === "parameter") {
       value = program.value(tensor.shape, tensor.dtype, { kind: "state", parameter: tensor as Parameter });
-    } else if (source.kind === "host") value = program.value(tensor.shape, tensor.dtype, { kind: "constant", data: source.data });
+    } else if (source.kind === "host")
+      value = program.value(tensor.shape, tensor.dtype, { kind: "constant", data: source.data });
     else throw new Error(`a ${source.kind} tensor cannot be fixed in a program`);
     leaves.set(key, value);
     return value;
@@ -78,12 +84,12 @@ function buildSteps(roots: readonly Tensor[], given: readonly Tensor[]): { lower
   given.forEach((leaf, index) => {
     leaves.set(leaf, program.value(leaf.shape, leaf.dtype, { kind: "input", index }));
   });
-  const valueOf = (tensor: Tensor): Value =>
+  const valueFor = (tensor: Tensor): Value =>
     tensor.source.kind === "op" ? produced.get(tensor.source.node)![tensor.source.output]! : leafValue(tensor);
 
   for (const node of topologicalOrder(roots)) {
     const op = opOf(node);
-    const inputs = node.inputs.map((input) => input && valueOf(input));
+    const inputs = node.inputs.map((input) => input && valueFor(input));
     // Scalars and types are part of the key: a reshape or cast of the same input is another value.
     const types = node.outputs.map((type) => `${type.dtype}[${type.shape.join(",")}]`).join(";");
     const key = `${op.name}(${inputs.map((input) => input?.id ?? "_").join(",")}){${node.attributes.join(",")}}${types}`;
@@ -104,7 +110,10 @@ function buildSteps(roots: readonly Tensor[], given: readonly Tensor[]): { lower
       const operands = inputs.map((input) => input!);
       steps.push({
         kind: "elementwise",
-        node: { output, instructions: [{ opcode: op.opcode!, operands, immediate: node.attributes[0] ?? 0, result: output }] },
+        node: {
+          output,
+          instructions: [{ opcode: op.opcode!, operands, immediate: node.attributes[0] ?? 0, result: output }],
+        },
       });
     } else {
       outputs = node.outputs.map((type) => program.temporary(type.shape, type.dtype));
@@ -122,7 +131,7 @@ function buildSteps(roots: readonly Tensor[], given: readonly Tensor[]): { lower
     produced.set(node, outputs);
     if (!op.inPlace) common.set(key, outputs);
   }
-  return { lowering, valueOf };
+  return { lowering, valueFor };
 }
 
 const filled = new WeakMap<Value, Value>();
@@ -149,7 +158,11 @@ function protectOldValues(lowering: Lowering, pending: Map<Value, Value>): void 
   const protect = (value: Value): Value => {
     if (!pending.has(rootOf(value))) return value;
     const copy = program.temporary(value.shape, value.dtype);
-    early.push({ kind: "kernel", instruction: { op: "copy", inputs: [value], outputs: [copy], attributes: [] }, inPlace: [] });
+    early.push({
+      kind: "kernel",
+      instruction: { op: "copy", inputs: [value], outputs: [copy], attributes: [] },
+      inPlace: [],
+    });
     return copy;
   };
   program.outputs = program.outputs.map(protect);
@@ -188,7 +201,11 @@ function resolveInPlace(lowering: Lowering, pending: Map<Value, Value>): void {
         continue;
       }
       const copy = program.temporary(input.shape, input.dtype);
-      before.push({ kind: "kernel", instruction: { op: "copy", inputs: [input], outputs: [copy], attributes: [] }, inPlace: [] });
+      before.push({
+        kind: "kernel",
+        instruction: { op: "copy", inputs: [input], outputs: [copy], attributes: [] },
+        inPlace: [],
+      });
       step.instruction.inputs[inputIndex] = copy;
       if (output) output.alias = copy;
     }

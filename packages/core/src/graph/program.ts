@@ -96,7 +96,10 @@ function nameValue(value: Value | null, nameOf: NameOf): string {
 }
 
 /** `%12:f32[64,256] = matmul(%3, w1) {0,1,1,0}`; a result that overwrites its operand as `%13=w1`. */
-export function printInstruction({ op, inputs, outputs, attributes }: Instruction, nameOf: NameOf = () => undefined): string {
+export function printInstruction(
+  { op, inputs, outputs, attributes }: Instruction,
+  nameOf: NameOf = () => undefined,
+): string {
   const results = outputs.map((value) => {
     const name = nameValue(value, nameOf);
     if (!value) return name;

@@ -1,10 +1,10 @@
 import {
-  philoxAdvance,
-  philoxNormal,
-  philoxSampleTokens,
-  philoxUniform,
-  type SamplingOptions,
-} from "../ops/random.js";
+  type MaskedStepInputs,
+  type MaskedStepOptions,
+  type MaskedStepResult,
+  maskedDiffusionStep,
+} from "../ops/masked-diffusion.js";
+import { philoxAdvance, philoxNormal, philoxSampleTokens, philoxUniform, type SamplingOptions } from "../ops/random.js";
 import { InvalidUseError } from "../tensor/errors.js";
 import type { Shape } from "../tensor/shape.js";
 import { Parameter, type Tensor } from "../tensor/tensor.js";
@@ -42,6 +42,11 @@ export class RandomGenerator {
     return philoxSampleTokens(logits, this.state, this.#stream(), options);
   }
 
+  /** One step of masked-token decoding: see the function of this name. */
+  maskedDiffusionStep(inputs: MaskedStepInputs, options: MaskedStepOptions): MaskedStepResult {
+    return maskedDiffusionStep(inputs, options, this.state, this.#stream());
+  }
+
   // Random ops of one trace draw from one step and differ by stream; the step advances when the trace ends.
   #stream(): number {
     const trace = currentTrace();
@@ -52,6 +57,7 @@ export class RandomGenerator {
 }
 
 function seedWords(seed: number): Int32Array {
-  if (!Number.isSafeInteger(seed) || seed < 0) throw new InvalidUseError(`the seed is ${seed}; it must be a whole number >= 0`);
+  if (!Number.isSafeInteger(seed) || seed < 0)
+    throw new InvalidUseError(`the seed is ${seed}; it must be a whole number >= 0`);
   return Int32Array.of(seed | 0, Math.floor(seed / 2 ** 32) | 0, 0, 0);
 }

@@ -2,7 +2,11 @@ import type { Step } from "./lower.js";
 import type { ProgramBuilder, Value } from "./program.js";
 
 /** How often each value is read: by steps, through aliases, and by name (returned or assigned). */
-export function countReaders(steps: readonly Step[], program: ProgramBuilder, pinned: ReadonlySet<Value>): Map<Value, number> {
+export function countReaders(
+  steps: readonly Step[],
+  program: ProgramBuilder,
+  pinned: ReadonlySet<Value>,
+): Map<Value, number> {
   const counts = new Map<Value, number>();
   const read = (value: Value | null): void => {
     if (value) counts.set(value, (counts.get(value) ?? 0) + 1);

@@ -1,5 +1,5 @@
 import { installCurrentValue } from "../ops/op.js";
-import { ShapeError, InvalidUseError } from "../tensor/errors.js";
+import { InvalidUseError, ShapeError } from "../tensor/errors.js";
 import { sameShape } from "../tensor/shape.js";
 import { Parameter, Tensor, type TensorType } from "../tensor/tensor.js";
 
@@ -58,7 +58,9 @@ export const currentTrace = (): Trace | undefined => current;
 // Inside a trace a parameter reads as what was last assigned to it; placeholders may not leave their trace.
 installCurrentValue((tensor) => {
   if (tensor.source.kind === "placeholder" && tensor.source.trace !== current) {
-    throw new InvalidUseError("this tensor is an argument of a compiled function and has no value outside of it; return it instead");
+    throw new InvalidUseError(
+      "this tensor is an argument of a compiled function and has no value outside of it; return it instead",
+    );
   }
   return tensor instanceof Parameter ? (current?.assignments.get(tensor) ?? tensor) : tensor;
 });

@@ -7,11 +7,14 @@ import { Tensor } from "../tensor/tensor.js";
  */
 export function mapTree<T>(tree: T, visit: (leaf: unknown) => unknown, where: string): T {
   const walk = (node: unknown): unknown => {
-    if (node instanceof Tensor || node === null || (typeof node !== "object" && typeof node !== "function")) return visit(node);
+    if (node instanceof Tensor || node === null || (typeof node !== "object" && typeof node !== "function"))
+      return visit(node);
     if (Array.isArray(node)) return node.map(walk);
     const prototype: unknown = Object.getPrototypeOf(node);
     if (prototype !== Object.prototype && prototype !== null) {
-      throw new InvalidUseError(`${where} may hold tensors, plain objects, arrays and static values, not ${describe(node)}`);
+      throw new InvalidUseError(
+        `${where} may hold tensors, plain objects, arrays and static values, not ${describe(node)}`,
+      );
     }
     return Object.fromEntries(Object.entries(node).map(([key, value]) => [key, walk(value)]));
   };

@@ -1,6 +1,6 @@
 import type { TransformerConfig } from "../io/index.js";
-import { type BalanceForm, balanceLoss, type Routing } from "../nn/mixture-of-experts.js";
 import { Embedding, Linear, RMSNorm } from "../nn/layers.js";
+import { type BalanceForm, balanceLoss, type Routing } from "../nn/mixture-of-experts.js";
 import { Module } from "../nn/module.js";
 import { InitialValues } from "../nn/random-init.js";
 import { type RotaryTable, rotaryTable } from "../nn/rotary.js";
@@ -10,7 +10,7 @@ import { add, broadcastTo, multiply } from "../ops/elementwise.js";
 import { gatherRows, iota } from "../ops/indexing.js";
 import { linear } from "../ops/matmul.js";
 import { reshape } from "../ops/movement.js";
-import { ShapeError, InvalidUseError } from "../tensor/errors.js";
+import { InvalidUseError, ShapeError } from "../tensor/errors.js";
 import { sameShape } from "../tensor/shape.js";
 import type { Tensor } from "../tensor/tensor.js";
 
@@ -119,7 +119,9 @@ export abstract class CausalLM<C extends DecoderConfig = DecoderConfig> extends 
     const initial = new InitialValues(seed);
     this.model = new DecoderStack(config, initial, (layer) => block(initial, layer));
     const { vocabSize, hiddenSize, tieWordEmbeddings, initializerRange: standardDeviation } = config;
-    this.lmHead = tieWordEmbeddings ? null : new Linear(hiddenSize, vocabSize, { bias: false, standardDeviation, initial });
+    this.lmHead = tieWordEmbeddings
+      ? null
+      : new Linear(hiddenSize, vocabSize, { bias: false, standardDeviation, initial });
     this.#rotary = rotaryTable(config.maxPositions, config.headDim, config.ropeTheta, config.ropeScaling);
   }
 
@@ -143,7 +145,9 @@ export abstract class CausalLM<C extends DecoderConfig = DecoderConfig> extends 
     if (tokens.rank !== 2) throw new ShapeError("hidden", "tokens must be [batch, sequence]", [tokens.shape]);
     const sequence = tokens.shape[1]!;
     if (sequence > this.config.maxPositions) {
-      throw new ShapeError("hidden", `the sequence is longer than maxPositions ${this.config.maxPositions}`, [tokens.shape]);
+      throw new ShapeError("hidden", `the sequence is longer than maxPositions ${this.config.maxPositions}`, [
+        tokens.shape,
+      ]);
     }
     const positions = context.positions ?? broadcastTo(reshape(iota(sequence), [1, sequence]), tokens.shape);
     const routing: Routing[] = [];

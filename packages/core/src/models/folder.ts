@@ -19,9 +19,14 @@ import { Mixtral, type MixtralConfig } from "./mixtral.js";
 import { type DiskTensor, diskLayout } from "./weights.js";
 
 /** The model that a configuration describes, with initial weights. */
-export function createModel(config: DecoderConfig & Partial<Pick<MixtralConfig, "experts" | "expertsPerToken">>, seed = 0): CausalLM {
+export function createModel(
+  config: DecoderConfig & Partial<Pick<MixtralConfig, "experts" | "expertsPerToken">>,
+  seed = 0,
+): CausalLM {
   const { experts, expertsPerToken } = config;
-  return experts ? new Mixtral({ ...config, experts, expertsPerToken: expertsPerToken ?? 2 }, seed) : new Llama(config, seed);
+  return experts
+    ? new Mixtral({ ...config, experts, expertsPerToken: expertsPerToken ?? 2 }, seed)
+    : new Llama(config, seed);
 }
 
 /**

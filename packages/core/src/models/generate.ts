@@ -96,12 +96,15 @@ export class Generator implements Disposable {
   /** @param prompts `batch` rows of at least one token */
   async generate(prompts: readonly Int32Array[], options: GenerateOptions): Promise<Generation[]> {
     const { maxNewTokens, eosTokenIds = [], seed = 0, onToken, signal } = options;
-    if (prompts.length !== this.batch) throw new InvalidUseError(`got ${prompts.length} prompts for a batch of ${this.batch}`);
+    if (prompts.length !== this.batch)
+      throw new InvalidUseError(`got ${prompts.length} prompts for a batch of ${this.batch}`);
     const empty = prompts.findIndex((prompt) => prompt.length === 0);
     if (empty >= 0) throw new InvalidUseError(`prompt ${empty} is empty; start it with the beginning-of-text token`);
     const longest = Math.max(...prompts.map((prompt) => prompt.length));
     if (longest + maxNewTokens > this.maxLength) {
-      throw new InvalidUseError(`a prompt of ${longest} and ${maxNewTokens} new tokens exceed the cache of ${this.maxLength} positions`);
+      throw new InvalidUseError(
+        `a prompt of ${longest} and ${maxNewTokens} new tokens exceed the cache of ${this.maxLength} positions`,
+      );
     }
     const sampling: SamplingOptions = {
       temperature: options.temperature ?? 1,
@@ -118,7 +121,8 @@ export class Generator implements Disposable {
     const rows = prompts.map(() => ({ tokens: [] as number[], logProbabilities: [] as number[], finished: false }));
     const inFlight = [this.#prefill(tensor(padded, { shape: [this.batch, sequence] }), tensor(lengths), sampling)];
     for (let step = 0; step < maxNewTokens && !signal?.aborted && rows.some(({ finished }) => !finished); step++) {
-      while (inFlight.length <= stepsAhead && step + inFlight.length < maxNewTokens) inFlight.push(this.#decode(sampling));
+      while (inFlight.length <= stepsAhead && step + inFlight.length < maxNewTokens)
+        inFlight.push(this.#decode(sampling));
       const { token, logProbability } = await inFlight.shift()!;
       const [drawn, scores] = [await token.data(), await logProbability.data()];
       rows.forEach((row, i) => {
@@ -148,7 +152,11 @@ export class Generator implements Disposable {
 }
 
 /** Generates from `prompts` once. For many calls of one size keep a `Generator`. */
-export async function generate(model: CausalLM, prompts: readonly Int32Array[], options: GenerateOptions): Promise<Generation[]> {
+export async function generate(
+  model: CausalLM,
+  prompts: readonly Int32Array[],
+  options: GenerateOptions,
+): Promise<Generation[]> {
   const longest = Math.max(0, ...prompts.map((prompt) => prompt.length));
   using generator = new Generator(model, prompts.length, longest + options.maxNewTokens, options.cacheDtype);
   return await generator.generate(prompts, options);

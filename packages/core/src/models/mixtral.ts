@@ -18,7 +18,14 @@ class MixtralBlock extends DecoderBlock {
 
   constructor(config: MixtralConfig, initial: InitialValues) {
     super(config, initial);
-    const { hiddenSize, intermediateSize, initializerRange: standardDeviation, experts, expertsPerToken: topK, gateMode } = config;
+    const {
+      hiddenSize,
+      intermediateSize,
+      initializerRange: standardDeviation,
+      experts,
+      expertsPerToken: topK,
+      gateMode,
+    } = config;
     const sizes = { hiddenSize, intermediateSize, standardDeviation, initial, experts, topK };
     this.blockSparseMoe = new MixtureOfExperts(gateMode ? { ...sizes, gateMode } : sizes);
   }

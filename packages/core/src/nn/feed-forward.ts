@@ -18,7 +18,12 @@ export class FeedForward extends Module {
   /** [hidden, intermediate] */
   readonly downProj: Parameter;
 
-  constructor({ hiddenSize, intermediateSize, standardDeviation, initial = sharedInitialValues() }: FeedForwardOptions) {
+  constructor({
+    hiddenSize,
+    intermediateSize,
+    standardDeviation,
+    initial = sharedInitialValues(),
+  }: FeedForwardOptions) {
     super();
     const make = (shape: number[]) => new Parameter(shape, { data: initial.normal(shape, standardDeviation) });
     this.gateUpProj = make([2 * intermediateSize, hiddenSize]);

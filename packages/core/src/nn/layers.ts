@@ -25,7 +25,8 @@ export class Linear extends Module {
     const { bias = true, standardDeviation, initial = sharedInitialValues() } = options;
     const limit = 1 / Math.sqrt(inputs);
     const shape = [outputs, inputs];
-    const data = standardDeviation === undefined ? initial.uniform(shape, limit) : initial.normal(shape, standardDeviation);
+    const data =
+      standardDeviation === undefined ? initial.uniform(shape, limit) : initial.normal(shape, standardDeviation);
     this.weight = new Parameter(shape, { data });
     this.bias = bias ? new Parameter([outputs], { data: initial.uniform([outputs], limit) }) : null;
   }
@@ -105,4 +106,3 @@ export class Sequential extends Module {
     return this.layers.reduce((value, layer) => (typeof layer === "function" ? layer(value) : layer.forward(value)), x);
   }
 }
-

@@ -19,6 +19,8 @@ export interface MixtureOfExpertsOptions extends FeedForwardOptions {
 
 /** What the router decided for T tokens, K choices each. */
 export interface Routing {
+  /** What the router saw, [T, hidden]. */
+  inputs: Tensor;
   /** [T, E] */
   logits: Tensor;
   /** i32 [T, K] */
@@ -59,7 +61,10 @@ export class MixtureOfExperts extends Module {
     const order = moeSort(indices, experts);
     const hidden = swiglu(groupedMatmul(rows, this.gateUpProj, order.offsets, { rowIndex: order.token }));
     const y = groupedMatmul(hidden, this.downProj, order.offsets);
-    return { output: reshape(moeCombine(y, order, weights), x.shape), routing: { logits, indices, weights } };
+    return {
+      output: reshape(moeCombine(y, order, weights), x.shape),
+      routing: { inputs: rows, logits, indices, weights },
+    };
   }
 }
 
@@ -73,13 +78,16 @@ export class MixtureOfExperts extends Module {
 export type BalanceForm = "btx" | "switch" | "hf" | "megatron";
 
 /** The balancing loss of all layers with coefficient 1: the number of layers when balanced (K for `hf`). */
-export function balanceLoss(routing: readonly Routing[], form: BalanceForm): Tensor {
+export function balanceLoss(routing: readonly Omit<Routing, "inputs">[], form: BalanceForm): Tensor {
   if (form !== "hf") return routing.map((layer) => balanceOfBatch(layer, form)).reduce((a, b) => add(a, b));
-  const together = (key: keyof Routing) => concat(routing.map((layer) => layer[key]));
-  return balanceOfBatch({ logits: together("logits"), indices: together("indices"), weights: together("weights") }, form);
+  const together = (key: "logits" | "indices" | "weights") => concat(routing.map((layer) => layer[key]));
+  return balanceOfBatch(
+    { logits: together("logits"), indices: together("indices"), weights: together("weights") },
+    form,
+  );
 }
 
-function balanceOfBatch({ logits, indices, weights }: Routing, form: BalanceForm): Tensor {
+function balanceOfBatch({ logits, indices, weights }: Omit<Routing, "inputs">, form: BalanceForm): Tensor {
   const [tokens, experts] = logits.shape as [number, number];
   const topK = indices.shape[1]!;
   // What each expert got of every token, [T, E], averaged over tokens.

@@ -17,7 +17,8 @@ export abstract class Module {
         if (!seen.has(value)) found.set(name, value);
         seen.add(value);
       } else if (value instanceof Module) {
-        for (const [key, child] of Object.entries(value)) visit(child, name ? `${name}.${snakeCase(key)}` : snakeCase(key));
+        for (const [key, child] of Object.entries(value))
+          visit(child, name ? `${name}.${snakeCase(key)}` : snakeCase(key));
       } else if (Array.isArray(value)) {
         value.forEach((child, i) => {
           visit(child, `${name}.${i}`);

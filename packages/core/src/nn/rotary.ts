@@ -23,7 +23,8 @@ export function inverseFrequencies(headDim: number, theta: number, scaling?: Rop
     const wavelength = (2 * Math.PI) / frequency;
     if (wavelength > longest) return frequency / factor;
     if (wavelength < shortest) return frequency;
-    const smooth = (originalMaxPositions / wavelength - lowFrequencyFactor) / (highFrequencyFactor - lowFrequencyFactor);
+    const smooth =
+      (originalMaxPositions / wavelength - lowFrequencyFactor) / (highFrequencyFactor - lowFrequencyFactor);
     return ((1 - smooth) * frequency) / factor + smooth * frequency;
   });
 }

@@ -46,18 +46,25 @@ export interface AttentionOptions {
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
   const shapes = [q.shape, k.shape, v.shape];
   const [batch, queries, heads, headDim] = q.shape as [number, number, number, number];
-  if (q.rank !== 4 || k.rank !== 4) throw new ShapeError("attention", "operands must be [batch, sequence, heads, headDim]", shapes);
-  const fits = sameShape(k.shape, v.shape) && k.shape[0] === batch && k.shape[3] === headDim && heads % k.shape[2]! === 0;
-  if (!fits) throw new ShapeError("attention", "q, k and v do not fit: heads must be a multiple of keyValueHeads", shapes);
+  if (q.rank !== 4 || k.rank !== 4)
+    throw new ShapeError("attention", "operands must be [batch, sequence, heads, headDim]", shapes);
+  const fits =
+    sameShape(k.shape, v.shape) && k.shape[0] === batch && k.shape[3] === headDim && heads % k.shape[2]! === 0;
+  if (!fits)
+    throw new ShapeError("attention", "q, k and v do not fit: heads must be a multiple of keyValueHeads", shapes);
   const { keyLengths = null, segments = null } = options;
   if (keyLengths && !sameShape(keyLengths.shape, [batch])) {
     throw new ShapeError("attention", "keyLengths must be [batch]", [keyLengths.shape, ...shapes]);
   }
   if (segments && (queries !== k.shape[1] || !sameShape(segments.shape, [batch, queries]))) {
-    throw new ShapeError("attention", "segments must be [batch, sequence] with as many queries as keys", [segments.shape, ...shapes]);
+    throw new ShapeError("attention", "segments must be [batch, sequence] with as many queries as keys", [
+      segments.shape,
+      ...shapes,
+    ]);
   }
   for (const index of [keyLengths, segments]) {
-    if (index && index.dtype !== "i32") throw new DtypeError("attention", "keyLengths and segments must be i32", [index.dtype]);
+    if (index && index.dtype !== "i32")
+      throw new DtypeError("attention", "keyLengths and segments must be i32", [index.dtype]);
   }
   const outputs = [
     { shape: q.shape, dtype: f32 },

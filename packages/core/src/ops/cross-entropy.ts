@@ -56,11 +56,15 @@ export function crossEntropy(logits: Tensor, targets: Tensor, weights?: Tensor):
   const w = weights ?? full([rows], 1 / rows);
   check("crossEntropy", rows, targets, w);
   const f32 = "f32" as const;
-  const [loss, nll] = applyAll(opCrossEntropy, [logits, targets, w], [
-    { shape: [], dtype: f32 },
-    { shape: [rows], dtype: f32 },
-    { shape: logits.shape, dtype: f32 },
-  ]);
+  const [loss, nll] = applyAll(
+    opCrossEntropy,
+    [logits, targets, w],
+    [
+      { shape: [], dtype: f32 },
+      { shape: [rows], dtype: f32 },
+      { shape: logits.shape, dtype: f32 },
+    ],
+  );
   return { loss: loss!, nll: nll! };
 }
 
@@ -79,11 +83,15 @@ export function linearCrossEntropy(x: Tensor, weight: Tensor, targets: Tensor, w
   const w = weights ?? full([rows], 1 / rows);
   check("linearCrossEntropy", rows, targets, w);
   const f32 = "f32" as const;
-  const [loss, nll] = applyAll(opLinearCrossEntropy, [x, weight, targets, w], [
-    { shape: [], dtype: f32 },
-    { shape: [rows], dtype: f32 },
-    { shape: x.shape, dtype: f32 },
-    { shape: weight.shape, dtype: f32 },
-  ]);
+  const [loss, nll] = applyAll(
+    opLinearCrossEntropy,
+    [x, weight, targets, w],
+    [
+      { shape: [], dtype: f32 },
+      { shape: [rows], dtype: f32 },
+      { shape: x.shape, dtype: f32 },
+      { shape: weight.shape, dtype: f32 },
+    ],
+  );
   return { loss: loss!, nll: nll! };
 }

@@ -1,6 +1,6 @@
-import { type Dtype } from "../tensor/dtype.js";
-import { broadcastShapes, sameShape, type Shape } from "../tensor/shape.js";
-import { full, Tensor } from "../tensor/tensor.js";
+import type { Dtype } from "../tensor/dtype.js";
+import { broadcastShapes, type Shape, sameShape } from "../tensor/shape.js";
+import { full, type Tensor } from "../tensor/tensor.js";
 import { apply, defineOp, type GradientRule, type Op } from "./op.js";
 import { reduceTo } from "./reduce-to.js";
 
@@ -16,11 +16,24 @@ const constantOf = (value: TensorLike): number | undefined => {
 };
 
 function elementwise(opcode: number, name: string, gradient?: GradientRule | "zero"): Op {
-  return defineOp(gradient ? { name, kernel: "elementwise", opcode, gradient } : { name, kernel: "elementwise", opcode });
+  return defineOp(
+    gradient ? { name, kernel: "elementwise", opcode, gradient } : { name, kernel: "elementwise", opcode },
+  );
 }
 
 function build(op: Op, inputs: Tensor[], dtype: Dtype, attributes: number[] = []): Tensor {
-  return apply(op, inputs, { shape: broadcastShapes(op.name, inputs.map((input) => input.shape)), dtype }, attributes);
+  return apply(
+    op,
+    inputs,
+    {
+      shape: broadcastShapes(
+        op.name,
+        inputs.map((input) => input.shape),
+      ),
+      dtype,
+    },
+    attributes,
+  );
 }
 
 // i32 stays i32 under these; everything else computes and answers in f32.
@@ -41,9 +54,21 @@ const binaryRule =
 
 const opCopy = elementwise(0, "broadcast", ({ inputs, upstream }) => [reduceTo(upstream[0]!, inputs[0]!.shape)]);
 const opCast = elementwise(0, "cast_elementwise", ({ upstream }) => [upstream[0]!]);
-const opAdd = elementwise(2, "add", binaryRule((_a, _b, _y, dy) => dy));
-const opSubtract = elementwise(3, "subtract", binaryRule((_a, _b, _y, dy, side) => (side === 0 ? dy : negate(dy))));
-const opMultiply = elementwise(4, "multiply", binaryRule((a, b, _y, dy, side) => multiply(dy, side === 0 ? b : a)));
+const opAdd = elementwise(
+  2,
+  "add",
+  binaryRule((_a, _b, _y, dy) => dy),
+);
+const opSubtract = elementwise(
+  3,
+  "subtract",
+  binaryRule((_a, _b, _y, dy, side) => (side === 0 ? dy : negate(dy))),
+);
+const opMultiply = elementwise(
+  4,
+  "multiply",
+  binaryRule((a, b, _y, dy, side) => multiply(dy, side === 0 ? b : a)),
+);
 const opDivide = elementwise(
   5,
   "divide",
@@ -65,29 +90,91 @@ const opPower = elementwise(
   8,
   "power",
   binaryRule((a, b, y, dy, side) =>
-    side === 0 ? multiply(dy, multiply(b, power(a, subtract(b, 1)))) : multiply(dy, where(equal(a, 0), 0, multiply(y, log(a)))),
+    side === 0
+      ? multiply(dy, multiply(b, power(a, subtract(b, 1))))
+      : multiply(dy, where(equal(a, 0), 0, multiply(y, log(a)))),
   ),
 );
-const opNegate = elementwise(9, "negate", unaryRule((_x, _y, dy) => negate(dy)));
-const opAbsolute = elementwise(10, "absolute", unaryRule((x, _y, dy) => multiply(dy, sign(x))));
-const opExp = elementwise(11, "exp", unaryRule((_x, y, dy) => multiply(dy, y)));
-const opLog = elementwise(12, "log", unaryRule((x, _y, dy) => divide(dy, x)));
-const opSqrt = elementwise(13, "sqrt", unaryRule((_x, y, dy) => multiply(divide(dy, y), 0.5)));
-const opRsqrt = elementwise(14, "rsqrt", unaryRule((_x, y, dy) => multiply(multiply(dy, multiply(y, square(y))), -0.5)));
-const opSin = elementwise(15, "sin", unaryRule((x, _y, dy) => multiply(dy, cos(x))));
-const opCos = elementwise(16, "cos", unaryRule((x, _y, dy) => negate(multiply(dy, sin(x)))));
-const opTanh = elementwise(17, "tanh", unaryRule((_x, y, dy) => multiply(dy, subtract(1, square(y)))));
-const opSigmoid = elementwise(18, "sigmoid", unaryRule((_x, y, dy) => multiply(dy, multiply(y, subtract(1, y)))));
-const opSilu = elementwise(19, "silu", unaryRule((x, _y, dy) => build(opSiluGrad, [x, dy], "f32")));
-const opGelu = elementwise(20, "gelu", unaryRule((x, _y, dy) => build(opGeluGrad, [x, dy], "f32")));
+const opNegate = elementwise(
+  9,
+  "negate",
+  unaryRule((_x, _y, dy) => negate(dy)),
+);
+const opAbsolute = elementwise(
+  10,
+  "absolute",
+  unaryRule((x, _y, dy) => multiply(dy, sign(x))),
+);
+const opExp = elementwise(
+  11,
+  "exp",
+  unaryRule((_x, y, dy) => multiply(dy, y)),
+);
+const opLog = elementwise(
+  12,
+  "log",
+  unaryRule((x, _y, dy) => divide(dy, x)),
+);
+const opSqrt = elementwise(
+  13,
+  "sqrt",
+  unaryRule((_x, y, dy) => multiply(divide(dy, y), 0.5)),
+);
+const opRsqrt = elementwise(
+  14,
+  "rsqrt",
+  unaryRule((_x, y, dy) => multiply(multiply(dy, multiply(y, square(y))), -0.5)),
+);
+const opSin = elementwise(
+  15,
+  "sin",
+  unaryRule((x, _y, dy) => multiply(dy, cos(x))),
+);
+const opCos = elementwise(
+  16,
+  "cos",
+  unaryRule((x, _y, dy) => negate(multiply(dy, sin(x)))),
+);
+const opTanh = elementwise(
+  17,
+  "tanh",
+  unaryRule((_x, y, dy) => multiply(dy, subtract(1, square(y)))),
+);
+const opSigmoid = elementwise(
+  18,
+  "sigmoid",
+  unaryRule((_x, y, dy) => multiply(dy, multiply(y, subtract(1, y)))),
+);
+const opSilu = elementwise(
+  19,
+  "silu",
+  unaryRule((x, _y, dy) => build(opSiluGrad, [x, dy], "f32")),
+);
+const opGelu = elementwise(
+  20,
+  "gelu",
+  unaryRule((x, _y, dy) => build(opGeluGrad, [x, dy], "f32")),
+);
 const opErf = elementwise(
   21,
   "erf",
   unaryRule((x, _y, dy) => multiply(dy, multiply(exp(negate(square(x))), 2 / Math.sqrt(Math.PI)))),
 );
-const opRelu = elementwise(22, "relu", unaryRule((x, _y, dy) => multiply(dy, less(0, x))));
-const opSquare = elementwise(23, "square", unaryRule((x, _y, dy) => multiply(multiply(dy, x), 2)));
-const opReciprocal = elementwise(24, "reciprocal", unaryRule((_x, y, dy) => negate(multiply(dy, square(y)))));
+const opRelu = elementwise(
+  22,
+  "relu",
+  unaryRule((x, _y, dy) => multiply(dy, less(0, x))),
+);
+const opSquare = elementwise(
+  23,
+  "square",
+  unaryRule((x, _y, dy) => multiply(multiply(dy, x), 2)),
+);
+const opReciprocal = elementwise(
+  24,
+  "reciprocal",
+  unaryRule((_x, y, dy) => negate(multiply(dy, square(y)))),
+);
 const opFloor = elementwise(25, "floor", "zero");
 const opRound = elementwise(26, "round", "zero");
 const opSign = elementwise(27, "sign", "zero");
@@ -108,7 +195,11 @@ const opAddImmediate = elementwise(33, "add_immediate", ({ upstream }) => [upstr
 const opMultiplyImmediate = elementwise(34, "multiply_immediate", ({ attributes, upstream }) => [
   multiply(upstream[0]!, attributes[0]!),
 ]);
-const opSoftplus = elementwise(35, "softplus", unaryRule((x, _y, dy) => multiply(dy, sigmoid(x))));
+const opSoftplus = elementwise(
+  35,
+  "softplus",
+  unaryRule((x, _y, dy) => multiply(dy, sigmoid(x))),
+);
 const opSiluGrad = elementwise(37, "silu_grad");
 const opGeluGrad = elementwise(38, "gelu_grad");
 const opLogicalNot = elementwise(39, "logical_not", "zero");
@@ -158,7 +249,8 @@ export function multiply(a: TensorLike, b: TensorLike): Tensor {
     if (left !== undefined) return full(x.shape, left * right, x.dtype);
     return build(opMultiplyImmediate, [x], x.dtype === "i32" && Number.isInteger(right) ? "i32" : "f32", [right]);
   }
-  if (constantOf(a) !== undefined && sameShape(broadcastShapes("multiply", [x.shape, y.shape]), y.shape)) return multiply(y, x);
+  if (constantOf(a) !== undefined && sameShape(broadcastShapes("multiply", [x.shape, y.shape]), y.shape))
+    return multiply(y, x);
   return build(opMultiply, [x, y], arithmeticDtype([x, y]));
 }
 

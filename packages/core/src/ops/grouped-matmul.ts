@@ -45,7 +45,10 @@ export function groupedMatmul(x: Tensor, w: Tensor, offsets: Tensor, options: Gr
   const [n, k] = transposeW ? [w.shape[1]!, w.shape[2]!] : [w.shape[2]!, w.shape[1]!];
   if (x.shape[1] !== k) throw new ShapeError("groupedMatmul", `inner sizes differ, ${x.shape[1]} and ${k}`, shapes);
   if (offsets.dtype !== "i32" || (rowIndex && rowIndex.dtype !== "i32")) {
-    throw new DtypeError("groupedMatmul", "offsets and rowIndex must be i32", [offsets.dtype, rowIndex?.dtype ?? "i32"]);
+    throw new DtypeError("groupedMatmul", "offsets and rowIndex must be i32", [
+      offsets.dtype,
+      rowIndex?.dtype ?? "i32",
+    ]);
   }
   const rows = rowIndex ? rowIndex.size : x.shape[0]!;
   return apply(opGroupedMatmul, [x, w, offsets, rowIndex], { shape: [rows, n], dtype: "f32" }, [transposeW ? 1 : 0]);
@@ -54,7 +57,7 @@ export function groupedMatmul(x: Tensor, w: Tensor, offsets: Tensor, options: Gr
 const opWeightGrad = defineOp({ name: "grouped_matmul_weight_grad", kernel: "grouped_matmul_weight_grad" });
 
 /** `w[e] = Σ a[r]ᵀ b[r]` over the rows of group e: a [R, M], b [R, N] to [E, M, N]; with an index, its rows are gathered on load. */
-export function groupedMatmulWeightGrad(
+function groupedMatmulWeightGrad(
   a: Tensor,
   b: Tensor,
   offsets: Tensor,

@@ -44,7 +44,10 @@ export function scatterAddRows(rows: Tensor, index: Tensor, size: number): Tenso
   }
   const width = lastSize(rows.shape);
   const count = elementCount(index.shape);
-  return apply(opScatterAddRows, [reshape(rows, [count, width]), reshape(index, [count])], { shape: [size, width], dtype: "f32" });
+  return apply(opScatterAddRows, [reshape(rows, [count, width]), reshape(index, [count])], {
+    shape: [size, width],
+    dtype: "f32",
+  });
 }
 
 const opGatherLast = defineOp({

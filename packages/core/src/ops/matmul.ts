@@ -16,15 +16,12 @@ function gradient({ inputs, attributes, upstream, needs }: GradientRequest): (Te
   const [a, b] = [inputs[0]!, inputs[1]!];
   const [ta, tb] = [attributes[0] === 1, attributes[1] === 1];
   const dy = upstream[0]!;
-  const da = () =>
-    ta ? matmul(b, dy, { transposeA: tb, transposeB: true }) : matmul(dy, b, { transposeB: !tb });
-  const db = () =>
-    tb ? matmul(dy, a, { transposeA: true, transposeB: ta }) : matmul(a, dy, { transposeA: !ta });
+  const da = () => (ta ? matmul(b, dy, { transposeA: tb, transposeB: true }) : matmul(dy, b, { transposeB: !tb }));
+  const db = () => (tb ? matmul(dy, a, { transposeA: true, transposeB: ta }) : matmul(a, dy, { transposeA: !ta }));
   return [needs[0] ? da() : null, needs[1] ? db() : null];
 }
 
-/** @internal Lowering fuses epilogues into it. */
-export const opMatmul = defineOp({ name: "matmul", kernel: "matmul", gradient });
+const opMatmul = defineOp({ name: "matmul", kernel: "matmul", gradient });
 
 /**
  * Matrix product of the last two axes, `[.., M, K] x [.., K, N] -> [.., M, N]`; leading axes broadcast. Operands are f32, or bf16
@@ -33,7 +30,8 @@ export const opMatmul = defineOp({ name: "matmul", kernel: "matmul", gradient })
 export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tensor {
   const ta = options.transposeA ?? false;
   const tb = options.transposeB ?? false;
-  if (a.rank < 2 || b.rank < 2) throw new ShapeError("matmul", "operands need two dimensions or more", [a.shape, b.shape]);
+  if (a.rank < 2 || b.rank < 2)
+    throw new ShapeError("matmul", "operands need two dimensions or more", [a.shape, b.shape]);
   if (a.dtype === "i32" || b.dtype === "i32") {
     throw new DtypeError("matmul", "operands must be f32 or bf16; cast them first", [a.dtype, b.dtype]);
   }

@@ -1,8 +1,8 @@
 import { DtypeError, ShapeError } from "../tensor/errors.js";
 import { sameShape } from "../tensor/shape.js";
 import type { Tensor } from "../tensor/tensor.js";
-import { softmax } from "./softmax.js";
 import { apply, applyAll, defineOp, refuseUpstream } from "./op.js";
+import { softmax } from "./softmax.js";
 
 const f32 = "f32" as const;
 const i32 = "i32" as const;
@@ -77,7 +77,11 @@ export interface ExpertOrder {
 export function moeSort(indices: Tensor, experts: number): ExpertOrder {
   if (indices.dtype !== i32) throw new DtypeError("moeSort", "indices must be i32", [indices.dtype]);
   const rows = { shape: [indices.size], dtype: i32 };
-  const [permutation, token, offsets, inverse] = applyAll(opSort, [indices], [rows, rows, { shape: [experts + 1], dtype: i32 }, rows]);
+  const [permutation, token, offsets, inverse] = applyAll(
+    opSort,
+    [indices],
+    [rows, rows, { shape: [experts + 1], dtype: i32 }, rows],
+  );
   return { permutation: permutation!, token: token!, offsets: offsets!, inverse: inverse! };
 }
 
@@ -87,10 +91,14 @@ const opCombine = defineOp({
   kernel: "moe_combine",
   gradient: ({ inputs, upstream }) => {
     const [y, , weights, permutation] = inputs as [Tensor, Tensor, Tensor, Tensor];
-    const [dy, dweights] = applyAll(opCombineGrad, [upstream[0]!, y, permutation, weights], [
-      { shape: y.shape, dtype: f32 },
-      { shape: weights.shape, dtype: f32 },
-    ]);
+    const [dy, dweights] = applyAll(
+      opCombineGrad,
+      [upstream[0]!, y, permutation, weights],
+      [
+        { shape: y.shape, dtype: f32 },
+        { shape: weights.shape, dtype: f32 },
+      ],
+    );
     return [dy!, null, dweights!, null];
   },
 });
@@ -104,7 +112,11 @@ const opCombine = defineOp({
 export function moeCombine(y: Tensor, order: ExpertOrder, weights: Tensor): Tensor {
   const [tokens, topK] = weights.shape as [number, number];
   if (y.rank !== 2 || !sameShape(order.inverse.shape, [tokens * topK]) || y.shape[0] !== tokens * topK) {
-    throw new ShapeError("moeCombine", "needs y [T K, D] and weights [T, K]", [y.shape, weights.shape, order.inverse.shape]);
+    throw new ShapeError("moeCombine", "needs y [T K, D] and weights [T, K]", [
+      y.shape,
+      weights.shape,
+      order.inverse.shape,
+    ]);
   }
   const type = { shape: [tokens, y.shape[1]!], dtype: f32 };
   // The kernel reads three inputs; the permutation rides along for the gradient.

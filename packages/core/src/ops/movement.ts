@@ -1,5 +1,5 @@
 import { DtypeError, ShapeError } from "../tensor/errors.js";
-import { checkShape, elementCount, resolveAxis, sameShape, type Shape } from "../tensor/shape.js";
+import { checkShape, elementCount, resolveAxis, type Shape, sameShape } from "../tensor/shape.js";
 import { full, type OpNode, type Tensor } from "../tensor/tensor.js";
 import { apply, defineOp } from "./op.js";
 
@@ -74,10 +74,18 @@ export function concat(tensors: readonly Tensor[], axis = 0): Tensor {
   const at = resolveAxis("concat", axis, first.shape);
   for (const tensor of tensors) {
     if (tensor.rank !== first.rank || tensor.shape.some((size, i) => i !== at && size !== first.shape[i])) {
-      throw new ShapeError("concat", `shapes differ outside axis ${at}`, tensors.map((each) => each.shape));
+      throw new ShapeError(
+        "concat",
+        `shapes differ outside axis ${at}`,
+        tensors.map((each) => each.shape),
+      );
     }
     if (tensor.dtype !== first.dtype) {
-      throw new DtypeError("concat", "dtypes differ; cast them first", tensors.map((each) => each.dtype));
+      throw new DtypeError(
+        "concat",
+        "dtypes differ; cast them first",
+        tensors.map((each) => each.dtype),
+      );
     }
   }
   if (tensors.length === 1) return first;
@@ -142,8 +150,8 @@ export function pad(x: Tensor, axis: number, start: number, size: number): Tenso
   return apply(opPad, [x], { shape, dtype: x.dtype }, [at, start]);
 }
 
-/** @internal A copy with storage of its own, any dtype to any dtype. Lowering inserts it. */
-export const opCopyValue = defineOp({ name: "copy", kernel: "copy", gradient: ({ upstream }) => [upstream[0]!] });
+// A copy with storage of its own: lowering inserts it where an old value must outlive an update.
+defineOp({ name: "copy", kernel: "copy", gradient: ({ upstream }) => [upstream[0]!] });
 
 const opUpdateRows = defineOp({
   name: "update_rows_",

@@ -11,10 +11,14 @@ const opRmsNorm = defineOp({
   kernel: "rms_norm",
   gradient: ({ inputs, outputs, upstream }) => {
     const [x, weight] = inputs as [Tensor, Tensor];
-    return applyAll(opRmsNormGrad, [upstream[0]!, x, weight, outputs[1]!], [
-      { shape: x.shape, dtype: f32 },
-      { shape: weight.shape, dtype: f32 },
-    ]);
+    return applyAll(
+      opRmsNormGrad,
+      [upstream[0]!, x, weight, outputs[1]!],
+      [
+        { shape: x.shape, dtype: f32 },
+        { shape: weight.shape, dtype: f32 },
+      ],
+    );
   },
 });
 
@@ -38,11 +42,11 @@ const opLayerNorm = defineOp({
   gradient: ({ inputs, outputs, upstream }) => {
     const [x, weight, bias] = inputs as [Tensor, Tensor | null, Tensor | null];
     const width = { shape: [lastSize(x.shape)], dtype: f32 };
-    const [dx, dweight, dbias] = applyAll(opLayerNormGrad, [upstream[0]!, x, weight, outputs[1]!, outputs[2]!], [
-      { shape: x.shape, dtype: f32 },
-      width,
-      width,
-    ]);
+    const [dx, dweight, dbias] = applyAll(
+      opLayerNormGrad,
+      [upstream[0]!, x, weight, outputs[1]!, outputs[2]!],
+      [{ shape: x.shape, dtype: f32 }, width, width],
+    );
     return [dx!, weight ? dweight! : null, bias ? dbias! : null];
   },
 });

@@ -57,7 +57,12 @@ export function applyAll(
 }
 
 /** `applyAll` for an op of one output. */
-export function apply(op: Op, inputs: readonly (Tensor | null)[], output: TensorType, attributes: readonly number[] = []): Tensor {
+export function apply(
+  op: Op,
+  inputs: readonly (Tensor | null)[],
+  output: TensorType,
+  attributes: readonly number[] = [],
+): Tensor {
   return applyAll(op, inputs, [output], attributes)[0]!;
 }
 

@@ -35,7 +35,9 @@ export function adamW(
   const outputs = applyAll(
     opAdamW,
     [hyper, ...slots.flatMap((slot) => [slot.parameter, slot.gradient, slot.firstMoment, slot.secondMoment])],
-    slots.flatMap(({ parameter }) => Array.from({ length: 3 }, () => ({ shape: parameter.shape, dtype: parameter.dtype }))),
+    slots.flatMap(({ parameter }) =>
+      Array.from({ length: 3 }, () => ({ shape: parameter.shape, dtype: parameter.dtype })),
+    ),
     [options.beta1, options.beta2, options.epsilon, ...slots.map((slot) => slot.weightDecay)],
   );
   return slots.map((_, i) => ({

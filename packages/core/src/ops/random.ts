@@ -1,5 +1,5 @@
 import { DtypeError, ShapeError } from "../tensor/errors.js";
-import { sameShape, type Shape } from "../tensor/shape.js";
+import { type Shape, sameShape } from "../tensor/shape.js";
 import type { Tensor } from "../tensor/tensor.js";
 import { apply, applyAll, defineOp } from "./op.js";
 
@@ -44,11 +44,14 @@ export function philoxSampleTokens(
   const { temperature = 1, topK = 0, topP = 1 } = options;
   if (logits.rank !== 2) throw new ShapeError("sampleTokens", "logits must be [batch, vocabulary]", [logits.shape]);
   if (!(temperature >= 0) || !(topK >= 0 && Number.isInteger(topK)) || !(topP > 0 && topP <= 1)) {
-    throw new ShapeError("sampleTokens", `needs temperature >= 0, whole topK >= 0, 0 < topP <= 1; got ${temperature}, ${topK}, ${topP}`, [
-      logits.shape,
-    ]);
+    throw new ShapeError(
+      "sampleTokens",
+      `needs temperature >= 0, whole topK >= 0, 0 < topP <= 1; got ${temperature}, ${topK}, ${topP}`,
+      [logits.shape],
+    );
   }
-  if (state.dtype !== "i32" || !sameShape(state.shape, [4])) throw new DtypeError("sampleTokens", "the state must be i32 [4]", [state.dtype]);
+  if (state.dtype !== "i32" || !sameShape(state.shape, [4]))
+    throw new DtypeError("sampleTokens", "the state must be i32 [4]", [state.dtype]);
   const row = [logits.shape[0]!];
   const [token, logProbability] = applyAll(
     opSampleTokens,

@@ -39,7 +39,11 @@ function reduceRun(x: Tensor, kind: Kind, first: number, last: number): Tensor {
   const n = elementCount(x.shape.slice(first, last + 1));
   const inner = elementCount(x.shape.slice(last + 1));
   if (n === 0 && kind !== "sum") throw new ShapeError(kind, "cannot reduce an axis of size 0", [x.shape]);
-  const shape = [...x.shape.slice(0, first), ...new Array<number>(last - first + 1).fill(1), ...x.shape.slice(last + 1)];
+  const shape = [
+    ...x.shape.slice(0, first),
+    ...new Array<number>(last - first + 1).fill(1),
+    ...x.shape.slice(last + 1),
+  ];
   return apply(opReduce, [x], { shape, dtype: "f32" }, [kinds[kind], outer, n, inner]);
 }
 
@@ -70,7 +74,8 @@ const opArgmax = defineOp({ name: "argmax", kernel: "argmax", gradient: "zero" }
 
 /** Index of the first largest value along the last axis: `[..., n] -> i32 [...]`. */
 export function argmax(x: Tensor): Tensor {
-  if (x.rank === 0 || lastSize(x.shape) === 0) throw new ShapeError("argmax", "needs a last axis with elements", [x.shape]);
+  if (x.rank === 0 || lastSize(x.shape) === 0)
+    throw new ShapeError("argmax", "needs a last axis with elements", [x.shape]);
   return apply(opArgmax, [x], { shape: x.shape.slice(0, -1), dtype: "i32" });
 }
 

@@ -10,7 +10,10 @@ const opRope = defineOp({
     const [x, cosine, sine, positions] = inputs as [Tensor, Tensor, Tensor, Tensor];
     const [inverse, interleaved] = attributes as [number, number];
     // A rotation: its transpose is the rotation back.
-    const dx = apply(opRope, [upstream[0]!, cosine, sine, positions], { shape: x.shape, dtype: "f32" }, [1 - inverse, interleaved]);
+    const dx = apply(opRope, [upstream[0]!, cosine, sine, positions], { shape: x.shape, dtype: "f32" }, [
+      1 - inverse,
+      interleaved,
+    ]);
     return [dx, null, null, null];
   },
 });
@@ -23,14 +26,25 @@ const opRope = defineOp({
  * @param positions i32 [batch, sequence]; outside the table fails when the program runs
  * @param options.interleaved pairs (2i, 2i+1) as in Meta's files; default pairs (i, i + headDim/2) as in Hugging Face's
  */
-export function rope(x: Tensor, cosine: Tensor, sine: Tensor, positions: Tensor, options: { interleaved?: boolean } = {}): Tensor {
+export function rope(
+  x: Tensor,
+  cosine: Tensor,
+  sine: Tensor,
+  positions: Tensor,
+  options: { interleaved?: boolean } = {},
+): Tensor {
   const shapes = [x.shape, cosine.shape, sine.shape, positions.shape];
-  if (x.rank !== 4 || x.shape[3]! % 2 !== 0) throw new ShapeError("rope", "x must be [batch, sequence, heads, even headDim]", shapes);
+  if (x.rank !== 4 || x.shape[3]! % 2 !== 0)
+    throw new ShapeError("rope", "x must be [batch, sequence, heads, even headDim]", shapes);
   const table = [cosine.shape[0]!, x.shape[3]! / 2];
   if (!sameShape(cosine.shape, table) || !sameShape(sine.shape, table)) {
     throw new ShapeError("rope", "cosine and sine must be [positions, headDim / 2]", shapes);
   }
-  if (!sameShape(positions.shape, x.shape.slice(0, 2))) throw new ShapeError("rope", "positions must be [batch, sequence]", shapes);
+  if (!sameShape(positions.shape, x.shape.slice(0, 2)))
+    throw new ShapeError("rope", "positions must be [batch, sequence]", shapes);
   if (positions.dtype !== "i32") throw new DtypeError("rope", "positions must be i32", [positions.dtype]);
-  return apply(opRope, [x, cosine, sine, positions], { shape: x.shape, dtype: "f32" }, [0, options.interleaved ? 1 : 0]);
+  return apply(opRope, [x, cosine, sine, positions], { shape: x.shape, dtype: "f32" }, [
+    0,
+    options.interleaved ? 1 : 0,
+  ]);
 }

@@ -65,7 +65,10 @@ export class AdamW {
     const learningRate = this.#schedule(step);
     const gradientNorm = sqrt(sumSquares(gradients));
     // 1e-6 as in PyTorch's clip_grad_norm_. A norm that is not finite stays so in the scale and stops the update.
-    const scale = minimum(divide(full([], clipNorm === Number.POSITIVE_INFINITY ? 1e30 : clipNorm), add(gradientNorm, 1e-6)), 1);
+    const scale = minimum(
+      divide(full([], clipNorm === Number.POSITIVE_INFINITY ? 1e30 : clipNorm), add(gradientNorm, 1e-6)),
+      1,
+    );
     const finiteScale = add(scale, gradientNorm.sub(gradientNorm));
     const hyper = concat([learningRate, finiteScale, step].map((value) => reshape(value, [1])));
     const slots = this.parameters.map((parameter, i) => ({

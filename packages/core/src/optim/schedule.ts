@@ -1,4 +1,4 @@
-import { add, cos, divide, maximum, minimum, multiply, where, less } from "../ops/elementwise.js";
+import { add, cos, divide, less, maximum, minimum, multiply, where } from "../ops/elementwise.js";
 import { full, type Tensor } from "../tensor/tensor.js";
 
 /** A learning rate as a graph over the step (a scalar tensor, counted from 1): schedules run on the device, inside the program. */

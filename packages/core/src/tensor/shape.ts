@@ -3,7 +3,7 @@ import { ShapeError } from "./errors.js";
 export type Shape = readonly number[];
 
 /** The most dimensions that a tensor can have (TREFOIL_MAX_RANK). */
-export const maxRank = 6;
+const maxRank = 6;
 
 export function elementCount(shape: Shape): number {
   let count = 1;

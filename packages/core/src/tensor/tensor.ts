@@ -1,6 +1,6 @@
 import type { Storage } from "../device/index.js";
 import { allocateHost, type Dtype, dtypeBytes, dtypeOf, type HostArray } from "./dtype.js";
-import { ShapeError, InvalidUseError } from "./errors.js";
+import { InvalidUseError, ShapeError } from "./errors.js";
 import { checkShape, elementCount, type Shape } from "./shape.js";
 
 /** What a kernel sees of a tensor. */
@@ -151,9 +151,11 @@ export class Parameter extends Tensor {
   /** Replaces the value from host data; ordered with the runs around it. */
   set(data: HostArray): void {
     if (dtypeOf(data) !== this.dtype || data.length !== this.size) {
-      throw new ShapeError("Parameter.set", `needs ${this.size} values of ${this.dtype}, got ${data.length} of ${dtypeOf(data)}`, [
-        this.shape,
-      ]);
+      throw new ShapeError(
+        "Parameter.set",
+        `needs ${this.size} values of ${this.dtype}, got ${data.length} of ${dtypeOf(data)}`,
+        [this.shape],
+      );
     }
     if (this.#storage) this.#storage.write(data);
     else this.#initial = data.slice();
@@ -196,7 +198,9 @@ export function tensor(values: NestedArray | HostArray, options: { shape?: Shape
     data = values;
     shape = [values.length];
     if (options.dtype && options.dtype !== dtypeOf(data)) {
-      throw new InvalidUseError(`tensor: the array holds ${dtypeOf(data)}, not ${options.dtype}; convert it, or drop dtype`);
+      throw new InvalidUseError(
+        `tensor: the array holds ${dtypeOf(data)}, not ${options.dtype}; convert it, or drop dtype`,
+      );
     }
   } else {
     const flat: number[] = [];

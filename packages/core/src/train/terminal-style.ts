@@ -1,6 +1,6 @@
 import { styleText } from "node:util";
 
-export type Format = "bold" | "dim" | "red" | "green" | "yellow" | "cyan";
+type Format = "bold" | "dim" | "red" | "green" | "yellow" | "cyan";
 export type Style = (format: Format, text: string) => string;
 
 interface TerminalLike {

@@ -81,7 +81,9 @@ describe("compile", () => {
       return value;
     });
     const results = await Promise.all(Array.from({ length: 50 }, () => next()));
-    expect(await Promise.all(results.map((value) => value.item()))).toEqual(Array.from({ length: 50 }, (_, i) => i + 1));
+    expect(await Promise.all(results.map((value) => value.item()))).toEqual(
+      Array.from({ length: 50 }, (_, i) => i + 1),
+    );
     expect([...(await counter.data())]).toEqual([50]);
   });
 
@@ -147,14 +149,19 @@ describe("compile", () => {
       return x.add(1);
     })(tensor([1]));
     expect(() => leaked[0]!.add(1)).toThrow(InvalidUseError);
-    await expect(compile((x: Tensor) => compile((y: Tensor) => y)(x) as never)(tensor([1]))).rejects.toThrow(InvalidUseError);
+    await expect(compile((x: Tensor) => compile((y: Tensor) => y)(x) as never)(tensor([1]))).rejects.toThrow(
+      InvalidUseError,
+    );
     await expect(compile(() => new Map() as never)()).rejects.toThrow(/plain objects/);
   });
 
   it("reports an index that is out of range, with op and value", async () => {
     const { gatherRows } = await import("../../src/index.js");
     const look = compile((index: Tensor) => gatherRows(full([4, 2], 1), index));
-    await expect(look(tensor(Int32Array.of(1, 9)))).rejects.toMatchObject({ code: "TREFOIL_INDEX_OUT_OF_RANGE", op: "gather_rows" });
+    await expect(look(tensor(Int32Array.of(1, 9)))).rejects.toMatchObject({
+      code: "TREFOIL_INDEX_OUT_OF_RANGE",
+      op: "gather_rows",
+    });
     expect(await values(await look(tensor(Int32Array.of(0))))).toEqual([1, 1]);
   });
 
@@ -197,8 +204,14 @@ describe("lowering", () => {
   });
 
   it("gives the same numbers fused and unfused", async () => {
-    const x = tensor(Float32Array.from({ length: 64 }, (_, i) => Math.sin(i)), { shape: [8, 8] });
-    const w = tensor(Float32Array.from({ length: 64 }, (_, i) => Math.cos(i)), { shape: [8, 8] });
+    const x = tensor(
+      Float32Array.from({ length: 64 }, (_, i) => Math.sin(i)),
+      { shape: [8, 8] },
+    );
+    const w = tensor(
+      Float32Array.from({ length: 64 }, (_, i) => Math.cos(i)),
+      { shape: [8, 8] },
+    );
     const fused = await compile((a: Tensor, b: Tensor) => a.matmul(b).add(a).mul(2).relu())(x, w);
     const product = tensor(Float32Array.from(await x.matmul(w).data()), { shape: [8, 8] });
     const total = tensor(Float32Array.from(await product.add(x).data()), { shape: [8, 8] });
@@ -230,7 +243,9 @@ describe("autograd", () => {
   it("gives zeros where nothing reaches the loss, and refuses ops without gradient", async () => {
     const f = compile((x: Tensor, y: Tensor) => gradients(sum(x), [y])[0]!);
     expect(await values(await f(tensor([1]), tensor([2, 3])))).toEqual([0, 0]);
-    const swapped = compile((x: Tensor) => gradients(sum(updateRows(x, full([1, 1, 2], 1), full([1], 0, "i32"))), [x])[0]!);
+    const swapped = compile(
+      (x: Tensor) => gradients(sum(updateRows(x, full([1, 1, 2], 1), full([1], 0, "i32"))), [x])[0]!,
+    );
     await expect(swapped(full([1, 2, 2], 0))).rejects.toThrow(/update_rows_: this op has no gradient/);
   });
 });

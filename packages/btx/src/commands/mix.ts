@@ -1,0 +1,144 @@
+import { basename } from "node:path";
+import { defineCommand, loadTokenizer } from "@trefoil/core";
+import { z } from "zod";
+import { closeDomains } from "../domains/index.js";
+import { type MixOptions, type MixPlan, type MixResult, mix, planMix } from "../mix/index.js";
+import { mixWithRidgeRouter } from "../stages/index.js";
+import { dataFields, folder, openData } from "./fields.js";
+import { formatBytes, formatCount, formatTable } from "./table.js";
+
+export const mixCommand = defineCommand({
+  name: "mix",
+  summary: "Merge dense checkpoints into one mixture-of-experts checkpoint.",
+  description:
+    "Takes Hugging Face Llama or Mistral folders that branched from one seed: their feed-forward layers become experts, everything else is averaged. Streams, so that memory does not grow with the model. Writes a folder that MixtralForCausalLM loads.",
+  examples: [
+    "btx mix --experts experts/code,experts/prose,models/seed --output models/mixture",
+    "btx mix --experts experts/code,experts/prose --output models/mixture --router.kind ridge --data.domains.code @code --data.domains.prose @prose",
+    "btx mix --experts a,b,c --output mixture --dry-run",
+  ],
+  schema: z.strictObject({
+    experts: z
+      .array(z.string().min(1))
+      .min(2)
+      .describe("Folders of the checkpoints, in the order of the experts; the first gives the tokenizer.")
+      .meta({ placeholder: "folders" }),
+    output: folder("Folder to write."),
+    weights: z
+      .array(z.number().nonnegative())
+      .default([])
+      .describe("What each expert counts in the average; by default all the same."),
+    expertsPerToken: z.number().int().positive().default(2).describe("Experts that each token visits."),
+    router: z
+      .discriminatedUnion("kind", [
+        z.strictObject({
+          kind: z.literal("random").describe("Normal numbers, to be finetuned."),
+          standardDeviation: z.number().nonnegative().default(0.02).describe("Of the router's weights."),
+          seed: z.number().int().nonnegative().default(0).describe("The same seed gives the same router."),
+        }),
+        z.strictObject({
+          kind: z
+            .literal("ridge")
+            .describe("Ridge regression of the domain on the router's input: a useful router without training."),
+          lambda: z
+            .number()
+            .positive()
+            .default(1e-3)
+            .describe("Regularisation, as a share of the mean square of the inputs."),
+          sharpness: z
+            .number()
+            .positive()
+            .default(4)
+            .describe("Factor on the solution: larger sends tokens more decidedly."),
+          tokens: z
+            .number()
+            .int()
+            .positive()
+            .default(65_536)
+            .describe("Text read of each domain.")
+            .meta({ unit: "tokens" }),
+          sequence: z.number().int().min(2).default(256).describe("Tokens of a row.").meta({ unit: "tokens" }),
+        }),
+      ])
+      .default({ kind: "random", standardDeviation: 0.02, seed: 0 }),
+    data: dataFields
+      .prefault({})
+      .describe(
+        "For the ridge router: a domain belongs to the expert whose folder has its name; experts without one are generalists.",
+      ),
+    outputDtype: z
+      .enum(["auto", "F32", "BF16", "F16"])
+      .default("auto")
+      .describe("auto: as the checkpoints hold each tensor, F32 where they differ."),
+    shardSize: z.number().positive().default(5e9).describe("Largest weight file.").meta({ unit: "bytes" }),
+    routerAuxLossCoef: z
+      .number()
+      .nonnegative()
+      .default(0.01)
+      .describe("Coefficient of the balancing loss, written to config.json for those who train on."),
+    overwrite: z.boolean().default(false).describe("Replace an existing output."),
+    dryRun: z.boolean().default(false).describe("Check everything and print what would be written, then stop."),
+  }),
+  run: async (config, { progress, signal, stdout }) => {
+    const { experts, output, weights, expertsPerToken, router, outputDtype, shardSize, routerAuxLossCoef, overwrite } =
+      config;
+    const options: MixOptions = {
+      experts,
+      output,
+      expertsPerToken,
+      outputDtype,
+      shardBytes: shardSize,
+      routerAuxLossCoef,
+      overwrite,
+      signal,
+      ...(weights.length > 0 && { weights }),
+    };
+    const plan = await planMix(options);
+    for (const note of plan.notes) progress.warn(note);
+    stdout.write(describePlan(plan, experts));
+    if (config.dryRun) return;
+    const stage = progress.stage("mix", { total: plan.bytes, unit: "bytes" });
+    const onProgress = (done: number) => stage.update(done);
+    let result: MixResult;
+    if (router.kind === "random") result = await mix({ ...options, router, onProgress });
+    else {
+      const domains = await openData(config.data, await loadTokenizer(experts[0]!), signal);
+      try {
+        const texts = domains.flatMap(({ name, train: file }) => {
+          const expert = experts.findIndex((path) => basename(path) === name);
+          return expert < 0 ? [] : [{ file, expert }];
+        });
+        result = await mixWithRidgeRouter({ ...options, onProgress }, texts, { ...router, batch: 8, signal });
+      } finally {
+        closeDomains(domains);
+      }
+    }
+    stage.succeed(`${formatBytes(plan.bytes)} in ${output}`);
+    stdout.write(describeDivergence(result, experts));
+  },
+});
+
+function describePlan(
+  { config, parameters, activeParameters, bytes, tensors, weights }: MixPlan,
+  experts: readonly string[],
+): string {
+  const lines = [
+    `${config.experts} experts, ${config.expertsPerToken} per token: ${formatCount(parameters)} parameters, ${formatCount(activeParameters)} per token`,
+    `${tensors.length} tensors, ${formatBytes(bytes)}; hidden ${config.hiddenSize}, ${config.layers} layers, vocabulary ${config.vocabSize}`,
+    ...experts.map((path, i) => `  expert ${i}: ${path}, ${(weights[i]! * 100).toFixed(1)} % of the averages`),
+  ];
+  return `${lines.join("\n")}\n`;
+}
+
+function describeDivergence({ averaged, experts }: MixResult, paths: readonly string[]): string {
+  const kinds: [string, Record<string, readonly number[]>][] = [
+    ["averaged", averaged],
+    ["experts", experts],
+  ];
+  const rows = kinds.map(([kind, report]) => {
+    const tensors = Object.values(report);
+    const largest = paths.map((_, i) => Math.max(...tensors.map((relative) => relative[i]!)));
+    return [kind, ...largest.map((value) => value.toFixed(4))];
+  });
+  return `\nLargest distance from the average, ‖θ − θ̄‖ / ‖θ̄‖ (every tensor: btx_mix.json)\n${formatTable(["tensors", ...paths.map((path) => basename(path))], rows)}`;
+}

@@ -1,0 +1,29 @@
+/** A table for the terminal: the first column to the left, numbers to the right. */
+export function formatTable(columns: readonly string[], rows: readonly (readonly (string | null)[])[]): string {
+  const cells = [columns, ...rows.map((row) => row.map((cell) => cell ?? "–"))];
+  const widths = columns.map((_, i) => Math.max(...cells.map((row) => row[i]!.length)));
+  const lines = cells.map((row) =>
+    row
+      .map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)))
+      .join("  ")
+      .trimEnd(),
+  );
+  lines.splice(1, 0, widths.map((width) => "─".repeat(width)).join("  "));
+  return `${lines.join("\n")}\n`;
+}
+
+/** 1.2 GB, 340 kB. */
+export function formatBytes(bytes: number): string {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  const power = Math.min(units.length - 1, Math.max(0, Math.floor(Math.log10(Math.max(1, bytes)) / 3)));
+  const value = bytes / 1000 ** power;
+  return `${value >= 100 || power === 0 ? Math.round(value) : value.toPrecision(3)} ${units[power]}`;
+}
+
+/** 7.24 B, 886 k. */
+export function formatCount(count: number): string {
+  const units = ["", "k", "M", "B", "T"];
+  const power = Math.min(units.length - 1, Math.max(0, Math.floor(Math.log10(Math.max(1, count)) / 3)));
+  const value = count / 1000 ** power;
+  return `${value >= 100 || power === 0 ? Math.round(value) : value.toPrecision(3)}${power === 0 ? "" : ` ${units[power]}`}`;
+}

@@ -1,0 +1,29 @@
+export { BitsPerByte, type WindowOptions } from "./bits-per-byte.js";
+export { type BranchOptions, type BranchScope, branchScopes, trainBranches, withReplay } from "./branch.js";
+export { StageError, type StageErrorCode } from "./errors.js";
+export { type EvaluateOptions, evaluateModel, type ModelScores } from "./evaluate.js";
+export { type Answer, answerArithmetic, type ExactMatchOptions, exactMatch } from "./exact-match.js";
+export { balanceForms, type FinetuneOptions, type FinetuneScope, finetuneMixture, finetuneScopes } from "./finetune.js";
+export { mixWithRidgeRouter } from "./mix-with-ridge.js";
+export { OpenModel } from "./model.js";
+export {
+  type QuickstartOptions,
+  type QuickstartResults,
+  quickstart,
+  quickstartLayout,
+  readQuickstartResults,
+} from "./quickstart.js";
+export { type LabelledText, type RidgeRouterOptions, setRidgeRouters } from "./ridge-router.js";
+export { type DomainRouting, firstChoices, routingTable } from "./routing.js";
+export { continuations, type RoutedSample, routedSamples } from "./samples.js";
+export { type SeedOptions, type SeedSizes, trainSeed } from "./seed.js";
+export {
+  type LossPoint,
+  lossCurve,
+  type StageContext,
+  type TrainOptions,
+  type TrainResult,
+  type TrainSettings,
+  train,
+  type WeightedDomain,
+} from "./training.js";

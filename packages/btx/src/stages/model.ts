@@ -1,0 +1,42 @@
+import { existsSync } from "node:fs";
+import {
+  type CausalLM,
+  loadModel,
+  loadTokenizer,
+  Mixtral,
+  type Tokenizer,
+  type TransformerConfig,
+} from "@trefoil/core";
+import { StageError } from "./errors.js";
+
+/** A model folder in memory. Frees its parameters when it goes out of scope. */
+export class OpenModel implements Disposable {
+  private constructor(
+    readonly path: string,
+    readonly model: CausalLM,
+    readonly config: TransformerConfig,
+    readonly tokenizer: Tokenizer,
+  ) {}
+
+  /** @throws ModelFolderError, TokenizerError */
+  static async open(path: string): Promise<OpenModel> {
+    const { model, config } = await loadModel(path);
+    return new OpenModel(path, model, config, await loadTokenizer(path));
+  }
+
+  /** The model as a mixture. @throws StageError when it is dense */
+  get mixture(): Mixtral {
+    if (this.model instanceof Mixtral) return this.model;
+    throw new StageError("BTX_MODEL", `${this.path} is a dense model: make a mixture with \`btx mix\` first`);
+  }
+
+  [Symbol.dispose](): void {
+    for (const parameter of this.model.namedParameters().values()) parameter.dispose();
+  }
+}
+
+/** Refuses, before anything is trained, an output that could not be written afterwards. @throws StageError */
+export function checkOutput(output: string, overwrite = false): void {
+  if (overwrite || !existsSync(output)) return;
+  throw new StageError("BTX_OUTPUT_EXISTS", `${output} exists: name another output, or allow overwriting`);
+}

@@ -1,0 +1,67 @@
+import {
+  compile,
+  evaluationBatches,
+  type Mixtral,
+  matmul,
+  sum,
+  type Tensor,
+  type TokenFile,
+  tensor,
+  transpose,
+} from "@trefoil/core";
+import { RidgeMoments, type RidgeOptions, ridgeRouter } from "../mix/index.js";
+import { StageError } from "./errors.js";
+import type { StageContext } from "./training.js";
+
+/** Text of a domain and the expert that was trained on it. */
+export interface LabelledText {
+  file: TokenFile;
+  expert: number;
+}
+
+export interface RidgeRouterOptions extends RidgeOptions, StageContext {
+  /** Tokens read of each text. */
+  tokens: number;
+  batch: number;
+  sequence: number;
+}
+
+/**
+ * Sets the routers of a mixture by ridge regression, from the first layer to the last: what a layer sees depends on the
+ * routers before it. No training. Returns the rows of each layer, [experts, hidden].
+ */
+export async function setRidgeRouters(
+  model: Mixtral,
+  texts: readonly LabelledText[],
+  options: RidgeRouterOptions,
+): Promise<Float32Array[]> {
+  const { tokens: count, batch, sequence, progress, signal } = options;
+  const { layers, hiddenSize, experts } = model.config;
+  const parameters = model.namedParameters();
+  const measure = compile((tokens: Tensor, layer: number) => {
+    const { inputs } = model.hidden(tokens).routing[layer]!;
+    return { gram: matmul(transpose(inputs), inputs), sum: sum(inputs, { axes: 0 }) };
+  });
+  const stage = progress?.stage("ridge router", { total: layers, unit: "layers" });
+  const rows: Float32Array[] = [];
+  for (let layer = 0; layer < layers; layer++) {
+    const moments = new RidgeMoments(hiddenSize, experts);
+    for (const { file, expert } of texts) {
+      if (file.windows(sequence) < batch)
+        throw new StageError("BTX_OPTIONS", `${file.path} has too little text for batches of ${batch} × ${sequence}`);
+      // Whole batches only: a filled-up one would count padding.
+      const batches = Math.max(1, Math.floor(Math.min(count / sequence, file.windows(sequence)) / batch));
+      for (const { tokens } of evaluationBatches(file, { batch, sequence, maxWindows: batches * batch })) {
+        signal?.throwIfAborted();
+        const found = await measure(tensor(tokens, { shape: [batch, sequence] }), layer);
+        moments.addSums(await found.gram.data(), await found.sum.data(), batch * sequence, expert);
+      }
+    }
+    const solved = ridgeRouter(moments, options);
+    parameters.get(`model.layers.${layer}.block_sparse_moe.gate`)!.set(solved);
+    rows.push(solved);
+    stage?.update(layer + 1);
+  }
+  stage?.succeed();
+  return rows;
+}

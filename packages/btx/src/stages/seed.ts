@@ -1,0 +1,77 @@
+import {
+  type ByteTokenizer,
+  Llama,
+  saveModel,
+  type Tokenizer,
+  type TransformerConfigFields,
+  tokenizerFiles,
+} from "@trefoil/core";
+import type { DomainTokens } from "../domains/index.js";
+import { checkOutput } from "./model.js";
+import { type StageContext, type TrainSettings, train } from "./training.js";
+
+/** Sizes of a seed that is trained from scratch. */
+export interface SeedSizes {
+  hiddenSize: number;
+  intermediateSize: number;
+  layers: number;
+  heads: number;
+  keyValueHeads: number;
+  maxPositions: number;
+}
+
+export interface SeedOptions extends StageContext {
+  sizes: SeedSizes;
+  domains: readonly DomainTokens[];
+  /** Default: bytes. */
+  tokenizer: Tokenizer | ByteTokenizer;
+  settings: TrainSettings;
+  /** Folder of the model. */
+  output: string;
+  /** Run directory. */
+  run: string;
+  resume?: boolean;
+  overwrite?: boolean;
+}
+
+/** Trains a small Llama from scratch on equal shares of the domains. Returns whether it came to the end. */
+export async function trainSeed(options: SeedOptions): Promise<boolean> {
+  const { sizes, domains, tokenizer, settings, output, run, resume, overwrite, progress, signal } = options;
+  checkOutput(output, overwrite);
+  const config: TransformerConfigFields = {
+    family: "llama",
+    ...sizes,
+    vocabSize: tokenizer.vocabSize,
+    headDim: sizes.hiddenSize / sizes.heads,
+    rmsNormEps: 1e-5,
+    ropeTheta: 1e4,
+    tieWordEmbeddings: true,
+    eosTokenIds: tokenizer.eosTokenId === undefined ? [] : [tokenizer.eosTokenId],
+    ...(tokenizer.bosTokenId === undefined ? {} : { bosTokenId: tokenizer.bosTokenId }),
+    // The usual 0.02 suits widths in the thousands; narrow models learn several times faster from this.
+    initializerRange: 1 / Math.sqrt(sizes.hiddenSize),
+  };
+  const model = new Llama(config, settings.seed);
+  try {
+    const data = domains.map((domain) => ({ domain, weight: 1 }));
+    const shared = { model, data, settings, run, title: "seed", config: { sizes, settings } };
+    const { completed } = await train({ ...shared, ...context({ progress, signal, resume }) });
+    if (completed) {
+      await saveModel(model, output, {
+        config,
+        files: tokenizerFiles(tokenizer),
+        ...(overwrite === undefined ? {} : { overwrite }),
+      });
+    }
+    return completed;
+  } finally {
+    for (const parameter of model.namedParameters().values()) parameter.dispose();
+  }
+}
+
+/** The options that are set: absent and undefined are not the same to strict optional properties. */
+export function context<T extends object>(options: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as {
+    [K in keyof T]?: Exclude<T[K], undefined>;
+  };
+}

@@ -1,0 +1,100 @@
+import { describe, expect, it } from "vitest";
+import { compile, Generator, generate, Llama, Mixtral, type Tensor, tensor } from "../../src/index.js";
+
+const sizes = {
+  vocabSize: 64,
+  hiddenSize: 32,
+  intermediateSize: 48,
+  layers: 2,
+  heads: 4,
+  keyValueHeads: 2,
+  headDim: 8,
+  rmsNormEps: 1e-5,
+  ropeTheta: 1e4,
+  tieWordEmbeddings: false,
+  maxPositions: 96,
+  // Large enough that the logits are far apart and greedy choices are not ties.
+  initializerRange: 0.3,
+};
+const models = {
+  llama: () => new Llama(sizes, 1),
+  mixtral: () => new Mixtral({ ...sizes, experts: 4, expertsPerToken: 2 }, 2),
+};
+const prompts = [Int32Array.of(1, 2, 3, 4, 5), Int32Array.of(9), Int32Array.of(7, 7, 20, 33, 41, 50, 63)];
+
+describe.each(Object.entries(models))("generation with a %s", (_name, make) => {
+  it("equals running the whole sequence again for every token", async () => {
+    const model = make();
+    const logits = compile((tokens: Tensor) => model.logits(tokens));
+    const cached = await generate(model, prompts, { maxNewTokens: 12, temperature: 0 });
+    for (const [row, prompt] of prompts.entries()) {
+      const ids = [...prompt];
+      for (let step = 0; step < 12; step++) {
+        const scores = (await (
+          await logits(tensor(Int32Array.from(ids), { shape: [1, ids.length] }))
+        ).data()) as Float32Array;
+        const last = scores.subarray((ids.length - 1) * sizes.vocabSize);
+        const best = last.indexOf(Math.max(...last));
+        const total = Math.log(last.reduce((sum, score) => sum + Math.exp(score - last[best]!), 0));
+        expect(cached[row]!.tokens[step], `row ${row}, token ${step}`).toBe(best);
+        expect(cached[row]!.logProbabilities[step]).toBeCloseTo(-total, 3);
+        ids.push(best);
+      }
+    }
+  });
+
+  it("does not depend on what else is in the batch", async () => {
+    const model = make();
+    const together = await generate(model, prompts, { maxNewTokens: 8, temperature: 0 });
+    for (const [row, prompt] of prompts.entries()) {
+      const [alone] = await generate(model, [prompt], { maxNewTokens: 8, temperature: 0 });
+      expect([...alone!.tokens]).toEqual([...together[row]!.tokens]);
+    }
+  });
+
+  it("repeats for a seed, stops at an ending token, and reports each token", async () => {
+    const model = make();
+    const options = { maxNewTokens: 16, temperature: 1, topK: 8, topP: 0.9, seed: 5 };
+    const seen: number[][] = [[], [], []];
+    const first = await generate(model, prompts, { ...options, onToken: (row, token) => seen[row]!.push(token) });
+    const second = await generate(model, prompts, options);
+    expect(second).toEqual(first);
+    expect(seen).toEqual(first.map(({ tokens }) => [...tokens]));
+    const other = await generate(model, prompts, { ...options, seed: 6 });
+    expect(other).not.toEqual(first);
+    const end = first[0]!.tokens[3]!;
+    const stopped = await generate(model, prompts, { ...options, eosTokenIds: [end] });
+    expect(stopped[0]!.finished).toBe(true);
+    expect([...stopped[0]!.tokens]).toEqual([...first[0]!.tokens.slice(0, first[0]!.tokens.indexOf(end) + 1)]);
+  });
+});
+
+describe("a generator", () => {
+  it("serves prompts of many lengths with one cache", async () => {
+    const model = models.llama();
+    using generator = new Generator(model, 1, 64);
+    for (const prompt of prompts) {
+      const [kept] = await generator.generate([prompt], { maxNewTokens: 6, temperature: 0 });
+      const [fresh] = await generate(model, [prompt], { maxNewTokens: 6, temperature: 0 });
+      expect([...kept!.tokens]).toEqual([...fresh!.tokens]);
+    }
+  });
+
+  it("keeps close to f32 with a bf16 cache", async () => {
+    const model = models.llama();
+    const [exact] = await generate(model, [prompts[0]!], { maxNewTokens: 1, temperature: 0 });
+    const [rounded] = await generate(model, [prompts[0]!], { maxNewTokens: 1, temperature: 0, cacheDtype: "bf16" });
+    expect(rounded!.tokens).toEqual(exact!.tokens);
+    // bf16 keeps 8 bits: keys and values are off by up to 2^-9 each.
+    expect(Math.abs(rounded!.logProbabilities[0]! - exact!.logProbabilities[0]!)).toBeLessThan(0.1);
+  });
+
+  it("refuses what does not fit, and says why", async () => {
+    const model = models.llama();
+    await expect(generate(model, [Int32Array.of()], { maxNewTokens: 4 })).rejects.toThrow(/prompt 0 is empty/);
+    await expect(generate(model, [prompts[0]!], { maxNewTokens: 200 })).rejects.toThrow(
+      /205 positions; the model has 96/,
+    );
+    expect(() => new Llama({ ...sizes, slidingWindow: 16 })).toThrow(/sliding_window 16 is shorter/);
+  });
+});
