@@ -1,5 +1,6 @@
-// matmul_bench [threads] [form] [name-part]: GFLOP/s of every shape, share of the measured FMA peak, ratio to OpenBLAS where
-// it is installed. Runs of both alternate, so that drift of the machine cancels; medians are shown.
+// matmul_bench [threads] [form] [name-part] [library]: GFLOP/s of every shape, share of the measured FMA peak, ratio to a peer:
+// any library with the Fortran `sgemm_`, by default OpenBLAS, where it is installed (set OMP_NUM_THREADS for the others).
+// Runs of both alternate, so that drift of the machine cancels; medians are shown.
 #include <dlfcn.h>
 
 #include <algorithm>
@@ -70,14 +71,21 @@ double fma_peak(int threads) {
   return 2.0 * kLanes * kChains * kRounds * threads / median(times) / 1e9;
 }
 
-struct OpenBlas {
-  using Sgemm = void (*)(int, int, int, int, int, int, float, const float*, int, const float*, int, float, float*, int);
+struct Peer {
+  using Sgemm = void (*)(const char*, const char*, const int*, const int*, const int*, const float*, const float*, const int*, const float*,
+                         const int*, const float*, float*, const int*);
   Sgemm sgemm = nullptr;
-  explicit OpenBlas(int threads) {
-    void* library = dlopen("libopenblas.so.0", RTLD_NOW | RTLD_LOCAL);
+  Peer(const char* path, int threads) {
+    void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!library) return;
-    sgemm = reinterpret_cast<Sgemm>(dlsym(library, "cblas_sgemm"));
+    sgemm = reinterpret_cast<Sgemm>(dlsym(library, "sgemm_"));
     if (auto set = reinterpret_cast<void (*)(int)>(dlsym(library, "openblas_set_num_threads"))) set(threads);
+  }
+  // Row-major C = op(a) op(b) is column-major C' = op(b)' op(a)'.
+  void run(bool ta, bool tb, int m, int n, int k, const float* a, const float* b, float* c) const {
+    const float one = 1, zero = 0;
+    const int lda = ta ? m : k, ldb = tb ? k : n;
+    sgemm(tb ? "T" : "N", ta ? "T" : "N", &n, &m, &k, &one, b, &ldb, a, &lda, &zero, c, &n);
   }
 };
 
@@ -112,10 +120,11 @@ int main(int argc, char** argv) {
   TrefoilStatus status{};
   TrefoilDevice* device = backend->open_device(&options, &status);
   if (!device) return std::printf("%s\n", status.message), 1;
-  OpenBlas blas(threads);
+  const char* library = argc > 4 ? argv[4] : "libopenpeer.so.0";
+  Peer peer(library, threads);
   double peak = fma_peak(threads);
-  std::printf("%d threads, FMA peak %.1f GFLOP/s, OpenBLAS %s\n%-18s %4s %9s %6s %9s %6s\n", threads, peak, blas.sgemm ? "found" : "missing", "m x k x n",
-              "form", "GFLOP/s", "peak", "OpenBLAS", "ratio");
+  std::printf("%d threads, FMA peak %.1f GFLOP/s, peer %s %s\n%-18s %4s %9s %6s %9s %6s\n", threads, peak, library, peer.sgemm ? "found" : "missing", "m x k x n",
+              "form", "GFLOP/s", "peak", "peer", "ratio");
   int32_t op = backend->find_op("matmul");
   double log_ratios = 0;
   int ratios = 0;
@@ -140,9 +149,7 @@ int main(int argc, char** argv) {
       launch.workspace = backend->allocate(device, launch.workspace_bytes);
       auto ours = [&] { backend->launch(device, op, &launch, &status); };
       auto theirs = [&] {
-        if (blas.sgemm)
-          blas.sgemm(101, ta ? 112 : 111, tb ? 112 : 111, int(shape.m), int(shape.n), int(shape.k), 1, a, int(ta ? shape.m : shape.k), b,
-                     int(tb ? shape.k : shape.n), 0, other, int(shape.n));
+        if (peer.sgemm) peer.run(ta, tb, int(shape.m), int(shape.n), int(shape.k), a, b, other);
       };
       double flops = 2.0 * double(shape.m) * double(shape.k) * double(shape.n);
       long repeats = std::max(1L, long(2e8 / flops));  // about 2 ms to a sample
@@ -157,16 +164,16 @@ int main(int argc, char** argv) {
         mine.push_back(sample(ours));
         peers.push_back(sample(theirs));
       }
-      double speed = flops / median(mine) / 1e9, peer = flops / median(peers) / 1e9;
-      if (blas.sgemm) {
-        std::printf("%-18s %4s %9.1f %5.1f%% %9.1f %6.2f\n", name, form, speed, 100 * speed / peak, peer, speed / peer);
-        log_ratios += std::log(speed / peer);
+      double speed = flops / median(mine) / 1e9, theirs_speed = flops / median(peers) / 1e9;
+      if (peer.sgemm) {
+        std::printf("%-18s %4s %9.1f %5.1f%% %9.1f %6.2f\n", name, form, speed, 100 * speed / peak, theirs_speed, speed / theirs_speed);
+        log_ratios += std::log(speed / theirs_speed);
         ++ratios;
       } else {
         std::printf("%-18s %4s %9.1f %5.1f%%\n", name, form, speed, 100 * speed / peak);
       }
-      for (int64_t i = 0; blas.sgemm && i < shape.m * shape.n; ++i)
-        if (!(std::fabs(c[i] - other[i]) <= 1e-4 * double(shape.k))) return std::printf("wrong at %ld: %g, OpenBLAS %g\n", long(i), c[i], other[i]), 1;
+      for (int64_t i = 0; peer.sgemm && i < shape.m * shape.n; ++i)
+        if (!(std::fabs(c[i] - other[i]) <= 1e-4 * double(shape.k))) return std::printf("wrong at %ld: %g, the peer %g\n", long(i), c[i], other[i]), 1;
       backend->release(device, launch.workspace);
     }
     for (float* data : {a, b, c, other}) backend->release(device, data);

@@ -103,6 +103,7 @@ TEST(grouped_matmul_weight_grad_ragged) {
       for (int form = 0; form < 4; ++form) check_weight_grad(device, sizes, width[0], width[1], form & 1, form & 2, seed++);
   check_weight_grad(device, {3000}, 5, 40, true, true, seed++);  // one group, long enough to be cut along its rows
   check_weight_grad(device, {3000}, 40, 40, false, true, seed++);
+  check_weight_grad(device, {9000}, 5, 40, true, false, seed++);
 }
 
 TEST(grouped_matmul_weight_grad_empty_is_zero) {

@@ -151,7 +151,7 @@ TEST(matmul_batches) {
 
 TEST(matmul_bf16_storage) {
   uint32_t seed = 400;
-  const int64_t sizes[][3] = {{1, 70, 300}, {5, 129, 65}, {33, 35, 37}, {230, 77, 501}, {300, 3, 40}};
+  const int64_t sizes[][3] = {{1, 70, 300}, {5, 129, 65}, {33, 35, 37}, {230, 77, 501}, {300, 3, 40}, {3, 900, 1500}};
   for (auto& size : sizes)
     for (int form = 0; form < 4; ++form)
       for (int which = 1; which < 4; ++which) {

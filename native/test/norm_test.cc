@@ -46,6 +46,9 @@ TEST(rms_norm_matches_double) {
     F32 y(x.shape), rstd({rows}), dx(x.shape), dweight({n});
     launch(device, "rms_norm", {view(x), view(weight)}, {view(y), view(rstd)}, {kEpsilon});
     check_close(y, reference_rms(doubles(x), doubles(weight)), 5e-7, 0, "rms_norm");
+    F32 rstd_alone({rows});
+    launch(device, "rms_norm", {view(x), view(weight)}, {absent(), view(rstd_alone)}, {kEpsilon});
+    CHECK(rstd_alone.values == rstd.values);
     launch(device, "rms_norm_grad", {view(dy), view(x), view(weight), view(rstd)}, {view(dx), view(dweight)});
     auto of_x = [&](const Doubles& at) { return reference_rms(at, doubles(weight)); };
     auto of_weight = [&](const Doubles& at) { return reference_rms(doubles(x), at); };
@@ -71,6 +74,9 @@ TEST(layer_norm_matches_double) {
       launch(device, "layer_norm", {view(x), affine ? view(weight) : absent(), affine ? view(bias) : absent()},
              {view(y), view(mean), view(rstd)}, {kEpsilon});
       check_close(y, reference_layer(doubles(x), doubles(w), doubles(b)), 2e-6, 0, "layer_norm");
+      F32 mean_alone({rows}), rstd_alone({rows});
+      launch(device, "layer_norm", {view(x), absent(), absent()}, {absent(), view(mean_alone), view(rstd_alone)}, {kEpsilon});
+      CHECK(mean_alone.values == mean.values && rstd_alone.values == rstd.values);
       launch(device, "layer_norm_grad", {view(dy), view(x), affine ? view(weight) : absent(), view(mean), view(rstd)},
              {view(dx), affine ? view(dweight) : absent(), affine ? view(dbias) : absent()});
       auto of_x = [&](const Doubles& at) { return reference_layer(at, doubles(w), doubles(b)); };

@@ -1,31 +1,44 @@
-// Runs the C++ tests and leaves their counts in test-results/native.json.
+// Runs the C++ tests and the check of the objects' symbols, and leaves their counts in test-results/native.json.
 import { spawn } from "node:child_process";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const native = dirname(dirname(fileURLToPath(import.meta.url)));
-const program = join(native, process.argv[2] ?? "build", "trefoil_tests");
+const build = join(native, "build");
+const results = join(native, "test-results", "native.json");
 
-const child = spawn(program, process.argv.slice(3), { stdio: ["ignore", "pipe", "inherit"] });
-let output = "";
-child.stdout.setEncoding("utf8").on("data", (text) => {
-  output += text;
-  process.stdout.write(text);
-});
-child.on("error", (error) => {
-  console.error(
-    `${program} did not start (${error.message}): build it with \`pnpm --filter @trefoil/native build:native\`.`,
-  );
-  process.exitCode = 1;
-});
-child.on("close", (code, signal) => {
-  const counts = /^(\d+) passed, (\d+) failed$/m.exec(output);
-  const passed = Number(counts?.[1] ?? 0);
-  // A crash leaves no summary line, and a run of no tests proves nothing: each is one failure.
-  const failed = Math.max(Number(counts?.[2] ?? 0), code === 0 ? 0 : 1);
-  if (signal) console.error(`trefoil_tests was ended by ${signal}`);
-  mkdirSync(join(native, "test-results"), { recursive: true });
-  writeFileSync(join(native, "test-results", "native.json"), `${JSON.stringify({ passed, failed })}\n`);
-  process.exitCode = failed === 0 ? 0 : 1;
-});
+/** Runs a program with its output shown; resolves with that output and whether it ended well. */
+function run(file, args) {
+  return new Promise((resolve) => {
+    const child = spawn(file, args, { stdio: ["ignore", "pipe", "inherit"] });
+    let output = "";
+    child.stdout.setEncoding("utf8").on("data", (text) => {
+      output += text;
+      process.stdout.write(text);
+    });
+    child.on("error", (error) => console.error(`${file} did not start: ${error.message}`));
+    child.on("close", (code, signal) => {
+      if (signal) console.error(`${file} was ended by ${signal}`);
+      resolve({ output, ok: code === 0 });
+    });
+  });
+}
+
+/** Counts by the pattern of a summary line. A crash leaves no such line, and a run of no tests proves nothing: one failure. */
+function count({ output, ok }, pattern) {
+  const { passed = "0", failed = "0" } = pattern.exec(output)?.groups ?? {};
+  return { passed: Number(passed), failed: Math.max(Number(failed), ok ? 0 : 1) };
+}
+
+rmSync(results, { force: true });
+const tests = count(
+  await run(join(build, "trefoil_tests"), process.argv.slice(2)),
+  /^(?<passed>\d+) passed, (?<failed>\d+) failed$/m,
+);
+const symbols = await run("ctest", ["--test-dir", build, "--output-on-failure", "-R", "symbols"]);
+const passed = tests.passed + (symbols.ok ? 1 : 0);
+const failed = tests.failed + (symbols.ok ? 0 : 1);
+mkdirSync(dirname(results), { recursive: true });
+writeFileSync(results, `${JSON.stringify({ passed, failed })}\n`);
+process.exitCode = failed === 0 ? 0 : 1;

@@ -423,8 +423,8 @@ TEST_ONCE(device_goes_with_its_last_owner_even_on_its_own_thread) {
     explicit Last(std::shared_ptr<Device> device) : Job(nullptr), device(std::move(device)) {}
     void execute() override { std::this_thread::sleep_for(std::chrono::milliseconds(10)); }
   };
-  Device& reference = *device;
-  reference.executor().submit(std::make_unique<Last>(std::move(device)));
+  device->executor().submit(std::make_unique<Last>(device));
+  device.reset();  // while the job naps: it now holds the last reference
   for (int i = 0; i < 1000 && !watch.expired(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   CHECK(watch.expired());
 }

@@ -1,4 +1,4 @@
-# Fails if an object compiled for one ISA holds a weak symbol outside the namespace of that ISA: the linker would keep one
+# Fails if an object compiled for one ISA holds a weak symbol that is not of that ISA alone: the linker would keep one
 # copy of it for all, maybe the one with AVX-512 instructions, and an older machine would die on it.
 # Usage: cmake -DNM=nm -DOBJECTS=a.o|b.o -P symbols.cmake
 string(REPLACE "|" ";" OBJECTS "${OBJECTS}")
@@ -17,8 +17,9 @@ foreach(object IN LISTS OBJECTS)
   math(EXPR checked "${checked} + 1")
   string(REGEX MATCHALL "[0-9a-f]+ [WVu] [^\n]+" weak "${symbols}")
   foreach(symbol IN LISTS weak)
-    # Mangled: trefoil::cpu::<isa>::…, or a static variable (and its guard) inside such a function.
-    if(NOT symbol MATCHES " _Z(GV)?Z*N[VKRO]*7trefoil3cpu${length}${isa}")
+    # The mangled name must mention trefoil::…::<isa>: as its scope, or as that of a type it is instantiated with, which also
+    # makes it a symbol of this ISA alone.
+    if(NOT symbol MATCHES "7trefoil.*[^0-9]${length}${isa}")
       string(APPEND offenders "\n  ${object}: ${symbol}")
     endif()
   endforeach()

@@ -17,6 +17,7 @@ import ops_matmul
 import ops_moe
 import ops_movement
 import ops_rows
+import ops_vision
 from recorder import Recorder
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -26,7 +27,7 @@ OWN = ("ops.safetensors", "llama", "btx.json")
 
 def write(directory: Path) -> None:
     suite = Recorder()
-    for family in (ops_elementwise, ops_movement, ops_matmul, ops_rows, ops_attention, ops_moe):
+    for family in (ops_elementwise, ops_movement, ops_matmul, ops_rows, ops_attention, ops_moe, ops_vision):
         family.record(suite)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "ops.safetensors").write_bytes(suite.serialize())

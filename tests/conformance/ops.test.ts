@@ -156,6 +156,30 @@ const builders: Record<string, Build> = {
     return [weights, indices];
   },
   moe_layer: moeLayer,
+  conv2d: ([x, w, bias], options) => [trefoil.conv2d(x!, w!, bias ?? null, options)],
+  conv2d_input_grad: ([dy, w, x], options) =>
+    gradients(sum(multiply(trefoil.conv2d(x!, w!, null, options), dy!)), [x!]),
+  conv2d_weight_grad: ([dy, x, w], options) =>
+    gradients(sum(multiply(trefoil.conv2d(x!, w!, null, options), dy!)), [w!]),
+  group_norm: ([x, weight, bias], options) => [trefoil.groupNorm(x!, weight!, bias!, options)],
+  vq_lookup: ([x, codebook]) => Object.values(trefoil.vqLookup(x!, codebook!)),
+  vector_quantise: ([x, codebook]) => Object.values(trefoil.vectorQuantise(x!, codebook!)),
+  masked_diffusion_step: ([logits, unconditional, tokens, remaining], { controls, maskToken }) =>
+    Object.values(
+      trefoil.maskedDiffusionStep(
+        {
+          logits: logits!,
+          unconditional: unconditional!,
+          tokens: tokens!,
+          remaining: remaining!,
+          controls: tensor(controls),
+        },
+        { maskToken },
+        tensor(new Int32Array(4)),
+      ),
+    ),
+  upsample_nearest2: unary(trefoil.upsampleNearest2),
+  average_pool2: unary(trefoil.averagePool2),
   balance_loss: balance,
 };
 

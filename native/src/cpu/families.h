@@ -12,6 +12,11 @@
   X(softmax)                    \
   X(norm)                       \
   X(rope)                       \
+  X(conv2d)                     \
+  X(resample2)                  \
+  X(group_norm)                 \
+  X(vq)                         \
+  X(masked_diffusion)           \
   X(attention)                  \
   X(swiglu)                     \
   X(moe)                        \

@@ -48,7 +48,7 @@ class Executor {
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;
 
-  void submit(std::unique_ptr<Job> job);
+  void submit(std::unique_ptr<Job> job);  // the caller holds the device until this returns
   void stop();  // runs what is queued, then ends the thread
 
   // Calls body on this thread in the executor's place, if it has nothing to do; else returns false.

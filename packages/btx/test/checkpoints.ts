@@ -69,7 +69,8 @@ export async function writeCheckpoint(path: string, options: CheckpointOptions =
   await writer.writeFile("config.json", json);
   await writer.writeFile("generation_config.json", generationConfigJson(config));
   if (tokenizer === "byte") {
-    for (const [name, content] of Object.entries(tokenizerFiles(new ByteTokenizer()))) await writer.writeFile(name, content);
+    for (const [name, content] of Object.entries(tokenizerFiles(new ByteTokenizer())))
+      await writer.writeFile(name, content);
   }
   await writer.finish();
   return path;

@@ -1,10 +1,12 @@
 export * from "./cli/index.js";
 export * from "./data/index.js";
 export * from "./device/index.js";
+export * from "./diffusion/index.js";
 export * from "./graph/index.js";
 export * from "./io/index.js";
 export * from "./models/index.js";
 export * from "./nn/index.js";
+export * as nn from "./nn/index.js";
 export * from "./ops/index.js";
 export * from "./optim/index.js";
 export * from "./tensor/index.js";

@@ -10,16 +10,6 @@ namespace trefoil::cpu::TREFOIL_ISA {
 
 namespace {
 
-// The kernel for a tile of `rows` x `columns` of packed B.
-template <Walk walk>
-MicroKernel<float> packed_kernel(int rows, int columns) {
-  if (columns == kTileColumns) return micro_kernel_for_rows<kTileRows, kTileVectors, walk, false, float>(rows);
-  if constexpr (kTileVectors > 2)
-    if (columns > 2 * Vec::width) return micro_kernel_for_rows<kTileRows, kTileVectors, walk, true, float>(rows);
-  if (columns > Vec::width) return micro_kernel_for_rows<kTileRows, 2, walk, true, float>(rows);
-  return micro_kernel_for_rows<kTileRows, 1, walk, true, float>(rows);
-}
-
 // C[row .. row + rows, column .. column + columns] (+)= a[.., k0 .. k0 + depth] times packed B.
 // `finished`: this was the last block of k, so the epilogue follows.
 void run_block(Context& context, const Gemm& g, const Plan& plan, int64_t row, int64_t rows, int64_t column, int64_t columns,
@@ -42,12 +32,12 @@ void run_block(Context& context, const Gemm& g, const Plan& plan, int64_t row, i
       int count = panel_rows(rows - i);
       const float* a = direct ? static_cast<const float*>(g.a.data) + (row + i) * g.a.stride + k0 : panel;
       int64_t lda = direct ? g.a.stride : g.a.transposed ? count : depth;
-      MicroKernel<float> whole = g.a.transposed ? packed_kernel<Walk::columns>(count, kTileColumns) : packed_kernel<Walk::rows>(count, kTileColumns);
-      MicroKernel<float> part = g.a.transposed ? packed_kernel<Walk::columns>(count, edge) : packed_kernel<Walk::rows>(count, edge);
+      MicroKernel whole = g.a.transposed ? packed_kernel<Walk::columns>(count, kTileColumns) : packed_kernel<Walk::rows>(count, kTileColumns);
+      MicroKernel part = g.a.transposed ? packed_kernel<Walk::columns>(count, edge) : packed_kernel<Walk::rows>(count, edge);
       for (int64_t j = first; j < end; j += kTileColumns) {
         int width = static_cast<int>(at_most(end - j, kTileColumns));
         (width == kTileColumns ? whole : part)(depth, a, lda, packed_b + j * depth, kTileColumns, c + (row + i) * c_stride + column + j,
-                                               c_stride, accumulate, (width - 1) % Vec::width + 1);
+                                               c_stride, accumulate, (width - 1) % Vec::width + 1, kPackedAhead);
         if (finished) finish(g.epilogue, c, c_stride, row + i, count, column + j, width);
       }
       i += count;
@@ -90,6 +80,20 @@ void run_pack_task(const Run& run, int64_t task) {
          run.packed + plan.packed + k0 * round_up(g.n, kTileColumns) + column * depth);
 }
 
+// The product over one part of k, into that part's partial sums.
+Gemm part_of_k(const Gemm& g, const Plan& plan, int64_t split, float* partials) {
+  int64_t first = split * g.k / plan.splits, last = (split + 1) * g.k / plan.splits;
+  Gemm part = g;
+  part.k = last - first;
+  if (g.a.transposed && g.a.rows) part.a.rows += first;
+  else part.a.data = static_cast<const char*>(g.a.data) + first * (g.a.transposed ? g.a.stride : 1) * (g.a.bf16 ? 2 : 4);
+  part.b.data = static_cast<const char*>(g.b.data) + first * g.b.stride * (g.b.bf16 ? 2 : 4);
+  part.c = partials + split * g.m * g.n;
+  part.c_stride = g.n;
+  part.epilogue = Epilogue{};
+  return part;
+}
+
 void run_task(const Run& run, int64_t task) {
   int64_t index = product_of<&Plan::task_first>(run, task);
   const Gemm& g = run.products[index];
@@ -99,8 +103,10 @@ void run_task(const Run& run, int64_t task) {
   int64_t split = task / tiles, column = task % tiles / plan.row_tiles * plan.column_tile;
   RowRange range = row_range(g, plan, task % plan.row_tiles);
   int64_t row = range.first, rows = range.count, columns = at_most(g.n - column, plan.column_tile);
-  if (plan.method == Method::dot || plan.method == Method::stream)
-    return run_small_tile(run.context, g, plan, row, rows, column, columns);
+  if (plan.method == Method::dot || plan.method == Method::stream) {
+    if (plan.splits == 1) return run_small_tile(run.context, g, plan, row, rows, column, columns);
+    return run_small_tile(run.context, part_of_k(g, plan, split, run.partials), plan, row, rows, column, columns);
+  }
 
   bool whole = plan.splits == 1;
   float* c = whole ? g.c : run.partials + split * g.m * g.n;

@@ -28,12 +28,12 @@ constexpr int64_t kWholeDepth = 512, kDepth = 320;
 constexpr int64_t kBlockFloats = 96 * 1024;            // a strip of packed B, in L2
 constexpr int64_t kPackColumns = 4 * kTileColumns;     // columns in a packing task
 constexpr int64_t kDotRows = 12, kDotColumns = 8;      // at most this many rows or columns take Method::dot
-constexpr int64_t kStreamDepth = 16;                   // rows of B that Method::stream reads side by side
+constexpr int64_t kStreamDepth = 8;                    // rows of B that Method::stream reads side by side
 constexpr int64_t kLocalRows = 16 * kTileRows;         // at most this many rows take Method::local
 constexpr int64_t kSplits = 16;
 constexpr double kTaskWork = 1 << 19;                  // multiply-adds worth a task of its own
 constexpr int64_t kTasks = 16;                         // tasks to aim for
-constexpr int64_t kBlockRows = 8 * kTileRows;          // rows of A packed at once, in L2 beside a strip of B
+constexpr int64_t kBlockRows = 16 * kTileRows;         // rows of A packed at once, in L2 beside a strip of B
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -94,8 +94,10 @@ inline Plan make_plan(const Gemm& g, int64_t count, double total, int threads) {
     else plan.column_tile = even_tile(g.n, ceil_div(g.n, parts), 8);
   } else if (!g.b.transposed && !g.b.rows && g.m <= kTileRows) {
     plan.method = Method::stream;
-    int64_t parts = at_least(at_most(ceil_div(g.n * g.k, 32 * 1024), 2 * kTasks), 1);
-    plan.column_tile = even_tile(g.n, at_most(ceil_div(g.n, parts), 512), 128);
+    // Long runs along the rows of b keep the memory busy, so k is cut rather than n.
+    plan.column_tile = even_tile(g.n, 2048, 128);
+    int64_t parts = at_most(g.n * g.k / (64 * 1024), kTasks) / ceil_div(g.n, plan.column_tile);
+    if (count == 1 && !g.accumulate) plan.splits = at_least(at_most(parts, g.k / (16 * g.m)), 1);
   } else if (can_split && g.k >= 8192 && g.m * g.n <= 1 << 18) {
     // A small C under a long k (weight gradients over many rows): cutting k packs both operands once.
     plan.method = Method::local;

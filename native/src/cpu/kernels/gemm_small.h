@@ -53,6 +53,7 @@ template <Walk walk, class B, int R>
 void run_stream_tile(const Gemm& g, const float* a, int64_t lda, int64_t column, int64_t columns) {
   constexpr int V = stream_vectors(R);
   constexpr int64_t kWide = V * Vec::width;
+  const int64_t ahead = kStreamDepth * g.b.stride;  // the same columns of the next rows
   for (int64_t k = 0; k == 0 || k < g.k; k += kStreamDepth) {
     int64_t depth = at_most(g.k - k, kStreamDepth);
     const float* left = walk == Walk::rows ? a + k : a + k * lda;
@@ -61,10 +62,10 @@ void run_stream_tile(const Gemm& g, const float* a, int64_t lda, int64_t column,
     bool accumulate = g.accumulate || k > 0;
     int64_t j = 0;
     for (; j + kWide <= columns; j += kWide)
-      micro_kernel<R, V, walk, false, B>(depth, left, lda, right + j, g.b.stride, c + j, g.c_stride, accumulate, 0);
+      micro_kernel<R, V, walk, false, B>(depth, left, lda, right + j, g.b.stride, c + j, g.c_stride, accumulate, 0, ahead);
     for (; j < columns; j += Vec::width) {
       int tail = static_cast<int>(at_most(columns - j, Vec::width));
-      micro_kernel<R, 1, walk, true, B>(depth, left, lda, right + j, g.b.stride, c + j, g.c_stride, accumulate, tail);
+      micro_kernel<R, 1, walk, true, B>(depth, left, lda, right + j, g.b.stride, c + j, g.c_stride, accumulate, tail, ahead);
     }
   }
 }

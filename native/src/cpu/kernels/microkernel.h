@@ -17,7 +17,7 @@ constexpr int kTileRows = 4, kTileVectors = 2, kAccumulators = 8;
 #endif
 constexpr int kTileColumns = kTileVectors * Vec::width;
 constexpr int kLine = 16;   // floats to a cache line
-constexpr int kAhead = 12;  // B is fetched this many steps of k ahead of its use: it comes from L2 or L3
+constexpr int kPackedAhead = 12 * kTileColumns;  // packed B comes from L2 or L3: fetched 12 steps of k before its use
 
 inline Vec load_wide(const float* p) { return load(p); }
 inline Vec load_wide(const uint16_t* p) { return load_bf16(p); }
@@ -32,9 +32,10 @@ inline Vec load_wide_n(const uint16_t* p, int n) {
 enum class Walk { rows, columns };
 
 // C[R, V * width] = (accumulate ? C : 0) + A[R, kc] B[kc, V * width]. With Masked the last vector has `tail` lanes.
+// B is fetched `ahead` elements before it is read.
 template <int R, int V, Walk walk, bool Masked, class B>
 void micro_kernel(int64_t kc, const float* a, int64_t lda, const B* b, int64_t ldb, float* c, int64_t ldc, bool accumulate,
-                  int tail) {
+                  int tail, int64_t ahead) {
   constexpr int kGroups = (R + 2) / 3;  // three rows to a pointer: base, base + lda, base + 2 lda
   Vec sum[R][V];
 #pragma GCC unroll 16
@@ -52,7 +53,7 @@ void micro_kernel(int64_t kc, const float* a, int64_t lda, const B* b, int64_t l
   }
   for (int64_t k = 0; k < kc; ++k) {
 #pragma GCC unroll 8
-    for (int j = 0; j < V * Vec::width; j += kLine) __builtin_prefetch(b + kAhead * V * Vec::width + j);
+    for (int j = 0; j < V * Vec::width; j += kLine) __builtin_prefetch(b + ahead + j);
     Vec right[V];
 #pragma GCC unroll 8
     for (int j = 0; j < V; ++j)
@@ -84,18 +85,27 @@ void micro_kernel(int64_t kc, const float* a, int64_t lda, const B* b, int64_t l
     }
 }
 
-template <class B>
-using MicroKernel = void (*)(int64_t kc, const float* a, int64_t lda, const B* b, int64_t ldb, float* c, int64_t ldc,
-                             bool accumulate, int tail);
+using MicroKernel = void (*)(int64_t kc, const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc,
+                             bool accumulate, int tail, int64_t ahead);
 
-// The kernel for `rows` in [1, R].
-template <int R, int V, Walk walk, bool Masked, class B>
-MicroKernel<B> micro_kernel_for_rows(int rows) {
+// The kernel on packed B for `rows` in [1, R].
+template <int R, int V, Walk walk, bool Masked>
+MicroKernel packed_kernel_for_rows(int rows) {
   if constexpr (R == 1) {
-    return &micro_kernel<1, V, walk, Masked, B>;
+    return &micro_kernel<1, V, walk, Masked, float>;
   } else {
-    return rows == R ? &micro_kernel<R, V, walk, Masked, B> : micro_kernel_for_rows<R - 1, V, walk, Masked, B>(rows);
+    return rows == R ? &micro_kernel<R, V, walk, Masked, float> : packed_kernel_for_rows<R - 1, V, walk, Masked>(rows);
   }
+}
+
+// The kernel for a tile of `rows` x `columns` of packed B.
+template <Walk walk>
+MicroKernel<float> packed_kernel(int rows, int columns) {
+  if (columns == kTileColumns) return micro_kernel_for_rows<kTileRows, kTileVectors, walk, false, float>(rows);
+  if constexpr (kTileVectors > 2)
+    if (columns > 2 * Vec::width) return micro_kernel_for_rows<kTileRows, kTileVectors, walk, true, float>(rows);
+  if (columns > Vec::width) return micro_kernel_for_rows<kTileRows, 2, walk, true, float>(rows);
+  return micro_kernel_for_rows<kTileRows, 1, walk, true, float>(rows);
 }
 
 // C[R, C] from dot products of the rows of A with the rows of B, both contiguous in k.

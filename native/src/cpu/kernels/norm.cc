@@ -19,6 +19,7 @@ static void rms_norm(Context& context, const TrefoilLaunch& launch) {
     });
     float r = 1.0f / ::sqrtf(squares / static_cast<float>(n) + epsilon);
     if (rstd) rstd[row] = r;
+    if (!y) return;  // a gradient needs the statistics alone
     for_each_vector(n, [&](int64_t i, auto lanes) {
       lanes.store(to + i, lanes.load(from + i) * splat(r) * lanes.load(weight + i));
     });
@@ -45,6 +46,7 @@ static void layer_norm(Context& context, const TrefoilLaunch& launch) {
     float r = 1.0f / ::sqrtf(squares / static_cast<float>(n) + epsilon);
     if (mean) mean[row] = centre;
     if (rstd) rstd[row] = r;
+    if (!y) return;
     for_each_vector(n, [&](int64_t i, auto lanes) {
       Vec value = (lanes.load(from + i) - splat(centre)) * splat(r);
       if (weight) value = value * lanes.load(weight + i);

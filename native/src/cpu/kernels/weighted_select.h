@@ -5,7 +5,7 @@
 #include "kernel.h"
 
 namespace trefoil::cpu::TREFOIL_ISA {
-namespace {  // one family includes this: its names stay out of the others' way
+namespace {  // each family that includes this has its own: its names stay out of the way
 
 inline uint64_t candidate_key(float logit, int64_t index) {
   logit += 0.0f;  // -0 and +0 tie

@@ -12,16 +12,26 @@ export const branchCommand = defineCommand({
   summary: "Train one expert per domain, each an independent copy of the seed.",
   description:
     "Experts do not need each other: train them on different machines with --only, then collect their folders. Each is written to OUTPUT/DOMAIN.",
-  examples: ["btx branch --seed models/seed --output experts", "btx branch --seed models/seed --output experts --only code --train.steps 5000"],
+  examples: [
+    "btx branch --seed models/seed --output experts",
+    "btx branch --seed models/seed --output experts --only code --train.steps 5000",
+  ],
   schema: z.strictObject({
     seed: folder("Folder of the dense model that all experts start from."),
     ...outputFields,
     only: z.array(z.string()).default([]).describe("Train the experts of these domains only."),
-    replay: z.number().min(0).lt(1).default(0.1).describe("Share of rows from the other domains, so that an expert keeps what the seed knew."),
+    replay: z
+      .number()
+      .min(0)
+      .lt(1)
+      .default(0.1)
+      .describe("Share of rows from the other domains, so that an expert keeps what the seed knew."),
     scope: z
       .enum(branchScopes)
       .default("all")
-      .describe("What is trained: all, as in the paper; or the feed-forward layers, so that averaging the rest loses nothing."),
+      .describe(
+        "What is trained: all, as in the paper; or the feed-forward layers, so that averaging the rest loses nothing.",
+      ),
     data: dataFields.prefault({}),
     train: trainFields({ steps: 500, learningRate: 1e-3 }).prefault({}),
   }),
@@ -32,7 +42,9 @@ export const branchCommand = defineCommand({
     try {
       const options = { seed, domains, replay, scope, settings, output, run, resume, overwrite, progress, signal };
       const completed = await trainBranches({ ...options, ...(only.length > 0 && { only }) });
-      const trained = domains.map(({ name }) => [name, join(run, name)] as const).filter(([, path]) => existsSync(path));
+      const trained = domains
+        .map(({ name }) => [name, join(run, name)] as const)
+        .filter(([, path]) => existsSync(path));
       await writeTrainingReport(run, "btx branch", Object.fromEntries(trained), config);
       if (completed) progress.log(`The experts are in ${output}, the report in ${run}/report.html.`);
     } finally {

@@ -1,6 +1,6 @@
+import { mkdir } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { defineCommand, Mixtral, writeFileAtomic, writeReport } from "@trefoil/core";
-import { mkdir } from "node:fs/promises";
 import { z } from "zod";
 import { closeDomains } from "../domains/index.js";
 import { type DomainRouting, evaluateModel, type ModelScores, OpenModel, routingTable } from "../stages/index.js";
@@ -10,14 +10,33 @@ import { routingSection, scoresSections, scoresTable } from "./scores.js";
 export const evaluateCommand = defineCommand({
   name: "evaluate",
   summary: "Held-out bits per byte of models on every domain, exact match of arithmetic, routing.",
-  examples: ["btx evaluate --models models/seed,experts/code,models/finetuned", "btx evaluate --models models/finetuned --report runs/evaluation"],
+  examples: [
+    "btx evaluate --models models/seed,experts/code,models/finetuned",
+    "btx evaluate --models models/finetuned --report runs/evaluation",
+  ],
   schema: z.strictObject({
-    models: z.array(z.string().min(1)).min(1).describe("Folders of the models; all have one tokenizer.").meta({ placeholder: "folders" }),
+    models: z
+      .array(z.string().min(1))
+      .min(1)
+      .describe("Folders of the models; all have one tokenizer.")
+      .meta({ placeholder: "folders" }),
     data: dataFields.prefault({}),
-    windows: z.number().int().positive().default(64).describe("Windows of held-out text of each domain.").meta({ unit: "windows" }),
+    windows: z
+      .number()
+      .int()
+      .positive()
+      .default(64)
+      .describe("Windows of held-out text of each domain.")
+      .meta({ unit: "windows" }),
     sequence: z.number().int().min(2).default(256).describe("Tokens of a window.").meta({ unit: "tokens" }),
     batch: z.number().int().positive().default(16).describe("Windows evaluated at a time.").meta({ unit: "rows" }),
-    problems: z.number().int().nonnegative().default(200).describe("Held-out arithmetic problems, where a domain is @arithmetic.").meta({ unit: "problems" }),
+    problems: z
+      .number()
+      .int()
+      .nonnegative()
+      .default(200)
+      .describe("Held-out arithmetic problems, where a domain is @arithmetic.")
+      .meta({ unit: "problems" }),
     report: folder("Folder for report.html and results.json.").optional(),
   }),
   run: async (config, { progress, signal, stdout }) => {
@@ -32,7 +51,15 @@ export const evaluateCommand = defineCommand({
       try {
         const asked = Object.values(data.domains).includes("@arithmetic") ? problems : 0;
         const arithmetic = asked > 0 ? { count: asked, heldOutShare: data.heldOut } : undefined;
-        scores.push(await evaluateModel(opened, names[i]!, domains, { batch, sequence, windows, signal, ...(arithmetic && { arithmetic }) }));
+        scores.push(
+          await evaluateModel(opened, names[i]!, domains, {
+            batch,
+            sequence,
+            windows,
+            signal,
+            ...(arithmetic && { arithmetic }),
+          }),
+        );
         if (opened.model instanceof Mixtral) {
           routing[names[i]!] = await routingTable(opened.model, domains, { batch, sequence, windows }, signal);
         }
@@ -47,7 +74,10 @@ export const evaluateCommand = defineCommand({
     await mkdir(config.report, { recursive: true });
     await writeFileAtomic(join(config.report, "results.json"), `${JSON.stringify({ scores, routing }, null, 2)}\n`);
     const sections = Object.entries(routing).map(([name, table]) => routingSection(`Routing of ${name}`, table));
-    await writeReport(join(config.report, "report.html"), { title: "btx evaluate", sections: [...scoresSections(scores), ...sections] });
+    await writeReport(join(config.report, "report.html"), {
+      title: "btx evaluate",
+      sections: [...scoresSections(scores), ...sections],
+    });
     progress.log(`The report is ${join(config.report, "report.html")}.`);
   },
 });

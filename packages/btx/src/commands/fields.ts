@@ -1,15 +1,43 @@
 import { join } from "node:path";
-import { type Tokenizer } from "@trefoil/core";
+import type { Tokenizer } from "@trefoil/core";
 import { z } from "zod";
 import { type DomainTokens, openDomains } from "../domains/index.js";
-import type { TrainSettings } from "../stages/index.js";
+import type { SeedSizes, TrainSettings } from "../stages/index.js";
 
 /** Fields that several commands share. */
 
 export const folder = (meaning: string) => z.string().min(1).describe(meaning).meta({ placeholder: "folder" });
-export const steps = (count: number) => z.number().int().positive().default(count).describe("Optimiser updates.").meta({ unit: "steps" });
+export const steps = (count: number) =>
+  z.number().int().positive().default(count).describe("Optimiser updates.").meta({ unit: "steps" });
 
-const heldOut = z.number().gt(0).lt(1).default(0.1).describe("Share of documents held out for evaluation; decided by content, so every command holds out the same.");
+export const size = (value: number, meaning: string) => z.number().int().positive().default(value).describe(meaning);
+
+/** Sizes of a model that is trained from scratch. */
+export const modelFields = (defaults: SeedSizes) =>
+  z
+    .strictObject({
+      hiddenSize: size(defaults.hiddenSize, "Width of the residual stream."),
+      intermediateSize: size(defaults.intermediateSize, "Width of the feed-forward layers."),
+      layers: size(defaults.layers, "Decoder blocks."),
+      heads: size(defaults.heads, "Attention heads; hiddenSize is an even multiple of them."),
+      keyValueHeads: size(defaults.keyValueHeads, "Heads of keys and values; heads is a multiple of them."),
+      maxPositions: size(defaults.maxPositions, "Longest context.").meta({ unit: "tokens" }),
+    })
+    .refine(({ hiddenSize, heads }) => hiddenSize % (2 * heads) === 0, {
+      path: ["heads"],
+      error: "hiddenSize must be an even multiple of heads",
+    })
+    .refine(({ heads, keyValueHeads }) => heads % keyValueHeads === 0, {
+      path: ["keyValueHeads"],
+      error: "heads must be a multiple of keyValueHeads",
+    });
+
+const heldOut = z
+  .number()
+  .gt(0)
+  .lt(1)
+  .default(0.1)
+  .describe("Share of documents held out for evaluation; decided by content, so every command holds out the same.");
 
 export const dataFields = z.strictObject({
   domains: z
@@ -19,8 +47,17 @@ export const dataFields = z.strictObject({
       "Text of each domain: a text or JSONL file, a folder or a glob; or @code and @prose (sources and Markdown found under node_modules) and @arithmetic (generated).",
     ),
   heldOut,
-  maxBytes: z.number().int().positive().default(4_000_000).describe("Text read of each domain, at most.").meta({ unit: "bytes" }),
-  roots: z.array(z.string()).default([]).describe("Folders searched by @code and @prose; by default the node_modules folders around."),
+  maxBytes: z
+    .number()
+    .int()
+    .positive()
+    .default(4_000_000)
+    .describe("Text read of each domain, at most.")
+    .meta({ unit: "bytes" }),
+  roots: z
+    .array(z.string())
+    .default([])
+    .describe("Folders searched by @code and @prose; by default the node_modules folders around."),
   cache: folder("Tokenized text is kept here and used again.").default("btx-data"),
 });
 export type DataConfig = z.output<typeof dataFields>;
@@ -44,21 +81,45 @@ export const trainFields = (defaults: { steps: number; learningRate: number }) =
     steps: steps(defaults.steps),
     batch: z.number().int().positive().default(16).describe("Rows of a batch.").meta({ unit: "rows" }),
     sequence: z.number().int().min(2).default(256).describe("Tokens of a row.").meta({ unit: "tokens" }),
-    learningRate: z.number().positive().default(defaults.learningRate).describe("Peak learning rate; falls along a cosine to a tenth of it."),
-    warmupSteps: z.number().int().nonnegative().default(20).describe("Steps over which the rate rises from 0.").meta({ unit: "steps" }),
+    learningRate: z
+      .number()
+      .positive()
+      .default(defaults.learningRate)
+      .describe("Peak learning rate; falls along a cosine to a tenth of it."),
+    warmupSteps: z
+      .number()
+      .int()
+      .nonnegative()
+      .default(20)
+      .describe("Steps over which the rate rises from 0.")
+      .meta({ unit: "steps" }),
     weightDecay: z.number().nonnegative().default(0.1).describe("AdamW's decay of matrices; norms are not decayed."),
     clipNorm: z.number().positive().default(1).describe("Gradients longer than this are scaled down to it."),
-    seed: z.number().int().nonnegative().default(0).describe("Order of the data, and initial weights where there are any."),
-    checkpointEvery: z.number().int().positive().default(100).describe("Steps between checkpoints.").meta({ unit: "steps" }),
+    seed: z
+      .number()
+      .int()
+      .nonnegative()
+      .default(0)
+      .describe("Order of the data, and initial weights where there are any."),
+    checkpointEvery: z
+      .number()
+      .int()
+      .positive()
+      .default(100)
+      .describe("Steps between checkpoints.")
+      .meta({ unit: "steps" }),
     keepCheckpoints: z.number().int().positive().default(2).describe("Newest checkpoints kept."),
   }) satisfies z.ZodType<TrainSettings>;
 
 /** Where a training command writes. */
 export const outputFields = {
   output: folder("Folder of the result, as Hugging Face lays it out."),
-  run: folder("Run directory: configuration, metrics, checkpoints, report. Default: the output's name and -run.").optional(),
+  run: folder(
+    "Run directory: configuration, metrics, checkpoints, report. Default: the output's name and -run.",
+  ).optional(),
   resume: z.boolean().default(false).describe("Go on from the newest checkpoint of the run directory."),
   overwrite: z.boolean().default(false).describe("Replace an existing output."),
 };
 
-export const runOf = ({ run, output }: { run?: string | undefined; output: string }): string => run ?? join(`${output}-run`);
+export const runOf = ({ run, output }: { run?: string | undefined; output: string }): string =>
+  run ?? join(`${output}-run`);

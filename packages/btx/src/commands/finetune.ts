@@ -8,18 +8,30 @@ import { writeTrainingReport } from "./training-report.js";
 export const finetuneCommand = defineCommand({
   name: "finetune",
   summary: "Train a mixture's router, and the rest of it, on all domains together.",
-  examples: ["btx finetune --model models/mixture --output models/finetuned", "btx finetune --model models/mixture --output models/routed --scope router"],
+  examples: [
+    "btx finetune --model models/mixture --output models/finetuned",
+    "btx finetune --model models/mixture --output models/routed --scope router",
+  ],
   schema: z.strictObject({
     model: folder("Folder of the mixture."),
     ...outputFields,
-    scope: z.enum(finetuneScopes).default("all").describe("What is trained; the paper trains all and loses nothing with frozen experts."),
+    scope: z
+      .enum(finetuneScopes)
+      .default("all")
+      .describe("What is trained; the paper trains all and loses nothing with frozen experts."),
     balance: z
       .strictObject({
         form: z
           .enum(balanceForms)
           .default("btx")
-          .describe("btx: mean gate weights, as in the paper; switch: first choices; hf: as transformers (larger by K, layers taken together); megatron: all choices."),
-        coefficient: z.number().nonnegative().default(0.01).describe("The paper's α, added per layer; 0: no balancing."),
+          .describe(
+            "btx: mean gate weights, as in the paper; switch: first choices; hf: as transformers (larger by K, layers taken together); megatron: all choices.",
+          ),
+        coefficient: z
+          .number()
+          .nonnegative()
+          .default(0.01)
+          .describe("The paper's α, added per layer; 0: no balancing."),
       })
       .prefault({}),
     data: dataFields.prefault({}),
@@ -30,7 +42,19 @@ export const finetuneCommand = defineCommand({
     const { model, output, scope, balance, resume, overwrite, train: settings } = config;
     const domains = await openData(config.data, await loadTokenizer(model), signal);
     try {
-      const completed = await finetuneMixture({ model, domains, scope, balance, settings, output, run, resume, overwrite, progress, signal });
+      const completed = await finetuneMixture({
+        model,
+        domains,
+        scope,
+        balance,
+        settings,
+        output,
+        run,
+        resume,
+        overwrite,
+        progress,
+        signal,
+      });
       await writeTrainingReport(run, "btx finetune", { finetune: run }, config);
       if (completed) progress.log(`The model is in ${output}, the report in ${run}/report.html.`);
     } finally {

@@ -6,14 +6,22 @@ import { folder } from "./fields.js";
 export const generateCommand = defineCommand({
   name: "generate",
   summary: "Continue a prompt with any of the models.",
-  examples: ['btx generate --model models/finetuned --prompt "37+58="', 'btx generate --model models/finetuned --prompt "export function " --temperature 0.8'],
+  examples: [
+    'btx generate --model models/finetuned --prompt "34+52="',
+    'btx generate --model models/finetuned --prompt "export function " --temperature 0.8',
+  ],
   schema: z.strictObject({
     model: folder("Folder of a dense model or a mixture."),
     prompt: z.string().min(1).describe("Text to continue."),
     maxNewTokens: z.number().int().positive().default(200).describe("Tokens to add at most.").meta({ unit: "tokens" }),
     temperature: z.number().nonnegative().default(0).describe("0: always the likeliest token."),
     topK: z.number().int().nonnegative().default(0).describe("Draw from the K likeliest tokens; 0: from all."),
-    topP: z.number().gt(0).max(1).default(1).describe("Draw from the likeliest tokens that together have this probability."),
+    topP: z
+      .number()
+      .gt(0)
+      .max(1)
+      .default(1)
+      .describe("Draw from the likeliest tokens that together have this probability."),
     seed: z.number().int().nonnegative().default(0).describe("The same seed draws the same tokens."),
   }),
   run: async ({ model: path, prompt, maxNewTokens, ...sampling }, { signal, stdout }) => {
@@ -21,7 +29,11 @@ export const generateCommand = defineCommand({
     const { model, tokenizer, config } = opened;
     const ids = tokenizer.encode(prompt);
     const room = config.maxPositions - ids.length;
-    if (room < 1) throw new StageError("BTX_OPTIONS", `the prompt has ${ids.length} tokens, the model ${config.maxPositions} positions: shorten it`);
+    if (room < 1)
+      throw new StageError(
+        "BTX_OPTIONS",
+        `the prompt has ${ids.length} tokens, the model ${config.maxPositions} positions: shorten it`,
+      );
     stdout.write(prompt);
     const tokens: number[] = [];
     let shown = "";

@@ -18,9 +18,16 @@ export const mixCommand = defineCommand({
     "btx mix --experts a,b,c --output mixture --dry-run",
   ],
   schema: z.strictObject({
-    experts: z.array(z.string().min(1)).min(2).describe("Folders of the checkpoints, in the order of the experts; the first gives the tokenizer.").meta({ placeholder: "folders" }),
+    experts: z
+      .array(z.string().min(1))
+      .min(2)
+      .describe("Folders of the checkpoints, in the order of the experts; the first gives the tokenizer.")
+      .meta({ placeholder: "folders" }),
     output: folder("Folder to write."),
-    weights: z.array(z.number().nonnegative()).default([]).describe("What each expert counts in the average; by default all the same."),
+    weights: z
+      .array(z.number().nonnegative())
+      .default([])
+      .describe("What each expert counts in the average; by default all the same."),
     expertsPerToken: z.number().int().positive().default(2).describe("Experts that each token visits."),
     router: z
       .discriminatedUnion("kind", [
@@ -30,25 +37,51 @@ export const mixCommand = defineCommand({
           seed: z.number().int().nonnegative().default(0).describe("The same seed gives the same router."),
         }),
         z.strictObject({
-          kind: z.literal("ridge").describe("Ridge regression of the domain on the router's input: a useful router without training."),
-          lambda: z.number().positive().default(1e-3).describe("Regularisation, as a share of the mean square of the inputs."),
-          sharpness: z.number().positive().default(4).describe("Factor on the solution: larger sends tokens more decidedly."),
-          tokens: z.number().int().positive().default(65_536).describe("Text read of each domain.").meta({ unit: "tokens" }),
+          kind: z
+            .literal("ridge")
+            .describe("Ridge regression of the domain on the router's input: a useful router without training."),
+          lambda: z
+            .number()
+            .positive()
+            .default(1e-3)
+            .describe("Regularisation, as a share of the mean square of the inputs."),
+          sharpness: z
+            .number()
+            .positive()
+            .default(4)
+            .describe("Factor on the solution: larger sends tokens more decidedly."),
+          tokens: z
+            .number()
+            .int()
+            .positive()
+            .default(65_536)
+            .describe("Text read of each domain.")
+            .meta({ unit: "tokens" }),
           sequence: z.number().int().min(2).default(256).describe("Tokens of a row.").meta({ unit: "tokens" }),
         }),
       ])
       .default({ kind: "random", standardDeviation: 0.02, seed: 0 }),
     data: dataFields
       .prefault({})
-      .describe("For the ridge router: a domain belongs to the expert whose folder has its name; experts without one are generalists."),
-    outputDtype: z.enum(["auto", "F32", "BF16", "F16"]).default("auto").describe("auto: as the checkpoints hold each tensor, F32 where they differ."),
+      .describe(
+        "For the ridge router: a domain belongs to the expert whose folder has its name; experts without one are generalists.",
+      ),
+    outputDtype: z
+      .enum(["auto", "F32", "BF16", "F16"])
+      .default("auto")
+      .describe("auto: as the checkpoints hold each tensor, F32 where they differ."),
     shardSize: z.number().positive().default(5e9).describe("Largest weight file.").meta({ unit: "bytes" }),
-    routerAuxLossCoef: z.number().nonnegative().default(0.01).describe("Coefficient of the balancing loss, written to config.json for those who train on."),
+    routerAuxLossCoef: z
+      .number()
+      .nonnegative()
+      .default(0.01)
+      .describe("Coefficient of the balancing loss, written to config.json for those who train on."),
     overwrite: z.boolean().default(false).describe("Replace an existing output."),
     dryRun: z.boolean().default(false).describe("Check everything and print what would be written, then stop."),
   }),
   run: async (config, { progress, signal, stdout }) => {
-    const { experts, output, weights, expertsPerToken, router, outputDtype, shardSize, routerAuxLossCoef, overwrite } = config;
+    const { experts, output, weights, expertsPerToken, router, outputDtype, shardSize, routerAuxLossCoef, overwrite } =
+      config;
     const options: MixOptions = {
       experts,
       output,
@@ -85,7 +118,10 @@ export const mixCommand = defineCommand({
   },
 });
 
-function describePlan({ config, parameters, activeParameters, bytes, tensors, weights }: MixPlan, experts: readonly string[]): string {
+function describePlan(
+  { config, parameters, activeParameters, bytes, tensors, weights }: MixPlan,
+  experts: readonly string[],
+): string {
   const lines = [
     `${config.experts} experts, ${config.expertsPerToken} per token: ${formatCount(parameters)} parameters, ${formatCount(activeParameters)} per token`,
     `${tensors.length} tensors, ${formatBytes(bytes)}; hidden ${config.hiddenSize}, ${config.layers} layers, vocabulary ${config.vocabSize}`,

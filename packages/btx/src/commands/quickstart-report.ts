@@ -1,11 +1,21 @@
 import { join } from "node:path";
 import { ByteTokenizer, RUN_LAYOUT, writeReport } from "@trefoil/core";
 import { closeDomains, openDomains } from "../domains/index.js";
-import { continuations, lossCurve, OpenModel, type QuickstartResults, quickstartLayout, routedSamples } from "../stages/index.js";
+import {
+  continuations,
+  lossCurve,
+  OpenModel,
+  type QuickstartResults,
+  quickstartLayout,
+  routedSamples,
+} from "../stages/index.js";
 import { meanOf, routingSection, scoresSections } from "./scores.js";
 import { curveSeries } from "./training-report.js";
 
-/** `report.html` of a finished quickstart: scores, loss curves, routing, what tokens went where, what the mixture writes. */
+/**
+ * `report.html` of a finished quickstart: scores, loss curves, routing, what tokens went where, what the mixture
+ * writes.
+ */
 export async function writeQuickstartReport(
   run: string,
   results: QuickstartResults,
@@ -13,13 +23,18 @@ export async function writeQuickstartReport(
 ): Promise<void> {
   const at = quickstartLayout(run);
   const names = Object.keys(config.data.domains);
-  const runs = [["seed", at.runs.seed], ...names.map((name) => [`expert ${name}`, join(at.runs.experts, name)]), ["finetune", at.runs.finetune]];
+  const runs = [
+    ["seed", at.runs.seed],
+    ...names.map((name) => [`expert ${name}`, join(at.runs.experts, name)]),
+    ["finetune", at.runs.finetune],
+  ];
   const curves = await Promise.all(runs.map(async ([name, path]) => curveSeries(name!, await lossCurve(path!))));
   const { samples, written } = await sample(at, config.data);
   const scoreOf = (name: string) => meanOf(results.scores.find(({ model }) => model === name)!.bitsPerByte);
   await writeReport(join(run, RUN_LAYOUT.report), {
     title: "Branch-Train-MiX quickstart",
-    subtitle: "One seed, one expert per domain, one mixture. Every number is measured on text that no model was trained on.",
+    subtitle:
+      "One seed, one expert per domain, one mixture. Every number is measured on text that no model was trained on.",
     facts: [
       { label: "seed", value: scoreOf("seed"), unit: "bits/byte" },
       { label: "average of all", value: scoreOf("average of all"), unit: "bits/byte" },
@@ -28,7 +43,14 @@ export async function writeQuickstartReport(
     ],
     sections: [
       ...scoresSections(results.scores),
-      { kind: "lines", width: "full", title: "Training loss", x: { label: "step" }, y: { label: "loss", unit: "nats per byte" }, series: curves },
+      {
+        kind: "lines",
+        width: "full",
+        title: "Training loss",
+        x: { label: "step" },
+        y: { label: "loss", unit: "nats per byte" },
+        series: curves,
+      },
       routingSection("Routing before finetuning", results.routing.before, results.experts),
       routingSection("Routing after finetuning", results.routing.after, results.experts),
       {
@@ -57,7 +79,13 @@ async function sample(
 ) {
   const tokenizer = new ByteTokenizer();
   const { domains: sources, heldOut: heldOutShare, maxBytes, roots } = data;
-  const domains = await openDomains(sources, { tokenizer, cache: at.data, heldOutShare, maxBytes, ...(roots.length > 0 && { roots }) });
+  const domains = await openDomains(sources, {
+    tokenizer,
+    cache: at.data,
+    heldOutShare,
+    maxBytes,
+    ...(roots.length > 0 && { roots }),
+  });
   try {
     using opened = await OpenModel.open(at.finetuned);
     const { mixture } = opened;

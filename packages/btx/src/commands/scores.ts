@@ -28,7 +28,8 @@ export function scoresSections(scores: readonly ModelScores[]): Section[] {
     {
       kind: "table",
       title: "Held-out bits per byte",
-      caption: "Lower is better. Arithmetic solved: problems that nobody trained on, answered greedily, the whole line right.",
+      caption:
+        "Lower is better. Arithmetic solved: problems that nobody trained on, answered greedily, the whole line right.",
       columns: [
         { label: "model" },
         ...domains.map((label) => ({ label, unit: "bits/byte", best: "lowest" as const })),
@@ -48,13 +49,20 @@ export function scoresSections(scores: readonly ModelScores[]): Section[] {
       title: "Bits per byte by domain",
       y: { label: "bits per byte" },
       categories: domains,
-      series: scores.map(({ model, bitsPerByte }) => ({ name: model, values: domains.map((domain) => bitsPerByte[domain]!) })),
+      series: scores.map(({ model, bitsPerByte }) => ({
+        name: model,
+        values: domains.map((domain) => bitsPerByte[domain]!),
+      })),
     },
   ];
 }
 
 /** Routing as small heat maps, one per layer. @param experts names, where they are known */
-export function routingSection(title: string, routing: readonly DomainRouting[], experts?: readonly string[]): HeatmapSection {
+export function routingSection(
+  title: string,
+  routing: readonly DomainRouting[],
+  experts?: readonly string[],
+): HeatmapSection {
   const layers = routing[0]?.share.length ?? 0;
   const count = routing[0]?.share[0]?.length ?? 0;
   return {
@@ -65,7 +73,10 @@ export function routingSection(title: string, routing: readonly DomainRouting[],
     columns: experts ?? Array.from({ length: count }, (_, e) => `expert ${e}`),
     rowLabel: "domain",
     columnLabel: "expert",
-    panels: Array.from({ length: layers }, (_, layer) => ({ title: `layer ${layer}`, values: routing.map(({ share }) => share[layer]!) })),
+    panels: Array.from({ length: layers }, (_, layer) => ({
+      title: `layer ${layer}`,
+      values: routing.map(({ share }) => share[layer]!),
+    })),
     value: { label: "share of choices", format: "percent" },
     range: [0, 1],
     midpoint: 1 / Math.max(1, count),

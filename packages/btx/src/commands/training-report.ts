@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { RUN_LAYOUT, type Report, writeReport } from "@trefoil/core";
+import { type Report, RUN_LAYOUT, writeReport } from "@trefoil/core";
 import { type LossPoint, lossCurve } from "../stages/index.js";
 
 /** A curve of a stage, smoothed for reading; the raw values stay visible. */
@@ -11,12 +11,26 @@ export const curveSeries = (name: string, curve: readonly LossPoint[]) => ({
 });
 
 /** `report.html` of one or several training runs: loss curves and the configuration. */
-export async function writeTrainingReport(path: string, title: string, runs: Readonly<Record<string, string>>, config: object): Promise<void> {
-  const curves = await Promise.all(Object.entries(runs).map(async ([name, run]) => curveSeries(name, await lossCurve(run))));
+export async function writeTrainingReport(
+  path: string,
+  title: string,
+  runs: Readonly<Record<string, string>>,
+  config: object,
+): Promise<void> {
+  const curves = await Promise.all(
+    Object.entries(runs).map(async ([name, run]) => curveSeries(name, await lossCurve(run))),
+  );
   const report: Report = {
     title,
     sections: [
-      { kind: "lines", width: "full", title: "Training loss", x: { label: "step" }, y: { label: "loss", unit: "nats per token" }, series: curves },
+      {
+        kind: "lines",
+        width: "full",
+        title: "Training loss",
+        x: { label: "step" },
+        y: { label: "loss", unit: "nats per token" },
+        series: curves,
+      },
       { kind: "text", title: "Configuration", text: JSON.stringify(config, null, 2), collapsed: true },
     ],
   };

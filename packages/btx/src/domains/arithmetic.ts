@@ -3,33 +3,43 @@ import { type DomainDocument, type DomainSplit, hashFraction, inHashOrder } from
 
 /** A problem with one right answer. */
 export interface Problem {
-  /** What the model is given: `37+58=`. */
+  /** What the model is given: `34+52=`. */
   readonly prompt: string;
-  /** What it must write: `95`. */
+  /** What it must write: `86`. */
   readonly answer: string;
 }
 
-/** Sums of numbers below 100, differences of them that are not negative, products of one-digit numbers: 15,150 problems. */
+/**
+ * Sums and differences of two-digit numbers without a carry, so that a small model can learn the rule in minutes, and
+ * products of one-digit numbers: 4,555 problems.
+ */
 export function allProblems(): Problem[] {
   const problems: Problem[] = [];
-  for (let a = 0; a < 100; a++) {
-    for (let b = 0; b < 100; b++) {
-      problems.push({ prompt: `${a}+${b}=`, answer: String(a + b) });
-      if (a >= b) problems.push({ prompt: `${a}-${b}=`, answer: String(a - b) });
-      if (a < 10 && b < 10) problems.push({ prompt: `${a}*${b}=`, answer: String(a * b) });
+  for (let a = 10; a < 100; a++) {
+    for (let b = 10; b < 100; b++) {
+      if ((a % 10) + (b % 10) < 10 && a + b < 100) problems.push({ prompt: `${a}+${b}=`, answer: String(a + b) });
+      if (a >= b && a % 10 >= b % 10) problems.push({ prompt: `${a}-${b}=`, answer: String(a - b) });
     }
+  }
+  for (let a = 0; a < 10; a++) {
+    for (let b = 0; b < 10; b++) problems.push({ prompt: `${a}*${b}=`, answer: String(a * b) });
   }
   return problems;
 }
 
-/** Whether a problem is held out. Products, of which there are only 100, are all trained on: they are facts, not a rule. */
+/**
+ * Whether a problem is held out. Products, of which there are only 100, are all trained on: they are facts, not a rule.
+ */
 export function isHeldOutProblem({ prompt }: Problem, heldOutShare: number): boolean {
   return !prompt.includes("*") && hashFraction(`held out ${prompt}`) < heldOutShare;
 }
 
 const linesPerDocument = 64;
 
-/** Documents of lines such as `37+58=95`, `bytes` of them in all, the held-out share on top. No problem is on both sides. */
+/**
+ * Documents of lines such as `34+52=86`, `bytes` of them in all, the held-out share on top. No problem is on both
+ * sides.
+ */
 export function arithmeticSplit(options: { bytes: number; heldOutShare: number; seed?: number }): DomainSplit {
   const { bytes, heldOutShare, seed = 0 } = options;
   const problems = allProblems();

@@ -39,7 +39,9 @@ function withoutHeader(text: string): string {
 
 /** The path without what differs between builds of one source. */
 function buildKey(path: string): string {
-  const parts = pathInPackage(path).replace(/(\.d)?\.[cm]?[jt]sx?$/, "").split("/");
+  const parts = pathInPackage(path)
+    .replace(/(\.d)?\.[cm]?[jt]sx?$/, "")
+    .split("/");
   return parts.filter((part) => !/^(src|dist|lib|esm|cjs|mjs|build|es\d*|commonjs|module)$/.test(part)).join("/");
 }
 

@@ -31,7 +31,10 @@ export class SeenTexts {
   }
 }
 
-/** In the order of a hash: packages mix, so that any beginning of the list is a sample of all of it, the same everywhere. */
+/**
+ * In the order of a hash: packages mix, so that any beginning of the list is a sample of all of it, the same
+ * everywhere.
+ */
 export function inHashOrder<T>(items: readonly T[], keyOf: (item: T) => string): T[] {
   return items
     .map((item) => ({ item, order: hashFraction(keyOf(item)) }))
@@ -39,7 +42,10 @@ export function inHashOrder<T>(items: readonly T[], keyOf: (item: T) => string):
     .map(({ item }) => item);
 }
 
-/** Splits by key: a document lands on the same side on every machine, whatever else is there. @param heldOutShare 0 to 1 */
+/**
+ * Splits by key: a document lands on the same side on every machine, whatever else is there.
+ * @param heldOutShare 0 to 1
+ */
 export function splitByKey(documents: readonly DomainDocument[], heldOutShare: number): DomainSplit {
   const isHeldOut = ({ key }: DomainDocument) => hashFraction(`held out ${key}`) < heldOutShare;
   return { train: documents.filter((each) => !isHeldOut(each)), heldOut: documents.filter(isHeldOut) };

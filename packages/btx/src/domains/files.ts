@@ -22,8 +22,8 @@ export function installedModules(): string[] {
 }
 
 /**
- * Files under `roots` whose name matches, each real file once (package managers link one folder to many places). A link that leads
- * out of `node_modules`, to a package being developed, is not followed.
+ * Files under `roots` whose name matches, each real file once (package managers link one folder to many places). A link
+ * that leads out of `node_modules`, to a package being developed, is not followed.
  */
 export async function findFiles(roots: readonly string[], matches: (name: string) => boolean): Promise<string[]> {
   const visited = new Set<string>();
@@ -60,5 +60,7 @@ export async function readText(path: string): Promise<string | undefined> {
 
 /** The path from the package's name on, the same wherever the package is installed: `zod/v4/core/util.js`. */
 export function pathInPackage(path: string): string {
-  return path.slice(path.lastIndexOf(`${sep}node_modules${sep}`) + `${sep}node_modules${sep}`.length).replaceAll(sep, "/");
+  return path
+    .slice(path.lastIndexOf(`${sep}node_modules${sep}`) + `${sep}node_modules${sep}`.length)
+    .replaceAll(sep, "/");
 }

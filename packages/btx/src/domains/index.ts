@@ -1,4 +1,19 @@
-export { allProblems, arithmeticSplit, heldOutProblems, isHeldOutProblem, type Problem, solvedExamples } from "./arithmetic.js";
+export {
+  allProblems,
+  arithmeticSplit,
+  heldOutProblems,
+  isHeldOutProblem,
+  type Problem,
+  solvedExamples,
+} from "./arithmetic.js";
 export type { DomainDocument, DomainSplit } from "./documents.js";
 export { installedModules } from "./files.js";
-export { type BuiltInDomain, builtInDomains, closeDomains, type DomainOptions, type DomainTokens, openDomains, readBuiltIn } from "./tokens.js";
+export {
+  type BuiltInDomain,
+  builtInDomains,
+  closeDomains,
+  type DomainOptions,
+  type DomainTokens,
+  openDomains,
+  readBuiltIn,
+} from "./tokens.js";

@@ -4,11 +4,12 @@ import { findFiles, pathInPackage, readText } from "./files.js";
 const minParagraph = 60;
 
 /**
- * Markdown under `roots` as plain paragraphs, up to `maxBytes`. Licences and change logs are left out: they are lists, and repeat.
- * Packages of one family share paragraphs: each is kept once, so that none is both trained on and held out.
+ * Markdown under `roots` as plain paragraphs, up to `maxBytes`. Licences and change logs are left out: they are lists,
+ * and repeat. Packages of one family share paragraphs: each is kept once, so that none is both trained on and held out.
  */
 export async function findProse(roots: readonly string[], maxBytes: number): Promise<DomainDocument[]> {
-  const isDocument = (name: string) => /\.(md|mdx|markdown)$/i.test(name) && !/licen[cs]e|change|history|third.?party|notice/i.test(name);
+  const isDocument = (name: string) =>
+    /\.(md|mdx|markdown)$/i.test(name) && !/licen[cs]e|change|history|third.?party|notice/i.test(name);
   const paths = await findFiles(roots, isDocument);
   const paragraphs = new SeenTexts();
   const documents: DomainDocument[] = [];

@@ -36,14 +36,19 @@ export interface DomainOptions {
 const builtInVersion = 1;
 
 /**
- * Tokenizes domains, each once. A source is `@code`, `@prose`, `@arithmetic`, or a path: a text or JSONL file, a folder, or a glob.
+ * Tokenizes domains, each once. A source is `@code`, `@prose`, `@arithmetic`, or a path: a text or JSONL file, a
+ * folder, or a glob.
  * @param sources by domain name
  * @throws DataError `DATA_EMPTY` when a domain has no text in one of its parts
  */
-export async function openDomains(sources: Readonly<Record<string, string>>, options: DomainOptions): Promise<DomainTokens[]> {
+export async function openDomains(
+  sources: Readonly<Record<string, string>>,
+  options: DomainOptions,
+): Promise<DomainTokens[]> {
   const opened: DomainTokens[] = [];
   try {
-    for (const [name, source] of Object.entries(sources)) opened.push({ name, ...(await openDomain(name, source, options)) });
+    for (const [name, source] of Object.entries(sources))
+      opened.push({ name, ...(await openDomain(name, source, options)) });
   } catch (error) {
     closeDomains(opened);
     throw error;
@@ -63,7 +68,11 @@ async function openDomain(name: string, source: string, options: DomainOptions):
   if (!isBuiltIn(source)) {
     const folder = join(cache, name);
     const settings = { tokenizer, heldOutFraction: heldOutShare, ...(signal && { signal }) };
-    const { train, heldOut } = await prepareTokens(folder, { paths: [source], maxBytes, invalidUtf8: "skip" }, settings);
+    const { train, heldOut } = await prepareTokens(
+      folder,
+      { paths: [source], maxBytes, invalidUtf8: "skip" },
+      settings,
+    );
     return { train, heldOut: heldOut! };
   }
   const settings = JSON.stringify([builtInVersion, source, heldOutShare, maxBytes, roots, tokenizer.hash]);
@@ -77,14 +86,18 @@ async function openDomain(name: string, source: string, options: DomainOptions):
   signal?.throwIfAborted();
   const split = await readBuiltIn(source, { heldOutShare, maxBytes, roots });
   await mkdir(folder, { recursive: true });
-  for (const side of ["train", "heldOut"] as const) await writeTokens(paths[side], split[side], { source, tokenizer, fingerprint });
+  for (const side of ["train", "heldOut"] as const)
+    await writeTokens(paths[side], split[side], { source, tokenizer, fingerprint });
   return { train: TokenFile.open(paths.train, { tokenizer }), heldOut: TokenFile.open(paths.heldOut, { tokenizer }) };
 }
 
 function isBuiltIn(source: string): source is BuiltInDomain {
   if ((builtInDomains as readonly string[]).includes(source)) return true;
   if (!source.startsWith("@")) return false;
-  throw new DataError("DATA_INVALID_OPTION", `there is no built-in domain ${source}: choose ${builtInDomains.join(", ")}, or give a path`);
+  throw new DataError(
+    "DATA_INVALID_OPTION",
+    `there is no built-in domain ${source}: choose ${builtInDomains.join(", ")}, or give a path`,
+  );
 }
 
 /** The documents of a built-in domain. */
@@ -103,7 +116,8 @@ async function writeTokens(
   documents: readonly DomainDocument[],
   { source, tokenizer, fingerprint }: { source: string; tokenizer: Tokenizer; fingerprint: string },
 ): Promise<void> {
-  if (documents.length === 0) throw new DataError("DATA_EMPTY", `${source} found no text: install dependencies, or name other roots`);
+  if (documents.length === 0)
+    throw new DataError("DATA_EMPTY", `${source} found no text: install dependencies, or name other roots`);
   const writer = await TokenFileWriter.create(path, tokenizer, fingerprint);
   try {
     const end = tokenizer.eosTokenId === undefined ? [] : [tokenizer.eosTokenId];

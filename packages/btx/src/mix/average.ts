@@ -1,6 +1,6 @@
 import { generationConfigJson, llamaConfigJson, ModelFolderWriter } from "@trefoil/core";
-import { configDtypes, dtypeFor, normalizedWeights, withSources } from "./mix.js";
 import { checkCompatible } from "./compatibility.js";
+import { configDtypes, dtypeFor, normalizedWeights, withSources } from "./mix.js";
 import { type FloatDtype, writeAverage } from "./streaming.js";
 import { denseTensors } from "./tensors.js";
 
@@ -16,8 +16,8 @@ export interface AverageOptions {
 }
 
 /**
- * The plain average of dense checkpoints, feed-forward layers included: what a mixture must beat (Model Soups, arXiv 2203.05482).
- * Streams as `mix` does. @throws MixError
+ * The plain average of dense checkpoints, feed-forward layers included: what a mixture must beat (Model Soups, arXiv
+ * 2203.05482). Streams as `mix` does. @throws MixError
  */
 export async function averageModels(options: AverageOptions): Promise<void> {
   await withSources(options.models, async (sources) => {
@@ -25,7 +25,11 @@ export async function averageModels(options: AverageOptions): Promise<void> {
     const { output, overwrite, outputDtype = "auto" } = options;
     const { raw: _, dtype: __, ...config } = sources[0]!.config;
     const weights = normalizedWeights(options.weights, sources.length);
-    const declarations = [...denseTensors(config)].map(([name, shape]) => ({ name, shape, dtype: dtypeFor(name, sources, outputDtype) }));
+    const declarations = [...denseTensors(config)].map(([name, shape]) => ({
+      name,
+      shape,
+      dtype: dtypeFor(name, sources, outputDtype),
+    }));
     const writer = await ModelFolderWriter.create(output, declarations, overwrite === undefined ? {} : { overwrite });
     try {
       for (const { name, dtype } of declarations) await writeAverage(sources, name, weights, { writer, name, dtype });

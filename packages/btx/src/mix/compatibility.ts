@@ -1,6 +1,12 @@
-import { compareTokenizers, loadTokenizer, type ModelFolder, type Tokenizer, type TransformerConfig } from "@trefoil/core";
 import { access, readFile } from "node:fs/promises";
 import { join } from "node:path";
+import {
+  compareTokenizers,
+  loadTokenizer,
+  type ModelFolder,
+  type Tokenizer,
+  type TransformerConfig,
+} from "@trefoil/core";
 import { MixError } from "./errors.js";
 import { denseTensors, isDerivedTensor } from "./tensors.js";
 
@@ -39,9 +45,13 @@ export async function checkCompatible(sources: readonly Source[]): Promise<strin
   const notes: string[] = [];
   for (const source of sources) {
     if (source.config.family === "mixtral") {
-      throw new MixError("MIX_NOT_DENSE", `${source.path} is a mixture of experts already (model_type mixtral): mix dense checkpoints`, {
-        folder: source.path,
-      });
+      throw new MixError(
+        "MIX_NOT_DENSE",
+        `${source.path} is a mixture of experts already (model_type mixtral): mix dense checkpoints`,
+        {
+          folder: source.path,
+        },
+      );
     }
   }
   for (const other of others) {
@@ -55,7 +65,9 @@ export async function checkCompatible(sources: readonly Source[]): Promise<strin
   }
   const positions = new Set(sources.map(({ config }) => config.maxPositions));
   if (positions.size > 1) {
-    notes.push(`max_position_embeddings differs (${[...positions].join(", ")}): the mixture has the smallest, which every expert knows`);
+    notes.push(
+      `max_position_embeddings differs (${[...positions].join(", ")}): the mixture has the smallest, which every expert knows`,
+    );
   }
   const endings = new Set(sources.map(({ config }) => JSON.stringify([config.bosTokenId ?? null, config.eosTokenIds])));
   if (endings.size > 1) notes.push(`begin and end tokens differ: those of ${first.path} are written`);
@@ -79,7 +91,11 @@ function checkTensors({ path, config, folder }: Source): string[] {
   const notes: string[] = [];
   for (const [name, shape] of expected) {
     const info = folder.tensors.get(name);
-    if (!info) throw new MixError("MIX_MISSING_TENSOR", `${path} lacks the tensor ${name}: its weights are incomplete`, { folder: path, tensor: name });
+    if (!info)
+      throw new MixError("MIX_MISSING_TENSOR", `${path} lacks the tensor ${name}: its weights are incomplete`, {
+        folder: path,
+        tensor: name,
+      });
     if (JSON.stringify(info.shape) !== JSON.stringify(shape)) {
       throw new MixError(
         "MIX_WRONG_SHAPE",
@@ -88,11 +104,15 @@ function checkTensors({ path, config, folder }: Source): string[] {
       );
     }
     if (!floatingPoint.has(info.dtype)) {
-      throw new MixError("MIX_WRONG_DTYPE", `${name} of ${path} is ${info.dtype}: convert it to F32, BF16 or F16 first`, {
-        folder: path,
-        tensor: name,
-        dtype: info.dtype,
-      });
+      throw new MixError(
+        "MIX_WRONG_DTYPE",
+        `${name} of ${path} is ${info.dtype}: convert it to F32, BF16 or F16 first`,
+        {
+          folder: path,
+          tensor: name,
+          dtype: info.dtype,
+        },
+      );
     }
   }
   for (const name of folder.tensors.keys()) {
@@ -131,7 +151,10 @@ async function checkTokenizers(sources: readonly Source[]): Promise<string[]> {
       { field: difference.kind, folders: [first!.path, other.path] },
     );
   }
-  return [...(await checkSentencePieceModels(sources)), ...without.map(({ path }) => `${path} has no tokenizer.json, so its tokenizer was not compared`)];
+  return [
+    ...(await checkSentencePieceModels(sources)),
+    ...without.map(({ path }) => `${path} has no tokenizer.json, so its tokenizer was not compared`),
+  ];
 }
 
 /** `tokenizer.model` of older checkpoints is compared as bytes. */

@@ -18,7 +18,10 @@ import { type FloatDtype, type Written, writeAverage, writeExperts, writeValues 
 import { type MixtureTensor, mixtureTensors } from "./tensors.js";
 
 export interface MixOptions {
-  /** Folders of dense checkpoints, branches of one seed; expert i of the mixture is the i-th. The first gives the tokenizer. */
+  /**
+   * Folders of dense checkpoints, branches of one seed; expert i of the mixture is the i-th. The first gives the
+   * tokenizer.
+   */
   experts: readonly string[];
   /** Folder to write. */
   output: string;
@@ -68,7 +71,10 @@ export interface MixResult extends MixPlan {
 }
 
 /** A dtype as `config.json` names it. */
-export const configDtypes = { F32: "float32", BF16: "bfloat16", F16: "float16" } as const satisfies Record<FloatDtype, ConfigDtype>;
+export const configDtypes = { F32: "float32", BF16: "bfloat16", F16: "float16" } as const satisfies Record<
+  FloatDtype,
+  ConfigDtype
+>;
 
 /** Checks the checkpoints and says what would be written, without reading weights. @throws MixError */
 export async function planMix(options: MixOptions): Promise<MixPlan> {
@@ -76,9 +82,9 @@ export async function planMix(options: MixOptions): Promise<MixPlan> {
 }
 
 /**
- * Branch-Train-MiX's merge (arXiv 2403.07816, §3.2): the feed-forward layers of N dense checkpoints become the N experts of a
- * mixture, everything else is averaged. Streams: memory stays bounded whatever the size of the model. The folder appears when it
- * is complete and has been read back.
+ * Branch-Train-MiX's merge (arXiv 2403.07816, §3.2): the feed-forward layers of N dense checkpoints become the N
+ * experts of a mixture, everything else is averaged. Streams: memory stays bounded whatever the size of the model. The
+ * folder appears when it is complete and has been read back.
  * @throws MixError when the checkpoints do not fit together, a weight is missing or not finite
  */
 export async function mix(options: MixOptions): Promise<MixResult> {
@@ -104,7 +110,8 @@ export async function mix(options: MixOptions): Promise<MixResult> {
 
 /** Opens the checkpoints for as long as `use` takes. */
 export async function withSources<R>(experts: readonly string[], use: (sources: Source[]) => Promise<R>): Promise<R> {
-  if (experts.length < 2) throw new MixError("MIX_OPTIONS", `a mixture needs at least 2 experts, got ${experts.length}`);
+  if (experts.length < 2)
+    throw new MixError("MIX_OPTIONS", `a mixture needs at least 2 experts, got ${experts.length}`);
   const sources: Source[] = [];
   try {
     for (const path of experts) {
@@ -121,15 +128,20 @@ async function plan(options: MixOptions, sources: readonly Source[]): Promise<Mi
   const count = sources.length;
   const { expertsPerToken = 2, outputDtype = "auto", routerAuxLossCoef = 0.01 } = options;
   if (!Number.isInteger(expertsPerToken) || expertsPerToken < 1 || expertsPerToken > count) {
-    throw new MixError("MIX_OPTIONS", `${expertsPerToken} experts per token of ${count}: give a whole number from 1 to ${count}`);
+    throw new MixError(
+      "MIX_OPTIONS",
+      `${expertsPerToken} experts per token of ${count}: give a whole number from 1 to ${count}`,
+    );
   }
   const weights = normalizedWeights(options.weights, count);
   for (const { path } of sources) {
-    if (resolve(path) === resolve(options.output)) throw new MixError("MIX_OPTIONS", `the output ${path} is one of the experts: name another folder`);
+    if (resolve(path) === resolve(options.output))
+      throw new MixError("MIX_OPTIONS", `the output ${path} is one of the experts: name another folder`);
   }
   const notes = await checkCompatible(sources);
   notes.push(...(await findLeftovers(options.output)));
-  if (expertsPerToken === 1) notes.push("with 1 expert per token its gate is always 1: the router learns from the balancing loss alone");
+  if (expertsPerToken === 1)
+    notes.push("with 1 expert per token its gate is always 1: the router learns from the balancing loss alone");
   const { raw: _, dtype: __, ...first } = sources[0]!.config;
   const config: TransformerConfigFields = {
     ...first,
@@ -139,7 +151,10 @@ async function plan(options: MixOptions, sources: readonly Source[]): Promise<Mi
     expertsPerToken,
     routerAuxLossCoef,
   };
-  const tensors = mixtureTensors(config, count).map((tensor) => ({ ...tensor, dtype: dtypeFor(sourceOf(tensor), sources, outputDtype) }));
+  const tensors = mixtureTensors(config, count).map((tensor) => ({
+    ...tensor,
+    dtype: dtypeFor(sourceOf(tensor), sources, outputDtype),
+  }));
   const sizeOf = ({ shape }: MixtureTensor) => shape.reduce((a, b) => a * b, 1);
   const parameters = tensors.reduce((total, tensor) => total + sizeOf(tensor), 0);
   const idle = tensors
@@ -204,7 +219,9 @@ async function writeTensors(
       record(name, result.written);
     } else if (from.expert === 0) {
       // All experts' copies of one matrix are written together: each source is read once.
-      const names = tensors.flatMap((other) => (other.from.kind === "expert" && other.from.source === from.source ? [other.name] : []));
+      const names = tensors.flatMap((other) =>
+        other.from.kind === "expert" && other.from.source === from.source ? [other.name] : [],
+      );
       const result = await writeExperts(sources, from.source, weights, { writer, names, dtype });
       experts[from.source] = result.divergence.relative;
       result.written.forEach((each, i) => {
@@ -245,16 +262,23 @@ async function verify(path: string, written: ReadonlyMap<string, Written>): Prom
         crc = crc32(await folder.readRange(name, at, buffer.subarray(0, Math.min(buffer.byteLength, bytes - at))), crc);
       }
       if (bytes === expected.bytes && crc === expected.crc) continue;
-      throw new MixError("MIX_VERIFICATION", `${name} does not read back as it was written: the disk may be failing; nothing was kept`, {
-        tensor: name,
-      });
+      throw new MixError(
+        "MIX_VERIFICATION",
+        `${name} does not read back as it was written: the disk may be failing; nothing was kept`,
+        {
+          tensor: name,
+        },
+      );
     }
   } finally {
     await folder.close();
   }
 }
 
-/** Folders that a killed mix left beside the output. They are never used; only the user knows whether another mix is running. */
+/**
+ * Folders that a killed mix left beside the output. They are never used; only the user knows whether another mix is
+ * running.
+ */
 async function findLeftovers(output: string): Promise<string[]> {
   const target = resolve(output);
   const names = await readdir(dirname(target)).catch(() => []);

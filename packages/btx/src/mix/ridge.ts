@@ -8,8 +8,8 @@ export interface RidgeOptions {
 }
 
 /**
- * Sums over router inputs of one layer from which the ridge router is solved. Tokens are labelled with the expert trained on
- * their domain; memory is [hidden, hidden], whatever the number of tokens.
+ * Sums over router inputs of one layer from which the ridge router is solved. Tokens are labelled with the expert
+ * trained on their domain; memory is [hidden, hidden], whatever the number of tokens.
  */
 export class RidgeMoments {
   /** BᵀB, [hidden, hidden]. */
@@ -47,7 +47,10 @@ export class RidgeMoments {
   addSums(gram: ArrayLike<number>, sum: ArrayLike<number>, tokens: number, expert: number): void {
     const { hiddenSize: d, experts } = this;
     if (gram.length !== d * d || sum.length !== d || !(expert >= 0 && expert < experts)) {
-      throw new MixError("MIX_OPTIONS", `moments of expert ${expert} have the sizes ${gram.length} and ${sum.length}, not ${d * d} and ${d}`);
+      throw new MixError(
+        "MIX_OPTIONS",
+        `moments of expert ${expert} have the sizes ${gram.length} and ${sum.length}, not ${d * d} and ${d}`,
+      );
     }
     for (let k = 0; k < d * d; k++) this.gram[k]! += gram[k]!;
     for (let k = 0; k < d; k++) this.sums[expert * d + k]! += sum[k]!;
@@ -56,9 +59,9 @@ export class RidgeMoments {
 }
 
 /**
- * A router by ridge regression of the domain on the router's input: `W = s ((BᵀB + λI)⁻¹ BᵀY)ᵀ`, Y the one-hot label minus its
- * mean (after DUME, arXiv 2603.29765). An expert without tokens gets the row 0: it comes before experts of other domains and after
- * the token's own, as a generalist should.
+ * A router by ridge regression of the domain on the router's input: `W = s ((BᵀB + λI)⁻¹ BᵀY)ᵀ`, Y the one-hot label
+ * minus its mean (after DUME, arXiv 2603.29765). An expert without tokens gets the row 0: it comes before experts of
+ * other domains and after the token's own, as a generalist should.
  * @returns [experts, hidden]
  */
 export function ridgeRouter(moments: RidgeMoments, options: RidgeOptions = {}): Float32Array {

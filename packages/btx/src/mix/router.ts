@@ -9,12 +9,19 @@ export type RouterInit =
   | { kind: "given"; layers: readonly Float32Array[] };
 
 /** The router of each layer, [experts, hidden]. Layers must be asked for in order. */
-export function routerRows(init: RouterInit = { kind: "random" }, experts: number, hiddenSize: number): (layer: number) => Float32Array {
+export function routerRows(
+  init: RouterInit = { kind: "random" },
+  experts: number,
+  hiddenSize: number,
+): (layer: number) => Float32Array {
   if (init.kind === "given") {
     return (layer) => {
       const rows = init.layers[layer];
       if (rows?.length !== experts * hiddenSize) {
-        throw new MixError("MIX_OPTIONS", `the router of layer ${layer} has ${rows?.length ?? 0} values, not ${experts} × ${hiddenSize}`);
+        throw new MixError(
+          "MIX_OPTIONS",
+          `the router of layer ${layer} has ${rows?.length ?? 0} values, not ${experts} × ${hiddenSize}`,
+        );
       }
       return rows;
     };

@@ -66,7 +66,13 @@ async function* chunksOf(
   }
 }
 
-function refuseNonFinite(values: Float32Array, start: number, shape: readonly number[], name: string, path: string): void {
+function refuseNonFinite(
+  values: Float32Array,
+  start: number,
+  shape: readonly number[],
+  name: string,
+  path: string,
+): void {
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
   for (let i = 0; i < bits.length; i++) {
     if ((bits[i]! & 0x7f800000) !== 0x7f800000) continue;
@@ -76,11 +82,15 @@ function refuseNonFinite(values: Float32Array, start: number, shape: readonly nu
       position.unshift(rest % extent);
       rest = Math.floor(rest / extent);
     }
-    throw new MixError("MIX_NOT_FINITE", `${name} of ${path} is ${values[i]} at [${position.join(", ")}]: the checkpoint is damaged or diverged`, {
-      folder: path,
-      tensor: name,
-      position,
-    });
+    throw new MixError(
+      "MIX_NOT_FINITE",
+      `${name} of ${path} is ${values[i]} at [${position.join(", ")}]: the checkpoint is damaged or diverged`,
+      {
+        folder: path,
+        tensor: name,
+        position,
+      },
+    );
   }
 }
 
@@ -124,7 +134,10 @@ function encode(dtype: FloatDtype, values: Float32Array, name: string): Uint8Arr
   if (dtype === "F16") {
     const large = values.find((value) => Math.abs(value) >= 65520);
     if (large !== undefined) {
-      throw new MixError("MIX_NOT_FINITE", `${name} holds ${large}, which F16 cannot: write BF16 or F32`, { tensor: name, dtype });
+      throw new MixError("MIX_NOT_FINITE", `${name} holds ${large}, which F16 cannot: write BF16 or F32`, {
+        tensor: name,
+        dtype,
+      });
     }
   }
   return encodeFloats(dtype, values);

@@ -32,12 +32,18 @@ export class BitsPerByte {
   /** @throws StageError when the tokenizer is not byte-level */
   constructor(model: CausalLM, tokenizer: Tokenizer) {
     const lengths = tokenizer.byteLengths();
-    if (!lengths) throw new StageError("BTX_TOKENIZER", "bits per byte need a byte-level tokenizer: the model's does not say what bytes its tokens stand for");
+    if (!lengths)
+      throw new StageError(
+        "BTX_TOKENIZER",
+        "bits per byte need a byte-level tokenizer: the model's does not say what bytes its tokens stand for",
+      );
     this.#byteLengths = lengths;
     this.#nats = compile((tokens: Tensor, targets: Tensor) => sum(model.loss(tokens, targets).nll));
   }
 
-  /** Negative log-likelihood of held-out text in bits, per UTF-8 byte of it. Ends of text cost bits and have no bytes. */
+  /**
+   * Negative log-likelihood of held-out text in bits, per UTF-8 byte of it. Ends of text cost bits and have no bytes.
+   */
   async of(file: TokenFile, options: WindowOptions, signal?: AbortSignal): Promise<number> {
     let nats = 0;
     let bytes = 0;

@@ -3,11 +3,14 @@ import { join } from "node:path";
 import { type CausalLM, type Parameter, saveModel } from "@trefoil/core";
 import type { DomainTokens } from "../domains/index.js";
 import { StageError } from "./errors.js";
-import { OpenModel } from "./model.js";
+import { checkOutput, OpenModel } from "./model.js";
 import { context } from "./seed.js";
 import { type StageContext, type TrainSettings, train, type WeightedDomain } from "./training.js";
 
-/** What of a branch is trained: the paper trains all; with the feed-forward layers alone nothing is lost by averaging the rest. */
+/**
+ * What of a branch is trained: the paper trains all; with the feed-forward layers alone nothing is lost by averaging
+ * the rest.
+ */
 export const branchScopes = ["all", "feed-forward"] as const;
 export type BranchScope = (typeof branchScopes)[number];
 
@@ -32,14 +35,17 @@ export interface BranchOptions extends StageContext {
 }
 
 /**
- * Branches the seed: one independent copy per domain, trained on that domain (arXiv 2403.07816, §3.1). Returns whether all came to the
- * end.
+ * Branches the seed: one independent copy per domain, trained on that domain (arXiv 2403.07816, §3.1). Returns whether
+ * all came to the end.
  */
 export async function trainBranches(options: BranchOptions): Promise<boolean> {
   const { domains, only, resume, output } = options;
   const unknown = only?.find((name) => !domains.some((domain) => domain.name === name));
   if (unknown !== undefined) {
-    throw new StageError("BTX_OPTIONS", `there is no domain ${unknown}: the domains are ${domains.map(({ name }) => name).join(", ")}`);
+    throw new StageError(
+      "BTX_OPTIONS",
+      `there is no domain ${unknown}: the domains are ${domains.map(({ name }) => name).join(", ")}`,
+    );
   }
   for (const domain of domains) {
     if (only && !only.includes(domain.name)) continue;
@@ -51,6 +57,7 @@ export async function trainBranches(options: BranchOptions): Promise<boolean> {
 
 async function trainBranch(domain: DomainTokens, options: BranchOptions): Promise<boolean> {
   const { seed, domains, replay, scope, settings, progress, signal, resume, overwrite } = options;
+  checkOutput(join(options.output, domain.name), overwrite);
   using source = await OpenModel.open(seed);
   const { completed } = await train({
     model: source.model,
@@ -64,7 +71,11 @@ async function trainBranch(domain: DomainTokens, options: BranchOptions): Promis
   });
   if (completed) {
     const { config } = source;
-    await saveModel(source.model, join(options.output, domain.name), { config, tokenizerFrom: seed, ...context({ overwrite }) });
+    await saveModel(source.model, join(options.output, domain.name), {
+      config,
+      tokenizerFrom: seed,
+      ...context({ overwrite }),
+    });
   }
   return completed;
 }

@@ -30,6 +30,7 @@ export async function evaluateModel(
   const measure = new BitsPerByte(model, tokenizer);
   const scores: ModelScores = { model: name, bitsPerByte: {} };
   for (const domain of domains) scores.bitsPerByte[domain.name] = await measure.of(domain.heldOut, options, signal);
-  if (arithmetic) scores.exactMatch = exactMatch(await answerArithmetic(model, tokenizer, { ...arithmetic, ...context({ signal }) }));
+  if (arithmetic)
+    scores.exactMatch = exactMatch(await answerArithmetic(model, tokenizer, { ...arithmetic, ...context({ signal }) }));
   return scores;
 }

@@ -25,7 +25,11 @@ export interface ExactMatchOptions {
 }
 
 /** Greedy answers to held-out arithmetic problems; right is a whole line that equals the answer. */
-export async function answerArithmetic(model: CausalLM, tokenizer: Tokenizer, options: ExactMatchOptions): Promise<Answer[]> {
+export async function answerArithmetic(
+  model: CausalLM,
+  tokenizer: Tokenizer,
+  options: ExactMatchOptions,
+): Promise<Answer[]> {
   const { count, heldOutShare, batch = 32, signal } = options;
   const problems = heldOutProblems(heldOutShare, count);
   const examples = solvedExamples(heldOutShare, examplesBefore);
@@ -37,7 +41,9 @@ export async function answerArithmetic(model: CausalLM, tokenizer: Tokenizer, op
     signal?.throwIfAborted();
     const asked = problems.slice(from, from + batch);
     // The last batch is filled up with its first question.
-    const prompts = Array.from({ length: batch }, (_, i) => tokenizer.encode(examples + (asked[i] ?? asked[0]!).prompt));
+    const prompts = Array.from({ length: batch }, (_, i) =>
+      tokenizer.encode(examples + (asked[i] ?? asked[0]!).prompt),
+    );
     const generated = await generator.generate(prompts, { maxNewTokens, temperature: 0, eosTokenIds: [endOfLine] });
     asked.forEach(({ prompt, answer: expected }, i) => {
       const { tokens, finished } = generated[i]!;

@@ -1,10 +1,12 @@
 import { type BalanceForm, type Mixtral, type Parameter, saveModel } from "@trefoil/core";
 import type { DomainTokens } from "../domains/index.js";
-import { OpenModel } from "./model.js";
+import { checkOutput, OpenModel } from "./model.js";
 import { context } from "./seed.js";
 import { type StageContext, type TrainSettings, train } from "./training.js";
 
-/** What of a mixture is trained. The paper trains all, and finds that frozen experts cost nothing on average (Table 5). */
+/**
+ * What of a mixture is trained. The paper trains all, and finds that frozen experts cost nothing on average (Table 5).
+ */
 export const finetuneScopes = ["all", "router", "all-but-experts"] as const;
 export type FinetuneScope = (typeof finetuneScopes)[number];
 
@@ -26,9 +28,13 @@ export interface FinetuneOptions extends StageContext {
   overwrite?: boolean;
 }
 
-/** Finetunes a mixture on all domains (arXiv 2403.07816, §3.2) with the balancing loss of §3.3. Returns whether it came to the end. */
+/**
+ * Finetunes a mixture on all domains (arXiv 2403.07816, §3.2) with the balancing loss of §3.3. Returns whether it came
+ * to the end.
+ */
 export async function finetuneMixture(options: FinetuneOptions): Promise<boolean> {
   const { model, domains, scope, balance, settings, output, run, resume, overwrite, progress, signal } = options;
+  checkOutput(output, overwrite);
   using source = await OpenModel.open(model);
   const { completed } = await train({
     model: source.mixture,
@@ -41,7 +47,8 @@ export async function finetuneMixture(options: FinetuneOptions): Promise<boolean
     config: { model, scope, balance, settings },
     ...context({ progress, signal, resume }),
   });
-  if (completed) await saveModel(source.model, output, { config: source.config, tokenizerFrom: model, ...context({ overwrite }) });
+  if (completed)
+    await saveModel(source.model, output, { config: source.config, tokenizerFrom: model, ...context({ overwrite }) });
   return completed;
 }
 

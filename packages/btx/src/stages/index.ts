@@ -6,7 +6,13 @@ export { type Answer, answerArithmetic, type ExactMatchOptions, exactMatch } fro
 export { balanceForms, type FinetuneOptions, type FinetuneScope, finetuneMixture, finetuneScopes } from "./finetune.js";
 export { mixWithRidgeRouter } from "./mix-with-ridge.js";
 export { OpenModel } from "./model.js";
-export { type QuickstartOptions, type QuickstartResults, quickstart, quickstartLayout, readQuickstartResults } from "./quickstart.js";
+export {
+  type QuickstartOptions,
+  type QuickstartResults,
+  quickstart,
+  quickstartLayout,
+  readQuickstartResults,
+} from "./quickstart.js";
 export { type LabelledText, type RidgeRouterOptions, setRidgeRouters } from "./ridge-router.js";
 export { type DomainRouting, firstChoices, routingTable } from "./routing.js";
 export { continuations, type RoutedSample, routedSamples } from "./samples.js";

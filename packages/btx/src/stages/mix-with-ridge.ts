@@ -4,8 +4,8 @@ import { OpenModel } from "./model.js";
 import { type LabelledText, type RidgeRouterOptions, setRidgeRouters } from "./ridge-router.js";
 
 /**
- * Mixes with routers by ridge regression. The router's input depends on the mixture, so it is mixed once to measure and once more with
- * the routers found.
+ * Mixes with routers by ridge regression. The router's input depends on the mixture, so it is mixed once to measure and
+ * once more with the routers found.
  */
 export async function mixWithRidgeRouter(
   options: MixOptions,

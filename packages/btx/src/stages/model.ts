@@ -1,4 +1,12 @@
-import { type CausalLM, loadModel, loadTokenizer, Mixtral, type Tokenizer, type TransformerConfig } from "@trefoil/core";
+import { existsSync } from "node:fs";
+import {
+  type CausalLM,
+  loadModel,
+  loadTokenizer,
+  Mixtral,
+  type Tokenizer,
+  type TransformerConfig,
+} from "@trefoil/core";
 import { StageError } from "./errors.js";
 
 /** A model folder in memory. Frees its parameters when it goes out of scope. */
@@ -25,4 +33,10 @@ export class OpenModel implements Disposable {
   [Symbol.dispose](): void {
     for (const parameter of this.model.namedParameters().values()) parameter.dispose();
   }
+}
+
+/** Refuses, before anything is trained, an output that could not be written afterwards. @throws StageError */
+export function checkOutput(output: string, overwrite = false): void {
+  if (overwrite || !existsSync(output)) return;
+  throw new StageError("BTX_OUTPUT_EXISTS", `${output} exists: name another output, or allow overwriting`);
 }

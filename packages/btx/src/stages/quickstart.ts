@@ -58,8 +58,9 @@ export interface QuickstartResults {
 }
 
 /**
- * The whole method in small: a seed, its branches, the mixture, its finetuning, and what each is worth on held-out text. The seed
- * itself is the last expert, a generalist, as in the paper. Returns nothing when the signal stopped it; call again with `resume`.
+ * The whole method in small: a seed, its branches, the mixture, its finetuning, and what each is worth on held-out
+ * text. The seed itself is the last expert, a generalist, as in the paper. Returns nothing when the signal stopped it;
+ * call again with `resume`.
  */
 export async function quickstart(options: QuickstartOptions): Promise<QuickstartResults | undefined> {
   const { run, domains: sources, progress, signal, heldOutShare, maxBytes, roots } = options;
@@ -73,7 +74,10 @@ export async function quickstart(options: QuickstartOptions): Promise<Quickstart
     ...(roots && { roots }),
     ...context({ signal }),
   });
-  const sizes = domains.map(({ name, train, heldOut }) => `${name} ${megabytes(train.header.textBytes)} + ${megabytes(heldOut.header.textBytes)} held out`);
+  const sizes = domains.map(
+    ({ name, train, heldOut }) =>
+      `${name} ${megabytes(train.header.textBytes)} + ${megabytes(heldOut.header.textBytes)} held out`,
+  );
   stage?.succeed(sizes.join(", "));
   try {
     if (!(await makeModels(options, domains, tokenizer))) return undefined;
@@ -86,7 +90,11 @@ export async function quickstart(options: QuickstartOptions): Promise<Quickstart
 const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(2)} MB`;
 
 /** Everything up to the finetuned mixture; a model that is there already is kept. */
-async function makeModels(options: QuickstartOptions, domains: readonly DomainTokens[], tokenizer: ByteTokenizer): Promise<boolean> {
+async function makeModels(
+  options: QuickstartOptions,
+  domains: readonly DomainTokens[],
+  tokenizer: ByteTokenizer,
+): Promise<boolean> {
   const { run, resume, progress, signal, sizes } = options;
   const at = quickstartLayout(run);
   const shared = context({ resume, progress, signal });
@@ -101,14 +109,28 @@ async function makeModels(options: QuickstartOptions, domains: readonly DomainTo
     if (!(await trainSeed({ ...seed, ...shared }))) return false;
   }
   const { replay, scope } = options.branch;
-  const branches = { seed: at.seed, domains, replay, scope, settings: settings(options.branch), output: at.experts, run: at.runs.experts };
+  const branches = {
+    seed: at.seed,
+    domains,
+    replay,
+    scope,
+    settings: settings(options.branch),
+    output: at.experts,
+    run: at.runs.experts,
+  };
   if (!(await trainBranches({ ...branches, ...shared, resume: true }))) return false;
   const folders = expertFolders(options);
   if (!existsSync(at.average)) await averageModels({ models: folders, output: at.average });
   if (!existsSync(at.mixture)) await mixExperts(options, domains, folders);
   if (!existsSync(at.finetuned)) {
     const { form, coefficient } = options.finetune;
-    const finetune = { model: at.mixture, domains, scope: "all" as const, balance: { form, coefficient }, settings: settings(options.finetune) };
+    const finetune = {
+      model: at.mixture,
+      domains,
+      scope: "all" as const,
+      balance: { form, coefficient },
+      settings: settings(options.finetune),
+    };
     if (!(await finetuneMixture({ ...finetune, output: at.finetuned, run: at.runs.finetune, ...shared }))) return false;
   }
   return true;
@@ -120,7 +142,11 @@ function expertFolders({ run, domains }: QuickstartOptions): string[] {
   return [...Object.keys(domains).map((name) => join(at.experts, name)), at.seed];
 }
 
-async function mixExperts(options: QuickstartOptions, domains: readonly DomainTokens[], experts: string[]): Promise<void> {
+async function mixExperts(
+  options: QuickstartOptions,
+  domains: readonly DomainTokens[],
+  experts: string[],
+): Promise<void> {
   const { router, train, progress, signal } = options;
   const target = { experts, output: quickstartLayout(options.run).mixture, ...context({ signal }) };
   if (router.kind === "random") {
@@ -152,7 +178,8 @@ async function measure(options: QuickstartOptions, domains: readonly DomainToken
     using opened = await OpenModel.open(path);
     const arithmetic = asked && { arithmetic: { count: problems, heldOutShare } };
     scores.push(await evaluateModel(opened, name, domains, { ...window, ...arithmetic, ...context({ signal }) }));
-    if (path === at.mixture || path === at.finetuned) routing.push(await routingTable(opened.mixture, domains, window, signal));
+    if (path === at.mixture || path === at.finetuned)
+      routing.push(await routingTable(opened.mixture, domains, window, signal));
     stage?.update(scores.length);
   }
   stage?.succeed();

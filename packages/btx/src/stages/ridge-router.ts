@@ -1,4 +1,14 @@
-import { compile, evaluationBatches, type Mixtral, matmul, sum, type Tensor, type TokenFile, tensor, transpose } from "@trefoil/core";
+import {
+  compile,
+  evaluationBatches,
+  type Mixtral,
+  matmul,
+  sum,
+  type Tensor,
+  type TokenFile,
+  tensor,
+  transpose,
+} from "@trefoil/core";
 import { RidgeMoments, type RidgeOptions, ridgeRouter } from "../mix/index.js";
 import { StageError } from "./errors.js";
 import type { StageContext } from "./training.js";
@@ -17,10 +27,14 @@ export interface RidgeRouterOptions extends RidgeOptions, StageContext {
 }
 
 /**
- * Sets the routers of a mixture by ridge regression, from the first layer to the last: what a layer sees depends on the routers before
- * it. No training. Returns the rows of each layer, [experts, hidden].
+ * Sets the routers of a mixture by ridge regression, from the first layer to the last: what a layer sees depends on the
+ * routers before it. No training. Returns the rows of each layer, [experts, hidden].
  */
-export async function setRidgeRouters(model: Mixtral, texts: readonly LabelledText[], options: RidgeRouterOptions): Promise<Float32Array[]> {
+export async function setRidgeRouters(
+  model: Mixtral,
+  texts: readonly LabelledText[],
+  options: RidgeRouterOptions,
+): Promise<Float32Array[]> {
   const { tokens: count, batch, sequence, progress, signal } = options;
   const { layers, hiddenSize, experts } = model.config;
   const parameters = model.namedParameters();
@@ -33,7 +47,8 @@ export async function setRidgeRouters(model: Mixtral, texts: readonly LabelledTe
   for (let layer = 0; layer < layers; layer++) {
     const moments = new RidgeMoments(hiddenSize, experts);
     for (const { file, expert } of texts) {
-      if (file.windows(sequence) < batch) throw new StageError("BTX_OPTIONS", `${file.path} has too little text for batches of ${batch} × ${sequence}`);
+      if (file.windows(sequence) < batch)
+        throw new StageError("BTX_OPTIONS", `${file.path} has too little text for batches of ${batch} × ${sequence}`);
       // Whole batches only: a filled-up one would count padding.
       const batches = Math.max(1, Math.floor(Math.min(count / sequence, file.windows(sequence)) / batch));
       for (const { tokens } of evaluationBatches(file, { batch, sequence, maxWindows: batches * batch })) {

@@ -33,7 +33,10 @@ export async function routingTable(
     for (const { tokens, targets, batch, sequence } of windowBatches(heldOut, options)) {
       signal?.throwIfAborted();
       const mask = Float32Array.from(targets, (target) => Number(target >= 0));
-      const counted = await count(tensor(tokens, { shape: [batch, sequence] }), tensor(mask, { shape: [mask.length, 1] }));
+      const counted = await count(
+        tensor(tokens, { shape: [batch, sequence] }),
+        tensor(mask, { shape: [mask.length, 1] }),
+      );
       for (const [layer, found] of counted.entries()) {
         for (const kind of ["share", "weight"] as const) {
           (await found[kind].data()).forEach((value, expert) => {
@@ -53,7 +56,10 @@ export async function routingTable(
 }
 
 /** The first choice of each token of a text in each layer, and its gate weight. */
-export async function firstChoices(model: Mixtral, ids: Int32Array): Promise<{ expert: Int32Array; weight: Float32Array }[]> {
+export async function firstChoices(
+  model: Mixtral,
+  ids: Int32Array,
+): Promise<{ expert: Int32Array; weight: Float32Array }[]> {
   const choose = compile((tokens: Tensor) =>
     model.hidden(tokens).routing.map(({ indices, weights }) => ({
       expert: reshape(indices.slice(1, 0, 1), [-1]),

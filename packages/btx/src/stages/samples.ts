@@ -19,23 +19,31 @@ export async function routedSamples(
   for (const { name, heldOut } of domains) {
     const ids = beginningOf(heldOut, Math.min(options.length, mixture.config.maxPositions));
     const { expert, weight } = (await firstChoices(mixture, ids))[options.layer]!;
-    const tokens = Array.from(ids, (id, i) => ({ text: textOf(tokenizer, id), expert: expert[i]!, weight: weight[i]! }));
+    const tokens = Array.from(ids, (id, i) => ({
+      text: textOf(tokenizer, id),
+      expert: expert[i]!,
+      weight: weight[i]!,
+    }));
     samples.push({ domain: name, tokens });
   }
   return samples;
 }
 
-/** What each domain's held-out text begins with, and how the model goes on, greedily. */
+/**
+ * What each domain's held-out text begins with, and how the model goes on, drawn at temperature 0.7, within its
+ * context.
+ */
 export async function continuations(
   model: Mixtral,
   tokenizer: Tokenizer,
   domains: readonly DomainTokens[],
   options: { promptTokens: number; newTokens: number; signal?: AbortSignal },
 ): Promise<{ domain: string; prompt: string; continuation: string }[]> {
-  const { promptTokens, newTokens, signal } = options;
+  const { newTokens, signal } = options;
+  const promptTokens = Math.min(options.promptTokens, Math.floor(model.config.maxPositions / 2));
   const prompts = domains.map(({ heldOut }) => beginningOf(heldOut, promptTokens));
   const generated = await generate(model, prompts, {
-    maxNewTokens: newTokens,
+    maxNewTokens: Math.min(newTokens, model.config.maxPositions - promptTokens),
     temperature: 0.7,
     topP: 0.95,
     ...(signal && { signal }),

@@ -22,8 +22,8 @@ import {
   trainLoop,
   valueAndGrad,
 } from "@trefoil/core";
-import { StageError } from "./errors.js";
 import type { DomainTokens } from "../domains/index.js";
+import { StageError } from "./errors.js";
 
 /** How a model is trained; the same for every stage. */
 export interface TrainSettings {
@@ -88,15 +88,20 @@ export interface TrainResult {
 }
 
 /**
- * Trains a model to the end of its settings, or until the signal: one compiled program per step, metrics, checkpoints. Killed at any
- * instant and resumed it ends with the same weights, bit for bit.
+ * Trains a model to the end of its settings, or until the signal: one compiled program per step, metrics, checkpoints.
+ * Killed at any instant and resumed it ends with the same weights, bit for bit.
  * @throws NonFiniteLossError naming the step and the first op that was not finite
  */
 export async function train(options: TrainOptions): Promise<TrainResult> {
   const { model, settings, run, progress, signal, title } = options;
   const parameters = options.parameters ?? model.parameters();
   const { steps, batch, sequence, learningRate: peak, warmupSteps, weightDecay, clipNorm, seed } = settings;
-  const schedule = cosineSchedule({ peak, warmupSteps: Math.min(warmupSteps, steps), totalSteps: steps, floor: peak / 10 });
+  const schedule = cosineSchedule({
+    peak,
+    warmupSteps: Math.min(warmupSteps, steps),
+    totalSteps: steps,
+    floor: peak / 10,
+  });
   const optimizer = new AdamW(parameters, { learningRate: schedule, weightDecay, clipNorm });
   const domains = options.data.map(({ domain, weight }) => ({ name: domain.name, file: domain.train, weight }));
   const mixture = new TokenMixture({ domains, batch, sequence, seed });
@@ -155,7 +160,9 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
 }
 
 async function scalarsOf(values: Record<string, Tensor>): Promise<{ loss: number } & Record<string, number>> {
-  const entries = await Promise.all(Object.entries(values).map(async ([name, value]) => [name, await value.item()] as const));
+  const entries = await Promise.all(
+    Object.entries(values).map(async ([name, value]) => [name, await value.item()] as const),
+  );
   return Object.fromEntries(entries) as { loss: number } & Record<string, number>;
 }
 
@@ -177,14 +184,22 @@ async function snapshot(state: ReadonlyMap<string, Parameter>): Promise<Record<s
 }
 
 function restore(
-  { step, path, tensors, state: saved }: { step: number; path: string; tensors: Record<string, StoredTensor>; state: unknown },
+  {
+    step,
+    path,
+    tensors,
+    state: saved,
+  }: { step: number; path: string; tensors: Record<string, StoredTensor>; state: unknown },
   state: ReadonlyMap<string, Parameter>,
   mixture: TokenMixture,
 ): { step: number; tokens: number } {
   for (const [name, parameter] of state) {
     const stored = tensors[name];
     if (stored?.data.byteLength !== parameter.bytes) {
-      throw new StageError("BTX_RESUME", `${path} holds ${stored ? "another size of" : "no"} "${name}": resume with the settings the run was started with`);
+      throw new StageError(
+        "BTX_RESUME",
+        `${path} holds ${stored ? "another size of" : "no"} "${name}": resume with the settings the run was started with`,
+      );
     }
     parameter.set(stored.data as Float32Array | Int32Array | Uint16Array);
   }
@@ -196,5 +211,7 @@ function restore(
 /** The training losses written in a run directory. */
 export async function lossCurve(run: string): Promise<LossPoint[]> {
   const records = await readMetricsFile(join(run, RUN_LAYOUT.metrics));
-  return records.flatMap(({ step, kind, values }) => (kind === "train" ? [{ step, loss: values.crossEntropy ?? values.loss! }] : []));
+  return records.flatMap(({ step, kind, values }) =>
+    kind === "train" ? [{ step, loss: values.crossEntropy ?? values.loss! }] : [],
+  );
 }

@@ -12,7 +12,10 @@ const library = fileURLToPath(new URL("../../dist/index.js", import.meta.url));
 
 it("leaves no folder under the output's name when it is killed, and mixes anew", async () => {
   const folder = temporaryFolder();
-  const experts = [await writeCheckpoint(join(folder, "a"), { seed: 1 }), await writeCheckpoint(join(folder, "b"), { seed: 2 })];
+  const experts = [
+    await writeCheckpoint(join(folder, "a"), { seed: 1 }),
+    await writeCheckpoint(join(folder, "b"), { seed: 2 }),
+  ];
   const output = join(folder, "moe");
   const { tensors } = await planMix({ experts, output });
   // Killed by itself at the first, a middle and the last tensor: SIGKILL, so that nothing can be cleaned up.

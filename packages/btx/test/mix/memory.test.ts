@@ -11,7 +11,9 @@ afterEach(() => {
 it("never holds more than a chunk of each source, however large the tensors", async () => {
   const folder = temporaryFolder();
   const config = { vocabSize: 40_000, hiddenSize: 128, headDim: 32, intermediateSize: 16, layers: 1 };
-  const experts = await Promise.all(["a", "b"].map((name, seed) => writeCheckpoint(join(folder, name), { seed, config })));
+  const experts = await Promise.all(
+    ["a", "b"].map((name, seed) => writeCheckpoint(join(folder, name), { seed, config })),
+  );
   const embedding = 4 * config.vocabSize * config.hiddenSize;
   const chunk = 4 * 2 ** 20;
   // Every byte passes through these two calls: what they are given is all that is held of a tensor.

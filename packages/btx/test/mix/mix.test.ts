@@ -29,7 +29,9 @@ function mixByHand(sources: Map<string, Float32Array>[], weights: number[]): Map
       const size = sources[0]!.get(name)!.length;
       out.set(
         name,
-        Array.from({ length: size }, (_, k) => Math.fround(sources.reduce((sum, source, i) => sum + weights[i]! * source.get(name)![k]!, 0))),
+        Array.from({ length: size }, (_, k) =>
+          Math.fround(sources.reduce((sum, source, i) => sum + weights[i]! * source.get(name)![k]!, 0)),
+        ),
       );
     }
   }
@@ -57,7 +59,8 @@ describe("mix", () => {
       const found = mixed.get(name);
       expect(found?.length, name).toBe(values.length);
       // Both are sums in double precision in another order: they may round to neighbouring floats.
-      for (let k = 0; k < values.length; k++) expect(Math.abs(found![k]! - values[k]!)).toBeLessThanOrEqual(2 ** -23 * Math.max(1, Math.abs(values[k]!)));
+      for (let k = 0; k < values.length; k++)
+        expect(Math.abs(found![k]! - values[k]!)).toBeLessThanOrEqual(2 ** -23 * Math.max(1, Math.abs(values[k]!)));
       mixed.delete(name);
     }
     expect([...mixed.keys()]).toEqual([0, 1].map((layer) => `model.layers.${layer}.block_sparse_moe.gate.weight`));
@@ -66,15 +69,23 @@ describe("mix", () => {
   it("gives N equal experts their own weights back, bit for bit", async () => {
     const folder = temporaryFolder();
     const seed = await writeCheckpoint(join(folder, "seed"), { seed: 4 });
-    const { averaged, experts } = await mix({ experts: [seed, seed, seed], output: join(folder, "moe"), weights: [0.2, 0.3, 0.1] });
+    const { averaged, experts } = await mix({
+      experts: [seed, seed, seed],
+      output: join(folder, "moe"),
+      weights: [0.2, 0.3, 0.1],
+    });
     const [dense, mixed] = [await readAll(seed), await readAll(join(folder, "moe"))];
     for (const [name, values] of dense) {
       if (!name.includes(".mlp.")) expect(mixed.get(name), name).toEqual(values);
     }
     for (let e = 0; e < 3; e++) {
-      expect(mixed.get(`model.layers.1.block_sparse_moe.experts.${e}.w2.weight`)).toEqual(dense.get("model.layers.1.mlp.down_proj.weight"));
+      expect(mixed.get(`model.layers.1.block_sparse_moe.experts.${e}.w2.weight`)).toEqual(
+        dense.get("model.layers.1.mlp.down_proj.weight"),
+      );
     }
-    expect([...Object.values(averaged), ...Object.values(experts)].flat().every((distance) => distance === 0)).toBe(true);
+    expect([...Object.values(averaged), ...Object.values(experts)].flat().every((distance) => distance === 0)).toBe(
+      true,
+    );
   });
 
   it("copies experts byte for byte in F16 and BF16 and widens where dtypes differ", async () => {
@@ -112,7 +123,10 @@ describe("mix", () => {
   it("draws the same router for the same seed, with the standard deviation asked for", async () => {
     const folder = temporaryFolder();
     const config = { hiddenSize: 512, intermediateSize: 4, headDim: 128 };
-    const experts = [await writeCheckpoint(join(folder, "a"), { seed: 1, config }), await writeCheckpoint(join(folder, "b"), { seed: 2, config })];
+    const experts = [
+      await writeCheckpoint(join(folder, "a"), { seed: 1, config }),
+      await writeCheckpoint(join(folder, "b"), { seed: 2, config }),
+    ];
     const rows = async (output: string, seed: number) => {
       await mix({ experts, output: join(folder, output), router: { kind: "random", standardDeviation: 0.05, seed } });
       return (await readAll(join(folder, output))).get("model.layers.1.block_sparse_moe.gate.weight")!;
@@ -128,10 +142,19 @@ describe("mix", () => {
 
   it("writes both spellings of the configuration, and carries rope_scaling", async () => {
     const folder = temporaryFolder();
-    const ropeScaling = { type: "llama3", factor: 8, lowFrequencyFactor: 1, highFrequencyFactor: 4, originalMaxPositions: 32 } as const;
+    const ropeScaling = {
+      type: "llama3",
+      factor: 8,
+      lowFrequencyFactor: 1,
+      highFrequencyFactor: 4,
+      originalMaxPositions: 32,
+    } as const;
     const experts = [
       await writeCheckpoint(join(folder, "a"), { seed: 1, config: { ropeScaling, tieWordEmbeddings: true } }),
-      await writeCheckpoint(join(folder, "b"), { seed: 2, config: { ropeScaling, tieWordEmbeddings: true, maxPositions: 128 } }),
+      await writeCheckpoint(join(folder, "b"), {
+        seed: 2,
+        config: { ropeScaling, tieWordEmbeddings: true, maxPositions: 128 },
+      }),
     ];
     const { notes } = await mix({ experts, output: join(folder, "moe"), expertsPerToken: 1 });
     expect(notes.join("\n")).toContain("max_position_embeddings differs (64, 128)");
@@ -152,7 +175,9 @@ describe("mix", () => {
       dtype: "float32",
     });
     expect(json(join(folder, "moe"), "generation_config.json")).toMatchObject({ bos_token_id: 256, eos_token_id: 257 });
-    expect(readFileSync(join(folder, "moe", "tokenizer.json"))).toEqual(readFileSync(join(folder, "a", "tokenizer.json")));
+    expect(readFileSync(join(folder, "moe", "tokenizer.json"))).toEqual(
+      readFileSync(join(folder, "a", "tokenizer.json")),
+    );
     expect((await readAll(join(folder, "moe"))).has("lm_head.weight")).toBe(false);
   });
 

@@ -5,7 +5,10 @@ import { type MixOptions, mix } from "../../src/index.js";
 import { type CheckpointOptions, temporaryFolder, writeCheckpoint } from "../checkpoints.js";
 
 /** Mixes a plain checkpoint with one made by `options`, and says how that is refused. */
-async function refusal(options: CheckpointOptions, mixOptions: Partial<MixOptions> = {}): Promise<{ code: string; message: string }> {
+async function refusal(
+  options: CheckpointOptions,
+  mixOptions: Partial<MixOptions> = {},
+): Promise<{ code: string; message: string }> {
   const folder = temporaryFolder();
   const first = await writeCheckpoint(join(folder, "first"), { seed: 1 });
   const second = await writeCheckpoint(join(folder, "second"), { seed: 2, ...options });
@@ -56,14 +59,19 @@ describe("mix refuses", () => {
     const tokenizer = JSON.parse(readFileSync(path, "utf8"));
     tokenizer.added_tokens[1].content = "<|end|>";
     writeFileSync(path, JSON.stringify(tokenizer));
-    await expect(mix({ experts: [first, second], output: join(folder, "moe") })).rejects.toMatchObject({ code: "MIX_INCOMPATIBLE" });
+    await expect(mix({ experts: [first, second], output: join(folder, "moe") })).rejects.toMatchObject({
+      code: "MIX_INCOMPATIBLE",
+    });
     expect(existsSync(join(folder, "moe"))).toBe(false);
   });
 
   it.each([Number.NaN, Number.POSITIVE_INFINITY])("a weight that is %d, with its place", async (value) => {
     const name = "model.layers.1.mlp.up_proj.weight";
     for (const dtype of ["F32", "BF16", "F16"] as const) {
-      const { code, message } = await refusal({ dtype, editWeights: (weights) => void (weights.get(name)![8 * 3 + 5] = value) });
+      const { code, message } = await refusal({
+        dtype,
+        editWeights: (weights) => void weights.get(name)!.fill(value, 8 * 3 + 5, 8 * 3 + 6),
+      });
       expect(code).toBe("MIX_NOT_FINITE");
       expect(message).toContain(`${name} of`);
       expect(message).toContain(`${value} at [3, 5]`);
@@ -71,27 +79,45 @@ describe("mix refuses", () => {
   });
 
   it("a value too large for the output dtype", async () => {
-    const large = (weights: Map<string, Float32Array>) => void weights.get("model.layers.0.mlp.down_proj.weight")!.fill(1e6);
+    const large = (weights: Map<string, Float32Array>) =>
+      void weights.get("model.layers.0.mlp.down_proj.weight")!.fill(1e6);
     const { code, message } = await refusal({ editWeights: large }, { outputDtype: "F16" });
     expect(code).toBe("MIX_NOT_FINITE");
     expect(message).toContain("experts.1.w2.weight holds 1000000");
   });
 
   it("a missing tensor, a tensor without a place, a wrong shape", async () => {
-    const missing = await refusal({ editWeights: (weights) => void weights.delete("model.layers.0.self_attn.k_proj.weight") });
-    expect(missing).toMatchObject({ code: "MIX_MISSING_TENSOR", message: expect.stringContaining("second lacks the tensor model.layers.0.self_attn.k_proj.weight") });
+    const missing = await refusal({
+      editWeights: (weights) => void weights.delete("model.layers.0.self_attn.k_proj.weight"),
+    });
+    expect(missing).toMatchObject({
+      code: "MIX_MISSING_TENSOR",
+      message: expect.stringContaining("second lacks the tensor model.layers.0.self_attn.k_proj.weight"),
+    });
     const bias = await refusal({ extra: { "model.layers.0.self_attn.q_proj.bias": [8] } });
     expect(bias).toMatchObject({ code: "MIX_UNEXPECTED_TENSOR", message: expect.stringContaining("q_proj.bias") });
-    const shape = await refusal({ config: { headDim: 4 }, editConfig: (json) => void (json.head_dim = 2) });
-    expect(shape).toMatchObject({ code: "MIX_WRONG_SHAPE", message: expect.stringContaining("[16, 8], but config.json asks for [8, 8]") });
+    const shape = await refusal({
+      config: { headDim: 4 },
+      editConfig: (json) => void Object.assign(json, { head_dim: 2 }),
+    });
+    expect(shape).toMatchObject({
+      code: "MIX_WRONG_SHAPE",
+      message: expect.stringContaining("[16, 8], but config.json asks for [8, 8]"),
+    });
   });
 
   it("an 8-bit float, with its name", async () => {
     const folder = temporaryFolder();
-    const [first, second] = [await writeCheckpoint(join(folder, "a")), await writeCheckpoint(join(folder, "b"), { dtype: "BF16" })];
+    const [first, second] = [
+      await writeCheckpoint(join(folder, "a")),
+      await writeCheckpoint(join(folder, "b"), { dtype: "BF16" }),
+    ];
     const path = join(second, "model.safetensors");
     // Same number of bytes: [8] of BF16 as [16] of F8.
-    const bytes = readFileSync(path, "latin1").replace('"model.norm.weight":{"dtype":"BF16","shape":[8]', '"model.norm.weight":{"dtype":"F8_E4M3","shape":[16]');
+    const bytes = readFileSync(path, "latin1").replace(
+      '"model.norm.weight":{"dtype":"BF16","shape":[8]',
+      '"model.norm.weight":{"dtype":"F8_E4M3","shape":[16]',
+    );
     const length = bytes.indexOf("}}") + 2 - 8;
     const header = bytes.slice(8, 8 + length);
     const oldLength = Number(readFileSync(path).readBigUInt64LE(0));
@@ -114,10 +140,14 @@ describe("mix refuses", () => {
     const first = await writeCheckpoint(join(folder, "first"));
     const output = join(folder, "moe");
     await expect(mix({ experts: [first], output })).rejects.toMatchObject({ code: "MIX_OPTIONS" });
-    await expect(mix({ experts: [first, first], output: first, overwrite: true })).rejects.toMatchObject({ code: "MIX_OPTIONS" });
+    await expect(mix({ experts: [first, first], output: first, overwrite: true })).rejects.toMatchObject({
+      code: "MIX_OPTIONS",
+    });
     await mix({ experts: [first, first], output });
     await expect(mix({ experts: [first, first], output })).rejects.toMatchObject({ code: "MODEL_FOLDER_EXISTS" });
-    await expect(mix({ experts: [first, output], output: join(folder, "again") })).rejects.toMatchObject({ code: "MIX_NOT_DENSE" });
+    await expect(mix({ experts: [first, output], output: join(folder, "again") })).rejects.toMatchObject({
+      code: "MIX_NOT_DENSE",
+    });
     await mix({ experts: [first, first, first], output, overwrite: true });
     expect(JSON.parse(readFileSync(join(output, "config.json"), "utf8")).num_local_experts).toBe(3);
   });

@@ -15,7 +15,9 @@ describe("ridgeRouter", () => {
   it("is the minimum of the ridge objective: its gradient is 0", () => {
     const [lambda, sharpness] = [0.05, 3];
     const rows = ridgeRouter(moments, { lambda, sharpness });
-    const all = inputs.flatMap((each, expert) => Array.from({ length: perExpert }, (_, t) => ({ b: each.subarray(t * d, (t + 1) * d), expert })));
+    const all = inputs.flatMap((each, expert) =>
+      Array.from({ length: perExpert }, (_, t) => ({ b: each.subarray(t * d, (t + 1) * d), expert })),
+    );
     const meanSquare = all.reduce((sum, { b }) => sum + b.reduce((a, x) => a + x * x, 0), 0) / d;
     for (let e = 0; e < experts; e++) {
       const w = Array.from(rows.subarray(e * d, (e + 1) * d), (value) => value / sharpness);

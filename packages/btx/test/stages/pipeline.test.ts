@@ -72,7 +72,9 @@ describe("the stages", () => {
     const at = (name: string) => join(folder, name);
     const domains = await tinyDomains(folder);
     const settings = tinySettings;
-    expect(await trainSeed({ sizes: tinySizes, domains, tokenizer, settings, output: at("seed"), run: at("seed-run") })).toBe(true);
+    expect(
+      await trainSeed({ sizes: tinySizes, domains, tokenizer, settings, output: at("seed"), run: at("seed-run") }),
+    ).toBe(true);
     const losses = (await readMetricsFile(at("seed-run/metrics.jsonl"))).map(({ values }) => values.loss!);
     expect(losses).toHaveLength(settings.steps);
     expect(losses.at(-1)!).toBeLessThan(losses[0]!);
@@ -81,7 +83,11 @@ describe("the stages", () => {
     await trainBranches({ ...branch, scope: "feed-forward", output: at("experts"), run: at("experts-run") });
     await trainBranches({ ...branch, scope: "all", only: ["prose"], output: at("whole"), run: at("whole-run") });
     expect(existsSync(at("whole/arithmetic"))).toBe(false);
-    const [seed, expert, whole] = [await weightsOf(at("seed")), await weightsOf(at("experts/prose")), await weightsOf(at("whole/prose"))];
+    const [seed, expert, whole] = [
+      await weightsOf(at("seed")),
+      await weightsOf(at("experts/prose")),
+      await weightsOf(at("whole/prose")),
+    ];
     for (const [name, values] of seed) {
       expect(JSON.stringify(expert.get(name)) === JSON.stringify(values), name).toBe(!name.includes(".mlp."));
       expect(whole.get(name), name).not.toEqual(values);
@@ -104,17 +110,26 @@ describe("the stages", () => {
     const finetune = { model: at("mixture"), domains, balance, settings };
     await finetuneMixture({ ...finetune, scope: "router", output: at("routed"), run: at("routed-run") });
     await finetuneMixture({ ...finetune, scope: "all-but-experts", output: at("tuned"), run: at("tuned-run") });
-    const [mixed, routed, tuned] = [await weightsOf(at("mixture")), await weightsOf(at("routed")), await weightsOf(at("tuned"))];
+    const [mixed, routed, tuned] = [
+      await weightsOf(at("mixture")),
+      await weightsOf(at("routed")),
+      await weightsOf(at("tuned")),
+    ];
     for (const [name, values] of mixed) {
       const router = name.endsWith(".block_sparse_moe.gate.weight");
       expect(JSON.stringify(routed.get(name)) !== JSON.stringify(values), name).toBe(router);
-      expect(JSON.stringify(tuned.get(name)) !== JSON.stringify(values), name).toBe(router || !name.includes(".experts."));
+      expect(JSON.stringify(tuned.get(name)) !== JSON.stringify(values), name).toBe(
+        router || !name.includes(".experts."),
+      );
     }
     expect((await readMetricsFile(at("tuned-run/metrics.jsonl")))[0]!.values.balance!).toBeGreaterThan(0.9);
 
     using opened = await OpenModel.open(at("tuned"));
     const window = { batch: 4, sequence: 32, windows: 8 };
-    const scores = await evaluateModel(opened, "tuned", domains, { ...window, arithmetic: { count: 10, heldOutShare: 0.1 } });
+    const scores = await evaluateModel(opened, "tuned", domains, {
+      ...window,
+      arithmetic: { count: 10, heldOutShare: 0.1 },
+    });
     expect(Object.keys(scores.bitsPerByte)).toEqual(["arithmetic", "prose"]);
     expect(scores.exactMatch).toBeGreaterThanOrEqual(0);
     const table = await routingTable(opened.mixture, domains, window);
@@ -133,7 +148,9 @@ describe("the stages", () => {
     const folder = temporaryFolder();
     const domains = await tinyDomains(folder);
     // Weights of 0.5 spread embeddings widely: digits and letters are told apart linearly.
-    const experts = [1, 1].map((seed, i) => writeCheckpoint(join(folder, `e${i}`), { seed, config: { ...trainable, layers: 1 } }));
+    const experts = [1, 1].map((seed, i) =>
+      writeCheckpoint(join(folder, `e${i}`), { seed, config: { ...trainable, layers: 1 } }),
+    );
     const texts = domains.map(({ train: file }, expert) => ({ file, expert }));
     const options = { experts: await Promise.all(experts), output: join(folder, "moe"), expertsPerToken: 1 };
     await mixWithRidgeRouter(options, texts, { tokens: 4096, batch: 4, sequence: 32 });
@@ -152,7 +169,21 @@ describe("the stages", () => {
     const branch = { ...shared, seed, replay: 0, scope: "all" as const };
     await expect(trainBranches({ ...branch, only: ["poems"] })).rejects.toMatchObject({ code: "BTX_OPTIONS" });
     const balance = { form: "btx", coefficient: 0.01 } as const;
-    await expect(finetuneMixture({ ...shared, model: seed, scope: "all", balance })).rejects.toMatchObject({ code: "BTX_MODEL" });
+    const finetune = { ...shared, model: seed, scope: "all" as const, balance };
+    await expect(finetuneMixture(finetune)).rejects.toMatchObject({ code: "BTX_MODEL" });
+    await expect(finetuneMixture({ ...finetune, output: seed })).rejects.toMatchObject({ code: "BTX_OUTPUT_EXISTS" });
+  });
+});
+
+describe("a diverging run", () => {
+  it("stops, names the step and the op, and writes no model", async () => {
+    const folder = temporaryFolder();
+    const domains = await tinyDomains(folder);
+    const output = join(folder, "seed");
+    const settings = { ...tinySettings, learningRate: 1e30, warmupSteps: 0 };
+    const failure = trainSeed({ sizes: tinySizes, domains, tokenizer, settings, output, run: join(folder, "run") });
+    await expect(failure).rejects.toMatchObject({ code: "TREFOIL_NON_FINITE_LOSS", step: 2, op: expect.any(String) });
+    expect(existsSync(output)).toBe(false);
   });
 });
 
@@ -197,7 +228,11 @@ describe("quickstart", () => {
     const options = small(join(folder, "stopped"));
     const timer = setInterval(() => {
       // The first line of metrics is there: the seed is being trained.
-      if (existsSync(join(folder, "stopped/seed/metrics.jsonl")) && readFileSync(join(folder, "stopped/seed/metrics.jsonl")).length > 0) controller.abort();
+      if (
+        existsSync(join(folder, "stopped/seed/metrics.jsonl")) &&
+        readFileSync(join(folder, "stopped/seed/metrics.jsonl")).length > 0
+      )
+        controller.abort();
     }, 1);
     const stopped = await quickstart({ ...options, signal: controller.signal }).catch((error: Error) => {
       expect(error.name).toBe("AbortError");

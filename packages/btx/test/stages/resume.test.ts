@@ -36,10 +36,32 @@ function readLines(path: string): number {
 
 it("killed at random steps and resumed, a run ends with the same weights, bit for bit", async () => {
   const folder = temporaryFolder();
-  const sizes = ["hidden-size", "16", "intermediate-size", "24", "layers", "2", "heads", "2", "key-value-heads", "2", "max-positions", "64"];
+  const sizes = [
+    "hidden-size",
+    "16",
+    "intermediate-size",
+    "24",
+    "layers",
+    "2",
+    "heads",
+    "2",
+    "key-value-heads",
+    "2",
+    "max-positions",
+    "64",
+  ];
   const model = sizes.flatMap((word, i) => (i % 2 === 0 ? [`--model.${word}`, sizes[i + 1]!] : []));
   const data = ["--data.max-bytes", "60000", "--data.cache", join(folder, "data")];
-  const train = ["--train.steps", String(steps), "--train.batch", "8", "--train.sequence", "64", "--train.checkpoint-every", "3"];
+  const train = [
+    "--train.steps",
+    String(steps),
+    "--train.batch",
+    "8",
+    "--train.sequence",
+    "64",
+    "--train.checkpoint-every",
+    "3",
+  ];
   const seed = ["seed", "--output", "seed", ...model, ...data, ...train];
 
   const [whole, killed] = [join(folder, "whole"), join(folder, "killed")];

@@ -5,7 +5,14 @@ import { closeDomains, type DomainTokens, openDomains, type TrainSettings } from
 
 export const tokenizer = new ByteTokenizer();
 
-export const tinySizes = { hiddenSize: 16, intermediateSize: 24, layers: 2, heads: 2, keyValueHeads: 1, maxPositions: 64 };
+export const tinySizes = {
+  hiddenSize: 16,
+  intermediateSize: 24,
+  layers: 2,
+  heads: 2,
+  keyValueHeads: 1,
+  maxPositions: 64,
+};
 
 export const tinySettings: TrainSettings = {
   steps: 6,
@@ -22,7 +29,10 @@ export const tinySettings: TrainSettings = {
 
 /** Generated arithmetic and a little real prose. */
 export async function tinyDomains(folder: string): Promise<DomainTokens[]> {
-  const domains = await openDomains({ arithmetic: "@arithmetic", prose: "@prose" }, { tokenizer, cache: join(folder, "data"), maxBytes: 60_000 });
+  const domains = await openDomains(
+    { arithmetic: "@arithmetic", prose: "@prose" },
+    { tokenizer, cache: join(folder, "data"), maxBytes: 60_000 },
+  );
   onTestFinished(() => closeDomains(domains));
   return domains;
 }

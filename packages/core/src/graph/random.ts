@@ -1,3 +1,9 @@
+import {
+  type MaskedStepInputs,
+  type MaskedStepOptions,
+  type MaskedStepResult,
+  maskedDiffusionStep,
+} from "../ops/masked-diffusion.js";
 import { philoxAdvance, philoxNormal, philoxSampleTokens, philoxUniform, type SamplingOptions } from "../ops/random.js";
 import { InvalidUseError } from "../tensor/errors.js";
 import type { Shape } from "../tensor/shape.js";
@@ -34,6 +40,11 @@ export class RandomGenerator {
   /** One token per row of `logits` [B, V]: `token` i32 [B] and its `logProbability` [B]. */
   sampleTokens(logits: Tensor, options: SamplingOptions = {}): { token: Tensor; logProbability: Tensor } {
     return philoxSampleTokens(logits, this.state, this.#stream(), options);
+  }
+
+  /** One step of masked-token decoding: see the function of this name. */
+  maskedDiffusionStep(inputs: MaskedStepInputs, options: MaskedStepOptions): MaskedStepResult {
+    return maskedDiffusionStep(inputs, options, this.state, this.#stream());
   }
 
   // Random ops of one trace draw from one step and differ by stream; the step advances when the trace ends.

@@ -1,0 +1,278 @@
+import { defineCommand } from "@trefoil/core";
+import { z } from "zod";
+import { readPrompts } from "../data/index.js";
+import { type BaselineSettings, defined, type PpoSettings, ppo, respond } from "../stages/index.js";
+import {
+  aggregationFields,
+  aggregationOf,
+  count,
+  file,
+  folder,
+  openRewardsFor,
+  outputFields,
+  rewardField,
+  runOf,
+  seed,
+} from "./fields.js";
+import { writePpoReport } from "./reports.js";
+
+const baselineFields = z
+  .discriminatedUnion("kind", [
+    z.strictObject({
+      kind: z.literal("none").describe("What is subtracted from rewards: offline is the contrastive reward."),
+    }),
+    z.strictObject({
+      kind: z.literal("offline"),
+      store: folder("Store made by `contrastive-rlhf baselines`."),
+      samples: count(8, "Samples of each prompt that count, k."),
+      ...aggregationFields,
+    }),
+    z.strictObject({
+      kind: z.literal("reference-column"),
+      column: z
+        .string()
+        .default("reference")
+        .describe("Field of the prompts' rows: a response, a reward, or a list of either."),
+      ...aggregationFields,
+    }),
+    z.strictObject({ kind: z.literal("greedy") }),
+    z.strictObject({ kind: z.literal("leave-one-out") }),
+    z.strictObject({ kind: z.literal("group") }),
+  ])
+  .default({ kind: "none" });
+
+const shaperFields = z
+  .discriminatedUnion("kind", [
+    z.strictObject({
+      kind: z.literal("identity").describe("What is made of reward and baseline: identity subtracts; sigmoid is PAR."),
+    }),
+    z.strictObject({ kind: z.literal("sigmoid") }),
+    z.strictObject({ kind: z.literal("log-sigmoid") }),
+    z.strictObject({
+      kind: z.literal("clip"),
+      limit: z.number().positive().default(1).describe("Differences are limited to ± this."),
+    }),
+    z.strictObject({ kind: z.literal("running-scale") }),
+    z.strictObject({ kind: z.literal("match-std") }),
+  ])
+  .default({ kind: "identity" });
+
+const optional = (meaning: string) => z.number().positive().optional().describe(meaning);
+
+export const ppoCommand = defineCommand({
+  name: "ppo",
+  summary: "Train a policy against rewards by PPO, with contrastive or other baselines.",
+  description:
+    "Order of a reward: reward models and functions, penalties, baseline, shaper, clip. Alarms stop a broken run and save its batch. A run killed at any instant resumes with the same numbers.",
+  examples: [
+    "contrastive-rlhf ppo --policy models/sft --reward models/reward --prompts prompts.jsonl --output models/ppo",
+    "contrastive-rlhf ppo --policy models/sft --reward models/reward --prompts prompts.jsonl --baseline.kind offline --baseline.store baselines --output models/contrast",
+    "contrastive-rlhf ppo --policy models/sft --reward ./length.mjs --prompts prompts.jsonl --baseline.kind leave-one-out --samplesPerPrompt 4 --critic.kind none --output models/rloo",
+  ],
+  schema: z.strictObject({
+    policy: folder("Folder of the SFT policy: start, and reference of the KL penalty."),
+    reward: rewardField,
+    prompts: file("Prompts."),
+    ...outputFields,
+    baseline: baselineFields,
+    shaper: shaperFields,
+    iterations: count(100, "Rollout and update, this many times."),
+    promptsPerIteration: count(64, "Prompts of an iteration."),
+    samplesPerPrompt: count(1, "Rollouts of each prompt; 2 or more for leave-one-out and group."),
+    epochs: count(
+      4,
+      "Passes over an iteration's rollouts; 4 as in the reference implementations. Lower it first when clipfrac is high.",
+    ),
+    minibatch: count(32, "Rollouts of one update."),
+    learningRate: z
+      .number()
+      .positive()
+      .default(3e-6)
+      .describe("Of the policy; falls linearly to 0. 3e-6 suits 1B parameters, small models take 1e-4 to 1e-3."),
+    clipNorm: z.number().positive().default(1).describe("Gradients longer than this are scaled down to it."),
+    temperature: z
+      .number()
+      .positive()
+      .default(1)
+      .describe("Of sampling and of every log-probability; must be that of the baselines."),
+    maxNewTokens: count(64, "Length of responses, at most.").meta({ unit: "tokens" }),
+    gamma: z.number().min(0).max(1).default(1).describe("Discount; 1, because one score ends an episode."),
+    lambda: z.number().min(0).max(1).default(0.95).describe("Of generalised advantage estimation."),
+    clip: z.number().positive().default(0.2).describe("Probability ratios are clipped to 1 ± this."),
+    dualClip: optional("Bounds the loss of bad actions that became likely, at this times the advantage; 3 is usual."),
+    entropyCoefficient: z
+      .number()
+      .nonnegative()
+      .default(0)
+      .describe("Reward for entropy; 0, because the KL penalty keeps the policy wide."),
+    whitenAdvantages: z.boolean().default(true).describe("Advantages of an iteration get mean 0 and variance 1."),
+    whitenRewards: z.boolean().default(false).describe("Per-token rewards get variance 1."),
+    maskTruncated: z.boolean().default(false).describe("Leave responses without an end out of the loss."),
+    rewardClip: optional(
+      "Final rewards are limited to ± this: after the baseline, since clipping before it would spoil the subtraction.",
+    ),
+    kl: z
+      .strictObject({
+        where: z
+          .enum(["reward", "loss-k2", "loss-k3"])
+          .default("reward")
+          .describe("In the reward by k1 (unbiased), or in the loss by k2 (right gradient) or k3 (GRPO's)."),
+        coefficient: z.number().nonnegative().default(0.05).describe("β; 0.05 as in the N+ details."),
+        adaptive: z
+          .strictObject({
+            target: z.number().positive().default(6).describe("KL per response to steer to.").meta({ unit: "nats" }),
+            horizon: z
+              .number()
+              .positive()
+              .default(10000)
+              .describe("Responses over which the coefficient can change much."),
+          })
+          .optional()
+          .describe("Steer the coefficient to a target KL"),
+      })
+      .prefault({}),
+    critic: z
+      .strictObject({
+        kind: z
+          .enum(["auto", "none", "separate", "shared"])
+          .default("auto")
+          .describe(
+            "A network of its own, a head on the policy, or none; auto: none for leave-one-out and group, else separate.",
+          ),
+        from: folder(
+          "Folder that a separate critic starts from; a reward model is a good one. Default: the SFT policy.",
+        ).optional(),
+        warmupIterations: z
+          .number()
+          .int()
+          .nonnegative()
+          .default(0)
+          .describe("First iterations that train the critic only."),
+        learningRate: z
+          .number()
+          .positive()
+          .default(9e-6)
+          .describe("Three times the policy's: the critic starts from nothing."),
+        coefficient: z
+          .number()
+          .positive()
+          .default(1)
+          .describe("Weight of its loss; matters for a shared critic, 0.1 is usual there."),
+        clip: optional(
+          "Values may move this far per iteration. Default: any; contrastive rewards have other scales than the usual 0.2 fits.",
+        ),
+      })
+      .prefault({}),
+    penalties: z
+      .strictObject({
+        unended: z
+          .enum(["none", "replace", "subtract"])
+          .default("none")
+          .describe("What happens to the score of a response without an end."),
+        unendedValue: z
+          .number()
+          .default(1)
+          .describe("Subtracted, or (with replace) put in its place: then usually -1."),
+        overlong: z
+          .strictObject({
+            limit: count(64, "Length from which the punishment is whole.").meta({ unit: "tokens" }),
+            buffer: count(16, "Length over which it grows.").meta({ unit: "tokens" }),
+            weight: z.number().positive().default(1).describe("The whole punishment."),
+          })
+          .optional()
+          .describe("Soft punishment of long responses"),
+      })
+      .describe("Rules on ends and lengths, the same for rollouts and baselines")
+      .prefault({}),
+    alarms: z
+      .strictObject({
+        enabled: z.boolean().default(true).describe("Stop on numbers that say the run is broken."),
+        grace: z
+          .number()
+          .int()
+          .nonnegative()
+          .default(5)
+          .describe("First iterations in which only numbers that are not finite stop it."),
+      })
+      .prefault({}),
+    seed: seed.describe("Order of prompts, rollouts, heads."),
+    checkpointEvery: count(20, "Iterations between checkpoints."),
+    keepCheckpoints: count(2, "Newest checkpoints kept."),
+    shownPrompts: z
+      .number()
+      .int()
+      .nonnegative()
+      .default(8)
+      .describe("Prompts whose responses the report shows, before and after."),
+  }),
+  run: async (config, { progress, signal }) => {
+    const {
+      policy,
+      reward,
+      prompts: promptFile,
+      output,
+      run: _,
+      resume,
+      overwrite,
+      shownPrompts,
+      baseline,
+      critic,
+      penalties,
+      kl,
+      dualClip,
+      rewardClip,
+      ...rest
+    } = config;
+    const { tokenizer, rewards: opened } = await openRewardsFor(policy, reward);
+    using rewards = opened;
+    const prompts = await readPrompts(promptFile, tokenizer);
+    const { kind, ...ofCritic } = critic;
+    const grouped = baseline.kind === "leave-one-out" || baseline.kind === "group";
+    const settings: PpoSettings = {
+      ...rest,
+      ...defined({ dualClip, rewardClip }),
+      baseline: baselineOf(baseline),
+      critic: { ...without(ofCritic), kind: kind === "auto" ? (grouped ? "none" : "separate") : kind },
+      kl: without(kl),
+      penalties: {
+        unended:
+          penalties.unended === "none" ? { kind: "none" } : { kind: penalties.unended, value: penalties.unendedValue },
+        ...defined({ overlong: penalties.overlong }),
+      },
+    };
+    const run = runOf(config);
+    const completed = await ppo({
+      policy,
+      rewards,
+      prompts,
+      settings,
+      output,
+      run,
+      resume,
+      overwrite,
+      progress,
+      signal,
+    });
+    if (!completed) return;
+    const shown = {
+      prompts: prompts.slice(0, shownPrompts),
+      samples: 1,
+      sampler: { temperature: settings.temperature, maxNewTokens: settings.maxNewTokens, seed: settings.seed },
+      batch: 32,
+    };
+    const samples = shownPrompts > 0 ? { SFT: await respond(policy, shown), PPO: await respond(output, shown) } : {};
+    await writePpoReport(run, "contrastive-rlhf ppo", { [settings.baseline.kind]: run }, samples, config);
+    progress.log(`The policy is in ${output}, the report in ${run}/report.html.`);
+  },
+});
+
+/** Optional properties that are undefined become absent. */
+const without = <T extends object>(value: T) => defined(value) as { [K in keyof T]: Exclude<T[K], undefined> };
+
+function baselineOf(baseline: z.output<typeof baselineFields>): BaselineSettings {
+  if (baseline.kind === "offline")
+    return { kind: "offline", store: baseline.store, samples: baseline.samples, aggregation: aggregationOf(baseline) };
+  if (baseline.kind === "reference-column")
+    return { kind: baseline.kind, column: baseline.column, aggregation: aggregationOf(baseline) };
+  return baseline;
+}

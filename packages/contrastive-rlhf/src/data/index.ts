@@ -1,0 +1,10 @@
+export { type ChatMessage, ChatTemplate } from "./chat.js";
+export {
+  type DemonstrationText,
+  type PreferenceText,
+  type PromptText,
+  readDemonstrations,
+  readPreferences,
+  readPrompts,
+} from "./rows.js";
+export { EpisodeEncoder, type PreferenceEpisodes, type PromptTokens } from "./tokens.js";

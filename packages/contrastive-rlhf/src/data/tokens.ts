@@ -1,0 +1,79 @@
+import type { Tokenizer } from "@trefoil/core";
+import { RlhfError } from "../errors.js";
+import type { Episode } from "../models/index.js";
+import type { DemonstrationText, PreferenceText, PromptText } from "./rows.js";
+
+export interface PromptTokens extends PromptText {
+  tokens: Int32Array;
+}
+
+export interface PreferenceEpisodes {
+  line: number;
+  chosen: Episode;
+  rejected: Episode;
+  margin: number;
+}
+
+/** Texts to token ids for one model: begin token before prompts, end token after responses, lengths checked. */
+export class EpisodeEncoder {
+  /** Responses that were cut to fit; their ends are lost. */
+  truncated = 0;
+  readonly #tokenizer: Tokenizer;
+  readonly #eos: number;
+  readonly #maxLength: number;
+
+  /** @param maxLength tokens of prompt and response together */
+  constructor(tokenizer: Tokenizer, eosTokenIds: readonly number[], maxLength: number) {
+    this.#tokenizer = tokenizer;
+    this.#eos = eosTokenIds[0]!;
+    this.#maxLength = maxLength;
+  }
+
+  /** @throws RlhfError `RLHF_DATA` when `room` tokens do not fit behind it */
+  prompt({ line, prompt, templated }: PromptText, room = 1): Int32Array {
+    const ids = this.#tokenizer.encode(prompt, { specialTokens: templated });
+    const { bosTokenId } = this.#tokenizer;
+    const tokens =
+      bosTokenId === undefined || (templated && ids[0] === bosTokenId) ? ids : Int32Array.of(bosTokenId, ...ids);
+    if (tokens.length === 0) throw new RlhfError("RLHF_DATA", `row ${line}: the prompt has no tokens`);
+    if (tokens.length + room > this.#maxLength) {
+      throw new RlhfError(
+        "RLHF_DATA",
+        `row ${line}: the prompt has ${tokens.length} tokens; with ${room} for the response it exceeds the context of ${this.#maxLength}. Shorten it, or leave it out`,
+      );
+    }
+    return tokens;
+  }
+
+  prompts(rows: readonly PromptText[], room: number): PromptTokens[] {
+    return rows.map((row) => ({ ...row, tokens: this.prompt(row, room) }));
+  }
+
+  demonstration(row: DemonstrationText): Episode {
+    return this.#episode(this.prompt(row), row.completion, row.templated);
+  }
+
+  /** @throws RlhfError `RLHF_DATA` when nothing is left to tell the responses apart */
+  preference(row: PreferenceText): PreferenceEpisodes {
+    const prompt = this.prompt(row);
+    const chosen = this.#episode(prompt, row.chosen, row.templated);
+    const rejected = this.#episode(prompt, row.rejected, row.templated);
+    if (chosen.response.join() === rejected.response.join()) {
+      throw new RlhfError(
+        "RLHF_DATA",
+        `row ${row.line}: cut to ${this.#maxLength} tokens, chosen and rejected are the same. Raise maxLength, or leave the row out`,
+      );
+    }
+    return { line: row.line, chosen, rejected, margin: row.margin ?? 0 };
+  }
+
+  #episode(prompt: Int32Array, text: string, templated: boolean): Episode {
+    const ids = this.#tokenizer.encode(text, { specialTokens: templated });
+    // A chat template may have ended the response already, with white space behind the end.
+    const end = ids.lastIndexOf(this.#eos);
+    const response = end >= 0 && templated ? ids.slice(0, end + 1) : Int32Array.of(...ids, this.#eos);
+    const room = this.#maxLength - prompt.length;
+    if (response.length > room) this.truncated++;
+    return { prompt, response: response.slice(0, room) };
+  }
+}

@@ -1,0 +1,24 @@
+export { disposeParameters, hashModelFolder, OpenPolicy } from "./open.js";
+export {
+  hashTokens,
+  type SampledResponse,
+  type SampleRequest,
+  Sampler,
+  type SamplingSettings,
+} from "./sampler.js";
+export {
+  loadScoreModel,
+  OpenRewardModel,
+  type SaveRewardModelOptions,
+  ScoreModel,
+  saveRewardModel,
+} from "./score-model.js";
+export {
+  type Episode,
+  lastTokenIndex,
+  responseLogProbs,
+  type SequenceBatch,
+  type SequenceSizes,
+  sequenceBatch,
+  sizesFor,
+} from "./sequences.js";

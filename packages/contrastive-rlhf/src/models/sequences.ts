@@ -1,0 +1,96 @@
+import {
+  type CausalLM,
+  exp,
+  gatherLast,
+  logSoftmax,
+  multiply,
+  negate,
+  reshape,
+  sum,
+  type Tensor,
+  tensor,
+} from "@trefoil/core";
+
+/** A prompt and its response, as token ids. */
+export interface Episode {
+  prompt: Int32Array;
+  response: Int32Array;
+}
+
+/** Episodes laid out for one program: B rows of S tokens, right-padded; responses as B * T positions. */
+export interface SequenceBatch {
+  /** i32 [B, S] */
+  tokens: Tensor;
+  /** i32 [B * T]: row of the hidden state that predicts each response token; -1 where there is none. */
+  index: Tensor;
+  /** i32 [B * T, 1]: the response tokens; -1 where there is none. */
+  targets: Tensor;
+  /** [B * T]: 1 for response tokens. */
+  mask: Tensor;
+}
+
+/** Sizes of a SequenceBatch. */
+export interface SequenceSizes {
+  rows: number;
+  /** S */
+  sequence: number;
+  /** T */
+  response: number;
+}
+
+/** The smallest sizes that hold all episodes; sequences rounded up to 8, so that similar data share programs. */
+export function sizesFor(episodes: readonly Episode[], rows: number, maxPositions: number): SequenceSizes {
+  const response = Math.max(...episodes.map((episode) => episode.response.length));
+  const longest = Math.max(...episodes.map((episode) => episode.prompt.length + episode.response.length));
+  return { rows, sequence: Math.min(Math.ceil(longest / 8) * 8, maxPositions), response };
+}
+
+/** @param episodes `rows` of them, or fewer: the rest is empty */
+export function sequenceBatch(
+  episodes: readonly Episode[],
+  { rows, sequence, response: width }: SequenceSizes,
+): SequenceBatch {
+  const tokens = new Int32Array(rows * sequence);
+  const index = new Int32Array(rows * width).fill(-1);
+  const targets = new Int32Array(rows * width).fill(-1);
+  const mask = new Float32Array(rows * width);
+  episodes.forEach(({ prompt, response }, row) => {
+    tokens.set(prompt, row * sequence);
+    tokens.set(response, row * sequence + prompt.length);
+    response.forEach((token, t) => {
+      index[row * width + t] = row * sequence + prompt.length - 1 + t;
+      targets[row * width + t] = token;
+      mask[row * width + t] = 1;
+    });
+  });
+  return {
+    tokens: tensor(tokens, { shape: [rows, sequence] }),
+    index: tensor(index),
+    targets: tensor(targets, { shape: [rows * width, 1] }),
+    mask: tensor(mask),
+  };
+}
+
+/** i32 [rows]: position of each episode's last token in rows * sequence; -1 for empty rows. */
+export function lastTokenIndex(episodes: readonly Episode[], { rows, sequence }: SequenceSizes): Tensor {
+  const index = new Int32Array(rows).fill(-1);
+  episodes.forEach(({ prompt, response }, row) => {
+    index[row] = row * sequence + prompt.length + response.length - 1;
+  });
+  return tensor(index);
+}
+
+/**
+ * Log-probabilities of the response tokens under the distribution they are sampled from, and its entropy (not differentiated through
+ * the caller's choice), both [B * T]; 0 log-probability where there is no token.
+ */
+export function responseLogProbs(
+  model: CausalLM,
+  { index, targets }: Pick<SequenceBatch, "index" | "targets">,
+  temperature: number,
+  hidden: Tensor,
+): { logProbs: Tensor; entropy: Tensor } {
+  const all = logSoftmax(multiply(model.logitsAt(hidden, index), 1 / temperature));
+  const logProbs = reshape(gatherLast(all, targets), [index.size]);
+  return { logProbs, entropy: negate(sum(multiply(exp(all), all), { axes: -1 })) };
+}

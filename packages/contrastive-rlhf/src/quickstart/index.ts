@@ -1,0 +1,7 @@
+export {
+  type QuickstartArm,
+  type QuickstartOptions,
+  type QuickstartResult,
+  type QuickstartSettings,
+  quickstart,
+} from "./quickstart.js";

@@ -1,0 +1,168 @@
+import { type RewardVariance, recommendedSamples, rewardVariance, varianceRatio } from "../algorithm/index.js";
+import { EpisodeEncoder, type PromptText } from "../data/index.js";
+import { hashModelFolder, hashTokens, OpenPolicy, type SampleRequest, Sampler } from "../models/index.js";
+import type { RewardSum, ScoredSample } from "./rewards.js";
+import type { StageContext } from "./run.js";
+import { BaselineStore, type StoreIdentity, type StoreLine } from "./store.js";
+
+export interface SamplingOptions {
+  temperature: number;
+  maxNewTokens: number;
+  /** Key of the random numbers. */
+  seed: number;
+}
+
+/** Random numbers of baselines: rollouts use the numbers of their iteration, from 1. */
+export const baselineStream = 0;
+
+export interface BaselineOptions extends StageContext {
+  /** Folder of the frozen SFT policy. */
+  policy: string;
+  rewards: RewardSum;
+  prompts: readonly PromptText[];
+  /** Samples of each prompt, k. */
+  samples: number;
+  sampler: SamplingOptions;
+  /** Responses sampled at a time. */
+  batch: number;
+  /** Folder of the store; one that is there already is completed or extended. */
+  store: string;
+}
+
+export interface BaselineResult extends RewardVariance {
+  completed: boolean;
+  prompts: number;
+  /** Samples drawn by this call, and the seconds that took. */
+  drawn: number;
+  seconds: number;
+  /** (1 + 1/k) / (1 + ρ). */
+  predictedVarianceRatio: number;
+  recommendedSamples: number;
+  meanReward: number;
+}
+
+/** Samples k responses per prompt from the SFT policy, scores them, and keeps them for PPO (arXiv 2403.07708: offline sampling). */
+export async function sampleBaselines(options: BaselineOptions): Promise<BaselineResult> {
+  const { samples: k, sampler: settings, rewards, progress, signal } = options;
+  const startedAt = performance.now();
+  using policy = await OpenPolicy.open(options.policy);
+  const encoder = new EpisodeEncoder(policy.tokenizer, policy.eosTokenIds, policy.model.config.maxPositions);
+  const prompts = encoder.prompts(options.prompts, settings.maxNewTokens);
+  const identity: StoreIdentity = {
+    sft: await hashModelFolder(options.policy),
+    reward: rewards.hash,
+    sampler: settings,
+  };
+  const store = await BaselineStore.open(options.store, identity);
+
+  // A prompt that occurs twice has one set of samples.
+  const unique = new Map(prompts.map((prompt, id) => [hashTokens(prompt.tokens), { ...prompt, id }]));
+  const jobs = [...unique].flatMap(([sha, prompt]) =>
+    Array.from({ length: Math.max(0, k - store.count(sha)) }, (_, i) => ({
+      sha,
+      prompt,
+      sample: store.count(sha) + i,
+    })),
+  );
+  const stage = progress?.stage("baselines", {
+    total: unique.size * k,
+    done: unique.size * k - jobs.length,
+    unit: "samples",
+  });
+  using sampler = new Sampler(
+    policy.model,
+    options.batch,
+    Math.max(...prompts.map(({ tokens }) => tokens.length)),
+    settings.maxNewTokens,
+  );
+  let drawn = 0;
+  for (; drawn < jobs.length && !signal?.aborted; drawn = Math.min(drawn + options.batch, jobs.length)) {
+    const some = jobs.slice(drawn, drawn + options.batch);
+    const requests: SampleRequest[] = some.map(({ prompt, sample }) => ({ prompt: prompt.tokens, sample }));
+    const responses = await sampler.sample(requests, {
+      ...settings,
+      eosTokenIds: policy.eosTokenIds,
+      stream: baselineStream,
+    });
+    const scored: ScoredSample[] = some.map(({ prompt }, i) => ({
+      prompt: prompt.tokens,
+      response: responses[i]!.tokens,
+      promptText: prompt.prompt,
+      responseText: policy.tokenizer.decode(responses[i]!.tokens),
+      ended: responses[i]!.ended,
+      row: prompt.row,
+    }));
+    const { total } = await rewards.score(scored);
+    const lines = new Map<string, StoreLine>();
+    some.forEach(({ sha, prompt, sample }, i) => {
+      const empty = {
+        prompt_id: prompt.id,
+        prompt_sha: sha,
+        first: sample,
+        responses: [],
+        rewards: [],
+        lengths: [],
+        ended: [],
+      };
+      const line = lines.get(sha) ?? empty;
+      line.responses.push(scored[i]!.responseText);
+      line.rewards.push(total[i]!);
+      line.lengths.push(scored[i]!.response.length);
+      line.ended.push(scored[i]!.ended);
+      lines.set(sha, line);
+    });
+    await store.append([...lines.values()]);
+    stage?.update(unique.size * k - jobs.length + drawn + some.length);
+  }
+  if (drawn < jobs.length) {
+    stage?.fail(`stopped with ${jobs.length - drawn} samples to go`);
+    return { completed: false, prompts: unique.size, drawn, seconds: seconds(startedAt), ...unknown };
+  }
+  stage?.succeed();
+  const rows = [...unique.keys()].map((sha) => store.samples(sha, k).rewards);
+  const spread = rewardVariance(rows);
+  const all = rows.flat();
+  return {
+    completed: true,
+    prompts: unique.size,
+    drawn,
+    seconds: seconds(startedAt),
+    ...spread,
+    predictedVarianceRatio: varianceRatio(spread.rho, k),
+    recommendedSamples: recommendedSamples(spread.rho),
+    meanReward: all.reduce((sum, reward) => sum + reward, 0) / all.length,
+  };
+}
+
+const seconds = (since: number): number => (performance.now() - since) / 1000;
+const unknown = {
+  between: Number.NaN,
+  within: Number.NaN,
+  rho: Number.NaN,
+  predictedVarianceRatio: Number.NaN,
+  recommendedSamples: Number.NaN,
+  meanReward: Number.NaN,
+};
+
+/** What a user should know of a store, in sentences; the last may be a warning. */
+export function describeBaselines(result: BaselineResult, k: number): { text: string; warning?: string } {
+  const {
+    rho,
+    predictedVarianceRatio: ratio,
+    recommendedSamples: recommended,
+    drawn,
+    seconds: spent,
+    prompts,
+  } = result;
+  const number = (value: number) => value.toFixed(3);
+  if (k < 2) {
+    return {
+      text: `${prompts} prompts, ${k} sample each (${drawn} drawn in ${spent.toFixed(1)} s). ρ needs two samples per prompt or more.`,
+    };
+  }
+  const text =
+    `${prompts} prompts, ${k} samples each (${drawn} drawn in ${spent.toFixed(1)} s). ρ = ${number(rho)} (between-prompt over within-prompt variance); ` +
+    `contrast should change the variance of rewards by a factor ${number(ratio)}. Recommended: k = ${recommended}.`;
+  const warning = `ρ k = ${number(rho * k)} is below 1: the baselines add more noise than they remove. Take k = ${recommended}, or plain PPO`;
+  return { text, ...(rho * k < 1 && { warning }) };
+}

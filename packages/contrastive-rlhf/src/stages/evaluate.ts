@@ -1,0 +1,177 @@
+import { join } from "node:path";
+import { checkpointSteps, compile, loadCheckpoint, type Tensor } from "@trefoil/core";
+import { fromCounts, mean, type PairedTest, pairedTest, type WinTieLose } from "../algorithm/index.js";
+import type { PromptText } from "../data/index.js";
+import { RlhfError } from "../errors.js";
+import { OpenPolicy, responseLogProbs, sequenceBatch, sizesFor } from "../models/index.js";
+import type { SamplingOptions } from "./baselines.js";
+import { type Judge, judgeBothOrders } from "./judge.js";
+import { respond, respondWith } from "./respond.js";
+import type { RewardSum, ScoredSample } from "./rewards.js";
+import { restoreParameters, type StageContext } from "./run.js";
+
+export interface EvaluateOptions extends StageContext {
+  /** Folders of the two policies. */
+  policy: string;
+  against: string;
+  prompts: readonly PromptText[];
+  /** Responses of each policy to each prompt. */
+  samples: number;
+  sampler: SamplingOptions;
+  batch: number;
+  /** Who decides: rewards, or a judge. */
+  by: { rewards: RewardSum } | { judge: Judge };
+}
+
+/** One policy's response beside the other's, and who won: +1 the policy, -1 the one it is compared with. */
+export interface ComparedPair {
+  prompt: string;
+  policy: string;
+  against: string;
+  outcome: -1 | 0 | 1;
+}
+
+export interface Comparison {
+  all: WinTieLose;
+  /** Pairs whose lengths differ by at most a tenth: no win by length. */
+  lengthMatched: WinTieLose;
+  meanLength: { policy: number; against: number };
+  /** Of rewards; undefined with a judge. */
+  meanReward?: { policy: number; against: number };
+  /** Differences of each prompt's mean rewards against 0. */
+  difference?: PairedTest;
+  pairs: ComparedPair[];
+}
+
+/** Win, tie and lose of one policy against another on the same prompts, with the same random numbers. */
+export async function evaluate(options: EvaluateOptions): Promise<Comparison> {
+  const { progress, signal, by } = options;
+  const stage = progress?.stage("evaluate", { total: 3, unit: "parts" });
+  const own = await respond(options.policy, options);
+  stage?.update(1);
+  const other = await respond(options.against, options);
+  stage?.update(2);
+  const comparison = await compareResponses(own, other, by, options.samples, signal);
+  stage?.succeed();
+  return comparison;
+}
+
+/** The same for responses that are there already; those of one prompt stand together, `samples` each. */
+export async function compareResponses(
+  own: readonly ScoredSample[],
+  other: readonly ScoredSample[],
+  by: EvaluateOptions["by"],
+  samples: number,
+  signal?: AbortSignal,
+): Promise<Comparison> {
+  if (own.length !== other.length)
+    throw new RlhfError("RLHF_OPTIONS", `${own.length} responses cannot be compared with ${other.length}`);
+  const lengths = (list: readonly ScoredSample[]) => list.map(({ response }) => response.length);
+  const [ownLengths, otherLengths] = [lengths(own), lengths(other)];
+  const outcomes: (-1 | 0 | 1)[] = [];
+  let rewards: Pick<Comparison, "meanReward" | "difference"> = {};
+  if ("rewards" in by) {
+    const [a, b] = [(await by.rewards.score(own)).total, (await by.rewards.score(other)).total];
+    outcomes.push(...a.map((value, i) => Math.sign(value - b[i]!) as -1 | 0 | 1));
+    const differences = Array.from({ length: own.length / samples }, (_, prompt) => {
+      const from = prompt * samples;
+      return mean(a.slice(from, from + samples)) - mean(b.slice(from, from + samples));
+    });
+    const spread = differences.length > 1 && differences.some((value) => value !== differences[0]);
+    rewards = {
+      meanReward: { policy: mean(a), against: mean(b) },
+      ...(spread && { difference: pairedTest(differences) }),
+    };
+  } else {
+    for (const [i, { promptText, responseText }] of own.entries()) {
+      signal?.throwIfAborted();
+      outcomes.push(await judgeBothOrders(by.judge, promptText, responseText, other[i]!.responseText));
+    }
+  }
+  const matched = outcomes.filter(
+    (_, i) => Math.abs(ownLengths[i]! - otherLengths[i]!) <= 0.1 * Math.max(ownLengths[i]!, otherLengths[i]!),
+  );
+  return {
+    all: count(outcomes),
+    lengthMatched: count(matched),
+    meanLength: { policy: mean(ownLengths), against: mean(otherLengths) },
+    ...rewards,
+    pairs: own.map(({ promptText, responseText }, i) => ({
+      prompt: promptText,
+      policy: responseText,
+      against: other[i]!.responseText,
+      outcome: outcomes[i]!,
+    })),
+  };
+}
+
+const count = (outcomes: readonly number[]): WinTieLose => {
+  const of = (outcome: number) => outcomes.filter((each) => each === outcome).length;
+  return fromCounts(of(1), of(0), of(-1));
+};
+
+export interface FrontierPoint {
+  iteration: number;
+  /** Mean over responses of summed log π - log π_ref, nats. */
+  kl: number;
+  reward: number;
+}
+
+export interface FrontierOptions
+  extends Pick<EvaluateOptions, "prompts" | "samples" | "sampler" | "batch" | "progress" | "signal"> {
+  /** Folder of the SFT policy that the run started from. */
+  policy: string;
+  /** Run directory of `ppo`, whose checkpoints are measured. */
+  run: string;
+  rewards: RewardSum;
+}
+
+/** Reward against KL for every checkpoint that a PPO run has kept, the start included. */
+export async function rewardKlFrontier(options: FrontierOptions): Promise<FrontierPoint[]> {
+  const { policy: path, run, rewards, sampler, progress, signal } = options;
+  using policy = await OpenPolicy.open(path);
+  using reference = await OpenPolicy.open(path);
+  const steps = await checkpointSteps(run);
+  if (steps.length === 0)
+    throw new RlhfError("RLHF_OPTIONS", `${run} has no checkpoints: name the run directory of ppo`);
+  const named = new Map(
+    [...policy.model.namedParameters()].map(([name, parameter]) => [`policy.${name}`, parameter] as const),
+  );
+  const logProbs = (model: OpenPolicy["model"]) =>
+    compile(
+      (tokens: Tensor, index: Tensor, targets: Tensor) =>
+        responseLogProbs(model, { index, targets }, sampler.temperature, model.hidden(tokens).hidden).logProbs,
+    );
+  const [own, base] = [logProbs(policy.model), logProbs(reference.model)];
+  const stage = progress?.stage("frontier", { total: steps.length + 1, unit: "checkpoints" });
+  const points: FrontierPoint[] = [];
+  for (const step of [0, ...steps]) {
+    signal?.throwIfAborted();
+    if (step > 0) {
+      const checkpoint = await loadCheckpoint(join(run, "checkpoints", `step-${String(step).padStart(8, "0")}`));
+      restoreParameters(named, checkpoint.tensors, checkpoint.path);
+    }
+    const responses = await respondWith(policy, options);
+    let total = 0;
+    for (let from = 0; from < responses.length; from += options.batch) {
+      const some = responses.slice(from, from + options.batch);
+      const { tokens, index, targets } = sequenceBatch(
+        some,
+        sizesFor(some, options.batch, policy.model.config.maxPositions),
+      );
+      const [p, q] = [
+        await (await own(tokens, index, targets)).data(),
+        await (await base(tokens, index, targets)).data(),
+      ];
+      for (let i = 0; i < p.length; i++) total += p[i]! - q[i]!;
+    }
+    points.push({
+      iteration: step,
+      kl: total / responses.length,
+      reward: mean((await rewards.score(responses)).total),
+    });
+    stage?.update(points.length);
+  }
+  stage?.succeed();
+  return points;
+}

@@ -1,0 +1,35 @@
+export {
+  type BaselineOptions,
+  type BaselineResult,
+  describeBaselines,
+  type SamplingOptions,
+  sampleBaselines,
+} from "./baselines.js";
+export { type DpoOptions, dpo } from "./dpo.js";
+export {
+  type ComparedPair,
+  type Comparison,
+  compareResponses,
+  type EvaluateOptions,
+  evaluate,
+  type FrontierOptions,
+  type FrontierPoint,
+  rewardKlFrontier,
+} from "./evaluate.js";
+export { commandJudge, type Judge, judgeBothOrders, type Verdict } from "./judge.js";
+export * from "./ppo/index.js";
+export { type RespondOptions, respond, respondWith } from "./respond.js";
+export { type RewardModelOptions, type RewardModelResult, trainRewardModel } from "./reward-model.js";
+export {
+  functionReward,
+  loadModelReward,
+  loadRewardFunction,
+  type Reward,
+  type RewardFunction,
+  RewardSum,
+  type ScoredSample,
+  type WeightedReward,
+} from "./rewards.js";
+export { defined, type OptimizerSettings, type StageContext, type StageOutput } from "./run.js";
+export { type NewPolicy, type SftOptions, sft, type TrainingSettings } from "./sft.js";
+export { BaselineStore, type StoredSamples, type StoreIdentity } from "./store.js";

@@ -1,0 +1,393 @@
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { type JsonValue, Permutation, type StepScalars, saveModel } from "@trefoil/core";
+import {
+  adaptKlCoefficient,
+  type Compared,
+  explainedVariance,
+  mean,
+  penalise,
+  quantile,
+  RewardShaper,
+  standardDeviation,
+} from "../../algorithm/index.js";
+import { EpisodeEncoder, type PromptTokens } from "../../data/index.js";
+import { RlhfError } from "../../errors.js";
+import {
+  hashModelFolder,
+  loadScoreModel,
+  OpenPolicy,
+  Sampler,
+  ScoreModel,
+  type SequenceSizes,
+} from "../../models/index.js";
+import { defined, namedState, rowsOfStep, runSteps } from "../run.js";
+import { findAlarm } from "./alarms.js";
+import { type Experience, makeExperience } from "./experience.js";
+import type { PpoOptions, PpoSettings } from "./options.js";
+import { type BaselineProvider, makeProvider } from "./providers.js";
+import { type Rollout, rollOut } from "./rollout.js";
+import { type Critic, PpoPrograms, type UpdateMetrics } from "./update.js";
+
+/** Largest |ratio - 1| on the first minibatch, before any update: rounding only. */
+const ratioTolerance = 1e-4;
+
+/** Seeds of the orders of prompts and minibatches are told apart by this. */
+const minibatchStream = 2;
+
+/**
+ * Proximal policy optimisation (arXiv 1707.06347) of a policy against rewards, with contrastive or other baselines (arXiv 2403.07708).
+ * Returns whether it came to the end.
+ * @throws RlhfError `RLHF_STORE_MISMATCH` for baselines of other models, `RLHF_REWARD`, `RLHF_RATIO`, `RLHF_ALARM`
+ */
+export async function ppo(options: PpoOptions): Promise<boolean> {
+  const { settings, rewards, progress, signal, resume, overwrite } = options;
+  requireSettings(settings);
+  using policy = await OpenPolicy.open(options.policy);
+  using reference = await OpenPolicy.open(options.policy);
+  const { maxPositions } = policy.model.config;
+  const encoder = new EpisodeEncoder(policy.tokenizer, policy.eosTokenIds, maxPositions);
+  const prompts = encoder.prompts(options.prompts, settings.maxNewTokens);
+  const longest = Math.max(...prompts.map(({ tokens }) => tokens.length));
+  const rollouts = settings.promptsPerIteration * settings.samplesPerPrompt;
+  using sampler = new Sampler(policy.model, rollouts, longest, settings.maxNewTokens);
+  const critic = await makeCritic(policy, settings);
+  using _ = { [Symbol.dispose]: () => critic.kind === "separate" && critic.model[Symbol.dispose]() };
+
+  const sft = await hashModelFolder(options.policy);
+  const sizes: SequenceSizes = {
+    rows: settings.minibatch,
+    sequence: Math.min(longest + settings.maxNewTokens, maxPositions),
+    response: settings.maxNewTokens,
+  };
+  const programs = new PpoPrograms(policy, reference, critic, sizes, settings);
+  const context = {
+    policy,
+    sampler,
+    rewards,
+    prompts,
+    encoder,
+    penalties: settings.penalties,
+    samplesPerPrompt: settings.samplesPerPrompt,
+  };
+  const { temperature, maxNewTokens } = settings;
+  const provider = await makeProvider(settings.baseline, {
+    ...context,
+    identity: { sft, reward: rewards.hash },
+    rollout: { temperature, maxNewTokens },
+  });
+  const loop = new PpoLoop(options, { policy, sampler, programs, provider, prompts });
+
+  const completed = await runSteps({
+    run: options.run,
+    title: "ppo",
+    config: { sft, reward: rewards.hash, prompts: prompts.length, settings },
+    steps: settings.iterations,
+    parameters: namedState({
+      policy: policy.model,
+      policyOptimizer: programs.policyOptimizer,
+      ...(critic.kind === "separate" && { critic: critic.model }),
+      ...(critic.kind === "shared" && { critic: critic.model.score }),
+      ...(programs.valueOptimizer && { valueOptimizer: programs.valueOptimizer }),
+    }),
+    state: loop,
+    step: async (iteration) => await loop.iterate(iteration),
+    checkpointEvery: settings.checkpointEvery,
+    keepCheckpoints: settings.keepCheckpoints,
+    ...defined({ progress, signal, resume }),
+  });
+  if (completed) {
+    await saveModel(policy.model, options.output, {
+      config: policy.config,
+      tokenizerFrom: options.policy,
+      ...defined({ overwrite }),
+    });
+  }
+  return completed;
+}
+
+function requireSettings({
+  promptsPerIteration,
+  samplesPerPrompt,
+  minibatch,
+  critic,
+  iterations,
+  temperature,
+}: PpoSettings): void {
+  const rollouts = promptsPerIteration * samplesPerPrompt;
+  if (rollouts % minibatch !== 0) {
+    throw new RlhfError(
+      "RLHF_OPTIONS",
+      `the ${rollouts} rollouts of an iteration are not a multiple of the minibatch of ${minibatch}`,
+    );
+  }
+  if (temperature <= 0) throw new RlhfError("RLHF_OPTIONS", "PPO samples: the temperature must be above 0");
+  if (critic.kind !== "none" && critic.warmupIterations >= iterations) {
+    throw new RlhfError(
+      "RLHF_OPTIONS",
+      `${critic.warmupIterations} iterations of critic warm-up leave none of ${iterations} to train the policy`,
+    );
+  }
+}
+
+async function makeCritic(policy: OpenPolicy, { critic, seed }: PpoSettings): Promise<Critic> {
+  if (critic.kind === "none") return { kind: "none" };
+  const { kind } = critic;
+  let model: ScoreModel;
+  if (kind === "shared") model = new ScoreModel(policy.model, seed);
+  else ({ model } = await loadScoreModel(critic.from ?? policy.path, seed));
+  // Values start at 0: a random head would first have to be unlearned.
+  model.score.weight.set(new Float32Array(model.score.weight.size));
+  return { kind, model };
+}
+
+interface LoopParts {
+  policy: OpenPolicy;
+  sampler: Sampler;
+  programs: PpoPrograms;
+  provider: BaselineProvider;
+  prompts: readonly PromptTokens[];
+}
+
+/** One iteration after the other; what it remembers between them is the `state` of checkpoints. */
+class PpoLoop {
+  readonly #options: PpoOptions;
+  readonly #parts: LoopParts;
+  readonly #shaper: RewardShaper;
+  #klCoefficient: number;
+  #episodes = 0;
+  /** Metrics of the first iteration, which alarms compare with. */
+  #first: Record<string, number> | undefined;
+
+  constructor(options: PpoOptions, parts: LoopParts) {
+    this.#options = options;
+    this.#parts = parts;
+    this.#shaper = new RewardShaper(options.settings.shaper, options.settings.rewardClip);
+    this.#klCoefficient = options.settings.kl.coefficient;
+  }
+
+  save(): JsonValue {
+    const state = {
+      klCoefficient: this.#klCoefficient,
+      episodes: this.#episodes,
+      shaper: this.#shaper.state(),
+      first: this.#first ?? null,
+    };
+    return state as unknown as JsonValue;
+  }
+
+  restore(saved: JsonValue): void {
+    const state = saved as unknown as {
+      klCoefficient: number;
+      episodes: number;
+      shaper: ReturnType<RewardShaper["state"]>;
+      first: Record<string, number> | null;
+    };
+    this.#klCoefficient = state.klCoefficient;
+    this.#episodes = state.episodes;
+    this.#shaper.restore(state.shaper);
+    this.#first = state.first ?? undefined;
+  }
+
+  async iterate(iteration: number): Promise<StepScalars> {
+    const { settings, rewards } = this.#options;
+    const { policy, sampler, programs, provider, prompts } = this.#parts;
+    const clock = new Clock();
+    const drawn = rowsOfStep(prompts.length, settings.promptsPerIteration, iteration, settings.seed).map(
+      (row) => prompts[row]!,
+    );
+    const { temperature, maxNewTokens, seed } = settings;
+    const sampling = { temperature, maxNewTokens, seed, stream: iteration + 1 };
+    const rollouts = await rollOut(sampler, policy, drawn, settings.samplesPerPrompt, sampling);
+    clock.lap("rollout");
+
+    const { total: raw, parts } = await rewards.score(rollouts);
+    const scores = rollouts.map(({ response, ended }, i) =>
+      penalise(raw[i]!, { length: response.length, ended }, settings.penalties),
+    );
+    const compared = await provider.compare(rollouts, scores, sampling);
+    const shaped = this.#shaper.shape(compared);
+    const measured = await programs.measure(rollouts);
+    const counts = rollouts.map(({ ended }) => ended || !settings.maskTruncated);
+    const experience = makeExperience(measured, shaped, counts, this.#klCoefficient, settings);
+    clock.lap("score");
+
+    const klCoefficient = this.#klCoefficient;
+    const updates = await this.#train(iteration, rollouts, experience);
+    clock.lap("train");
+    this.#episodes += rollouts.length;
+    const metrics = {
+      ...updateMetrics(updates, settings),
+      ...rewardMetrics(raw, parts, compared, shaped),
+      ...responseMetrics(rollouts),
+      ...experienceMetrics(experience, settings),
+      ...(await this.#goldMetrics(rollouts, raw)),
+      ...(provider.contrast && {
+        "contrast/rho": provider.contrast.rho,
+        "contrast/predicted_variance_ratio": provider.contrast.predictedVarianceRatio,
+      }),
+      "kl/coef": klCoefficient,
+      // Before the updates, per token, at the sampling temperature.
+      "policy/entropy": mean(measured.entropies.flatMap((row) => Array.from(row))),
+      episode: this.#episodes,
+    };
+    this.#first ??= metrics;
+    await this.#stopOnAlarm(iteration, metrics, rollouts, raw, compared, shaped);
+    const { kl } = settings;
+    if (kl.adaptive)
+      this.#klCoefficient = adaptKlCoefficient(klCoefficient, experience.kl, rollouts.length, kl.adaptive);
+    const tokens = rollouts.reduce((sum, { response }) => sum + response.length, 0);
+    return { loss: metrics["loss/policy"], ...metrics, ...clock.times(), tokens };
+  }
+
+  async #train(iteration: number, rollouts: readonly Rollout[], { targets }: Experience): Promise<UpdateMetrics[]> {
+    const { epochs, minibatch, critic, seed } = this.#options.settings;
+    const trainPolicy = critic.kind === "none" || iteration >= critic.warmupIterations;
+    const updates: UpdateMetrics[] = [];
+    for (let epoch = 0; epoch < epochs; epoch++) {
+      const order = new Permutation(rollouts.length, seed, iteration * epochs + epoch, minibatchStream);
+      for (let from = 0; from < rollouts.length; from += minibatch) {
+        const rows = Array.from({ length: minibatch }, (_, i) => order.at(from + i));
+        const batch = rows.map((row) => rollouts[row]!);
+        const update = await this.#parts.programs.update(
+          batch,
+          rows.map((row) => targets[row]!),
+          this.#klCoefficient,
+          trainPolicy,
+        );
+        if (updates.length === 0 && update.ratioDeviation > ratioTolerance) {
+          throw new RlhfError(
+            "RLHF_RATIO",
+            `before any update the ratio of new to old probabilities is off 1 by ${update.ratioDeviation}: the log-probabilities are not those of the sampling distribution`,
+          );
+        }
+        updates.push(update);
+      }
+    }
+    return updates;
+  }
+
+  async #goldMetrics(rollouts: readonly Rollout[], raw: readonly number[]): Promise<Record<string, number>> {
+    const gold = await this.#options.gold?.(rollouts);
+    if (!gold) return {};
+    const product = mean(gold.map((value, i) => (value - mean(gold)) * (raw[i]! - mean(raw))));
+    const scale = standardDeviation(gold) * standardDeviation(raw);
+    return { "gold/mean": mean(gold), "proxy_gold/pearson": scale > 0 ? product / scale : 0 };
+  }
+
+  async #stopOnAlarm(
+    iteration: number,
+    metrics: Record<string, number>,
+    rollouts: readonly Rollout[],
+    raw: readonly number[],
+    compared: readonly Compared[],
+    shaped: readonly number[],
+  ): Promise<void> {
+    const alarm = findAlarm(metrics, this.#first!, iteration, this.#options.settings.alarms);
+    if (!alarm) return;
+    const path = join(this.#options.run, `alarm-${iteration + 1}.json`);
+    const samples = rollouts.map(({ promptText, responseText, ended }, i) => ({
+      prompt: promptText,
+      response: responseText,
+      ended,
+      reward: raw[i],
+      baseline: compared[i]!.baseline,
+      shaped: shaped[i],
+    }));
+    await writeFile(path, `${JSON.stringify({ iteration: iteration + 1, alarm, metrics, samples }, null, 2)}\n`);
+    throw new RlhfError(
+      "RLHF_ALARM",
+      `iteration ${iteration + 1}: ${alarm}. The batch is in ${path}; alarms.enabled false goes on regardless`,
+    );
+  }
+}
+
+/** Seconds of an iteration's parts. */
+class Clock {
+  #at = performance.now();
+  readonly #times: Record<string, number> = {};
+
+  lap(name: string): void {
+    const now = performance.now();
+    this.#times[`time/${name}`] = (now - this.#at) / 1000;
+    this.#at = now;
+  }
+
+  times(): Record<string, number> {
+    return this.#times;
+  }
+}
+
+function updateMetrics(updates: readonly UpdateMetrics[], { critic }: PpoSettings) {
+  const of = (name: keyof UpdateMetrics) => mean(updates.map((update) => update[name]));
+  const last = updates.at(-1)!;
+  return {
+    "loss/policy": of("policyLoss"),
+    "policy/approxkl_k1": of("approxKl1"),
+    "policy/approxkl_k2": of("approxKl2"),
+    "policy/approxkl_k3": of("approxKl3"),
+    "policy/clipfrac": of("clipFraction"),
+    "policy/ratio_mean": of("ratioMean"),
+    "policy/ratio_max": Math.max(...updates.map(({ ratioMax }) => ratioMax)),
+    "policy/ratio_first": updates[0]!.ratioDeviation,
+    "policy/grad_norm": of("policyGradientNorm"),
+    "lr/policy": last.policyLearningRate,
+    ...(critic.kind !== "none" && {
+      "loss/value": of("valueLoss"),
+      "value/clipfrac": of("valueClipFraction"),
+      "value/grad_norm": of("valueGradientNorm"),
+      "lr/value": last.valueLearningRate,
+    }),
+  };
+}
+
+function rewardMetrics(
+  raw: readonly number[],
+  parts: Readonly<Record<string, readonly number[]>>,
+  compared: readonly Compared[],
+  shaped: readonly number[],
+) {
+  const named = Object.entries(parts);
+  return {
+    "objective/scores": mean(raw),
+    "rewards/contrastive/mean": mean(shaped),
+    "rewards/contrastive/std": standardDeviation(shaped),
+    "rewards/baseline/mean": mean(compared.map(({ baseline }) => baseline)),
+    "rewards/frac_above_baseline": mean(compared.map(({ score, baseline }) => Number(score > baseline))),
+    ...(named.length > 1 &&
+      Object.fromEntries(
+        named.flatMap(([name, scores]) => [
+          [`rewards/${name}/mean`, mean(scores)],
+          [`rewards/${name}/std`, standardDeviation(scores)],
+        ]),
+      )),
+  };
+}
+
+function responseMetrics(rollouts: readonly Rollout[]) {
+  const lengths = rollouts.map(({ response }) => response.length);
+  const stopRate = mean(rollouts.map(({ ended }) => Number(ended)));
+  return {
+    "response/length_mean": mean(lengths),
+    "response/length_p95": quantile(lengths, 0.95),
+    "response/length_max": Math.max(...lengths),
+    "response/stop_rate": stopRate,
+    "response/truncated_rate": 1 - stopRate,
+  };
+}
+
+function experienceMetrics(experience: Experience, { critic }: PpoSettings) {
+  const { advantages, returns, values } = experience;
+  return {
+    "objective/kl": experience.kl,
+    "objective/kl_k3": experience.kl3,
+    "objective/kl_per_token": experience.klPerToken,
+    "objective/non_score_reward": experience.nonScoreReward,
+    "objective/rlhf_reward": experience.rlhfReward,
+    "advantages/mean": mean(advantages),
+    "advantages/std": standardDeviation(advantages),
+    "returns/mean": mean(returns),
+    "returns/std": standardDeviation(returns),
+    ...(critic.kind !== "none" && { "value/explained_variance": explainedVariance(returns, values) }),
+  };
+}

@@ -1,0 +1,246 @@
+import {
+  type AdamW,
+  add,
+  compile,
+  gatherRows,
+  multiply,
+  type Parameter,
+  reshape,
+  type Tensor,
+  tensor,
+  valueAndGrad,
+} from "@trefoil/core";
+import { klLoss, maskedMean, policyLoss, valueLoss } from "../../algorithm/index.js";
+import {
+  type Episode,
+  type OpenPolicy,
+  responseLogProbs,
+  type ScoreModel,
+  type SequenceBatch,
+  type SequenceSizes,
+  sequenceBatch,
+} from "../../models/index.js";
+import { makeOptimizer } from "../run.js";
+import type { PpoSettings } from "./options.js";
+
+/** The critic: a network of its own, or a head on the policy's hidden states. */
+export type Critic = { kind: "none" } | { kind: "separate" | "shared"; model: ScoreModel };
+
+/** What rollouts look like to the models before the first update: one array of length T per rollout. */
+export interface Measured {
+  logProbs: Float32Array[];
+  referenceLogProbs: Float32Array[];
+  entropies: Float32Array[];
+  values: Float32Array[];
+}
+
+/** Targets of the update, per response token. */
+export interface Targets {
+  logProbs: Float32Array;
+  referenceLogProbs: Float32Array;
+  advantages: Float32Array;
+  values: Float32Array;
+  returns: Float32Array;
+  /** Whether the response counts in the loss. */
+  counts: boolean;
+}
+
+export interface UpdateMetrics {
+  policyLoss: number;
+  valueLoss: number;
+  clipFraction: number;
+  valueClipFraction: number;
+  approxKl1: number;
+  approxKl2: number;
+  approxKl3: number;
+  ratioMean: number;
+  ratioMax: number;
+  ratioDeviation: number;
+  entropy: number;
+  policyGradientNorm: number;
+  valueGradientNorm: number;
+  policyLearningRate: number;
+  valueLearningRate: number;
+}
+
+/** The compiled programs of PPO: measuring rollouts under policy, reference and critic, and one update. */
+export class PpoPrograms {
+  readonly policyOptimizer: AdamW;
+  readonly valueOptimizer: AdamW | undefined;
+  readonly #policy: OpenPolicy;
+  readonly #reference: OpenPolicy;
+  readonly #critic: Critic;
+  readonly #sizes: SequenceSizes;
+  readonly #settings: PpoSettings;
+
+  constructor(policy: OpenPolicy, reference: OpenPolicy, critic: Critic, sizes: SequenceSizes, settings: PpoSettings) {
+    this.#policy = policy;
+    this.#reference = reference;
+    this.#critic = critic;
+    this.#sizes = sizes;
+    this.#settings = settings;
+    const { iterations, epochs, minibatch, promptsPerIteration, samplesPerPrompt, learningRate, clipNorm } = settings;
+    const perIteration = (epochs * promptsPerIteration * samplesPerPrompt) / minibatch;
+    const warmup = critic.kind === "none" ? 0 : settings.critic.warmupIterations;
+    const common = { warmupSteps: 0, weightDecay: 0, clipNorm };
+    this.policyOptimizer = makeOptimizer(
+      this.#policyParameters(),
+      { learningRate, ...common },
+      (iterations - warmup) * perIteration,
+    );
+    if (critic.kind !== "none") {
+      const rate = { learningRate: settings.critic.learningRate, ...common };
+      this.valueOptimizer = makeOptimizer(this.#valueParameters(), rate, iterations * perIteration);
+    }
+  }
+
+  #policyParameters(): Parameter[] {
+    return this.#policy.model.parameters();
+  }
+
+  /** A shared critic is its head alone: the trunk is trained as the policy's. */
+  #valueParameters(): Parameter[] {
+    if (this.#critic.kind === "none") return [];
+    return this.#critic.kind === "shared" ? [this.#critic.model.score.weight] : this.#critic.model.parameters();
+  }
+
+  readonly #measurePolicy = compile((tokens: Tensor, index: Tensor, targets: Tensor) => {
+    const { hidden } = this.#policy.model.hidden(tokens);
+    const { logProbs, entropy } = responseLogProbs(
+      this.#policy.model,
+      { index, targets },
+      this.#settings.temperature,
+      hidden,
+    );
+    return { logProbs, entropy, ...(this.#critic.kind !== "none" && { values: this.#values(tokens, index, hidden) }) };
+  });
+
+  readonly #measureReference = compile((tokens: Tensor, index: Tensor, targets: Tensor) => {
+    const { model } = this.#reference;
+    return responseLogProbs(model, { index, targets }, this.#settings.temperature, model.hidden(tokens).hidden)
+      .logProbs;
+  });
+
+  #values(tokens: Tensor, index: Tensor, hidden: Tensor): Tensor {
+    if (this.#critic.kind === "none")
+      return multiply(reshape(gatherRows(reshape(hidden, [-1, hidden.shape[2]!]), index), [-1]), 0);
+    return this.#critic.kind === "shared"
+      ? this.#critic.model.headAt(hidden, index)
+      : this.#critic.model.scoresAt(tokens, index);
+  }
+
+  /** Log-probabilities, entropies and values of rollouts, a minibatch at a time. */
+  async measure(episodes: readonly Episode[]): Promise<Measured> {
+    const { rows, response: width } = this.#sizes;
+    const measured: Measured = { logProbs: [], referenceLogProbs: [], entropies: [], values: [] };
+    for (let from = 0; from < episodes.length; from += rows) {
+      const some = episodes.slice(from, from + rows);
+      const { tokens, index, targets } = sequenceBatch(some, this.#sizes);
+      const [own, reference] = await Promise.all([
+        this.#measurePolicy(tokens, index, targets),
+        this.#measureReference(tokens, index, targets),
+      ]);
+      const take = async (source: Tensor | undefined, into: Float32Array[]) => {
+        const data = source ? ((await source.data()) as Float32Array) : new Float32Array(rows * width);
+        into.push(...some.map(({ response }, row) => data.slice(row * width, row * width + response.length)));
+      };
+      await take(own.logProbs, measured.logProbs);
+      await take(own.entropy, measured.entropies);
+      await take(own.values, measured.values);
+      await take(reference, measured.referenceLogProbs);
+    }
+    return measured;
+  }
+
+  readonly #step = compile((batch: SequenceBatch, old: OldTensors, klCoefficient: Tensor, trainPolicy: boolean) => {
+    const { tokens, index, targets } = batch;
+    const { mask } = old;
+    const { clip, dualClip, entropyCoefficient, kl, critic } = this.#settings;
+    const policyParameters = trainPolicy ? this.#policyParameters() : [];
+    const valueParameters = this.#valueParameters();
+    const { value, grads } = valueAndGrad(() => {
+      const { hidden } = this.#policy.model.hidden(tokens);
+      const { logProbs, entropy } = responseLogProbs(
+        this.#policy.model,
+        { index, targets },
+        this.#settings.temperature,
+        hidden,
+      );
+      const policy = policyLoss(
+        { logProbs, oldLogProbs: old.logProbs, advantages: old.advantages, mask },
+        { clip, ...(dualClip !== undefined && { dualClip }) },
+      );
+      const meanEntropy = maskedMean(entropy, mask);
+      let loss = policy.loss;
+      if (entropyCoefficient !== 0) loss = add(loss, multiply(meanEntropy, -entropyCoefficient));
+      if (kl.where !== "reward") {
+        const penalty = klLoss(logProbs, old.referenceLogProbs, mask, kl.where === "loss-k2" ? "k2" : "k3");
+        loss = add(loss, multiply(penalty, klCoefficient));
+      }
+      if (this.#critic.kind === "none") return { loss, policy, entropy: meanEntropy, value: undefined };
+      const values = this.#values(tokens, index, hidden);
+      const fit = valueLoss({ values, oldValues: old.values, returns: old.returns, mask }, critic.clip);
+      const weighted = multiply(fit.loss, critic.coefficient);
+      return { loss: trainPolicy ? add(loss, weighted) : weighted, policy, entropy: meanEntropy, value: fit };
+    }, [...policyParameters, ...valueParameters]);
+    const ofPolicy = trainPolicy ? this.policyOptimizer.apply(grads.slice(0, policyParameters.length)) : undefined;
+    const ofValue = this.valueOptimizer?.apply(grads.slice(policyParameters.length));
+    const { policy } = value;
+    const zero = multiply(policy.loss, 0);
+    return {
+      policyLoss: policy.loss,
+      valueLoss: value.value?.loss ?? zero,
+      clipFraction: policy.clipFraction,
+      valueClipFraction: value.value?.clipFraction ?? zero,
+      approxKl1: policy.approxKl1,
+      approxKl2: policy.approxKl2,
+      approxKl3: policy.approxKl3,
+      ratioMean: policy.ratioMean,
+      ratioMax: policy.ratioMax,
+      ratioDeviation: policy.ratioDeviation,
+      entropy: value.entropy,
+      policyGradientNorm: ofPolicy?.gradientNorm ?? zero,
+      valueGradientNorm: ofValue?.gradientNorm ?? zero,
+      policyLearningRate: ofPolicy?.learningRate ?? zero,
+      valueLearningRate: ofValue?.learningRate ?? zero,
+    } satisfies Record<keyof UpdateMetrics, Tensor>;
+  });
+
+  /** One update on a minibatch. */
+  async update(
+    episodes: readonly Episode[],
+    targets: readonly Targets[],
+    klCoefficient: number,
+    trainPolicy: boolean,
+  ): Promise<UpdateMetrics> {
+    const { response: width } = this.#sizes;
+    const batch = sequenceBatch(episodes, this.#sizes);
+    const lay = (of: (target: Targets) => Float32Array): Tensor => {
+      const flat = new Float32Array(this.#sizes.rows * width);
+      targets.forEach((target, row) => {
+        flat.set(of(target), row * width);
+      });
+      return tensor(flat);
+    };
+    const old: OldTensors = {
+      logProbs: lay((target) => target.logProbs),
+      referenceLogProbs: lay((target) => target.referenceLogProbs),
+      advantages: lay((target) => target.advantages),
+      values: lay((target) => target.values),
+      returns: lay((target) => target.returns),
+      mask: lay((target) => new Float32Array(target.logProbs.length).fill(target.counts ? 1 : 0)),
+    };
+    const result = await this.#step(batch, old, tensor(Float32Array.of(klCoefficient), { shape: [] }), trainPolicy);
+    const entries = Object.entries<Tensor>(result).map(async ([name, value]) => [name, await value.item()] as const);
+    return Object.fromEntries(await Promise.all(entries)) as unknown as UpdateMetrics;
+  }
+}
+
+type OldTensors = {
+  logProbs: Tensor;
+  referenceLogProbs: Tensor;
+  advantages: Tensor;
+  values: Tensor;
+  returns: Tensor;
+  mask: Tensor;
+};

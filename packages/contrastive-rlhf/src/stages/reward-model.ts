@@ -1,0 +1,158 @@
+import { compile, greater, mean, slice, type Tensor, tensor, valueAndGrad } from "@trefoil/core";
+import { mean as average, rewardModelLoss, standardDeviation } from "../algorithm/index.js";
+import { EpisodeEncoder, type PreferenceEpisodes, type PreferenceText } from "../data/index.js";
+import { RlhfError } from "../errors.js";
+import {
+  hashModelFolder,
+  lastTokenIndex,
+  loadScoreModel,
+  OpenPolicy,
+  type ScoreModel,
+  type SequenceSizes,
+  saveRewardModel,
+  sequenceBatch,
+  sizesFor,
+} from "../models/index.js";
+import {
+  defined,
+  makeOptimizer,
+  namedState,
+  rowsOfStep,
+  runSteps,
+  type StageContext,
+  type StageOutput,
+  scalarsOf,
+} from "./run.js";
+import type { TrainingSettings } from "./sft.js";
+
+export interface RewardModelOptions extends StageContext, StageOutput {
+  /** Folder of the policy (or reward model) that the trunk comes from. */
+  from: string;
+  preferences: readonly PreferenceText[];
+  /** Share of pairs, the last ones, that are held out to measure accuracy. */
+  heldOut: number;
+  /** Coefficient of mean (r⁺ + r⁻)². */
+  centre: number;
+  labelNoise?: { kind: "conservative" | "robust"; rate: number };
+  /** Afterwards: move the mean of all responses' rewards to 0, or also their standard deviation to 1. */
+  normalise: "none" | "mean" | "mean-std";
+  settings: TrainingSettings;
+}
+
+export interface RewardModelResult {
+  completed: boolean;
+  /** Of the held-out pairs; undefined when stopped early. */
+  heldOut?: { accuracy: number; margin: number; calibration: number; pairs: number };
+}
+
+/** Trains a reward model on preferences by the Bradley–Terry loss. */
+export async function trainRewardModel(options: RewardModelOptions): Promise<RewardModelResult> {
+  const { from, preferences, settings, output, run, progress, signal, resume, overwrite, centre, labelNoise } = options;
+  using policy = await OpenPolicy.open(from);
+  const { model, config } = await loadScoreModel(from, settings.seed);
+  using _ = model;
+  const maxLength = Math.min(settings.maxLength, config.maxPositions);
+  const encoder = new EpisodeEncoder(policy.tokenizer, policy.eosTokenIds, maxLength);
+  const pairs = preferences.map((row) => encoder.preference(row));
+  if (encoder.truncated > 0)
+    progress?.warn(`${encoder.truncated} of ${2 * pairs.length} responses were cut to ${maxLength} tokens`);
+  const held = Math.floor(pairs.length * options.heldOut);
+  const training = pairs.slice(0, pairs.length - held);
+  if (training.length === 0)
+    throw new RlhfError("RLHF_DATA", "no pairs are left to train on: lower heldOut, or give more");
+  const sizes = sizesFor(
+    pairs.flatMap(({ chosen, rejected }) => [chosen, rejected]),
+    2 * settings.batch,
+    maxLength,
+  );
+
+  const parameters = model.parameters();
+  const optimizer = makeOptimizer(parameters, settings, settings.steps);
+  const step = compile((tokens: Tensor, index: Tensor, margin: Tensor) => {
+    const { value, grads } = valueAndGrad(() => {
+      const scores = model.scoresAt(tokens, index);
+      const [chosen, rejected] = [slice(scores, 0, 0, settings.batch), slice(scores, 0, settings.batch)];
+      return { ...rewardModelLoss(chosen, rejected, { margin, centre, ...defined({ labelNoise }) }), chosen, rejected };
+    }, parameters);
+    const { gradientNorm, learningRate } = optimizer.apply(grads);
+    const { loss, difference, chosen, rejected } = value;
+    const accuracy = mean(greater(difference, 0));
+    return {
+      loss,
+      accuracy,
+      margin: mean(difference),
+      meanReward: mean(chosen.add(rejected)).mul(0.5),
+      gradNorm: gradientNorm,
+      learningRate,
+    };
+  });
+  const score = compile((tokens: Tensor, index: Tensor) => model.scoresAt(tokens, index));
+
+  const completed = await runSteps({
+    run,
+    title: "reward model",
+    config: {
+      from: await hashModelFolder(from),
+      pairs: pairs.length,
+      heldOut: held,
+      centre,
+      labelNoise: labelNoise ?? null,
+      settings,
+    },
+    steps: settings.steps,
+    parameters: namedState({ model, optimizer }),
+    step: async (index) => {
+      const batch = rowsOfStep(training.length, settings.batch, index, settings.seed).map((row) => training[row]!);
+      const episodes = [...batch.map(({ chosen }) => chosen), ...batch.map(({ rejected }) => rejected)];
+      const { tokens } = sequenceBatch(episodes, sizes);
+      const margins = tensor(batch.map(({ margin }) => margin));
+      return {
+        ...(await scalarsOf(await step(tokens, lastTokenIndex(episodes, sizes), margins))),
+        tokens: tokens.size,
+      };
+    },
+    checkpointEvery: settings.checkpointEvery,
+    keepCheckpoints: settings.keepCheckpoints,
+    ...defined({ progress, signal, resume }),
+  });
+  if (!completed) return { completed };
+  const scores = await scorePairs(pairs, score, sizes);
+  const { gain, bias } = normalisation(scores.flat(), options.normalise);
+  await saveRewardModel(model, output, { config, gain, bias, tokenizerFrom: from, ...defined({ overwrite }) });
+  const judged = (held > 0 ? scores.slice(-held) : scores).map(([chosen, rejected]) => (chosen - rejected) * gain);
+  return {
+    completed,
+    heldOut: {
+      accuracy: average(judged.map((d) => (d > 0 ? 1 : d === 0 ? 0.5 : 0))),
+      margin: average(judged),
+      calibration: average(judged.map((d) => 1 / (1 + Math.exp(-d)))),
+      pairs: judged.length,
+    },
+  };
+}
+
+type ScoreStep = (tokens: Tensor, index: Tensor) => Promise<ReturnType<ScoreModel["scoresAt"]>>;
+
+async function scorePairs(
+  pairs: readonly PreferenceEpisodes[],
+  score: ScoreStep,
+  sizes: SequenceSizes,
+): Promise<[number, number][]> {
+  const episodes = pairs.flatMap(({ chosen, rejected }) => [chosen, rejected]);
+  const flat: number[] = [];
+  for (let from = 0; from < episodes.length; from += sizes.rows) {
+    const some = episodes.slice(from, from + sizes.rows);
+    const scores = await (await score(sequenceBatch(some, sizes).tokens, lastTokenIndex(some, sizes))).data();
+    flat.push(...Array.from(scores.subarray(0, some.length)));
+  }
+  return pairs.map((_, i) => [flat[2 * i]!, flat[2 * i + 1]!]);
+}
+
+function normalisation(
+  scores: readonly number[],
+  how: RewardModelOptions["normalise"],
+): { gain: number; bias: number } {
+  if (how === "none") return { gain: 1, bias: 0 };
+  const gain = how === "mean-std" ? 1 / Math.max(standardDeviation(scores), 1e-8) : 1;
+  return { gain, bias: -gain * average(scores) };
+}

@@ -1,0 +1,166 @@
+import { createHash } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import { resolve } from "node:path";
+import { pathToFileURL } from "node:url";
+import { compile, type Tensor, type Tokenizer } from "@trefoil/core";
+import { RlhfError } from "../errors.js";
+import {
+  type Episode,
+  hashModelFolder,
+  lastTokenIndex,
+  OpenRewardModel,
+  sequenceBatch,
+  sizesFor,
+} from "../models/index.js";
+
+/** What a reward is asked about. */
+export interface ScoredSample extends Episode {
+  promptText: string;
+  responseText: string;
+  /** Whether the response ended by itself. */
+  ended: boolean;
+  /** The fields of the prompt's row. */
+  row: Readonly<Record<string, unknown>>;
+}
+
+/** Gives every sample a number. */
+export interface Reward extends Partial<Disposable> {
+  readonly name: string;
+  /** Equal exactly for rewards that score alike: guards baseline stores. */
+  readonly hash: string;
+  score(samples: readonly ScoredSample[]): Promise<readonly number[]>;
+}
+
+/** A reward with its share in the sum. */
+export interface WeightedReward {
+  reward: Reward;
+  weight: number;
+}
+
+export type RewardFunction = (
+  samples: readonly Omit<ScoredSample, "prompt" | "response">[],
+) => readonly number[] | Promise<readonly number[]>;
+
+/** A plain function as a reward. @param hash of what it does; two functions of one hash are taken to be the same */
+export function functionReward(name: string, hash: string, score: RewardFunction): Reward {
+  return { name, hash, score: async (samples) => await score(samples) };
+}
+
+/**
+ * The default export of a JavaScript (or compiled TypeScript) module: `(samples) => numbers`, async or not.
+ * @throws RlhfError `RLHF_REWARD` when there is none
+ */
+export async function loadRewardFunction(path: string): Promise<Reward> {
+  const file = resolve(path);
+  let module: { default?: unknown };
+  try {
+    module = (await import(pathToFileURL(file).href)) as { default?: unknown };
+  } catch (cause) {
+    throw new RlhfError("RLHF_REWARD", `the reward function ${path} cannot be loaded`, { cause });
+  }
+  if (typeof module.default !== "function")
+    throw new RlhfError("RLHF_REWARD", `${path} has no default export that is a function of samples`);
+  const hash = createHash("sha256")
+    .update(await readFile(file))
+    .digest("hex");
+  return functionReward(path, hash, module.default as RewardFunction);
+}
+
+/**
+ * A reward model folder as a reward, `rows` samples at a time.
+ * @throws RlhfError `RLHF_MODEL` when it is no reward model, or reads other tokens than the policy
+ */
+export async function loadModelReward(path: string, tokenizer: Tokenizer, rows = 64): Promise<Reward> {
+  const opened = await OpenRewardModel.open(path);
+  if (opened.tokenizer.hash !== tokenizer.hash) {
+    opened[Symbol.dispose]();
+    throw new RlhfError(
+      "RLHF_MODEL",
+      `the reward model ${path} has another tokenizer than the policy: train it from the same one`,
+    );
+  }
+  const hash = await hashModelFolder(path);
+  const { model, bias } = opened;
+  const run = compile((tokens: Tensor, index: Tensor) => model.scoresAt(tokens, index));
+  return {
+    name: path,
+    hash,
+    async score(samples) {
+      const scores: number[] = [];
+      const { maxPositions } = model.trunk.config;
+      for (let from = 0; from < samples.length; from += rows) {
+        const some = samples.slice(from, from + rows);
+        const sizes = sizesFor(some, rows, maxPositions);
+        const values = await (await run(sequenceBatch(some, sizes).tokens, lastTokenIndex(some, sizes))).data();
+        for (let i = 0; i < some.length; i++) scores.push(values[i]! + bias);
+      }
+      return scores;
+    },
+    [Symbol.dispose]: () => opened[Symbol.dispose](),
+  };
+}
+
+/** The weighted sum of rewards and each part, checked. */
+export class RewardSum implements Disposable {
+  readonly #parts: readonly WeightedReward[];
+  readonly hash: string;
+
+  constructor(parts: readonly WeightedReward[]) {
+    if (parts.length === 0)
+      throw new RlhfError("RLHF_OPTIONS", "give at least one reward: a reward model's folder, or a module");
+    this.#parts = parts;
+    this.hash = createHash("sha256")
+      .update(JSON.stringify(parts.map(({ reward, weight }) => [reward.hash, weight])))
+      .digest("hex");
+  }
+
+  /** @throws RlhfError `RLHF_REWARD` when a reward throws, or gives something else than one finite number per sample */
+  async score(
+    samples: readonly ScoredSample[],
+  ): Promise<{ total: number[]; parts: Record<string, readonly number[]> }> {
+    const total = new Array<number>(samples.length).fill(0);
+    const parts: Record<string, readonly number[]> = {};
+    for (const { reward, weight } of this.#parts) {
+      const scores = await scoreChecked(reward, samples);
+      parts[reward.name] = scores;
+      scores.forEach((score, i) => {
+        total[i]! += weight * score;
+      });
+    }
+    return { total, parts };
+  }
+
+  get names(): string[] {
+    return this.#parts.map(({ reward }) => reward.name);
+  }
+
+  [Symbol.dispose](): void {
+    for (const { reward } of this.#parts) reward[Symbol.dispose]?.();
+  }
+}
+
+async function scoreChecked(reward: Reward, samples: readonly ScoredSample[]): Promise<readonly number[]> {
+  let scores: readonly number[];
+  try {
+    scores = await reward.score(samples);
+  } catch (cause) {
+    if (cause instanceof RlhfError) throw cause;
+    throw new RlhfError("RLHF_REWARD", `the reward ${reward.name} failed on ${samples.length} samples`, { cause });
+  }
+  if (!Array.isArray(scores) || scores.length !== samples.length) {
+    const got = Array.isArray(scores) ? `${scores.length} scores` : typeof scores;
+    throw new RlhfError(
+      "RLHF_REWARD",
+      `the reward ${reward.name} gave ${got} for ${samples.length} samples; it must give one number each`,
+    );
+  }
+  const bad = scores.findIndex((score) => !Number.isFinite(score));
+  if (bad >= 0) {
+    const { promptText, responseText } = samples[bad]!;
+    throw new RlhfError(
+      "RLHF_REWARD",
+      `the reward ${reward.name} gave ${String(scores[bad])} for the response ${JSON.stringify(responseText.slice(0, 200))} to ${JSON.stringify(promptText.slice(0, 200))}`,
+    );
+  }
+  return scores;
+}

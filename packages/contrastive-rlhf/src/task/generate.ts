@@ -1,0 +1,82 @@
+import { InitialValues } from "@trefoil/core";
+import type { DemonstrationText, PreferenceText, PromptText } from "../data/index.js";
+import { gold, letters, separator } from "./gold.js";
+
+/** Letters of a prompt. */
+const promptLetters = 4;
+/** Tokens of a response, the end included. */
+export const taskResponseTokens = 8;
+
+export interface TaskPrompts {
+  training: string[];
+  heldOut: string[];
+}
+
+/** Uniform numbers of one purpose. */
+const stream = (seed: number, purpose: number): InitialValues => new InitialValues(seed * 1000 + purpose);
+
+/** Different prompts in random order; the held-out ones are not among the others. There are 7920. */
+export function taskPrompts(training: number, heldOut: number, seed: number): TaskPrompts {
+  const random = stream(seed, 1);
+  const prompts = new Set<string>();
+  while (prompts.size < training + heldOut)
+    prompts.add(
+      shuffled([...letters], random)
+        .slice(0, promptLetters)
+        .join("") + separator,
+    );
+  const all = [...prompts];
+  return { training: all.slice(0, training), heldOut: all.slice(training) };
+}
+
+function shuffled(items: string[], random: InitialValues): string[] {
+  for (let i = items.length - 1; i > 0; i--) {
+    const j = Math.floor(random.next() * (i + 1));
+    [items[i], items[j]] = [items[j]!, items[i]!];
+  }
+  return items;
+}
+
+export const promptTexts = (prompts: readonly string[]): PromptText[] =>
+  prompts.map((prompt, i) => ({ line: i + 1, prompt, templated: false, row: { prompt } }));
+
+/** Responses of an unskilled writer: each letter is any letter at the rate `noise`, else the next of the prompt's in random order. */
+export function taskDemonstrations(prompts: readonly string[], noise: number, seed: number): DemonstrationText[] {
+  const random = stream(seed, 2);
+  return promptTexts(prompts).map((text) => {
+    const wanted = shuffled([...text.prompt.replace(separator, "")], random);
+    const length = 2 + Math.floor(random.next() * 5);
+    const any = () => letters[Math.floor(random.next() * letters.length)]!;
+    const completion = Array.from({ length }, (_, i) =>
+      random.next() < noise ? any() : (wanted[i % wanted.length] ?? any()),
+    ).join("");
+    return { ...text, completion };
+  });
+}
+
+/** Two responses to one prompt. */
+export interface ResponsePair {
+  prompt: string;
+  responses: readonly [{ text: string; ended: boolean }, { text: string; ended: boolean }];
+}
+
+/**
+ * Preferences of annotators who see quality through Bradley–Terry noise (P = σ(sharpness × difference)) and then flip a label at the rate
+ * `flips`. Pairs of equal texts are left out.
+ */
+export function taskPreferences(
+  pairs: readonly ResponsePair[],
+  sharpness: number,
+  flips: number,
+  seed: number,
+): PreferenceText[] {
+  const random = stream(seed, 3);
+  return pairs.flatMap(({ prompt, responses: [a, b] }, i) => {
+    const difference = gold(prompt, a.text, a.ended) - gold(prompt, b.text, b.ended);
+    const likesA = random.next() < 1 / (1 + Math.exp(-sharpness * difference));
+    const flipped = random.next() < flips;
+    if (a.text === b.text || a.text === "" || b.text === "") return [];
+    const [chosen, rejected] = likesA !== flipped ? [a.text, b.text] : [b.text, a.text];
+    return [{ line: i + 1, prompt, templated: false, row: { prompt }, chosen, rejected, margin: undefined }];
+  });
+}

@@ -1,0 +1,128 @@
+import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { describe, expect, test } from "vitest";
+import { temporaryFolder } from "../stages/small.js";
+
+const cli = join(import.meta.dirname, "../../dist/cli.js");
+
+async function run(
+  folder: string,
+  args: readonly string[],
+  input = "",
+): Promise<{ code: number | null; stdout: string; stderr: string }> {
+  const child = spawn(process.execPath, [cli, ...args], { cwd: folder, stdio: "pipe" });
+  const result = { code: null as number | null, stdout: "", stderr: "" };
+  child.stdout.on("data", (text) => (result.stdout += text));
+  child.stderr.on("data", (text) => (result.stderr += text));
+  child.stdin.end(input);
+  result.code = await new Promise((resolve) => child.on("close", resolve));
+  return result;
+}
+
+const jsonl = (rows: readonly object[]) => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
+
+describe("the command line", () => {
+  test("from JSONL to a comparison", async () => {
+    await using temporary = await temporaryFolder();
+    const folder = temporary.path;
+    const words = ["red", "green", "blue", "cyan"];
+    const write = (name: string, rows: readonly object[]) => writeFile(join(folder, name), jsonl(rows));
+    await write(
+      "demonstrations.jsonl",
+      words.map((word) => ({ prompt: `say ${word}: `, completion: word })),
+    );
+    await write(
+      "preferences.jsonl",
+      words.map((word) => ({ prompt: `say ${word}: `, chosen: word, rejected: "no" })),
+    );
+    await write(
+      "prompts.jsonl",
+      words.map((word) => ({ prompt: `say ${word}: ` })),
+    );
+    const step = async (args: string) => {
+      const result = await run(folder, args.split(" "));
+      expect(result.stderr).not.toMatch(/error/);
+      expect(result.code).toBe(0);
+      return result.stdout;
+    };
+    const small =
+      "--new.hidden-size 16 --new.intermediate-size 32 --new.layers 1 --new.heads 2 --new.key-value-heads 2 --new.max-positions 32";
+    await step(
+      `sft --data demonstrations.jsonl --output sft ${small} --train.steps 20 --train.batch 4 --train.learning-rate 0.01`,
+    );
+    expect(
+      await step(
+        "reward --model sft --data preferences.jsonl --output reward --train.steps 20 --train.batch 2 --held-out 0.5",
+      ),
+    ).toMatch(/accuracy \d\.\d+/);
+    const models = "--policy sft --reward reward --prompts prompts.jsonl";
+    expect(await step(`baselines ${models} --store baselines --samples 3 --sampler.max-new-tokens 6`)).toMatch(
+      /4 prompts, 3 samples each \(12 drawn .*ρ = /,
+    );
+    const ppo = `ppo ${models} --iterations 2 --prompts-per-iteration 4 --minibatch 2 --max-new-tokens 6 --no-alarms.enabled`;
+    await step(
+      `${ppo} --output contrast --baseline.kind offline --baseline.store baselines --baseline.samples 3 --baseline.aggregation median`,
+    );
+    await step("dpo --policy sft --data preferences.jsonl --output dpo --train.steps 4 --train.batch 2");
+    const compared = await step(
+      "evaluate --policy contrast --against sft --reward 0.5*reward --prompts prompts.jsonl --sampler.max-new-tokens 6 --frontier contrast-run --report report.html",
+    );
+    expect(compared).toMatch(/all pairs +win \d+, tie \d+, lose \d+/);
+    expect(compared).toMatch(/iteration 0: KL 0.000 nats/);
+    for (const report of ["report.html", "contrast-run/report.html", "dpo-run/report.html"]) {
+      expect(await readFile(join(folder, report), "utf8")).toContain("<!doctype html>");
+    }
+    const chat = await run(
+      folder,
+      ["chat", "--policy", "dpo", "--max-new-tokens", "6", "--seed", "1"],
+      "say red: \nsay blue: \n",
+    );
+    expect(chat.code).toBe(0);
+    expect(chat.stdout.split("\n").length).toBeGreaterThanOrEqual(3);
+
+    const wrong = await run(folder, ["evaluate", "--policy", "sft", "--against", "dpo", "--prompts", "prompts.jsonl"]);
+    expect([wrong.code, wrong.stderr]).toEqual([1, expect.stringContaining("--reward or --judge")]);
+    await write("bad.jsonl", [{ prompt: "x" }, { prompt: "" }]);
+    const bad = await run(folder, [
+      "ppo",
+      "--policy",
+      "sft",
+      "--reward",
+      "reward",
+      "--prompts",
+      "bad.jsonl",
+      "--output",
+      "bad",
+    ]);
+    expect([bad.code, bad.stderr]).toEqual([1, expect.stringContaining('bad.jsonl:2: "prompt" is empty')]);
+    const swapped = await run(folder, [
+      "ppo",
+      ...models.replace("--reward reward", "--reward sft").split(" "),
+      "--output",
+      "bad",
+    ]);
+    expect(swapped.stderr).toMatch(/sft is no reward model/);
+    expect(existsSync(join(folder, "bad"))).toBe(false);
+  }, 120_000);
+
+  test("a small quickstart, and its result again after a stop", async () => {
+    await using temporary = await temporaryFolder();
+    const tiny =
+      "--prompts 64 --held-out-prompts 16 --sft-steps 10 --compared-responses 2 --reward-steps 10 --samples 2 --iterations 3".split(
+        " ",
+      );
+    const first = await run(temporary.path, ["quickstart", "--run", "q", ...tiny]);
+    expect(first.code).toBe(0);
+    expect(first.stdout).toMatch(/PPO \+ contrast, k = 2 +true quality/);
+    const again = await run(temporary.path, ["quickstart", "--run", "q", "--resume", ...tiny]);
+    expect(again.code).toBe(0);
+    // Only the time and the number of samples drawn differ.
+    const table = (text: string) => text.split("\n").filter((line) => !line.includes("drawn in"));
+    expect(table(again.stdout)).toEqual(table(first.stdout));
+    expect(await readFile(join(temporary.path, "q/report.html"), "utf8")).toContain(
+      "Share of rollouts above their own baseline",
+    );
+  }, 120_000);
+});

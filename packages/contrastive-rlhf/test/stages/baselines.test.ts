@@ -1,0 +1,102 @@
+import { appendFile, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import {
+  BaselineStore,
+  describeBaselines,
+  EpisodeEncoder,
+  hashTokens,
+  type RewardSum,
+  sampleBaselines,
+} from "../../src/index.js";
+import { letterReward, rewardOf, sampler, temporaryFolder, texts, tokenizer, trainSmallPolicy } from "./small.js";
+
+describe("baseline store", () => {
+  let folder: Awaited<ReturnType<typeof temporaryFolder>>;
+  let policy: string;
+  const shas = new EpisodeEncoder(tokenizer, [257], 16).prompts(texts, 8).map(({ tokens }) => hashTokens(tokens));
+  beforeAll(async () => {
+    folder = await temporaryFolder();
+    policy = await trainSmallPolicy(folder.path);
+  });
+  afterAll(async () => await folder[Symbol.asyncDispose]());
+
+  const at = (name: string) => join(folder.path, name);
+  const make = (
+    store: string,
+    samples: number,
+    extra: { batch?: number; rewards?: RewardSum; signal?: AbortSignal; prompts?: typeof texts } = {},
+  ) =>
+    sampleBaselines({
+      policy,
+      rewards: letterReward,
+      prompts: texts,
+      samples,
+      sampler,
+      batch: 16,
+      store: at(store),
+      ...extra,
+    });
+  const all = async (store: string, k: number) => {
+    const opened = await BaselineStore.load(at(store));
+    return shas.map((sha) => opened.samples(sha, k));
+  };
+
+  test("does not depend on batch or order, and is extended without redoing", async () => {
+    const result = await make("whole", 6);
+    expect(result).toMatchObject({ completed: true, prompts: 24, drawn: 144 });
+    expect(describeBaselines(result, 6).text).toMatch(/ρ = \d/);
+    await make("narrow", 6, { batch: 7, prompts: [...texts].reverse() });
+    expect(await all("narrow", 6)).toEqual(await all("whole", 6));
+    await make("grown", 2);
+    const before = await readFile(join(at("grown"), "samples.jsonl"), "utf8");
+    expect(await make("grown", 6)).toMatchObject({ drawn: 96 });
+    expect((await readFile(join(at("grown"), "samples.jsonl"), "utf8")).startsWith(before)).toBe(true);
+    expect(await all("grown", 6)).toEqual(await all("whole", 6));
+    expect(await make("grown", 6)).toMatchObject({ drawn: 0 });
+  });
+
+  test("stopped, torn in the middle of a line, and resumed: no duplicate, no gap", async () => {
+    await make("uninterrupted", 4);
+    const controller = new AbortController();
+    let batches = 0;
+    const stopping = rewardOf("letters", async (samples) => {
+      if (++batches === 3) controller.abort();
+      return (await letterReward.score(samples as Parameters<typeof letterReward.score>[0])).total;
+    });
+    expect(await make("killed", 4, { rewards: stopping, signal: controller.signal })).toMatchObject({
+      completed: false,
+      drawn: 48,
+    });
+    await appendFile(join(at("killed"), "samples.jsonl"), '{"prompt_id":3,"prompt_sha":"ab');
+    expect(await make("killed", 4)).toMatchObject({ completed: true, drawn: 48 });
+    expect(await all("killed", 4)).toEqual(await all("uninterrupted", 4));
+    const lines = (await readFile(join(at("killed"), "samples.jsonl"), "utf8")).trim().split("\n");
+    const rewards = lines.reduce(
+      (count, line) => count + (JSON.parse(line) as { rewards: number[] }).rewards.length,
+      0,
+    );
+    expect(rewards).toBe(96);
+  });
+
+  test("refuses other models, samplers and prompts, and damage", async () => {
+    await make("mine", 2);
+    await expect(
+      make("mine", 2, { rewards: rewardOf("other", (samples) => samples.map(() => 0)) }),
+    ).rejects.toMatchObject({
+      code: "RLHF_STORE_MISMATCH",
+      message: expect.stringContaining("reward"),
+    });
+    const store = await BaselineStore.load(at("mine"));
+    expect(() => store.require({ ...store.identity, sft: "x" })).toThrow(/SFT policy is another/);
+    const hot = { ...store.identity, sampler: { ...store.identity.sampler, temperature: 2 } };
+    expect(() => store.require(hot)).toThrow(/temperature is 2, but 1 in the store/);
+    expect(() => store.samples("unknown", 1)).toThrow(/does not know one of the prompts/);
+    expect(() => store.samples(shas[0]!, 3)).toThrow(/has 2 samples of a prompt, fewer than the 3/);
+    await expect(BaselineStore.load(at("nothing"))).rejects.toThrow(/holds no baselines/);
+    const file = join(at("mine"), "samples.jsonl");
+    const [first] = (await readFile(file, "utf8")).split("\n");
+    await writeFile(file, `${first}\n${first}\n`);
+    await expect(BaselineStore.load(at("mine"))).rejects.toThrow(/begins at sample 0 of a prompt that has 2/);
+  });
+});

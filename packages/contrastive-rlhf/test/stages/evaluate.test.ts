@@ -1,0 +1,118 @@
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { readMetricsFile } from "@trefoil/core";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import {
+  commandJudge,
+  compareResponses,
+  dpo,
+  evaluate,
+  type Judge,
+  judgeBothOrders,
+  ppo,
+  respond,
+  rewardKlFrontier,
+} from "../../src/index.js";
+import {
+  letterReward,
+  ppoSettings,
+  rewardOf,
+  sampler,
+  temporaryFolder,
+  texts,
+  training,
+  trainSmallPolicy,
+} from "./small.js";
+
+describe("evaluation", () => {
+  let folder: Awaited<ReturnType<typeof temporaryFolder>>;
+  let policy: string;
+  const at = (name: string) => join(folder.path, name);
+  beforeAll(async () => {
+    folder = await temporaryFolder();
+    policy = await trainSmallPolicy(folder.path);
+  });
+  afterAll(async () => await folder[Symbol.asyncDispose]());
+  const shared = { prompts: texts, samples: 2, sampler, batch: 16 };
+
+  test("a policy ties with itself: the random numbers are the same", async () => {
+    const { all, lengthMatched, meanReward, difference } = await evaluate({
+      policy,
+      against: policy,
+      by: { rewards: letterReward },
+      ...shared,
+    });
+    expect(all).toMatchObject({ win: 0, tie: 48, lose: 0, winRate: 0.5 });
+    expect(lengthMatched.tie).toBe(48);
+    expect(meanReward!.policy).toBe(meanReward!.against);
+    expect(difference).toBeUndefined();
+  });
+
+  test("rewards decide; pairs of like length are counted apart", async () => {
+    const own = await respond(policy, shared);
+    const other = own.map((sample) => ({ ...sample, responseText: "", response: sample.response.slice(0, 1) }));
+    const lengths = rewardOf("length", (samples) => samples.map(({ responseText }) => responseText.length));
+    const { all, lengthMatched } = await compareResponses(own, other, { rewards: lengths }, 2);
+    expect(all.win).toBe(own.filter(({ responseText }) => responseText.length > 0).length);
+    expect(lengthMatched.win + lengthMatched.tie + lengthMatched.lose).toBe(
+      own.filter(({ response }) => response.length === 1).length,
+    );
+  });
+
+  test("a judge is asked in both orders; one who always says A decides nothing", async () => {
+    const longer: Judge = async ({ a, b }) => (a.length > b.length ? "A" : "B");
+    expect(await judgeBothOrders(longer, "p", "long", "x")).toBe(1);
+    expect(await judgeBothOrders(longer, "p", "x", "long")).toBe(-1);
+    expect(await judgeBothOrders(async () => "A", "p", "x", "y")).toBe(0);
+  });
+
+  test("a program as judge", async () => {
+    const script = at("judge.mjs");
+    await writeFile(
+      script,
+      `let text = ""; for await (const part of process.stdin) text += part;
+      const { prompt, a, b } = JSON.parse(text); console.log(prompt, a.length > b.length ? "[[A]]" : "[[B]]");`,
+    );
+    const command = `"${process.execPath}" "${script}"`;
+    expect(await judgeBothOrders(commandJudge(command), "p", "long", "x")).toBe(1);
+    await expect(commandJudge("echo maybe")({ prompt: "p", a: "x", b: "y" })).rejects.toThrow(
+      /its last word must be A, B or tie/,
+    );
+    await expect(commandJudge("exit 3")({ prompt: "p", a: "x", b: "y" })).rejects.toThrow(/status 3/);
+  });
+
+  test("reward against KL over checkpoints", async () => {
+    const settings = ppoSettings({ iterations: 4, checkpointEvery: 2, learningRate: 3e-3 });
+    await ppo({ policy, rewards: letterReward, prompts: texts, settings, output: at("ppo"), run: at("ppo-run") });
+    const points = await rewardKlFrontier({ policy, run: at("ppo-run"), rewards: letterReward, ...shared });
+    expect(points.map(({ iteration }) => iteration)).toEqual([0, 2, 4]);
+    expect(points[0]!.kl).toBe(0);
+    expect(points[2]!.kl).not.toBe(0);
+    await expect(rewardKlFrontier({ policy, run: at("nothing"), rewards: letterReward, ...shared })).rejects.toThrow(
+      /no checkpoints/,
+    );
+  });
+
+  test("DPO starts at log 2 and learns its pairs", async () => {
+    const preferences = texts.map((text) => ({
+      ...text,
+      chosen: text.prompt.slice(0, 2),
+      rejected: "kk",
+      margin: undefined,
+    }));
+    await dpo({
+      policy,
+      preferences,
+      beta: 0.1,
+      form: { kind: "sigmoid" },
+      settings: training(30),
+      output: at("dpo"),
+      run: at("dpo-run"),
+    });
+    const metrics = (await readMetricsFile(join(at("dpo-run"), "metrics.jsonl"))).map(({ values }) => values);
+    expect(metrics[0]!.loss).toBeCloseTo(Math.LN2, 5);
+    expect(metrics[0]!["rewards/margins"]).toBeCloseTo(0, 5);
+    expect(metrics.at(-1)!.loss).toBeLessThan(0.5);
+    expect(metrics.at(-1)!["rewards/accuracies"]).toBeGreaterThan(0.8);
+  });
+});

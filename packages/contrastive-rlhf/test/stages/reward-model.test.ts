@@ -1,0 +1,72 @@
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { loadTokenizer, readJsonFile } from "@trefoil/core";
+import { describe, expect, test } from "vitest";
+import {
+  gold,
+  loadModelReward,
+  mean,
+  OpenRewardModel,
+  respond,
+  type ScoredSample,
+  taskPreferences,
+  trainRewardModel,
+} from "../../src/index.js";
+import { sampler, temporaryFolder, texts, tokenizer, training, trainSmallPolicy } from "./small.js";
+
+describe("reward model", () => {
+  test("learns preferences; scores do not depend on padding; its folder is a sequence classifier", async () => {
+    await using folder = await temporaryFolder();
+    const policy = await trainSmallPolicy(folder.path, 60);
+    const responses = await respond(policy, { prompts: texts, samples: 24, sampler, batch: 64 });
+    const side = ({ responseText: text, ended }: ScoredSample) => ({ text, ended });
+    const pairs = Array.from({ length: responses.length / 2 }, (_, i) => {
+      const [a, b] = [responses[2 * i]!, responses[2 * i + 1]!];
+      return { prompt: a.promptText, responses: [side(a), side(b)] as const };
+    });
+    const output = join(folder.path, "reward");
+    const preferences = taskPreferences(pairs, 8, 0, 1);
+    const settings = training(150, { batch: 32 });
+    const result = await trainRewardModel({
+      from: policy,
+      preferences,
+      heldOut: 0,
+      centre: 0,
+      normalise: "mean-std",
+      settings,
+      output,
+      run: `${output}-run`,
+    });
+    // Even so small a model orders its own training pairs better than chance.
+    expect(result.heldOut!.accuracy).toBeGreaterThan(0.6);
+
+    const reward = await loadModelReward(output, tokenizer, 4);
+    const samples = responses.slice(0, 24);
+    const scores = await reward.score(samples);
+    for (const [i, sample] of samples.entries()) {
+      const [alone] = await reward.score([sample]);
+      expect(Math.abs(alone! - scores[i]!)).toBeLessThan(1e-5);
+    }
+    // Rows of the same batch, padded to the longest of them.
+    const shortest = [...samples].sort((a, b) => a.response.length - b.response.length);
+    const again = await reward.score(shortest);
+    shortest.forEach((sample, i) => {
+      expect(Math.abs(again[i]! - scores[samples.indexOf(sample)]!)).toBeLessThan(1e-5);
+    });
+    reward[Symbol.dispose]?.();
+
+    // Normalised over the data's responses.
+    const texted = preferences.flatMap(({ chosen, rejected }) => [chosen, rejected]);
+    expect(texted.length).toBeGreaterThan(100);
+    const config = (await readJsonFile(output, "config.json")) as Record<string, unknown>;
+    expect(config).toMatchObject({
+      architectures: ["LlamaForSequenceClassification"],
+      id2label: { "0": "LABEL_0" },
+      pad_token_id: 256,
+    });
+    expect((await loadTokenizer(output)).hash).toBe(tokenizer.hash);
+    await expect(OpenRewardModel.open(policy)).rejects.toThrow(/no "score.weight"/);
+    await expect(readFile(join(output, "model.safetensors"))).resolves.toBeDefined();
+    expect(mean(responses.map((r) => gold(r.promptText, r.responseText, r.ended)))).toBeLessThan(2.5);
+  });
+});
