@@ -5,6 +5,7 @@ import { dpoCommand } from "./dpo.js";
 import { evaluateCommand } from "./evaluate.js";
 import { ppoCommand } from "./ppo.js";
 import { quickstartCommand } from "./quickstart.js";
+import { reproduceCommand } from "./reproduce.js";
 import { rewardCommand } from "./reward.js";
 import { sftCommand } from "./sft.js";
 
@@ -17,4 +18,5 @@ export const commands: readonly Command[] = [
   dpoCommand,
   evaluateCommand,
   chatCommand,
+  reproduceCommand,
 ];

@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { ByteTokenizer, loadTokenizer } from "@trefoil/core";
@@ -22,6 +21,8 @@ import {
 } from "../stages/index.js";
 import {
   gold,
+  pairsOf,
+  promptNormal,
   promptTexts,
   taskDemonstrations,
   taskPreferences,
@@ -244,22 +245,6 @@ export async function quickstart(options: QuickstartOptions): Promise<Quickstart
 
 const goldOf = (samples: readonly Pick<ScoredSample, "promptText" | "responseText" | "ended">[]): number[] =>
   samples.map(({ promptText, responseText, ended }) => gold(promptText, responseText, ended));
-
-/** Neighbouring responses to one prompt as pairs. */
-function pairsOf(responses: readonly ScoredSample[]) {
-  return Array.from({ length: Math.floor(responses.length / 2) }, (_, i) => {
-    const [a, b] = [responses[2 * i]!, responses[2 * i + 1]!];
-    const side = ({ responseText: text, ended }: ScoredSample) => ({ text, ended });
-    return { prompt: a.promptText, responses: [side(a), side(b)] as const };
-  });
-}
-
-/** A standard normal number that only depends on the prompt. */
-function promptNormal(prompt: string, seed: number): number {
-  const digest = createHash("sha256").update(`${seed} ${prompt}`).digest();
-  const uniform = (at: number) => (digest.readUInt32LE(at) + 0.5) / 2 ** 32;
-  return Math.sqrt(-2 * Math.log(uniform(0))) * Math.cos(2 * Math.PI * uniform(4));
-}
 
 function ppoSettings({ iterations, learningRate, seed }: QuickstartSettings, baseline: BaselineSettings): PpoSettings {
   return {

@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { InitialValues } from "@trefoil/core";
 import type { DemonstrationText, PreferenceText, PromptText } from "../data/index.js";
 import { gold, letters, separator } from "./gold.js";
@@ -79,4 +80,27 @@ export function taskPreferences(
     const [chosen, rejected] = likesA !== flipped ? [a.text, b.text] : [b.text, a.text];
     return [{ line: i + 1, prompt, templated: false, row: { prompt }, chosen, rejected, margin: undefined }];
   });
+}
+
+/** A response as the sampling stage gives it. */
+export interface TaskResponse {
+  promptText: string;
+  responseText: string;
+  ended: boolean;
+}
+
+/** Neighbouring responses to one prompt as pairs. */
+export function pairsOf(responses: readonly TaskResponse[]): ResponsePair[] {
+  return Array.from({ length: Math.floor(responses.length / 2) }, (_, i) => {
+    const [a, b] = [responses[2 * i]!, responses[2 * i + 1]!];
+    const side = ({ responseText: text, ended }: TaskResponse) => ({ text, ended });
+    return { prompt: a.promptText, responses: [side(a), side(b)] as const };
+  });
+}
+
+/** A standard normal number that only depends on the prompt. */
+export function promptNormal(prompt: string, seed: number): number {
+  const digest = createHash("sha256").update(`${seed} ${prompt}`).digest();
+  const uniform = (at: number) => (digest.readUInt32LE(at) + 0.5) / 2 ** 32;
+  return Math.sqrt(-2 * Math.log(uniform(0))) * Math.cos(2 * Math.PI * uniform(4));
 }

@@ -1,7 +1,10 @@
 export {
+  pairsOf,
+  promptNormal,
   promptTexts,
   type ResponsePair,
   type TaskPrompts,
+  type TaskResponse,
   taskDemonstrations,
   taskPreferences,
   taskPrompts,
