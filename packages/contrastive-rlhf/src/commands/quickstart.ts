@@ -32,11 +32,11 @@ export const quickstartCommand = defineCommand({
       .default(0.4)
       .describe("Share of random letters in the demonstrations."),
     sftSteps: count(700, "Updates of SFT.").meta({ unit: "steps" }),
-    comparedResponses: count(12, "SFT responses per prompt that are compared two by two."),
+    comparedResponses: count(20, "SFT responses per prompt that are compared two by two."),
     flips: z.number().min(0).max(0.5).default(0.1).describe("Share of flipped preferences."),
-    rewardSteps: count(700, "Updates of the reward model.").meta({ unit: "steps" }),
+    rewardSteps: count(1200, "Updates of the reward model.").meta({ unit: "steps" }),
     samples: count(16, "Offline samples per prompt, k."),
-    iterations: count(100, "PPO iterations of 64 rollouts."),
+    iterations: count(70, "PPO iterations of 64 rollouts."),
     learningRate: z.number().positive().default(3e-4).describe("Of the policy; the critic's is three times that."),
     offset: z
       .number()

@@ -141,9 +141,10 @@ export async function saveRewardModel(model: ScoreModel, path: string, options: 
     const json = llamaConfigJson(trunkConfig(config), "float32");
     await writer.writeFile("config.json", {
       ...json,
-      architectures: ["LlamaForSequenceClassification"],
-      // transformers reads the last token that is not padding: any id that no response ends with will do.
-      pad_token_id: config.padTokenId ?? config.bosTokenId ?? null,
+      architectures: [
+        config.family === "mistral" ? "MistralForSequenceClassification" : "LlamaForSequenceClassification",
+      ],
+      pad_token_id: paddingOf(config),
       id2label: { "0": "LABEL_0" },
       label2id: { LABEL_0: 0 },
       reward_bias: bias,
@@ -158,6 +159,11 @@ export async function saveRewardModel(model: ScoreModel, path: string, options: 
     await writer.abort();
     throw error;
   }
+}
+
+/** transformers reads the last token that is not padding: any id will do that no response ends with. */
+function paddingOf({ padTokenId, bosTokenId, eosTokenIds }: TransformerConfig): number | null {
+  return [padTokenId, bosTokenId].find((id) => id !== undefined && !eosTokenIds.includes(id)) ?? null;
 }
 
 const floats = async (parameter: Parameter): Promise<Float32Array> => Float32Array.from(await parameter.data());

@@ -38,11 +38,14 @@ export interface SequenceSizes {
   response: number;
 }
 
-/** The smallest sizes that hold all episodes; sequences rounded up to 8, so that similar data share programs. */
+/** Sequences are padded to multiples of 8, long ones of 64, so that similar data share programs. */
+const roundUp = (length: number): number => (length <= 64 ? Math.ceil(length / 8) * 8 : Math.ceil(length / 64) * 64);
+
+/** The smallest sizes that hold all episodes. */
 export function sizesFor(episodes: readonly Episode[], rows: number, maxPositions: number): SequenceSizes {
   const response = Math.max(...episodes.map((episode) => episode.response.length));
   const longest = Math.max(...episodes.map((episode) => episode.prompt.length + episode.response.length));
-  return { rows, sequence: Math.min(Math.ceil(longest / 8) * 8, maxPositions), response };
+  return { rows, sequence: Math.min(roundUp(longest), maxPositions), response };
 }
 
 /** @param episodes `rows` of them, or fewer: the rest is empty */

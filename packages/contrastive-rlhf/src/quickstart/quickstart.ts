@@ -280,7 +280,7 @@ function ppoSettings({ iterations, learningRate, seed }: QuickstartSettings, bas
     learningRate,
     clipNorm: 1,
     seed,
-    kl: { where: "reward", coefficient: 0.05 },
+    kl: { where: "reward", coefficient: 0.15 },
     critic: { kind: "separate", warmupIterations: 0, learningRate: 3 * learningRate, coefficient: 1 },
     baseline,
     shaper: { kind: "identity" },

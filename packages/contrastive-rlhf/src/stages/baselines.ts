@@ -13,7 +13,7 @@ export interface SamplingOptions {
 }
 
 /** Random numbers of baselines: rollouts use the numbers of their iteration, from 1. */
-export const baselineStream = 0;
+const baselineStream = 0;
 
 export interface BaselineOptions extends StageContext {
   /** Folder of the frozen SFT policy. */

@@ -24,6 +24,7 @@ import {
   defined,
   makeOptimizer,
   namedState,
+  requireFreeOutput,
   rowsOfStep,
   runSteps,
   type StageContext,
@@ -45,6 +46,7 @@ export interface DpoOptions extends StageContext, StageOutput {
 /** Direct preference optimisation (arXiv 2305.18290). Returns whether it came to the end. */
 export async function dpo(options: DpoOptions): Promise<boolean> {
   const { preferences, beta, form, settings, output, run, progress, signal, resume, overwrite } = options;
+  requireFreeOutput(options);
   using policy = await OpenPolicy.open(options.policy);
   const { model, config } = policy;
   const maxLength = Math.min(settings.maxLength, config.maxPositions);

@@ -17,6 +17,7 @@ import {
   defined,
   makeOptimizer,
   namedState,
+  requireFreeOutput,
   rowsOfStep,
   runSteps,
   type StageContext,
@@ -48,9 +49,12 @@ export interface RewardModelResult {
 /** Trains a reward model on preferences by the Bradley–Terry loss. */
 export async function trainRewardModel(options: RewardModelOptions): Promise<RewardModelResult> {
   const { from, preferences, settings, output, run, progress, signal, resume, overwrite, centre, labelNoise } = options;
+  requireFreeOutput(options);
   using policy = await OpenPolicy.open(from);
   const { model, config } = await loadScoreModel(from, settings.seed);
   using _ = model;
+  if (config.experts !== undefined)
+    throw new RlhfError("RLHF_MODEL", `${from} is a mixture of experts: give a dense model for the reward model`);
   const maxLength = Math.min(settings.maxLength, config.maxPositions);
   const encoder = new EpisodeEncoder(policy.tokenizer, policy.eosTokenIds, maxLength);
   const pairs = preferences.map((row) => encoder.preference(row));

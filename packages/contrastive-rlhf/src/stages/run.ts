@@ -40,6 +40,12 @@ export interface StageOutput {
   overwrite?: boolean;
 }
 
+/** Before anything is trained. @throws RlhfError `RLHF_OPTIONS` when the output is there and may not be replaced */
+export function requireFreeOutput({ output, overwrite = false }: Pick<StageOutput, "output" | "overwrite">): void {
+  if (overwrite || !existsSync(output)) return;
+  throw new RlhfError("RLHF_OPTIONS", `${output} exists already: name another output, or allow overwriting`);
+}
+
 /** The optimiser's settings of a stage. */
 export interface OptimizerSettings {
   /** Peak; falls linearly to 0. */

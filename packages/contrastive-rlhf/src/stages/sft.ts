@@ -17,6 +17,7 @@ import {
   makeOptimizer,
   namedState,
   type OptimizerSettings,
+  requireFreeOutput,
   rowsOfStep,
   runSteps,
   type StageContext,
@@ -63,6 +64,7 @@ export interface SftOptions extends StageContext, StageOutput {
  */
 export async function sft(options: SftOptions): Promise<boolean> {
   const { from, demonstrations, settings, output, run, progress, signal, resume, overwrite } = options;
+  requireFreeOutput(options);
   const source = await openSource(from, settings.seed);
   const { model, config, tokenizer, eosTokenIds } = source;
   try {

@@ -213,7 +213,7 @@ describe("PPO", () => {
     await expect(train("odd", { minibatch: 3 })).rejects.toThrow(/not a multiple/);
     await expect(train("alone", { baseline: { kind: "group" } })).rejects.toThrow(/samplesPerPrompt/);
     const other = rewardOf("other", (samples) => samples.map(() => 0));
-    await expect(train("store", { baseline: { ...contrast, store: at("store") } }, other)).rejects.toMatchObject({
+    await expect(train("refused", { baseline: { ...contrast, store: at("store") } }, other)).rejects.toMatchObject({
       code: "RLHF_STORE_MISMATCH",
     });
     await expect(train("hot", { temperature: 2, baseline: { ...contrast, store: at("store") } })).rejects.toThrow(

@@ -21,7 +21,7 @@ import {
   ScoreModel,
   type SequenceSizes,
 } from "../../models/index.js";
-import { defined, namedState, rowsOfStep, runSteps } from "../run.js";
+import { defined, namedState, requireFreeOutput, rowsOfStep, runSteps } from "../run.js";
 import { findAlarm } from "./alarms.js";
 import { type Experience, makeExperience } from "./experience.js";
 import type { PpoOptions, PpoSettings } from "./options.js";
@@ -42,6 +42,7 @@ const minibatchStream = 2;
  */
 export async function ppo(options: PpoOptions): Promise<boolean> {
   const { settings, rewards, progress, signal, resume, overwrite } = options;
+  requireFreeOutput(options);
   requireSettings(settings);
   using policy = await OpenPolicy.open(options.policy);
   using reference = await OpenPolicy.open(options.policy);
