@@ -1,5 +1,5 @@
 import type { Report, Section, TableColumn } from "@trefoil/core";
-import type { HistoryEntry } from "../results/history.js";
+import { familyTrend, type HistoryEntry } from "../results/history.js";
 import type { Measurement, Result } from "../results/schema.js";
 import { meanRatios, otherNames } from "./table.js";
 
@@ -148,19 +148,18 @@ function historySections(history: readonly HistoryEntry[], machine: Result["mach
   const alike = history.filter(({ cpu, threads }) => cpu === machine.cpu && threads === machine.threads);
   if (alike.length < 2) return [];
   const families = [...new Set(alike.flatMap(({ rates }) => Object.keys(rates)))];
-  const first = (family: string) => alike.find(({ rates }) => rates[family] !== undefined)!.rates[family]!;
   return [
     {
       kind: "lines",
       title: "History on this processor",
-      caption: `Geometric mean rate of each family over that of its first record: ${alike.map(({ commit }, i) => `${i} is ${commit ?? "unknown"}`).join(", ")}.`,
+      caption: `Rates of each family over the first record of its cases, geometric mean: ${alike.map(({ commit }, i) => `${i} is ${commit ?? "unknown"}`).join(", ")}.`,
       width: "full",
       x: { label: "record" },
       y: { label: "rate over the first" },
       series: families.map((family) => ({
         name: family,
         x: alike.map((_, i) => i),
-        y: alike.map(({ rates }) => (rates[family] ?? Number.NaN) / first(family)),
+        y: familyTrend(alike, family),
       })),
     },
   ];
