@@ -210,7 +210,7 @@ test("a gradient norm that is infinite stops the run before it is saved", async 
 test("the event loop gets its turn although steps settle in microtasks", async () => {
   let ticks = 0;
   const timer = setInterval(() => ticks++, 1);
-  const until = performance.now() + 50;
+  const until = performance.now() + 200;
   const controller = new AbortController();
   await trainLoop({
     steps: Number.POSITIVE_INFINITY,
@@ -221,7 +221,8 @@ test("the event loop gets its turn although steps settle in microtasks", async (
     },
   });
   clearInterval(timer);
-  expect(ticks).toBeGreaterThan(10);
+  // 200 when idle, a few when every core is busy; a loop that starves timers gives none.
+  expect(ticks).toBeGreaterThan(3);
 });
 
 test("resuming a finished run does nothing", async () => {

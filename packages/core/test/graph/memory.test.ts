@@ -1,0 +1,32 @@
+import { describe, expect, it } from "vitest";
+import { compile, defaultDevice, matmul, Parameter, sum, type Tensor, tensor, valueAndGrad } from "../../src/index.js";
+
+// A file, so a process, of its own: what other tests left to the garbage collector would change the counters.
+describe("memory", () => {
+  it("stays flat over 1,000 steps", async () => {
+    const w = new Parameter([64, 64], { data: new Float32Array(64 * 64).fill(0.01) });
+    const step = compile((x: Tensor) => {
+      const { value, grads } = valueAndGrad(() => sum(matmul(x, w).square()), [w]);
+      w.assign(w.sub(grads[0]!.mul(1e-6)));
+      return value;
+    });
+    const batch = new Float32Array(32 * 64).fill(0.5);
+    const once = () => step(tensor(batch.slice(), { shape: [32, 64] }));
+    for (let i = 0; i < 20; i++) await once();
+    const before = defaultDevice().memory();
+    for (let i = 0; i < 1000; i++) await once();
+    const after = defaultDevice().memory();
+    expect(after.live).toBe(before.live);
+    expect(after.buffers).toBe(before.buffers);
+  });
+
+  it("frees parameters that are disposed", async () => {
+    const big = new Parameter([1000, 1000]);
+    await big.sum().data();
+    const { live, buffers } = defaultDevice().memory();
+    big.dispose();
+    await defaultDevice().synchronize();
+    expect(defaultDevice().memory()).toMatchObject({ live: live - 4_000_000, buffers: buffers - 1 });
+    await expect(big.mul(2).sum().data()).rejects.toThrow(/disposed/);
+  });
+});
