@@ -39,7 +39,7 @@ export const training = (steps: number, extra: Partial<TrainingSettings> = {}): 
   ...extra,
 });
 
-export const sizes = { hiddenSize: 16, intermediateSize: 32, layers: 1, heads: 2, keyValueHeads: 1, maxPositions: 16 };
+const sizes = { hiddenSize: 16, intermediateSize: 32, layers: 1, heads: 2, keyValueHeads: 1, maxPositions: 16 };
 
 /** A policy that has learned to write letters and to stop. */
 export async function trainSmallPolicy(folder: string, steps = 40): Promise<string> {
