@@ -3,6 +3,8 @@
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
+from torch_kernels import fastest_experts
+
 
 def build(config: dict):
     common = dict(
@@ -31,17 +33,23 @@ def train_step(wrap, config, batch, sequence):
     model = build(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     ids = (torch.arange(batch * sequence) * 7 % 251).view(batch, sequence)
-    forward = wrap(model)
 
-    def step() -> float:
-        optimizer.zero_grad(set_to_none=True)
-        loss = forward(input_ids=ids, labels=ids, use_cache=False).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        return loss.item()
+    def make(implementation):
+        if implementation:
+            model.set_experts_implementation(implementation)
+        forward = wrap(model)
 
-    return step
+        def step() -> float:
+            optimizer.zero_grad(set_to_none=True)
+            loss = forward(input_ids=ids, labels=ids, use_cache=False).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            return loss.item()
+
+        return step
+
+    return fastest_experts(make) if config.get("experts") else make(None)
 
 
 def generate(wrap, config, batch, prompt, new_tokens):

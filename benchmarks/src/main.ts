@@ -20,7 +20,7 @@ const here = (path: string): string => fileURLToPath(new URL(`../${path}`, impor
 const library = z.string().optional().meta({ placeholder: "file" });
 
 const schema = z.strictObject({
-  only: z.array(z.string()).default([]).describe("work whose family or name contains one of these; default all"),
+  only: z.array(z.string().min(1)).default([]).describe("work whose family or name contains one of these; default all"),
   quick: z.boolean().default(false).describe("a small case of each family and few rounds: to see that it runs"),
   rounds: z
     .number()

@@ -62,16 +62,16 @@ test("measures every family, and writes a result that fits the schema with its p
   const page = await readFile(path!.replace(/json$/, "html"), "utf8");
   expect(page).toContain("Trefoil benchmarks");
   for (const { family } of measurements) expect(page).toContain(family);
-  expect(output()).toContain("nn 256x256x256");
+  expect(output()).toContain("matmul nn");
 });
 
 test("a second run of selected work is compared with the first, and the history grows", async () => {
   expect(await main(["kernels", ...flags(), "--only", "adamw", "--only", "256x256x256", "--record"])).toBe(0);
   const [first, second] = await results();
   const { measurements } = await read(second!);
-  expect(measurements.map(({ family }) => family)).toEqual(["matmul", "adamw"]);
+  expect(measurements.map(({ family }) => family)).toEqual(["matmul nn", "adamw"]);
   const history = (await readFile(join(folder, "history.jsonl"), "utf8")).trim().split("\n");
-  expect(history.map((line) => Object.keys(JSON.parse(line).rates))[1]).toEqual(["matmul", "adamw"]);
+  expect(history.map((line) => Object.keys(JSON.parse(line).rates))[1]).toEqual(["matmul nn", "adamw"]);
 
   printed.mockClear();
   expect(await main(["compare", "--old", first!, "--new", second!])).toBe(0);

@@ -3,6 +3,7 @@ import { interleave } from "../src/measure/interleave.js";
 import type { Side } from "../src/measure/side.js";
 import { geometricMean, pairedRatio, spread } from "../src/measure/statistics.js";
 import { compareResults } from "../src/results/compare.js";
+import { familyTrend, type HistoryEntry } from "../src/results/history.js";
 import type { Result } from "../src/results/schema.js";
 
 test("quartiles are interpolated as NumPy's percentile does", () => {
@@ -106,5 +107,28 @@ test("a change is clear only when the quartiles are apart and it is not small", 
     ["kernels/matmul/slower @2", 0.8, true],
     ["kernels/matmul/noisy @2", 0.8, false],
     ["kernels/matmul/small @2", 0.98, false],
+  ]);
+});
+
+test("the history compares each case with its own first record", () => {
+  const record = (rates: HistoryEntry["rates"]): HistoryEntry => ({
+    date: "2026-01-01T00:00:00.000Z",
+    commit: null,
+    cpu: "any",
+    threads: 1,
+    rates,
+  });
+  const history = [
+    record({ matmul: { small: 10 } }),
+    record({ matmul: { small: 20, large: 500 } }),
+    record({ adamw: { large: 1 } }),
+    record({ matmul: { large: 1000, small: 5 } }),
+  ];
+  // Doubled and new; absent; doubled and halved.
+  expect(familyTrend(history, "matmul")).toEqual([
+    1,
+    expect.closeTo(Math.SQRT2, 12),
+    Number.NaN,
+    expect.closeTo(1, 12),
   ]);
 });

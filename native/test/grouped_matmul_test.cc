@@ -142,6 +142,7 @@ TEST(grouped_matmul_thread_independent) {
     for (auto& sizes : kGroupings) {
       I32 offsets = offsets_of(sizes);
       const int64_t groups = static_cast<int64_t>(sizes.size()), rows = offsets[sizes.size()];
+      if (rows == 0) continue;
       F32 x = normal(generator, {rows, k}), w = normal(generator, {groups, n, k}), y({rows, n}), dw({groups, n, k});
       launch(d, "grouped_matmul", {view(x), view(w), view(offsets), absent()}, {view(y)}, {1});
       launch(d, "grouped_matmul_weight_grad", {view(y), view(x), view(offsets), absent(), absent()}, {view(dw)});

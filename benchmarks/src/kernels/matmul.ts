@@ -23,8 +23,8 @@ const sizes: readonly Size[] = [
 const fewRows = 16;
 
 const product = ([m, k, n]: Size, transposeA: boolean, transposeB: boolean, threads?: number): Case => ({
-  family: "matmul",
-  name: `${transposeA ? "t" : "n"}${transposeB ? "t" : "n"} ${m}x${k}x${n}`,
+  family: `matmul ${transposeA ? "t" : "n"}${transposeB ? "t" : "n"}${threads === 1 ? ", one thread" : ""}`,
+  name: `${m}x${k}x${n}`,
   unit: "GFLOP/s",
   amount: 2 * m * k * n,
   // A few rows are bound by reading b.

@@ -32,7 +32,12 @@ export class LinePeer implements Disposable {
 
   constructor(name: string, command: string, args: readonly string[], env: NodeJS.ProcessEnv = {}) {
     this.name = name;
-    this.#child = spawn(command, args, { stdio: ["pipe", "pipe", "pipe"], env: { ...process.env, ...env } });
+    this.#child = spawn(command, args, {
+      stdio: ["pipe", "pipe", "pipe"],
+      env: { ...process.env, ...env },
+      // A group of its own: Ctrl-C is for us, who then end the peers in order.
+      detached: canPause,
+    });
     running.add(this.#child);
     this.#child.on("exit", () => running.delete(this.#child));
     this.#child.on("error", (error) => {

@@ -1,5 +1,5 @@
 import type { Report, Section, TableColumn } from "@trefoil/core";
-import type { HistoryEntry } from "../results/history.js";
+import { familyTrend, type HistoryEntry } from "../results/history.js";
 import type { Measurement, Result } from "../results/schema.js";
 import { meanRatios, otherNames } from "./table.js";
 
@@ -80,33 +80,25 @@ function ratioSections(measurements: readonly Measurement[], families: readonly 
 }
 
 /** More categories than this do not fit under one chart. */
-const maxCategories = 13;
-
-/** What all names begin with, in whole words. */
-function commonPrefix(names: readonly string[]): string {
-  const words = names.map((name) => name.split(" "));
-  const first = words[0]!;
-  const same = first.findIndex((word, i) => i === first.length - 1 || words.some((each) => each[i] !== word));
-  return first.slice(0, names.length > 1 ? same : 0).join(" ");
-}
+const maxCategories = 8;
 
 function rateCharts(family: string, members: readonly Measurement[]): Section[] {
   const charts: Measurement[][] = [];
   for (const unit of new Set(members.map((each) => each.unit))) {
     const alike = members.filter((each) => each.unit === unit);
-    for (let i = 0; i < alike.length; i += maxCategories) charts.push(alike.slice(i, i + maxCategories));
+    const size = Math.ceil(alike.length / Math.ceil(alike.length / maxCategories));
+    for (let i = 0; i < alike.length; i += size) charts.push(alike.slice(i, i + size));
   }
-  return charts.map((drawn) => {
+  return charts.map((drawn, i) => {
     const others = otherNames(drawn);
-    const prefix = commonPrefix(drawn.map(({ name }) => name));
     const rateOf = (each: Measurement, name: string) =>
       each.others.find((other) => other.name === name)?.rate.median ?? null;
     return {
       kind: "bars",
-      title: `${family} ${prefix}`.trim(),
+      ...(i === 0 ? { title: family } : {}),
       width: "full",
       y: { label: "rate", unit: drawn[0]!.unit },
-      categories: drawn.map(({ name }) => name.slice(prefix.length).trim()),
+      categories: drawn.map(({ name }) => name),
       series: [
         { name: "trefoil", values: drawn.map(({ ours }) => ours.rate.median) },
         ...others.map((name) => ({ name, values: drawn.map((each) => rateOf(each, name)) })),
@@ -156,19 +148,18 @@ function historySections(history: readonly HistoryEntry[], machine: Result["mach
   const alike = history.filter(({ cpu, threads }) => cpu === machine.cpu && threads === machine.threads);
   if (alike.length < 2) return [];
   const families = [...new Set(alike.flatMap(({ rates }) => Object.keys(rates)))];
-  const first = (family: string) => alike.find(({ rates }) => rates[family] !== undefined)!.rates[family]!;
   return [
     {
       kind: "lines",
       title: "History on this processor",
-      caption: `Geometric mean rate of each family over that of its first record: ${alike.map(({ commit }, i) => `${i} is ${commit ?? "unknown"}`).join(", ")}.`,
+      caption: `Rates of each family over the first record of its cases, geometric mean: ${alike.map(({ commit }, i) => `${i} is ${commit ?? "unknown"}`).join(", ")}.`,
       width: "full",
       x: { label: "record" },
       y: { label: "rate over the first" },
       series: families.map((family) => ({
         name: family,
         x: alike.map((_, i) => i),
-        y: alike.map(({ rates }) => (rates[family] ?? Number.NaN) / first(family)),
+        y: familyTrend(alike, family),
       })),
     },
   ];

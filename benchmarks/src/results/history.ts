@@ -9,19 +9,36 @@ const entrySchema = z.strictObject({
   commit: z.string().nullable(),
   cpu: z.string(),
   threads: z.number().int(),
-  rates: z.record(z.string(), z.number()).describe("geometric mean rate by family"),
+  rates: z
+    .record(z.string(), z.record(z.string(), z.number()))
+    .describe("median rate by family and case, in the case's unit"),
 });
 
 /** One line of `history.jsonl`. */
 export type HistoryEntry = z.output<typeof entrySchema>;
 
 export function historyEntry({ date, commit, machine, measurements }: Result): HistoryEntry {
-  const families = [...new Set(measurements.map(({ family }) => family))];
-  const rates = families.map((family) => {
-    const members = measurements.filter((each) => each.family === family);
-    return [family, geometricMean(members.map(({ ours }) => ours.rate.median))] as const;
+  const rates: HistoryEntry["rates"] = {};
+  for (const { family, name, ours } of measurements) {
+    rates[family] ??= {};
+    rates[family][name] = Number(ours.rate.median.toPrecision(4));
+  }
+  return { date, commit, cpu: machine.cpu, threads: machine.threads, rates };
+}
+
+/**
+ * How a family's rates stand to the first record of each of its cases, record by record: the geometric mean over the cases
+ * that a record has, so that runs of selected work can be compared; NaN where it has none.
+ */
+export function familyTrend(history: readonly HistoryEntry[], family: string): number[] {
+  const first = new Map<string, number>();
+  return history.map(({ rates }) => {
+    const ratios = Object.entries(rates[family] ?? {}).map(([name, rate]) => {
+      if (!first.has(name)) first.set(name, rate);
+      return rate / first.get(name)!;
+    });
+    return ratios.length > 0 ? geometricMean(ratios) : Number.NaN;
   });
-  return { date, commit, cpu: machine.cpu, threads: machine.threads, rates: Object.fromEntries(rates) };
 }
 
 export async function appendHistory(path: string, entry: HistoryEntry): Promise<void> {

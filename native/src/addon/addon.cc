@@ -1,17 +1,21 @@
 // Loads into every environment that asks: each gets an Environment of its own; devices are shared across the process.
 #include "addon/entry.h"
 
-NAPI_MODULE_INIT() {
-  using namespace trefoil::addon;
+namespace trefoil::addon {
+
+static Napi::Object load(Napi::Env env, Napi::Object exports) {
   try {
     Environment::create(env);
-    define_devices(env, exports);
-    define_buffers(env, exports);
-    define_programs(env, exports);
-    define_files(env, exports);
+    define_devices(exports);
+    define_buffers(exports);
+    define_programs(exports);
+    define_files(exports);
   } catch (...) {
     throw_current(env);
-    return nullptr;
   }
   return exports;
 }
+
+NODE_API_MODULE(trefoil, load)
+
+}  // namespace trefoil::addon

@@ -4,83 +4,72 @@ namespace trefoil::addon {
 
 namespace {
 
-napi_value open_device(Call& call) {
-  napi_env env = call.env;
-  napi_value options = call.arguments[0];
-  auto get = [&](const char* name) { return property(env, options, name, "options"); };
+Napi::Value open_device(const Call& call, Environment& environment) {
+  Napi::Object options = to_object(call[0], "options");
   runtime::DeviceOptions wanted;
-  wanted.backend = to_string(env, get("backend"), "options.backend");
-  wanted.index = to_int32(env, get("index"), "options.index");
-  if (napi_value threads = get("threads"); !is_undefined(env, threads)) {
-    wanted.threads = to_int32(env, threads, "options.threads");
+  wanted.backend = to_string(options.Get("backend"), "options.backend");
+  wanted.index = to_int32(options.Get("index"), "options.index");
+  if (Napi::Value threads = options.Get("threads"); !threads.IsUndefined()) {
+    wanted.threads = to_int32(threads, "options.threads");
     if (wanted.threads < 1) runtime::fail(TREFOIL_INVALID_ARGUMENT, "options.threads is %d; leave it out or give at least 1", wanted.threads);
   }
-  if (napi_value isa = get("isa"); !is_undefined(env, isa)) wanted.isa = to_string(env, isa, "options.isa");
-  if (napi_value library = get("library"); !is_undefined(env, library)) wanted.library = to_string(env, library, "options.library");
-  std::shared_ptr<runtime::Device> device = runtime::Device::open(wanted);
-  int64_t handle = call.environment.next_handle();
-  call.environment.devices.add(handle, std::move(device));
-  return make_number(env, static_cast<double>(handle));
+  if (Napi::Value isa = options.Get("isa"); !isa.IsUndefined()) wanted.isa = to_string(isa, "options.isa");
+  if (Napi::Value library = options.Get("library"); !library.IsUndefined()) wanted.library = to_string(library, "options.library");
+  return environment.keep(environment.devices, runtime::Device::open(wanted));
 }
 
-napi_value close_device(Call& call) {
-  call.environment.devices.remove(call.env, call.arguments[0]);
-  return nullptr;
+Napi::Value close_device(const Call& call, Environment& environment) {
+  environment.devices.remove(call[0]);
+  return {};
 }
 
-napi_value device_info(Call& call) {
-  napi_env env = call.env;
-  const runtime::Device& device = *call.environment.devices.at(env, call.arguments[0]);
+Napi::Value device_info(const Call& call, Environment& environment) {
+  const runtime::Device& device = *environment.devices.at(call[0]);
   TrefoilDeviceInfo info = device.info();
-  napi_value result;
-  check(env, napi_create_object(env, &result));
-  set(env, result, "backend", make_string(env, device.backend().name));
-  set(env, result, "name", make_string(env, info.name));
-  set(env, result, "isa", make_string(env, info.isa));
-  set(env, result, "threads", make_number(env, info.threads));
+  auto result = Napi::Object::New(call.Env());
+  result.Set("backend", device.backend().name);
+  result.Set("name", info.name);
+  result.Set("isa", info.isa);
+  result.Set("threads", info.threads);
   return result;
 }
 
-napi_value device_ops(Call& call) {
-  napi_env env = call.env;
-  std::vector<std::string> names = call.environment.devices.at(env, call.arguments[0])->ops();
-  napi_value result;
-  check(env, napi_create_array_with_length(env, names.size(), &result));
-  for (uint32_t i = 0; i < names.size(); ++i) check(env, napi_set_element(env, result, i, make_string(env, names[i])));
+Napi::Value device_ops(const Call& call, Environment& environment) {
+  std::vector<std::string> names = environment.devices.at(call[0])->ops();
+  auto result = Napi::Array::New(call.Env(), names.size());
+  for (uint32_t i = 0; i < names.size(); ++i) result.Set(i, names[i]);
   return result;
 }
 
-napi_value memory(Call& call) {
-  napi_env env = call.env;
-  runtime::MemoryUse use = call.environment.devices.at(env, call.arguments[0])->memory();
-  napi_value result;
-  check(env, napi_create_object(env, &result));
-  set(env, result, "live", make_number(env, static_cast<double>(use.live)));
-  set(env, result, "peak", make_number(env, static_cast<double>(use.peak)));
-  set(env, result, "buffers", make_number(env, static_cast<double>(use.buffers)));
+Napi::Value memory(const Call& call, Environment& environment) {
+  runtime::MemoryUse use = environment.devices.at(call[0])->memory();
+  auto result = Napi::Object::New(call.Env());
+  result.Set("live", use.live);
+  result.Set("peak", use.peak);
+  result.Set("buffers", use.buffers);
   return result;
 }
 
-napi_value reset_peak(Call& call) {
-  call.environment.devices.at(call.env, call.arguments[0])->reset_peak();
-  return nullptr;
+Napi::Value reset_peak(const Call& call, Environment& environment) {
+  environment.devices.at(call[0])->reset_peak();
+  return {};
 }
 
-napi_value synchronize(Call& call) {
-  const std::shared_ptr<runtime::Device>& device = call.environment.devices.at(call.env, call.arguments[0]);
-  return call.environment.submit(*device, std::make_unique<runtime::SynchronizeJob>(device, call.environment.inbox()), nullptr, 0);
+Napi::Value synchronize(const Call& call, Environment& environment) {
+  const std::shared_ptr<runtime::Device>& device = environment.devices.at(call[0]);
+  return environment.submit(*device, std::make_unique<runtime::SynchronizeJob>(device, environment.inbox()), {});
 }
 
 }  // namespace
 
-void define_devices(napi_env env, napi_value exports) {
-  define<open_device>(env, exports, "openDevice");
-  define<close_device>(env, exports, "closeDevice");
-  define<device_info>(env, exports, "deviceInfo");
-  define<device_ops>(env, exports, "deviceOps");
-  define<memory>(env, exports, "memory");
-  define<reset_peak>(env, exports, "resetPeak");
-  define<synchronize>(env, exports, "synchronize");
+void define_devices(Napi::Object exports) {
+  define<open_device>(exports, "openDevice");
+  define<close_device>(exports, "closeDevice");
+  define<device_info>(exports, "deviceInfo");
+  define<device_ops>(exports, "deviceOps");
+  define<memory>(exports, "memory");
+  define<reset_peak>(exports, "resetPeak");
+  define<synchronize>(exports, "synchronize");
 }
 
 }  // namespace trefoil::addon

@@ -1,11 +1,12 @@
 // What one JavaScript environment (the main thread or a Worker) holds: its handles, and the way back for finished jobs.
 #pragma once
-#include <node_api.h>
+#include <napi.h>
 
 #include <condition_variable>
 #include <memory>
 #include <mutex>
-#include <string>
+#include <span>
+#include <type_traits>
 #include <unordered_map>
 #include <vector>
 
@@ -17,10 +18,14 @@
 
 namespace trefoil::addon {
 
+class Environment;
+void settle_arrived(Napi::Env env, Napi::Function function, Environment* environment, void* data);
+using Wake = Napi::TypedThreadSafeFunction<Environment, void, settle_arrived>;
+
 // Collects finished jobs from executor threads and wakes the JavaScript thread once for all that are waiting.
 class Inbox : public runtime::Completions {
  public:
-  explicit Inbox(napi_threadsafe_function wake) : wake_(wake) {}
+  explicit Inbox(Wake wake) : wake_(wake) {}
   void complete(std::unique_ptr<runtime::Job> job) override;
 
   void expect();                                                // JavaScript thread: one more job is under way
@@ -31,7 +36,7 @@ class Inbox : public runtime::Completions {
  private:
   std::mutex mutex_;
   std::condition_variable finished_one_;
-  napi_threadsafe_function wake_;
+  Wake wake_;
   std::vector<std::unique_ptr<runtime::Job>> finished_;
   size_t under_way_ = 0;
   bool closed_ = false;
@@ -44,14 +49,14 @@ class Table {
  public:
   explicit Table(const char* kind) : kind_(kind) {}
 
-  const T& at(napi_env env, napi_value handle) const {
-    auto found = entries_.find(to_integer(env, handle, kind_));
-    if (found == entries_.end()) unknown(env, handle);
+  const T& at(Napi::Value handle) const {
+    auto found = entries_.find(to_integer(handle, kind_));
+    if (found == entries_.end()) unknown(handle);
     return found->second;
   }
-  T remove(napi_env env, napi_value handle) {
-    auto found = entries_.find(to_integer(env, handle, kind_));
-    if (found == entries_.end()) unknown(env, handle);
+  T remove(Napi::Value handle) {
+    auto found = entries_.find(to_integer(handle, kind_));
+    if (found == entries_.end()) unknown(handle);
     T entry = std::move(found->second);
     entries_.erase(found);
     return entry;
@@ -60,9 +65,9 @@ class Table {
   void clear() { entries_.clear(); }
 
  private:
-  [[noreturn]] void unknown(napi_env env, napi_value handle) const {
+  [[noreturn]] void unknown(Napi::Value handle) const {
     runtime::fail(TREFOIL_INVALID_ARGUMENT, "%s %lld does not exist, or has been released", kind_,
-                  static_cast<long long>(to_integer(env, handle, kind_)));
+                  static_cast<long long>(to_integer(handle, kind_)));
   }
   const char* kind_;
   std::unordered_map<int64_t, T> entries_;
@@ -85,31 +90,35 @@ class HeldBuffer {
 
 class Environment {
  public:
-  // Made once per environment, kept as its instance data, closed by its cleanup hook.
-  static Environment& create(napi_env env);
-  static Environment& of(napi_env env);
+  // Made once per environment, kept as its instance data, closed by a cleanup hook.
+  static void create(Napi::Env env);
 
-  int64_t next_handle() { return next_handle_++; }
   Table<std::shared_ptr<runtime::Device>> devices{"device"};
   Table<HeldBuffer> buffers{"buffer"};
   Table<std::shared_ptr<runtime::Program>> programs{"program"};
   Table<std::unique_ptr<runtime::File>> files{"mapping"};
 
+  // Adds the entry to one of the tables and returns its handle.
+  template <class T>
+  Napi::Value keep(Table<T>& table, std::type_identity_t<T> entry) {
+    table.add(next_handle_, std::move(entry));
+    return Napi::Number::New(env_, static_cast<double>(next_handle_++));
+  }
+
   const std::shared_ptr<Inbox>& inbox() const { return inbox_; }
-  // Enqueues the job; the promise settles when it is done. `targets` receive the job's outputs (null: that output is a buffer).
-  napi_value submit(runtime::Device& device, std::unique_ptr<runtime::Job> job, const napi_value* targets, size_t target_count);
+  // Enqueues the job; the promise settles when it is done. `targets` receive the job's outputs (empty: that output is a buffer).
+  Napi::Value submit(runtime::Device& device, std::unique_ptr<runtime::Job> job, std::span<const Napi::Value> targets);
   // Enqueues a job that nobody awaits.
   void submit_unawaited(runtime::Device& device, std::unique_ptr<runtime::Job> job);
 
  private:
-  explicit Environment(napi_env env);
-  static void cleanup(void* environment);
-  static void on_wake(napi_env env, napi_value function, void* context, void* data);
+  explicit Environment(Napi::Env env);
+  void close();
+  friend void settle_arrived(Napi::Env env, Napi::Function function, Environment* environment, void* data);
   void settle(std::unique_ptr<runtime::Job> job);
-  void fill_targets(const runtime::Job& job);
 
-  napi_env env_;
-  napi_threadsafe_function wake_ = nullptr;
+  Napi::Env env_;
+  Wake wake_;
   std::shared_ptr<Inbox> inbox_;
   std::vector<std::unique_ptr<runtime::Job>> arrived_;  // kept for its capacity
   size_t pending_ = 0;                                  // while not 0, the process stays alive

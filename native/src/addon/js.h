@@ -1,54 +1,38 @@
 // Reading JavaScript values with checks, and turning C++ exceptions into JavaScript errors.
 #pragma once
-#include <node_api.h>
+#include <napi.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <exception>
-#include <stdexcept>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 namespace trefoil::addon {
 
-// An argument of the wrong JavaScript type: becomes a TypeError.
-struct WrongType : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-// A JavaScript exception is pending already (a getter threw): leave it to the engine.
-struct PendingException {};
-
-// Throws for any status but napi_ok.
-void check(napi_env env, napi_status status);
-
+// Each throws a TypeError for a value of another type and runtime::Error for one that does not fit.
 // `what` names the argument in messages: "offset", "values[3].shape".
-double to_number(napi_env env, napi_value value, const std::string& what);
-int64_t to_integer(napi_env env, napi_value value, const std::string& what);  // a safe integer
-size_t to_size(napi_env env, napi_value value, const std::string& what);      // a safe integer, not negative
-int32_t to_int32(napi_env env, napi_value value, const std::string& what);
-std::string to_string(napi_env env, napi_value value, const std::string& what);
-uint32_t array_length(napi_env env, napi_value value, const std::string& what);
-std::vector<int64_t> to_integers(napi_env env, napi_value value, const std::string& what);
-std::vector<double> to_numbers(napi_env env, napi_value value, const std::string& what);
-napi_value element(napi_env env, napi_value array, uint32_t index);
-napi_value property(napi_env env, napi_value object, const char* name, const std::string& what);  // object must be one
-bool is_undefined(napi_env env, napi_value value);
-bool is_number(napi_env env, napi_value value);
+double to_number(Napi::Value value, const std::string& what);
+int64_t to_integer(Napi::Value value, const std::string& what);  // a safe integer
+size_t to_size(Napi::Value value, const std::string& what);      // a safe integer, not negative
+int32_t to_int32(Napi::Value value, const std::string& what);
+std::string to_string(Napi::Value value, const std::string& what);
+Napi::Object to_object(Napi::Value value, const std::string& what);
+Napi::Array to_array(Napi::Value value, const std::string& what);
+std::vector<int64_t> to_integers(Napi::Value value, const std::string& what);
+std::vector<double> to_numbers(Napi::Value value, const std::string& what);
 
 // The bytes of a typed array, DataView or Buffer; valid until JavaScript runs again.
-struct Bytes {
-  void* data;
-  size_t size;
-};
-Bytes to_bytes(napi_env env, napi_value value, const std::string& what);
-bool find_bytes(napi_env env, napi_value value, Bytes* bytes);  // false: it is none of these
+std::span<std::byte> to_bytes(Napi::Value value, const std::string& what);
+std::optional<std::span<std::byte>> find_bytes(Napi::Value value);  // nothing: it is none of these
 
-napi_value make_number(napi_env env, double number);
-napi_value make_string(napi_env env, const std::string& text);
-void set(napi_env env, napi_value object, const char* name, napi_value value);
-
+// The TypeError for an argument of the wrong JavaScript type.
+Napi::TypeError wrong_type(Napi::Env env, const std::string& message);
 // The Error for an exception of the runtime: `code`, and `op` and `instruction` where they are known.
-napi_value make_error(napi_env env, std::exception_ptr error);
-// The same, thrown. Call in a catch block.
-void throw_current(napi_env env) noexcept;
+Napi::Error to_error(Napi::Env env, std::exception_ptr exception);
+// Hands the current C++ exception to JavaScript. Call in a catch block.
+void throw_current(Napi::Env env) noexcept;
 
 }  // namespace trefoil::addon

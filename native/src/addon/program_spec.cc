@@ -6,8 +6,8 @@ namespace trefoil::addon {
 
 namespace {
 
-runtime::ValueKind to_kind(napi_env env, napi_value value, const std::string& what) {
-  std::string name = to_string(env, value, what);
+runtime::ValueKind to_kind(Napi::Value value, const std::string& what) {
+  std::string name = to_string(value, what);
   if (name == "input") return runtime::ValueKind::input;
   if (name == "state") return runtime::ValueKind::state;
   if (name == "constant") return runtime::ValueKind::constant;
@@ -17,54 +17,50 @@ runtime::ValueKind to_kind(napi_env env, napi_value value, const std::string& wh
 
 }  // namespace
 
-runtime::ProgramSpec to_program_spec(Call& call, napi_value from) {
-  napi_env env = call.env;
+runtime::ProgramSpec to_program_spec(const Environment& environment, Napi::Value from) {
   runtime::ProgramSpec spec;
-  std::vector<std::pair<size_t, napi_value>> constants;
+  std::vector<std::pair<size_t, Napi::Value>> constants;
+  Napi::Object source = to_object(from, "spec");
 
-  napi_value values = property(env, from, "values", "spec");
-  uint32_t value_count = array_length(env, values, "spec.values");
-  spec.values.resize(value_count);
-  for (uint32_t i = 0; i < value_count; ++i) {
+  Napi::Array values = to_array(source.Get("values"), "spec.values");
+  spec.values.resize(values.Length());
+  for (uint32_t i = 0; i < spec.values.size(); ++i) {
     std::string what = "spec.values[" + std::to_string(i) + "]";
-    napi_value object = element(env, values, i);
-    auto get = [&](const char* name) { return property(env, object, name, what); };
+    Napi::Object object = to_object(values.Get(i), what);
     runtime::ValueSpec& value = spec.values[i];
-    value.dtype = to_int32(env, get("dtype"), what + ".dtype");
-    value.shape = to_integers(env, get("shape"), what + ".shape");
-    value.kind = to_kind(env, get("kind"), what + ".kind");
-    if (napi_value alias = get("alias"); !is_undefined(env, alias)) {
-      value.alias = static_cast<int64_t>(to_size(env, alias, what + ".alias"));
+    value.dtype = to_int32(object.Get("dtype"), what + ".dtype");
+    value.shape = to_integers(object.Get("shape"), what + ".shape");
+    value.kind = to_kind(object.Get("kind"), what + ".kind");
+    if (Napi::Value alias = object.Get("alias"); !alias.IsUndefined()) {
+      value.alias = static_cast<int64_t>(to_size(alias, what + ".alias"));
       continue;
     }
     switch (value.kind) {
-      case runtime::ValueKind::input: value.index = to_integer(env, get("index"), what + ".index"); break;
-      case runtime::ValueKind::state: value.buffer = call.environment.buffers.at(env, get("buffer")).get(); break;
-      case runtime::ValueKind::constant: constants.emplace_back(i, get("data")); break;
+      case runtime::ValueKind::input: value.index = to_integer(object.Get("index"), what + ".index"); break;
+      case runtime::ValueKind::state: value.buffer = environment.buffers.at(object.Get("buffer")).get(); break;
+      case runtime::ValueKind::constant: constants.emplace_back(i, object.Get("data")); break;
       case runtime::ValueKind::temporary: break;
     }
   }
 
-  napi_value instructions = property(env, from, "instructions", "spec");
-  uint32_t instruction_count = array_length(env, instructions, "spec.instructions");
-  spec.instructions.resize(instruction_count);
-  for (uint32_t i = 0; i < instruction_count; ++i) {
+  Napi::Array instructions = to_array(source.Get("instructions"), "spec.instructions");
+  spec.instructions.resize(instructions.Length());
+  for (uint32_t i = 0; i < spec.instructions.size(); ++i) {
     std::string what = "spec.instructions[" + std::to_string(i) + "]";
-    napi_value object = element(env, instructions, i);
-    auto get = [&](const char* name) { return property(env, object, name, what); };
+    Napi::Object object = to_object(instructions.Get(i), what);
     runtime::InstructionSpec& instruction = spec.instructions[i];
-    instruction.op = to_string(env, get("op"), what + ".op");
-    instruction.inputs = to_integers(env, get("inputs"), what + ".inputs");
-    instruction.outputs = to_integers(env, get("outputs"), what + ".outputs");
-    instruction.attributes = to_numbers(env, get("attributes"), what + ".attributes");
+    instruction.op = to_string(object.Get("op"), what + ".op");
+    instruction.inputs = to_integers(object.Get("inputs"), what + ".inputs");
+    instruction.outputs = to_integers(object.Get("outputs"), what + ".outputs");
+    instruction.attributes = to_numbers(object.Get("attributes"), what + ".attributes");
   }
-  spec.outputs = to_integers(env, property(env, from, "outputs", "spec"), "spec.outputs");
+  spec.outputs = to_integers(source.Get("outputs"), "spec.outputs");
 
   // Last: an accessor of the spec runs JavaScript, after which no pointer to bytes could be trusted.
   for (auto [number, data] : constants) {
-    Bytes bytes = to_bytes(env, data, "spec.values[" + std::to_string(number) + "].data");
-    spec.values[number].data = bytes.data;
-    spec.values[number].data_bytes = bytes.size;
+    std::span<std::byte> bytes = to_bytes(data, "spec.values[" + std::to_string(number) + "].data");
+    spec.values[number].data = bytes.data();
+    spec.values[number].data_bytes = bytes.size();
   }
   return spec;
 }

@@ -5,6 +5,6 @@
 namespace trefoil::addon {
 
 // Reads a `ProgramSpec` of native/addon.ts. The bytes of constants are borrowed from JavaScript until the entry point returns.
-runtime::ProgramSpec to_program_spec(Call& call, napi_value value);
+runtime::ProgramSpec to_program_spec(const Environment& environment, Napi::Value value);
 
 }  // namespace trefoil::addon

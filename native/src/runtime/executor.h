@@ -36,9 +36,7 @@ class Job {
 
   std::shared_ptr<Completions> completions;
   std::exception_ptr error;
-  // What the submitter keeps with the job: the addon's promise, and references to the arrays it will fill.
-  void* promise = nullptr;
-  std::vector<void*> targets;
+  std::shared_ptr<void> awaited;  // what the submitter keeps with the job: the addon's promise, and the arrays it will fill
 };
 
 class Executor {

@@ -28,8 +28,7 @@ void Run::reset(std::shared_ptr<Program> program, uint32_t flags, std::shared_pt
 std::shared_ptr<Program> Run::release() {
   inputs_.clear();
   outputs_.clear();
-  targets.clear();
-  promise = nullptr;
+  awaited.reset();
   error = nullptr;
   completions = nullptr;
   return std::move(program_);

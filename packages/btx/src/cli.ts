@@ -1,4 +1,3 @@
-#!/usr/bin/env node
 import { createRequire } from "node:module";
 import { runCli } from "@trefoil/core";
 import { commands } from "./commands/index.js";

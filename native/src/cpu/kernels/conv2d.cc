@@ -1,6 +1,7 @@
 // 2-D convolution, NHWC, and both of its gradients: implicit matrix products over windows that are never stored.
 #include "conv_windows.h"
 #include "epilogue.h"
+#include "gemm_small.h"
 
 namespace trefoil::cpu::TREFOIL_ISA {
 
@@ -45,6 +46,33 @@ void multiply_windows(Context& context, const Windows& a, int64_t m, int64_t n, 
   });
 }
 
+// The same for a few columns, b stored as [n, k]: tiles of C would leave most lanes idle, dot products over k do not.
+void multiply_windows_thin(Context& context, const Windows& a, int64_t m, int64_t n, const Matrix& b, const Epilogue& epilogue, float* c) {
+  constexpr int64_t kWindows = 12;  // a block of them stays in L1
+  const int64_t k = a.length();
+  const Depth cut(k);
+  context.parallel(ceil_div(m, kBlockRows), [&](int64_t task) {
+    const int64_t first = task * kBlockRows, last = at_most(first + kBlockRows, m);
+    float* windows = static_cast<float*>(context.scratch(6, static_cast<size_t>(kWindows * cut.depth) * sizeof(float)));
+    for (int64_t row = first; row < last; row += kWindows) {
+      const int64_t rows = at_most(last - row, kWindows);
+      for (int64_t k0 = 0; k0 < k; k0 += cut.depth) {
+        Gemm part;
+        part.k = at_most(k - k0, cut.depth);
+        part.b = b;
+        part.b.data = static_cast<const float*>(b.data) + k0;
+        part.c = c;
+        part.c_stride = n;
+        part.accumulate = k0 > 0;
+        for (int64_t i = 0; i < rows; ++i) copy_window(a, row + i, k0, part.k, windows + i * part.k);
+        run_dot_tile<float>(part, {windows, part.k}, row, rows, 0, n);
+      }
+    }
+    if (k == 0) zero(c + first * n, (last - first) * n);
+    if (!is_trivial(epilogue)) finish(epilogue, c, n, first, last - first, 0, n);
+  });
+}
+
 // x [N, H, W, C], w [O, kh, kw, C], y [N, H', W', O]
 struct Shapes {
   int64_t images, height, width, channels, out_rows, out_columns, out_channels, kernel_rows, kernel_columns, stride, padding;
@@ -55,6 +83,7 @@ struct Shapes {
   int64_t positions() const { return images * out_rows * out_columns; }
   int64_t window() const { return kernel_rows * kernel_columns * channels; }
   bool pointwise() const { return kernel_rows == 1 && kernel_columns == 1 && stride == 1 && padding == 0 && out_rows == height && out_columns == width; }
+  bool thin() const { return out_channels <= kDotColumns; }
   Windows windows(const float* x) const {
     return {x, height, width, channels, out_rows, out_columns, kernel_rows, kernel_columns, stride, padding, padding};
   }
@@ -90,7 +119,8 @@ Gemm pointwise_weight(const Shapes& s, const TrefoilView& dy, const TrefoilView&
 
 size_t conv2d_workspace(const TrefoilLaunch& launch) {
   const Shapes s(launch.inputs[0], launch.inputs[1], launch.outputs[0], launch.attributes);
-  return s.pointwise() ? gemm_workspace(pointwise_forward(s, launch.inputs[0], launch.inputs[1])) : packed_right_bytes(s.window(), s.out_channels);
+  if (s.pointwise()) return gemm_workspace(pointwise_forward(s, launch.inputs[0], launch.inputs[1]));
+  return s.thin() ? 0 : packed_right_bytes(s.window(), s.out_channels);
 }
 
 void conv2d(Context& context, const TrefoilLaunch& launch) {
@@ -105,9 +135,12 @@ void conv2d(Context& context, const TrefoilLaunch& launch) {
     g.epilogue = epilogue;
     return gemm(context, &g, 1, launch.workspace);
   }
+  const Windows windows = s.windows(data<float>(x));
+  const Matrix weight = plain(w.data, s.window(), true);
+  if (s.thin()) return multiply_windows_thin(context, windows, s.positions(), s.out_channels, weight, epilogue, data<float>(y));
   float* packed = static_cast<float*>(launch.workspace);
-  pack_right(context, plain(w.data, s.window(), true), s.window(), s.out_channels, packed);
-  multiply_windows<true>(context, s.windows(data<float>(x)), s.positions(), s.out_channels, packed, epilogue, data<float>(y), [](int64_t m) { return m; });
+  pack_right(context, weight, s.window(), s.out_channels, packed);
+  multiply_windows<true>(context, windows, s.positions(), s.out_channels, packed, epilogue, data<float>(y), [](int64_t m) { return m; });
 }
 
 // Rows (or columns) r, r + stride, … of dx along one axis: with q the first kernel tap that reaches them, they are a

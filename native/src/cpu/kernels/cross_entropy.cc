@@ -126,9 +126,9 @@ struct Projection {
     rows = x.shape[0];
     width = x.shape[1];
     classes = w.shape[0];
-    // At most 32 MiB of logits, but rows enough to pay for a pass over w and dw.
+    // About 32 MiB of logits, but rows enough to pay for a pass over w and dw.
     int64_t most = (8 << 20) / (classes + 1);
-    most = most < 64 ? 64 : most > 512 ? 512 : most;
+    most = most < 128 ? 128 : most > 512 ? 512 : most;
     int64_t chunks = (rows + most - 1) / most;
     chunk = chunks ? (rows + chunks - 1) / chunks : 0;
 

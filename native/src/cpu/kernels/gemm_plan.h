@@ -66,7 +66,7 @@ inline double multiply_adds(const Gemm& g) { return static_cast<double>(g.m) * s
 // Columns alone give tasks enough, and every row of such a strip of C stays in L2 from one block of k to the next.
 inline bool wide_enough(const Gemm& g, const Plan& plan, int64_t wanted, int64_t widest) {
   int64_t columns = at_most(g.n / wanted, widest);
-  return columns >= 256 && (plan.depth_blocks == 1 || g.m * columns <= kBlockFloats);
+  return columns >= 192 && (plan.depth_blocks == 1 || g.m * columns <= kBlockFloats);
 }
 
 // `count` products run together, `total` multiply-adds in all. Threads only bear on the size of the tiles of Method::shared,

@@ -1,6 +1,6 @@
 // GroupNorm (Wu and He 2018, arXiv 1803.08494, equation 7), channels last: x [N, .., C] in groups of neighbouring channels.
 #include "partial.h"
-#include "simd.h"
+#include "rows.h"
 #include "work_split.h"
 
 namespace trefoil::cpu::TREFOIL_ISA {
@@ -39,6 +39,17 @@ void for_each_channel(int64_t channels, const Body& body) {
   for (int64_t c = 0; c < channels; c += Vec::width) body(c, lanes_left(channels, c));
 }
 
+// body.template operator()<V>(channel, lanes) for V vectors of channels at a time: as many sums side by side as hide the latency
+// of an addition.
+template <class Body>
+void for_each_channel_block(int64_t channels, const Body& body) {
+  constexpr int V = 4;
+  int64_t c = 0;
+  for (; c + V * Vec::width <= channels; c += V * Vec::width) body.template operator()<V>(c, WholeVector{});
+  for (; c + Vec::width <= channels; c += Vec::width) body.template operator()<1>(c, WholeVector{});
+  if (c < channels) body.template operator()<1>(c, PartialVector{static_cast<int>(channels - c)});
+}
+
 // y [N, .., C], mean and rstd [N, groups]: statistics by Chan, Golub and LeVeque's formula for joining means and squares of parts.
 void group_norm(Context& context, const TrefoilLaunch& launch) {
   const TrefoilView& view = launch.inputs[0];
@@ -54,17 +65,22 @@ void group_norm(Context& context, const TrefoilLaunch& launch) {
   context.parallel(cut.count(), [&](int64_t index) {
     const Chunk chunk = chunk_of(cut, index);
     float *centre = partial + index * 2 * cut.channels, *squares = centre + cut.channels;
-    for_each_channel(cut.channels, [&](int64_t c, int lanes) {
+    for_each_channel_block(cut.channels, [&]<int V>(int64_t c, auto lanes) {
       const float* from = x + chunk.begin + c;
-      Vec sum = splat(0.0f), square = sum;
-      for (int64_t r = 0; r < chunk.rows; ++r) sum = sum + load_part(from + r * cut.channels, lanes);
-      const Vec middle = sum * splat(1.0f / static_cast<float>(chunk.rows));
-      for (int64_t r = 0; r < chunk.rows; ++r) {
-        const Vec d = load_part(from + r * cut.channels, lanes) - middle;
-        square = fma(d, d, square);
+      Vec middle[V], square[V];
+      for (int v = 0; v < V; ++v) middle[v] = square[v] = splat(0.0f);
+      for (int64_t r = 0; r < chunk.rows; ++r)
+        for (int v = 0; v < V; ++v) middle[v] = middle[v] + lanes.load(from + r * cut.channels + v * Vec::width);
+      for (int v = 0; v < V; ++v) middle[v] = middle[v] * splat(1.0f / static_cast<float>(chunk.rows));
+      for (int64_t r = 0; r < chunk.rows; ++r)
+        for (int v = 0; v < V; ++v) {
+          const Vec d = lanes.load(from + r * cut.channels + v * Vec::width) - middle[v];
+          square[v] = fma(d, d, square[v]);
+        }
+      for (int v = 0; v < V; ++v) {
+        lanes.store(centre + c + v * Vec::width, middle[v]);
+        lanes.store(squares + c + v * Vec::width, square[v]);
       }
-      store_part(centre + c, middle, lanes);
-      store_part(squares + c, square, lanes);
     });
   });
   context.parallel(cut.images, [&](int64_t image) {
@@ -137,17 +153,24 @@ void group_norm_grad(Context& context, const TrefoilLaunch& launch) {
   context.parallel(cut.count(), [&](int64_t index) {
     const Chunk chunk = chunk_of(cut, index);
     const float* values = spread(chunk.image);
-    for_each_channel(cut.channels, [&](int64_t c, int lanes) {
-      const Vec centre = load_part(values + c, lanes), r = load_part(values + cut.channels + c, lanes);
-      Vec plain = splat(0.0f), inner = plain;
-      for (int64_t row = 0; row < chunk.rows; ++row) {
-        const int64_t at = chunk.begin + row * cut.channels + c;
-        const Vec d = load_part(dy + at, lanes);
-        plain = plain + d;
-        inner = fma(d, (load_part(x + at, lanes) - centre) * r, inner);
+    for_each_channel_block(cut.channels, [&]<int V>(int64_t c, auto lanes) {
+      Vec centre[V], r[V], plain[V], inner[V];
+      for (int v = 0; v < V; ++v) {
+        centre[v] = lanes.load(values + c + v * Vec::width);
+        r[v] = lanes.load(values + cut.channels + c + v * Vec::width);
+        plain[v] = inner[v] = splat(0.0f);
       }
-      store_part(partial + index * 2 * cut.channels + c, plain, lanes);
-      store_part(partial + (index * 2 + 1) * cut.channels + c, inner, lanes);
+      for (int64_t row = 0; row < chunk.rows; ++row)
+        for (int v = 0; v < V; ++v) {
+          const int64_t at = chunk.begin + row * cut.channels + c + v * Vec::width;
+          const Vec d = lanes.load(dy + at);
+          plain[v] = plain[v] + d;
+          inner[v] = fma(d, (lanes.load(x + at) - centre[v]) * r[v], inner[v]);
+        }
+      for (int v = 0; v < V; ++v) {
+        lanes.store(partial + index * 2 * cut.channels + c + v * Vec::width, plain[v]);
+        lanes.store(partial + (index * 2 + 1) * cut.channels + c + v * Vec::width, inner[v]);
+      }
     });
   });
   context.parallel(cut.images, [&](int64_t image) {

@@ -100,12 +100,12 @@ MicroKernel packed_kernel_for_rows(int rows) {
 
 // The kernel for a tile of `rows` x `columns` of packed B.
 template <Walk walk>
-MicroKernel<float> packed_kernel(int rows, int columns) {
-  if (columns == kTileColumns) return micro_kernel_for_rows<kTileRows, kTileVectors, walk, false, float>(rows);
+MicroKernel packed_kernel(int rows, int columns) {
+  if (columns == kTileColumns) return packed_kernel_for_rows<kTileRows, kTileVectors, walk, false>(rows);
   if constexpr (kTileVectors > 2)
-    if (columns > 2 * Vec::width) return micro_kernel_for_rows<kTileRows, kTileVectors, walk, true, float>(rows);
-  if (columns > Vec::width) return micro_kernel_for_rows<kTileRows, 2, walk, true, float>(rows);
-  return micro_kernel_for_rows<kTileRows, 1, walk, true, float>(rows);
+    if (columns > 2 * Vec::width) return packed_kernel_for_rows<kTileRows, kTileVectors, walk, true>(rows);
+  if (columns > Vec::width) return packed_kernel_for_rows<kTileRows, 2, walk, true>(rows);
+  return packed_kernel_for_rows<kTileRows, 1, walk, true>(rows);
 }
 
 // C[R, C] from dot products of the rows of A with the rows of B, both contiguous in k.

@@ -41,11 +41,11 @@ void multiply_packed(const float* a, int64_t rows, const float* b, int64_t colum
     for (int64_t i = 0; i < rows; panel += panel_stride(depth)) {
       const int count = panel_rows(rows - i);
       const int64_t lda = walk == Walk::columns ? count : depth;
-      const MicroKernel<float> whole = packed_kernel<walk>(count, kTileColumns), part = packed_kernel<walk>(count, edge);
+      const MicroKernel whole = packed_kernel<walk>(count, kTileColumns), part = packed_kernel<walk>(count, edge);
       for (int64_t j = first; j < end; j += kTileColumns) {
         const int width = static_cast<int>(at_most(end - j, kTileColumns));
         (width == kTileColumns ? whole : part)(depth, panel, lda, b + j * depth, kTileColumns, c + i * c_stride + j, c_stride,
-                                               accumulate, (width - 1) % Vec::width + 1);
+                                               accumulate, (width - 1) % Vec::width + 1, kPackedAhead);
       }
       i += count;
     }

@@ -122,7 +122,8 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     return { loss: value.loss, gradNorm: gradientNorm, learningRate, ...(balance && { crossEntropy, balance }) };
   });
   type Batch = readonly [Tensor, Tensor];
-  let last: Batch | undefined;
+  // With a step in flight while another is read, the two latest batches may be the one to diagnose.
+  const batches = new Map<number, Batch>();
 
   try {
     const { status, state: done } = await trainLoop<Batch>({
@@ -138,12 +139,14 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
         const shape = [batch, sequence];
         return [tensor(tokens, { shape }), tensor(targets, { shape })];
       },
-      step: async (_, inputs) => {
-        last = inputs;
+      step: async (index, inputs) => {
+        batches.set(index, inputs);
+        batches.delete(index - 2);
         return { ...(await scalarsOf(await step(...inputs))), tokens: batch * sequence };
       },
-      diagnose: async () => {
-        const failure = last && (await step.diagnose(...last).then(undefined, (error: unknown) => error));
+      diagnose: async (index) => {
+        const batch = batches.get(index);
+        const failure = batch && (await step.diagnose(...batch).then(undefined, (error: unknown) => error));
         return failure instanceof NonFiniteError ? failure.op : undefined;
       },
       checkpointEvery: settings.checkpointEvery,

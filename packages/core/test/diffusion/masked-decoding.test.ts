@@ -41,7 +41,7 @@ describe("masked decoding", () => {
 
   it("follows the schedule and never changes a known token", async () => {
     const states = await decode(start, 7, counts);
-    let before = start;
+    let before: Int32Array = start;
     for (const [s, after] of states.entries()) {
       expect([maskedIn(after, 0), maskedIn(after, 1)]).toEqual(counts[s]);
       before.forEach((token, i) => {
