@@ -1,4 +1,4 @@
-// A file for reads at any position.
+// A file mapped into memory, for reads at any position.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -6,8 +6,8 @@
 
 namespace trefoil::runtime {
 
-// Reads go through pread and not through a memory map: the bytes are copied either way, and where a map of a file that has
-// been truncated (or whose disk fails) kills the process with SIGBUS, pread reports it.
+// Every read first asks for the size: a file that has been truncated since is an error here, where touching the lost pages
+// would end the process with SIGBUS.
 class File {
  public:
   explicit File(const std::string& path);  // throws TREFOIL_INVALID_ARGUMENT with the path and the system's reason
@@ -23,6 +23,7 @@ class File {
   std::string path_;
   int descriptor_;
   uint64_t bytes_ = 0;
+  const char* map_ = nullptr;  // null for an empty file
 };
 
 }  // namespace trefoil::runtime
