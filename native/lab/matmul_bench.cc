@@ -120,7 +120,7 @@ int main(int argc, char** argv) {
   TrefoilStatus status{};
   TrefoilDevice* device = backend->open_device(&options, &status);
   if (!device) return std::printf("%s\n", status.message), 1;
-  const char* library = argc > 4 ? argv[4] : "libopenpeer.so.0";
+  const char* library = argc > 4 ? argv[4] : "libopenblas.so.0";
   Peer peer(library, threads);
   double peak = fma_peak(threads);
   std::printf("%d threads, FMA peak %.1f GFLOP/s, peer %s %s\n%-18s %4s %9s %6s %9s %6s\n", threads, peak, library, peer.sgemm ? "found" : "missing", "m x k x n",
