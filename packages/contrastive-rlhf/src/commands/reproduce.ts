@@ -36,8 +36,8 @@ export const reproduceCommand = defineCommand({
     prompts: count(2048, "Training prompts."),
     fewPrompts: count(32, "Training prompts of the cell where the critic can memorise offsets."),
     heldOutPrompts: count(512, "Prompts that all are judged on."),
-    iterations: count(60, "PPO iterations of 64 rollouts."),
-    sftSteps: count(600, "Updates of SFT.").meta({ unit: "steps" }),
+    iterations: count(70, "PPO iterations of 64 rollouts."),
+    sftSteps: count(700, "Updates of SFT.").meta({ unit: "steps" }),
     rewardSteps: count(800, "Updates of each reward model, and of DPO.").meta({ unit: "steps" }),
   }),
   run: async (config, { progress, signal, stdout }) => {

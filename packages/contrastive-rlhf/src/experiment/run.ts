@@ -134,10 +134,10 @@ class SeedStages {
     const prompts = cell.kind === "offset" ? training.slice(0, cell.prompts) : training;
     const policy = this.#path("sft");
     if (!existsSync(policy)) {
-      const sizes = { hiddenSize: 32, intermediateSize: 64, layers: 2, heads: 4, keyValueHeads: 4, maxPositions: 16 };
+      const sizes = { hiddenSize: 64, intermediateSize: 128, layers: 2, heads: 4, keyValueHeads: 4, maxPositions: 16 };
       const demonstrations = taskDemonstrations([...training, ...training, ...training, ...training], 0.4, seed);
       const from = { tokenizer: new ByteTokenizer(), ...sizes };
-      const settings = this.#training(this.#settings.sftSteps, 5e-3);
+      const settings = this.#training(this.#settings.sftSteps, 3e-3);
       await this.#clear("sft-run");
       await sft({
         from,
@@ -177,7 +177,7 @@ class SeedStages {
     const name = `reward-${cell.rate}`;
     if (!existsSync(this.#path(name))) {
       await this.#clear(`${name}-run`);
-      const settings = this.#training(this.#settings.rewardSteps, 2e-3);
+      const settings = this.#training(this.#settings.rewardSteps, 1e-3);
       const options = { from: policy, preferences, heldOut: 0.05, centre: 0, normalise: "mean" as const, settings };
       await trainRewardModel({
         ...options,
@@ -281,11 +281,11 @@ class SeedStages {
       whitenAdvantages: true,
       whitenRewards: false,
       maskTruncated: false,
-      learningRate: 1e-3,
+      learningRate: 3e-4,
       clipNorm: 1,
       seed: this.#seed,
-      kl: { where: "reward", coefficient: 0.1 },
-      critic: { kind: grouped ? "none" : "separate", warmupIterations: 0, learningRate: 3e-3, coefficient: 1 },
+      kl: { where: "reward", coefficient: 0.15 },
+      critic: { kind: grouped ? "none" : "separate", warmupIterations: 0, learningRate: 9e-4, coefficient: 1 },
       baseline,
       shaper: { kind: "identity" },
       penalties: {},
