@@ -87,7 +87,8 @@ describe.each(variants)("%s against transformers", async (variant) => {
     }
   });
 
-  it.runIf(variant === "mixtral")("gives the same balancing loss", async () => {
+  if (variant !== "mixtral") return;
+  it("gives the same balancing loss", async () => {
     const { model } = await loadModel(fixturePath(`llama/${variant}`));
     const { targets, weights } = lossInputs((await tensors.get("labels")!.data()) as Int32Array, shape);
     const run = compile((tokens: Tensor, wanted: Tensor, counted: Tensor) => {
