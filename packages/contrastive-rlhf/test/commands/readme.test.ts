@@ -1,0 +1,67 @@
+import { spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { mkdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { expect, test } from "vitest";
+import { temporaryFolder } from "../stages/small.js";
+
+const cli = join(import.meta.dirname, "../../bin/contrastive-rlhf.js");
+const readme = readFileSync(join(import.meta.dirname, "../../README.md"), "utf8");
+
+/** The command lines of the README. Elsewhere: `npm start` (commands.test.ts has the quickstart in small), `reproduce` (reproduce.test.ts). */
+const lines = [...readme.matchAll(/```sh\n([\s\S]*?)```/g)]
+  .flatMap(([, block]) => block!.replaceAll("\\\n", " ").split("\n"))
+  .map((line) => line.trim())
+  .filter((line) => line !== "" && !/^npm start| reproduce/.test(line));
+
+/** Sizes for a test, for what each command takes. */
+const short = "--train.steps 4 --train.batch 2";
+const small: Record<string, string> = {
+  sft: short,
+  reward: `${short} --held-out 0.5`,
+  baselines: "--sampler.max-new-tokens 6",
+  ppo: "--iterations 1 --prompts-per-iteration 4 --minibatch 2 --max-new-tokens 6 --no-alarms.enabled",
+  dpo: short,
+  evaluate: "--sampler.max-new-tokens 6",
+  chat: "--max-new-tokens 4",
+};
+
+async function run(
+  folder: string,
+  args: readonly string[],
+  input = "",
+): Promise<{ code: number | null; errors: string }> {
+  const child = spawn(process.execPath, [cli, ...args], { cwd: folder, stdio: "pipe" });
+  let errors = "";
+  child.stdout.resume();
+  child.stderr.on("data", (text) => {
+    errors += text;
+  });
+  child.stdin.end(input);
+  return { code: await new Promise((resolve) => child.on("close", resolve)), errors };
+}
+
+test("runs every command of the README, in its order", async () => {
+  await using temporary = await temporaryFolder();
+  const folder = temporary.path;
+  const words = ["red", "green", "blue", "cyan"];
+  const write = (name: string, row: (word: string) => object) =>
+    writeFile(join(folder, name), words.map((word) => `${JSON.stringify(row(word))}\n`).join(""));
+  await write("demonstrations.jsonl", (word) => ({ prompt: `say ${word}: `, completion: word }));
+  await write("preferences.jsonl", (word) => ({ prompt: `say ${word}: `, chosen: word, rejected: "no" }));
+  await write("prompts.jsonl", (word) => ({ prompt: `say ${word}: ` }));
+  await write("heldout.jsonl", (word) => ({ prompt: `say ${word}: ` }));
+  await mkdir(join(folder, "models"));
+  const sizes =
+    "--new.hidden-size 16 --new.intermediate-size 32 --new.layers 1 --new.heads 2 --new.key-value-heads 2 --new.max-positions 32";
+  const base = `sft --data demonstrations.jsonl --output models/base ${sizes} ${short}`;
+  expect(await run(folder, base.split(" "))).toMatchObject({ code: 0 });
+
+  expect(lines.map((line) => line.split(" ")[1])).toEqual(Object.keys(small));
+  for (const line of lines) {
+    const [name, command, ...rest] = line.split(/\s+/);
+    expect(name).toBe("contrastive-rlhf");
+    const { code, errors } = await run(folder, [command!, ...rest, ...small[command!]!.split(" ")], "say red: \n");
+    expect(code, `${line}\n${errors}`).toBe(0);
+  }
+}, 180_000);
