@@ -179,11 +179,9 @@ const readsOf = (step: Step): (Value | null)[] =>
 /** Lets an in-place op write where its operand is, if nobody reads the old value later; else it gets a copy. */
 function resolveInPlace(lowering: Lowering, pending: Map<Value, Value>): void {
   const { program } = lowering;
-  const lastRead = new Map<Value, number>();
-  lowering.steps.forEach((step, at) => {
-    for (const value of readsOf(step)) if (value) lastRead.set(rootOf(value), at);
-  });
-  for (const output of program.outputs) lastRead.set(rootOf(output), Number.POSITIVE_INFINITY);
+  // Storage is compared when an op is resolved: by then earlier in-place results share their operand's.
+  const reads = lowering.steps.flatMap((step, at) => readsOf(step).flatMap((value) => (value ? [{ value, at }] : [])));
+  for (const value of [...program.outputs, ...pending.values()]) reads.push({ value, at: Number.POSITIVE_INFINITY });
   const home = new Map([...pending].map(([state, value]) => [value, state]));
 
   lowering.steps = lowering.steps.flatMap((step, at) => {
@@ -193,7 +191,7 @@ function resolveInPlace(lowering: Lowering, pending: Map<Value, Value>): void {
       const output = step.instruction.outputs[outputIndex];
       const input = step.instruction.inputs[inputIndex]!;
       const root = rootOf(input);
-      const readLater = lastRead.get(root)! > at;
+      const readLater = reads.some((read) => read.at > at && rootOf(read.value) === root);
       const stays = root.origin.kind === "state" && output && home.get(output) === root;
       if (!readLater && (stays || root.origin.kind === "temporary")) {
         if (output) output.alias = input;

@@ -132,6 +132,18 @@ describe("compile", () => {
     expect([...(await cache.data())]).toEqual([5, 6, 1, 2, 0, 0, 0, 0]);
   });
 
+  it("keeps what was assigned when the assigned value is updated again", async () => {
+    const source = new Parameter([1, 2, 1], { data: Float32Array.of(1, 2) });
+    const kept = new Parameter([1, 2, 1]);
+    const f = compile(() => {
+      const doubled = source.mul(2);
+      kept.assign(doubled);
+      return updateRows(doubled, full([1, 1, 1], 7), full([1], 1, "i32"));
+    });
+    expect(await values(await f())).toEqual([2, 7]);
+    expect([...(await kept.data())]).toEqual([2, 4]);
+  });
+
   it("keeps large outputs on the device and feeds them to the next run", async () => {
     const make = compile((x: Tensor) => x.add(full([300, 300], 1)));
     const use = compile((x: Tensor) => sum(x));
