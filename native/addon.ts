@@ -10,7 +10,7 @@ export interface ProgramValue {
    * - `input`: given to every run, in the order of `index`.
    * - `state`: the device buffer `buffer`, fixed when the program is made (parameters, optimiser moments, caches).
    * - `constant`: `data`, copied to the device when the program is made.
-   * - `temporary`: placed in the program's arena by the memory planner.
+   * - `temporary`: placed in the device's arena by the memory planner.
    */
   kind: "input" | "state" | "constant" | "temporary";
   index?: number;

@@ -2,7 +2,7 @@ import type { TransformerConfig } from "@trefoil/core";
 
 /** A tensor of the mixture and where it comes from. */
 export interface MixtureTensor {
-  /** Name in the output, in the legacy Mixtral layout that transformers, vLLM and llama.cpp all read. */
+  /** Name in the output, in the legacy Mixtral layout: transformers reads it, and vLLM maps no other. */
   readonly name: string;
   readonly shape: readonly number[];
   readonly from:

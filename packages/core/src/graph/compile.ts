@@ -8,7 +8,7 @@ import { type ProgramBuilder, printInstruction, printProgram } from "./program.j
 import { currentTrace, Trace } from "./trace.js";
 import { mapTree } from "./tree.js";
 
-/** Outputs up to this many bytes come back with the run; larger ones stay on the device until they are read. */
+/** Outputs up to this many bytes come back with the run; larger ones stay on the device. */
 const hostOutputBytes = 64 * 1024;
 
 /** A kernel result that is NaN or infinite, found by `diagnose`. */

@@ -103,6 +103,15 @@ export class Tensor {
     return build(0);
   }
 
+  /** Frees the device memory of a large result now instead of at garbage collection; other tensors hold none. */
+  dispose(): void {
+    if (this.source.kind === "storage") this.source.storage.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
   toString(): string {
     return `Tensor(${this.dtype}[${this.shape.join(", ")}])`;
   }
@@ -167,7 +176,7 @@ export class Parameter extends Tensor {
   }
 
   /** Frees the device memory now. */
-  dispose(): void {
+  override dispose(): void {
     this.#storage?.dispose();
   }
 

@@ -1,5 +1,15 @@
 import { describe, expect, it } from "vitest";
-import { compile, defaultDevice, matmul, Parameter, sum, type Tensor, tensor, valueAndGrad } from "../../src/index.js";
+import {
+  compile,
+  defaultDevice,
+  full,
+  matmul,
+  Parameter,
+  sum,
+  type Tensor,
+  tensor,
+  valueAndGrad,
+} from "../../src/index.js";
 
 // A file, so a process, of its own: what other tests left to the garbage collector would change the counters.
 describe("memory", () => {
@@ -18,6 +28,16 @@ describe("memory", () => {
     const after = defaultDevice().memory();
     expect(after.live).toBe(before.live);
     expect(after.buffers).toBe(before.buffers);
+  });
+
+  it("frees a large result that is disposed", async () => {
+    const make = compile((x: Tensor) => x.add(full([300, 300], 1)));
+    const big = await make(tensor([1]));
+    const { buffers } = defaultDevice().memory();
+    big.dispose();
+    await defaultDevice().synchronize();
+    expect(defaultDevice().memory().buffers).toBe(buffers - 1);
+    await expect(big.data()).rejects.toThrow(/disposed/);
   });
 
   it("frees parameters that are disposed", async () => {
