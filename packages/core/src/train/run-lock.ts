@@ -1,6 +1,8 @@
+import { createHash } from "node:crypto";
 import { readFileSync, unlinkSync } from "node:fs";
-import { readFile, rename, rm, writeFile } from "node:fs/promises";
+import { link, readFile, rm, unlink, writeFile } from "node:fs/promises";
 import { hostname } from "node:os";
+import { setTimeout } from "node:timers/promises";
 import { RunDirectoryError } from "./errors.js";
 
 interface LockOwner {
@@ -10,6 +12,9 @@ interface LockOwner {
   readonly processStart: string | undefined;
   readonly since: string;
 }
+
+/** A claim left by a process that was killed while it held one must not make others wait for ever. */
+const maxTries = 200;
 
 /**
  * Takes the lock file at `path`; the result releases it. A lock whose process is gone is taken over.
@@ -23,10 +28,10 @@ export async function lockDirectory(path: string, now: Date): Promise<() => Prom
     since: now.toISOString(),
   };
   const text = JSON.stringify(owner);
-  while (!(await createLock(path, text))) {
+  for (let tries = 1; !(await createLock(path, text)); tries++) {
     const held = await readLock(path);
     if (held === undefined) continue;
-    if (!isStale(held)) throw lockedError(path, held);
+    if (!isStale(held) || tries > maxTries) throw lockedError(path, held);
     await removeStale(path, held);
   }
   const releaseNow = () => {
@@ -53,18 +58,26 @@ async function createLock(path: string, text: string): Promise<boolean> {
   }
 }
 
-/** Moves the stale lock away, then checks that it was that one: another process may have replaced it meanwhile. */
+/**
+ * Removes a stale lock. Only who claims it may: the claim is a hard link named after the lock's text, and of many only one can
+ * make it. So a lock that replaced the stale one meanwhile is never removed.
+ */
 async function removeStale(path: string, stale: string): Promise<void> {
-  const aside = `${path}.stale.${process.pid}`;
+  const claim = `${path}.stale.${createHash("sha256").update(stale).digest("hex").slice(0, 16)}`;
   try {
-    await rename(path, aside);
+    await link(path, claim);
   } catch (error) {
     if (codeOf(error) === "ENOENT") return;
-    throw error;
+    if (codeOf(error) !== "EEXIST") throw error;
+    // Somebody else is removing it, within milliseconds.
+    await setTimeout(5);
+    return;
   }
-  const moved = await readFile(aside, "utf8");
-  if (moved !== stale) await createLock(path, moved);
-  await rm(aside, { force: true });
+  try {
+    if ((await readFile(claim, "utf8")) === stale) await unlink(path);
+  } finally {
+    await rm(claim, { force: true });
+  }
 }
 
 async function readLock(path: string): Promise<string | undefined> {
