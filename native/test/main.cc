@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <string_view>
 #include <utility>
 
 #include "harness.h"
@@ -57,24 +58,24 @@ class DeviceOperands {
   DeviceOperands(const DeviceOperands&) = delete;
 
   // Arrays that are only written start as NaN: what a kernel leaves out shows.
-  void place(TrefoilView& view, bool input) {
+  void place(TrefoilView& view, bool input, bool written = false) {
     if (!view.data) return;
     size_t bytes = view.dtype == TREFOIL_BF16 ? 2 : view.dtype == TREFOIL_U8 ? 1 : 4;
     for (int32_t axis = 0; axis < view.rank; ++axis) bytes *= static_cast<size_t>(view.shape[axis]);
     for (Operand& operand : operands_)
       if (operand.host == view.data) {
         view.data = operand.memory;
-        operand.output |= !input;
+        operand.output |= !input || written;
         return;
       }
-    operands_.push_back({view.data, device_.backend->allocate(device_.handle, bytes), bytes, !input});
+    operands_.push_back({view.data, device_.backend->allocate(device_.handle, bytes), bytes, !input || written});
     const std::vector<unsigned char> fresh(input ? 0 : bytes, 0xFF);
     copy(operands_.back().memory, input ? view.data : fresh.data(), bytes, device_.backend->copy_in);
     view.data = operands_.back().memory;
   }
   void fetch() {
     for (const Operand& operand : operands_)
-      if (operand.output) copy(operand.host, operand.memory, operand.bytes, device_.backend->copy_out);
+      if (operand.output && operand.bytes) copy(operand.host, operand.memory, operand.bytes, device_.backend->copy_out);
     synchronize();
   }
   void synchronize() {
@@ -105,7 +106,8 @@ TrefoilStatus launch_error(Device& device, const char* op, std::vector<TrefoilVi
   const bool remote = !(device.backend->flags & TREFOIL_BACKEND_HOST_MEMORY);
   DeviceOperands operands(device);
   if (remote) {
-    for (TrefoilView& view : inputs) operands.place(view, true);
+    const bool in_place = std::string_view(op).ends_with('_');
+    for (TrefoilView& view : inputs) operands.place(view, true, in_place);
     for (TrefoilView& view : outputs) operands.place(view, false);
   }
   TrefoilLaunch args{};

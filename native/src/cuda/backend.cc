@@ -203,8 +203,10 @@ int32_t synchronize(TrefoilDevice* device, TrefoilStatus* status) {
     if (!record.set) return;
     platform::fill_zero(device->stream, device->errors, sizeof record);
     platform::synchronize(device->stream);
-    fail(TREFOIL_INDEX_OUT_OF_RANGE, "%s %lld at position %lld is outside [%lld, %lld)", record.what, static_cast<long long>(record.value),
-         static_cast<long long>(record.position), static_cast<long long>(record.least), static_cast<long long>(record.bound));
+    std::string position = std::to_string(record.position);
+    if (record.width) position = "[" + std::to_string(record.position / record.width) + ", " + std::to_string(record.position % record.width) + "]";
+    fail(TREFOIL_INDEX_OUT_OF_RANGE, "%s %lld at position %s is outside [%lld, %lld)", record.what, static_cast<long long>(record.value),
+         position.c_str(), static_cast<long long>(record.least), static_cast<long long>(record.bound));
   });
 }
 

@@ -3,7 +3,17 @@
 #pragma once
 #define TREFOIL_CUDA_VECTOR_FAMILIES(X) \
   X(softmax)                            \
-  X(norm)
+  X(norm)                               \
+  X(swiglu)                             \
+  X(rope)                               \
+  X(resample2)                          \
+  X(random)                             \
+  X(optimizer)                          \
+  X(reduce)                             \
+  X(indexing)                           \
+  X(movement)                           \
+  X(transpose)                          \
+  X(group_norm)
 
 // Families that need products of matrices or tiles in shared memory.
 #define TREFOIL_CUDA_TILE_FAMILIES(X)

@@ -70,6 +70,10 @@ inline T __ldcs(const T* p) { return *p; }
 template <class T>
 inline void __stcs(T* p, T x) { *p = x; }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline void sincospif(float x, float* sine, float* cosine) {
+  *sine = static_cast<float>(std::sin(3.14159265358979323846 * static_cast<double>(x)));
+  *cosine = static_cast<float>(std::cos(3.14159265358979323846 * static_cast<double>(x)));
+}
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
 inline float __fdividef(float x, float y) { return x / y; }
