@@ -21,6 +21,8 @@ static std::vector<Registered>& registry() {
 }
 Registration::Registration(const char* name, Body body, bool once) { registry().push_back({name, body, once}); }
 
+bool emulated(const Device& device) { return std::strcmp(device.backend->name, "cuda_emulated") == 0; }
+
 void check(bool condition, const char* expression, const char* file, int line) {
   if (!condition) throw Failure{std::string(file) + ":" + std::to_string(line) + ": " + expression};
 }

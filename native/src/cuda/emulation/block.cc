@@ -198,7 +198,6 @@ Exchange& arrive(uint32_t mask, const char* name, const void* value, size_t byte
     mine->complete = false;
     mine->name = name;
     mine->readers = __builtin_popcount(mask);
-    std::memset(mine->values, 0xFF, sizeof mine->values);
   }
   if (std::strcmp(mine->name, name) != 0) stop("divergent warp: this lane is in %s, others are in %s", name, mine->name);
   std::memcpy(mine->values[self.lane], value, bytes);
