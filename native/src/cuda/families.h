@@ -2,7 +2,8 @@
 // `const KernelEntry <family>_kernels[]` in namespace trefoil::cuda, ending in {nullptr, nullptr, nullptr}.
 #pragma once
 #define TREFOIL_CUDA_VECTOR_FAMILIES(X) \
-  X(softmax)
+  X(softmax)                            \
+  X(norm)
 
 // Families that need products of matrices or tiles in shared memory.
 #define TREFOIL_CUDA_TILE_FAMILIES(X) \
