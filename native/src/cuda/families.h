@@ -19,7 +19,12 @@
   X(masked_diffusion)
 
 // Families that need products of matrices or tiles in shared memory.
-#define TREFOIL_CUDA_TILE_FAMILIES(X)
+#define TREFOIL_CUDA_TILE_FAMILIES(X) \
+  X(conv2d)                           \
+  X(cross_entropy)                    \
+  X(grouped_matmul)                   \
+  X(matmul)                           \
+  X(moe)
 
 #define TREFOIL_CUDA_FAMILIES(X)  \
   TREFOIL_CUDA_VECTOR_FAMILIES(X) \
