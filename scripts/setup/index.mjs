@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -28,6 +29,7 @@ export function wantsCuda(args, environment) {
  * @returns {Promise<NodeJS.ProcessEnv>} the environment to run turbo and the packages in
  */
 export async function setUp({ cuda = false } = {}) {
+  if (existsSync(join(root, "packed.json"))) return buildPacked(cuda);
   new PhaseLine("requirements").done(checkRequirements(process.env));
   const environment = await installPackages(root, {
     ...process.env,
@@ -47,6 +49,27 @@ export async function setUp({ cuda = false } = {}) {
     });
     build.done(/FULL TURBO/.test(output) ? "up to date" : "built");
     return environment;
+  } catch (error) {
+    build.failed();
+    throw error;
+  }
+}
+
+/** A copy made by scripts/pack.mjs: all but the machine code is there. @param {boolean} cuda */
+async function buildPacked(cuda) {
+  const build = new PhaseLine("build", "native engine");
+  try {
+    for (const script of ["build.mjs", ...(cuda ? ["build-cuda.mjs"] : [])])
+      await runLogged({
+        file: process.execPath,
+        args: [join(root, "native", "scripts", script)],
+        cwd: root,
+        env: process.env,
+        log: join(root, "node_modules", ".trefoil", "build.log"),
+        failure: (text, log) => new SetupError(`The build failed; the end of its log above (${log}) says where.`, text),
+      });
+    build.done("built");
+    return process.env;
   } catch (error) {
     build.failed();
     throw error;
