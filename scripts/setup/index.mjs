@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { findNvcc } from "../../native/scripts/nvcc.mjs";
 import { SetupError } from "./error.mjs";
 import { installPackages } from "./packages.mjs";
 import { PhaseLine, runLogged } from "./phase.mjs";
@@ -34,6 +35,8 @@ export async function setUp({ cuda = false } = {}) {
   const environment = await installPackages(root, {
     ...process.env,
     TURBO_TELEMETRY_DISABLED: "1",
+    // What build:cuda did is remembered for this compiler, or for none.
+    TREFOIL_NVCC: findNvcc()?.version.join(".") ?? "none",
     ...(process.stdout.isTTY ? {} : { NO_COLOR: "1" }),
     CMAKE_BUILD_PARALLEL_LEVEL: process.env.CMAKE_BUILD_PARALLEL_LEVEL ?? String(availableParallelism()),
   });

@@ -88,6 +88,7 @@ struct TrefoilDevice {
   platform::Stream stream = nullptr;     // copies, launches and replays, in the order they were asked for
   platform::Stream recording = nullptr;  // launches while a graph is captured: copies of other threads stay out of it
   ErrorRecord* errors = nullptr;
+  ErrorRecord* seen = nullptr;  // pinned: where synchronize copies it
   Context context;
 
   TrefoilDevice(const TrefoilDeviceOptions& options) : index(options.index), properties(platform::properties(index)) {
@@ -101,6 +102,7 @@ struct TrefoilDevice {
       recording = platform::create_stream();
       errors = static_cast<ErrorRecord*>(platform::allocate(sizeof(ErrorRecord)));
       if (!errors) throw std::bad_alloc();
+      seen = static_cast<ErrorRecord*>(platform::allocate_pinned(sizeof(ErrorRecord)));
     } catch (...) {
       close();
       throw;
@@ -116,6 +118,7 @@ struct TrefoilDevice {
     close();
   }
   void close() {
+    if (seen) platform::release_pinned(seen);
     if (errors) platform::release(errors);
     if (recording) platform::destroy_stream(recording);
     if (stream) platform::destroy_stream(stream);
@@ -197,9 +200,9 @@ int32_t launch(TrefoilDevice* device, int32_t op, const TrefoilLaunch* launch, T
 int32_t synchronize(TrefoilDevice* device, TrefoilStatus* status) {
   return guarded(status, [&] {
     platform::select(device->index);
-    ErrorRecord record;
-    platform::copy_out(device->stream, &record, device->errors, sizeof record);
+    platform::copy_out(device->stream, device->seen, device->errors, sizeof(ErrorRecord));
     platform::synchronize(device->stream);
+    const ErrorRecord record = *device->seen;
     if (!record.set) return;
     platform::fill_zero(device->stream, device->errors, sizeof record);
     platform::synchronize(device->stream);

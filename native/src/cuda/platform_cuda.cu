@@ -83,6 +83,13 @@ void* allocate(size_t bytes) {
 }
 void release(void* pointer) { cudaFree(pointer); }
 
+void* allocate_pinned(size_t bytes) {
+  void* memory = nullptr;
+  check_cuda(cudaHostAlloc(&memory, bytes, cudaHostAllocDefault), "pinned memory");
+  return memory;
+}
+void release_pinned(void* pointer) { cudaFreeHost(pointer); }
+
 void copy_in(Stream stream, void* to, const void* host, size_t bytes) {
   check_cuda(cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, raw(stream)), "copy to the device");
 }
