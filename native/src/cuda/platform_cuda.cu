@@ -73,9 +73,8 @@ void* allocate(size_t bytes) {
     return nullptr;
   }
   check_cuda(error, "allocate");
-  // The default stream, then a wait for it: the memory is zero whichever thread and stream use it next.
+  // On the default stream, and waited for: the memory is zero whichever thread and stream use it next.
   cudaError_t zeroed = cudaMemset(memory, 0, bytes ? bytes : 64);
-  if (zeroed == cudaSuccess) zeroed = cudaStreamSynchronize(cudaStreamPerThread);
   if (zeroed == cudaSuccess) zeroed = cudaStreamSynchronize(nullptr);
   if (zeroed != cudaSuccess) cudaFree(memory);
   check_cuda(zeroed, "zero");
