@@ -206,12 +206,17 @@ int32_t synchronize(TrefoilDevice* device, TrefoilStatus* status) {
     if (!record.set) return;
     platform::fill_zero(device->stream, device->errors, sizeof record);
     platform::synchronize(device->stream);
-    std::string position = std::to_string(record.position);
-    if (record.width) position = "[" + std::to_string(record.position / record.width) + ", " + std::to_string(record.position % record.width) + "]";
     // Where -1 is allowed it means "none".
     const bool none = record.least == -1;
-    fail(TREFOIL_INDEX_OUT_OF_RANGE, "%s %lld at position %s is outside [%lld, %lld)%s", record.what, static_cast<long long>(record.value),
-         position.c_str(), static_cast<long long>(none ? 0 : record.least), static_cast<long long>(record.bound), none ? " and is not -1" : "");
+    const long long value = record.value, least = none ? 0 : record.least, bound = record.bound;
+    const char* otherwise = none ? " and is not -1" : "";
+    const std::string_view what = record.what;
+    if (what.ends_with("[]"))
+      fail(TREFOIL_INDEX_OUT_OF_RANGE, "%.*s[%lld] is %lld; it must be in [%lld, %lld)", static_cast<int>(what.size() - 2), record.what,
+           static_cast<long long>(record.position), value, static_cast<long long>(record.least), bound);
+    std::string position = std::to_string(record.position);
+    if (record.width) position = "[" + std::to_string(record.position / record.width) + ", " + std::to_string(record.position % record.width) + "]";
+    fail(TREFOIL_INDEX_OUT_OF_RANGE, "%s %lld at position %s is outside [%lld, %lld)%s", record.what, value, position.c_str(), least, bound, otherwise);
   });
 }
 
