@@ -2,16 +2,18 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import {
   AdamW,
-  type BalanceForm,
   type CausalLM,
   compile,
   cosineSchedule,
+  gumbelTemperature,
+  type LossOptions,
   loadLatestCheckpoint,
   NonFiniteError,
   openMetricsFile,
   openRunDirectory,
   type Parameter,
   type Progress,
+  RandomGenerator,
   RUN_LAYOUT,
   readMetricsFile,
   type StoredTensor,
@@ -63,8 +65,11 @@ export interface TrainOptions extends StageContext {
   parameters?: readonly Parameter[];
   data: readonly WeightedDomain[];
   settings: TrainSettings;
-  /** Balancing loss of the routers. */
-  balance?: { form: BalanceForm; coefficient: number };
+  /** Balancing loss and z-loss of the routers. */
+  routers?: Pick<LossOptions, "balance" | "zLoss"> & {
+    /** Of Sample Top-1: τ = max(floor, exp(-rate step)). Default: the paper's 1e-4 and 0.5. */
+    temperature?: { rate: number; floor: number };
+  };
   /** Run directory: metrics and checkpoints. */
   run: string;
   /** Go on from the newest checkpoint in `run`. */
@@ -105,7 +110,8 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
   const optimizer = new AdamW(parameters, { learningRate: schedule, weightDecay, clipNorm });
   const domains = options.data.map(({ domain, weight }) => ({ name: domain.name, file: domain.train, weight }));
   const mixture = new TokenMixture({ domains, batch, sequence, seed });
-  const state = stateOf(model, optimizer);
+  const random = new RandomGenerator(seed);
+  const state = stateOf(model, optimizer, random);
 
   const resume = options.resume === true && existsSync(join(run, RUN_LAYOUT.config));
   await using directory = await openRunDirectory({ name: title, directory: run, resume, config: options.config });
@@ -114,14 +120,26 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
   const resumeFrom = found && restore(found.checkpoint, state, mixture);
   const metrics = await openMetricsFile(directory.metrics, found ? { resumeStep: found.checkpoint.step } : {});
 
-  const step = compile((tokens: Tensor, targets: Tensor) => {
-    const loss = options.balance ? { balance: options.balance } : {};
+  const { balance: balancing, zLoss: zCoefficient, temperature: annealing } = options.routers ?? {};
+  const step = compile((tokens: Tensor, targets: Tensor, temperature: Tensor) => {
+    const loss: LossOptions = {
+      router: { random, temperature },
+      ...(balancing && { balance: balancing }),
+      ...(zCoefficient && { zLoss: zCoefficient }),
+    };
     const { value, grads } = valueAndGrad(() => model.loss(tokens, targets, loss), parameters);
     const { gradientNorm, learningRate } = optimizer.apply(grads);
-    const { crossEntropy, balance } = value;
-    return { loss: value.loss, gradNorm: gradientNorm, learningRate, ...(balance && { crossEntropy, balance }) };
+    const { crossEntropy, balance, zLoss } = value;
+    return {
+      loss: value.loss,
+      gradNorm: gradientNorm,
+      learningRate,
+      ...((balance || zLoss) && { crossEntropy }),
+      ...(balance && { balance }),
+      ...(zLoss && { zLoss }),
+    };
   });
-  type Batch = readonly [Tensor, Tensor];
+  type Batch = readonly [Tensor, Tensor, Tensor];
   // With a step in flight while another is read, the two latest batches may be the one to diagnose.
   const batches = new Map<number, Batch>();
 
@@ -134,10 +152,11 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
       ...(signal && { signal }),
       metrics: [metrics],
       overlap: true,
-      prepare: () => {
+      prepare: (index) => {
         const { tokens, targets } = mixture.next();
         const shape = [batch, sequence];
-        return [tensor(tokens, { shape }), tensor(targets, { shape })];
+        const temperature = tensor(Float32Array.of(gumbelTemperature(index, annealing)), { shape: [] });
+        return [tensor(tokens, { shape }), tensor(targets, { shape }), temperature];
       },
       step: async (index, inputs) => {
         batches.set(index, inputs);
@@ -158,7 +177,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     return { completed: status === "completed", steps: done.step, tokens: done.tokens };
   } finally {
     await metrics.close();
-    for (const parameter of optimizer.namedState().values()) parameter.dispose();
+    for (const parameter of [...optimizer.namedState().values(), random.state]) parameter.dispose();
   }
 }
 
@@ -170,10 +189,11 @@ async function scalarsOf(values: Record<string, Tensor>): Promise<{ loss: number
 }
 
 /** Everything a resumed run needs from the device, by name. */
-function stateOf(model: CausalLM, optimizer: AdamW): Map<string, Parameter> {
+function stateOf(model: CausalLM, optimizer: AdamW, random: RandomGenerator): Map<string, Parameter> {
   return new Map([
     ...[...model.namedParameters()].map(([name, parameter]) => [`model.${name}`, parameter] as const),
     ...[...optimizer.namedState()].map(([name, parameter]) => [`optimizer.${name}`, parameter] as const),
+    ["random", random.state],
   ]);
 }
 
