@@ -16,7 +16,7 @@ export const balanceForms = ["btx", "switch", "hf", "megatron"] as const satisfi
 export interface FinetuneOptions extends StageContext {
   /** Folder of the mixture. */
   model: string;
-  /** Trained on in equal shares: the union of the experts' data. */
+  /** The union of the experts' data, by the domains' weights. */
   domains: readonly DomainTokens[];
   scope: FinetuneScope;
   balance: { form: BalanceForm; coefficient: number };
@@ -39,7 +39,7 @@ export async function finetuneMixture(options: FinetuneOptions): Promise<boolean
   const { completed } = await train({
     model: source.mixture,
     parameters: parametersOf(source.mixture, scope),
-    data: domains.map((domain) => ({ domain, weight: 1 })),
+    data: domains.map((domain) => ({ domain, weight: domain.weight ?? 1 })),
     settings,
     ...(balance.coefficient > 0 && { balance }),
     run,

@@ -1,3 +1,4 @@
+import { recompute } from "../graph/index.js";
 import type { TransformerConfig } from "../io/index.js";
 import { Embedding, Linear, RMSNorm } from "../nn/layers.js";
 import { type BalanceForm, balanceLoss, type Routing } from "../nn/mixture-of-experts.js";
@@ -83,6 +84,10 @@ export interface LossOptions {
   weights?: Tensor;
   /** i32 [batch, sequence]: attention stays inside a segment (packed documents). */
   segments?: Tensor;
+  /** i32 [batch, sequence]: where each token stands in its document. Default 0, 1, …; rotations tell distances only. */
+  positions?: Tensor;
+  /** Keep only the inputs of decoder blocks for the backward pass and compute the rest again (`recompute`). Default false. */
+  recompute?: boolean;
   /** Balancing of the routers: `coefficient` times `balanceLoss` in this form. */
   balance?: { form: BalanceForm; coefficient: number };
 }
@@ -133,13 +138,14 @@ export abstract class CausalLM<C extends DecoderConfig = DecoderConfig> extends 
   /**
    * Final hidden states after the last norm, and the routers' decisions layer by layer.
    * @param tokens i32 [batch, sequence]
-   * @param context positions, segments and cache; by default positions 0, 1, … and no cache
+   * @param context positions, segments, cache, and whether blocks are recomputed; by default positions 0, 1, … and neither
    * @returns hidden [batch, sequence, hidden]
    */
   hidden(
     tokens: Tensor,
     context: Partial<Pick<AttentionContext, "positions" | "segments">> & {
       caches?: { layers: readonly NonNullable<AttentionContext["cache"]>["at"][]; start: Tensor; lengths: Tensor };
+      recompute?: boolean;
     } = {},
   ): { hidden: Tensor; routing: Routing[] } {
     if (tokens.rank !== 2) throw new ShapeError("hidden", "tokens must be [batch, sequence]", [tokens.shape]);
@@ -155,7 +161,8 @@ export abstract class CausalLM<C extends DecoderConfig = DecoderConfig> extends 
     this.model.layers.forEach((layer, i) => {
       const { caches, segments } = context;
       const cache = caches && { at: caches.layers[i]!, start: caches.start, lengths: caches.lengths };
-      const result = layer.forward(x, { rotary: this.#rotary, positions, segments, cache });
+      const forward = (input: Tensor) => layer.forward(input, { rotary: this.#rotary, positions, segments, cache });
+      const result = context.recompute ? recompute(forward, x) : forward(x);
       if (result.routing) routing.push(result.routing);
       x = result.output;
     });
@@ -176,7 +183,12 @@ export abstract class CausalLM<C extends DecoderConfig = DecoderConfig> extends 
     if (!sameShape(tokens.shape, targets.shape)) {
       throw new ShapeError("loss", "tokens and targets must have the same shape", [tokens.shape, targets.shape]);
     }
-    const { hidden, routing } = this.hidden(tokens, options.segments ? { segments: options.segments } : {});
+    const { segments, positions, recompute } = options;
+    const { hidden, routing } = this.hidden(tokens, {
+      ...(segments && { segments }),
+      ...(positions && { positions }),
+      ...(recompute && { recompute }),
+    });
     const rows = tokens.size;
     const weights = options.weights && reshape(options.weights, [rows]);
     const flat = reshape(hidden, [rows, this.config.hiddenSize]);
