@@ -2,3 +2,4 @@ export { SynthError, type SynthErrorCode } from "./errors.js";
 export { imageBatch, toBytes, toUnit } from "./images/pixels.js";
 export * from "./training/index.js";
 export type * from "./types.js";
+export * from "./world/index.js";
