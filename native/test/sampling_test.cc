@@ -90,6 +90,32 @@ TEST(sampling_distribution) {
   }
 }
 
+// A row with a state of its own draws what it draws alone, wherever it stands.
+TEST(sampling_state_to_a_row) {
+  std::mt19937 generator(5);
+  F32 logits = normal(generator, {20, 50}, 2.0f);
+  I32 states({20, 4}), together({20});
+  for (int32_t b = 0; b < 20; ++b)
+    for (int32_t word = 0; word < 4; ++word) states[static_cast<size_t>(4 * b + word)] = 1000 * b + word;
+  launch(device, "sample_tokens", {view(logits), view(states)}, {view(together), absent()}, {1, 0, 0.9, 3});
+  int different = 0;
+  for (size_t b = 0; b < 20; ++b) {
+    F32 row({1, 50});
+    std::copy_n(logits.values.begin() + static_cast<int64_t>(50 * b), 50, row.values.begin());
+    I32 own({4}), alone({1});
+    std::copy_n(states.values.begin() + static_cast<int64_t>(4 * b), 4, own.values.begin());
+    launch(device, "sample_tokens", {view(row), view(own)}, {view(alone), absent()}, {1, 0, 0.9, 3});
+    CHECK(alone[0] == together[b]);
+    Reference kept = reference(row.values.data(), 50, {1, 0, 0.9});
+    double u = unit_reference(philox_reference({0, 3, uint32_t(own[2]), uint32_t(own[3])}, {uint32_t(own[0]), uint32_t(own[1])})[0]);
+    size_t place = static_cast<size_t>(std::find(kept.order.begin(), kept.order.end(), alone[0]) - kept.order.begin());
+    double before = std::accumulate(kept.probability.begin(), kept.probability.begin() + static_cast<int64_t>(place), 0.0);
+    CHECK(u > before - 1e-5 && u < before + kept.probability[place] + 1e-5);
+    different += alone[0] != together[0];
+  }
+  CHECK(different > 5);
+}
+
 TEST(sampling_greedy_and_log_probability) {
   std::mt19937 generator(3);
   F32 logits = normal(generator, {6, 3001}, 4.0f), log_probability({6});

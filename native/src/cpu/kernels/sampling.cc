@@ -115,11 +115,14 @@ void sample_tokens(Context& context, const TrefoilLaunch& launch) {
   if (rows == 0) return;
   if (n == 0) fail(TREFOIL_INVALID_ARGUMENT, "sample_tokens: there are no logits to choose from");
   Options options{launch.attributes[0], launch.attributes[2], static_cast<int64_t>(launch.attributes[1])};
-  PhiloxStream stream = philox_stream(launch.inputs[1], launch.attributes[3]);
+  const TrefoilView& state = launch.inputs[1];
   context.parallel(rows, [&](int64_t b) {
     const float* x = data<float>(logits) + b * n;
+    // One state for all: blocks count through the batch. One state to a row: nothing depends on its neighbours.
+    TrefoilView own = state;
+    if (state.rank == 2) own.data = data<int32_t>(state) + 4 * b;
     uint32_t words[4][kPhiloxBatch];
-    philox(stream, static_cast<uint32_t>(b), words);
+    philox(philox_stream(own, launch.attributes[3]), static_cast<uint32_t>(state.rank == 2 ? 0 : b), words);
     float top = greatest(x, n);
     int64_t token = sample_row(context, x, n, top, options, unit_interval(words[0][0]));
     if (tokens.data) data<int32_t>(tokens)[b] = static_cast<int32_t>(token);
