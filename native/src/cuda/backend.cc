@@ -88,6 +88,7 @@ struct TrefoilDevice {
   platform::Stream stream = nullptr;     // copies, launches and replays, in the order they were asked for
   platform::Stream recording = nullptr;  // launches while a graph is captured: copies of other threads stay out of it
   ErrorRecord* errors = nullptr;
+  ErrorRecord* seen = nullptr;  // pinned: where synchronize copies it
   Context context;
 
   TrefoilDevice(const TrefoilDeviceOptions& options) : index(options.index), properties(platform::properties(index)) {
@@ -101,6 +102,7 @@ struct TrefoilDevice {
       recording = platform::create_stream();
       errors = static_cast<ErrorRecord*>(platform::allocate(sizeof(ErrorRecord)));
       if (!errors) throw std::bad_alloc();
+      seen = static_cast<ErrorRecord*>(platform::allocate_pinned(sizeof(ErrorRecord)));
     } catch (...) {
       close();
       throw;
@@ -116,6 +118,7 @@ struct TrefoilDevice {
     close();
   }
   void close() {
+    if (seen) platform::release_pinned(seen);
     if (errors) platform::release(errors);
     if (recording) platform::destroy_stream(recording);
     if (stream) platform::destroy_stream(stream);
@@ -197,18 +200,23 @@ int32_t launch(TrefoilDevice* device, int32_t op, const TrefoilLaunch* launch, T
 int32_t synchronize(TrefoilDevice* device, TrefoilStatus* status) {
   return guarded(status, [&] {
     platform::select(device->index);
-    ErrorRecord record;
-    platform::copy_out(device->stream, &record, device->errors, sizeof record);
+    platform::copy_out(device->stream, device->seen, device->errors, sizeof(ErrorRecord));
     platform::synchronize(device->stream);
+    const ErrorRecord record = *device->seen;
     if (!record.set) return;
     platform::fill_zero(device->stream, device->errors, sizeof record);
     platform::synchronize(device->stream);
-    std::string position = std::to_string(record.position);
-    if (record.width) position = "[" + std::to_string(record.position / record.width) + ", " + std::to_string(record.position % record.width) + "]";
     // Where -1 is allowed it means "none".
     const bool none = record.least == -1;
-    fail(TREFOIL_INDEX_OUT_OF_RANGE, "%s %lld at position %s is outside [%lld, %lld)%s", record.what, static_cast<long long>(record.value),
-         position.c_str(), static_cast<long long>(none ? 0 : record.least), static_cast<long long>(record.bound), none ? " and is not -1" : "");
+    const long long value = record.value, least = none ? 0 : record.least, bound = record.bound;
+    const char* otherwise = none ? " and is not -1" : "";
+    const std::string_view what = record.what;
+    if (what.ends_with("[]"))
+      fail(TREFOIL_INDEX_OUT_OF_RANGE, "%.*s[%lld] is %lld; it must be in [%lld, %lld)", static_cast<int>(what.size() - 2), record.what,
+           static_cast<long long>(record.position), value, static_cast<long long>(record.least), bound);
+    std::string position = std::to_string(record.position);
+    if (record.width) position = "[" + std::to_string(record.position / record.width) + ", " + std::to_string(record.position % record.width) + "]";
+    fail(TREFOIL_INDEX_OUT_OF_RANGE, "%s %lld at position %s is outside [%lld, %lld)%s", record.what, value, position.c_str(), least, bound, otherwise);
   });
 }
 

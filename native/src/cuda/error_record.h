@@ -14,6 +14,7 @@ struct ErrorRecord {
   int64_t width;  // not 0: the position counts through rows of so many
 };
 
+// `what` names the operand, "gather_rows: index"; if it ends in [] the message reads "moe: offsets[3] is 7; it must be …".
 // Of many threads the first to arrive is kept. `what` is a string literal of the host code.
 __device__ inline void report_index(ErrorRecord* errors, const char* what, int64_t value, int64_t position, int64_t least, int64_t bound,
                                     int64_t width = 0) {

@@ -20,11 +20,13 @@
 
 // Families that need products of matrices or tiles in shared memory.
 #define TREFOIL_CUDA_TILE_FAMILIES(X) \
+  X(attention)                        \
   X(conv2d)                           \
   X(cross_entropy)                    \
   X(grouped_matmul)                   \
   X(matmul)                           \
-  X(moe)
+  X(moe)                              \
+  X(vq)
 
 #define TREFOIL_CUDA_FAMILIES(X)  \
   TREFOIL_CUDA_VECTOR_FAMILIES(X) \

@@ -26,6 +26,8 @@ void synchronize(Stream stream);
 
 void* allocate(size_t bytes);  // zeroed; null when out of memory
 void release(void* pointer);
+void* allocate_pinned(size_t bytes);  // host memory that copies reach without a stop; throws
+void release_pinned(void* pointer);
 void copy_in(Stream stream, void* to, const void* host, size_t bytes);
 void copy_out(Stream stream, void* host, const void* from, size_t bytes);
 void copy(Stream stream, void* to, const void* from, size_t bytes);

@@ -73,15 +73,21 @@ void* allocate(size_t bytes) {
     return nullptr;
   }
   check_cuda(error, "allocate");
-  // The default stream, then a wait for it: the memory is zero whichever thread and stream use it next.
+  // On the default stream, and waited for: the memory is zero whichever thread and stream use it next.
   cudaError_t zeroed = cudaMemset(memory, 0, bytes ? bytes : 64);
-  if (zeroed == cudaSuccess) zeroed = cudaStreamSynchronize(cudaStreamPerThread);
   if (zeroed == cudaSuccess) zeroed = cudaStreamSynchronize(nullptr);
   if (zeroed != cudaSuccess) cudaFree(memory);
   check_cuda(zeroed, "zero");
   return memory;
 }
 void release(void* pointer) { cudaFree(pointer); }
+
+void* allocate_pinned(size_t bytes) {
+  void* memory = nullptr;
+  check_cuda(cudaHostAlloc(&memory, bytes, cudaHostAllocDefault), "pinned memory");
+  return memory;
+}
+void release_pinned(void* pointer) { cudaFreeHost(pointer); }
 
 void copy_in(Stream stream, void* to, const void* host, size_t bytes) {
   check_cuda(cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, raw(stream)), "copy to the device");

@@ -10,7 +10,10 @@
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
-#if !defined(__x86_64__)
+#if defined(__x86_64__) && defined(__linux__)
+#define TREFOIL_SWITCH_BY_HAND 1
+#else
+#define TREFOIL_SWITCH_BY_HAND 0
 #include <ucontext.h>
 #endif
 
@@ -26,12 +29,12 @@ struct Fiber {
   void* argument = nullptr;
   bool ended = false;
   void* sanitizer_stack = nullptr;
-#if defined(__x86_64__)
+#if TREFOIL_SWITCH_BY_HAND
   void* stack_pointer = nullptr;
 #else
   ucontext_t context;
 #endif
-  Fiber() : stack(mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)) {
+  Fiber() : stack(mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)) {
     if (stack == MAP_FAILED) throw std::bad_alloc();
   }
   ~Fiber() { munmap(stack, kStackBytes); }
@@ -40,7 +43,7 @@ struct Fiber {
 namespace {
 
 struct Scheduler {
-#if defined(__x86_64__)
+#if TREFOIL_SWITCH_BY_HAND
   void* stack_pointer = nullptr;
 #else
   ucontext_t context;
@@ -58,7 +61,7 @@ void run_fiber();
 
 }  // namespace
 
-#if defined(__x86_64__)
+#if TREFOIL_SWITCH_BY_HAND
 // Saves the registers that a function must keep, swaps stacks, restores. Never inlined: the call saves the rest.
 extern "C" void trefoil_switch_stack(void** save, void* load);
 asm(R"(

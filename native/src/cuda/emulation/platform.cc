@@ -48,6 +48,8 @@ void* allocate(size_t bytes) {
   return memory;
 }
 void release(void* pointer) { std::free(pointer); }
+void* allocate_pinned(size_t bytes) { return allocate(bytes); }
+void release_pinned(void* pointer) { release(pointer); }
 void copy_in(Stream stream, void* to, const void* host, size_t bytes) { copy(stream, to, host, bytes); }
 void copy_out(Stream stream, void* host, const void* from, size_t bytes) { copy(stream, host, from, bytes); }
 void copy(Stream stream, void* to, const void* from, size_t bytes) {

@@ -42,7 +42,8 @@ __device__ void row_loss(const float* logits, int classes, int32_t target, float
   }
   const float most = block_max(mine.most), shift = most == -INFINITY ? 0.0f : most;
   const float own_shift = mine.most == -INFINITY ? 0.0f : mine.most;
-  const double total = block_sum(static_cast<double>(mine.total) * static_cast<double>(expf(own_shift - shift)));
+  // A thread that saw nothing has shift 0: e^(0 - shift) may be infinite.
+  const double total = block_sum(mine.total == 0.0f ? 0.0 : static_cast<double>(mine.total) * static_cast<double>(expf(own_shift - shift)));
   if (threadIdx.x == 0) *loss = log(total) + (static_cast<double>(shift) - static_cast<double>(logits[target]));
   if (!dlogits && !half) return;
   __syncthreads();  // logits[target] was read before its row is overwritten
@@ -100,7 +101,7 @@ void cross_entropy(const Context& context, const TrefoilLaunch& launch_) {
   const int32_t* targets = data<const int32_t>(launch_.inputs[1]);
   const float* weights = data<const float>(launch_.inputs[2]);
   double* losses = static_cast<double*>(launch_.workspace);
-  check_index(context, "cross_entropy: target", targets, rows, -1, classes);
+  check_index(context, "cross_entropy: targets[]", targets, rows, -1, classes);
   if (rows > 0)
     launch(context, {static_cast<unsigned>(rows), kThreads}, cross_entropy_rows, data<const float>(launch_.inputs[0]), targets, weights,
            static_cast<int>(classes), losses, optional_output<float>(launch_, 2), nullptr, 0);
@@ -191,7 +192,7 @@ size_t linear_cross_entropy_workspace(const Context& context, const TrefoilLaunc
 
 void linear_cross_entropy(const Context& context, const TrefoilLaunch& launch) {
   const Projection projection(launch);
-  check_index(context, "linear_cross_entropy: target", data<const int32_t>(launch.inputs[2]), projection.rows, -1, projection.classes);
+  check_index(context, "linear_cross_entropy: targets[]", data<const int32_t>(launch.inputs[2]), projection.rows, -1, projection.classes);
   if (projection.rows == 0 && optional_output<float>(launch, 3))
     platform::fill_zero(context.stream, launch.outputs[3].data, static_cast<size_t>(elements(launch.outputs[3])) * sizeof(float));
   Workspace workspace(launch);

@@ -38,8 +38,8 @@ size_t grouped_matmul_workspace(const Context& context, const TrefoilLaunch& lau
 
 void grouped_matmul(const Context& context, const TrefoilLaunch& launch) {
   Forward forward(launch);
-  check_offsets(context, "grouped_matmul: offsets", forward.p.offsets, forward.p.count, forward.p.m);
-  if (forward.x.index) check_index(context, "grouped_matmul: row_index", forward.x.index, forward.p.m, 0, forward.x.stored_rows);
+  check_offsets(context, "grouped_matmul: offsets[]", forward.p.offsets, forward.p.count, forward.p.m);
+  if (forward.x.index) check_index(context, "grouped_matmul: row_index[]", forward.x.index, forward.p.m, 0, forward.x.stored_rows);
   Workspace workspace(launch);
   multiply(context, workspace, forward.x, forward.w, forward.p);
 }
@@ -82,9 +82,9 @@ size_t weight_grad_workspace(const Context& context, const TrefoilLaunch& launch
 
 void grouped_matmul_weight_grad(const Context& context, const TrefoilLaunch& launch) {
   WeightGrad grad(launch);
-  check_offsets(context, "grouped_matmul_weight_grad: offsets", grad.p.offsets, grad.p.count, grad.p.k);
-  if (grad.a.index) check_index(context, "grouped_matmul_weight_grad: a_index", grad.a.index, grad.p.k, 0, grad.a.stored_rows);
-  if (grad.b.index) check_index(context, "grouped_matmul_weight_grad: b_index", grad.b.index, grad.p.k, 0, grad.b.stored_rows);
+  check_offsets(context, "grouped_matmul_weight_grad: offsets[]", grad.p.offsets, grad.p.count, grad.p.k);
+  if (grad.a.index) check_index(context, "grouped_matmul_weight_grad: a_index[]", grad.a.index, grad.p.k, 0, grad.a.stored_rows);
+  if (grad.b.index) check_index(context, "grouped_matmul_weight_grad: b_index[]", grad.b.index, grad.p.k, 0, grad.b.stored_rows);
   Workspace workspace(launch);
   multiply(context, workspace, grad.a, grad.b, grad.p);
 }
