@@ -1,5 +1,6 @@
 #include <dlfcn.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -20,6 +21,8 @@ static std::vector<Registered>& registry() {
   return tests;
 }
 Registration::Registration(const char* name, Body body, bool once) { registry().push_back({name, body, once}); }
+
+bool emulated(const Device& device) { return std::strcmp(device.backend->name, "cuda_emulated") == 0; }
 
 void check(bool condition, const char* expression, const char* file, int line) {
   if (!condition) throw Failure{std::string(file) + ":" + std::to_string(line) + ": " + expression};
@@ -193,6 +196,7 @@ void run_all(Device& device, const char* part, bool once, int& passed, int& fail
   for (auto& test : registry()) {
     if ((part && !std::strstr(test.name, part)) || (test.once && !once)) continue;
     std::string message;
+    const auto start = std::chrono::steady_clock::now();
     try {
       test.body(device);
     } catch (const Failure& failure) {
@@ -202,6 +206,8 @@ void run_all(Device& device, const char* part, bool once, int& passed, int& fail
     }
     ++(message.empty() ? passed : failed);
     if (!message.empty()) std::printf("FAIL %s [%s]: %s\n", test.name, device.isa.c_str(), message.c_str());
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (seconds > 3) std::printf("slow %s [%s]: %.1f s\n", test.name, device.isa.c_str(), seconds);
     std::fflush(stdout);
   }
 }
@@ -261,7 +267,7 @@ int run_library(const char* path, const char* part) {
 }  // namespace
 
 // trefoil_tests [--backend=PATH] [name-part]: runs the tests whose name contains it, at every ISA level of this machine; with a
-// path, those of the ops on the devices of that backend's library.
+// path (or "emulated"), those of the ops on the devices of that backend's library.
 int main(int argc, char** argv) {
   const char *library = nullptr, *part = nullptr;
   for (int i = 1; i < argc; ++i) {
@@ -271,5 +277,6 @@ int main(int argc, char** argv) {
     else
       part = argv[i];
   }
+  if (library && std::strcmp(library, "emulated") == 0) library = TREFOIL_TEST_CUDA_EMULATED;
   return library ? run_library(library, part) : run_cpu(part);
 }

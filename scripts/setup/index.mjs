@@ -15,11 +15,19 @@ export function turbo(args) {
   return [join(root, "node_modules", "turbo", "bin", "turbo"), "run", ...args, ...flags];
 }
 
+/** Whether arguments or environment ask for a CUDA device. @param {string[]} args @param {NodeJS.ProcessEnv} environment */
+export function wantsCuda(args, environment) {
+  const at = args.findLastIndex((argument) => argument === "--device" || argument.startsWith("--device="));
+  const flag = args[at]?.includes("=") ? args[at].slice("--device=".length) : args[at + 1];
+  return ((at >= 0 ? flag : environment.TREFOIL_DEVICE) ?? "").startsWith("cuda");
+}
+
 /**
  * Brings a fresh clone, or a changed one, to the point where everything is built. What is up to date is not done again.
+ * @param {{ cuda?: boolean }} [options] cuda: the CUDA library too, which takes minutes the first time
  * @returns {Promise<NodeJS.ProcessEnv>} the environment to run turbo and the packages in
  */
-export async function setUp() {
+export async function setUp({ cuda = false } = {}) {
   new PhaseLine("requirements").done(checkRequirements(process.env));
   const environment = await installPackages(root, {
     ...process.env,
@@ -31,7 +39,7 @@ export async function setUp() {
   try {
     const output = await runLogged({
       file: process.execPath,
-      args: turbo(["build:native", "build", "--output-logs=new-only"]),
+      args: turbo(["build:native", "build", ...(cuda ? ["build:cuda"] : []), "--output-logs=new-only"]),
       cwd: root,
       env: environment,
       log: join(root, "node_modules", ".trefoil", "build.log"),

@@ -205,8 +205,10 @@ int32_t synchronize(TrefoilDevice* device, TrefoilStatus* status) {
     platform::synchronize(device->stream);
     std::string position = std::to_string(record.position);
     if (record.width) position = "[" + std::to_string(record.position / record.width) + ", " + std::to_string(record.position % record.width) + "]";
-    fail(TREFOIL_INDEX_OUT_OF_RANGE, "%s %lld at position %s is outside [%lld, %lld)", record.what, static_cast<long long>(record.value),
-         position.c_str(), static_cast<long long>(record.least), static_cast<long long>(record.bound));
+    // Where -1 is allowed it means "none".
+    const bool none = record.least == -1;
+    fail(TREFOIL_INDEX_OUT_OF_RANGE, "%s %lld at position %s is outside [%lld, %lld)%s", record.what, static_cast<long long>(record.value),
+         position.c_str(), static_cast<long long>(none ? 0 : record.least), static_cast<long long>(record.bound), none ? " and is not -1" : "");
   });
 }
 

@@ -2,6 +2,7 @@
 // `const KernelEntry <family>_kernels[]` in namespace trefoil::cuda, ending in {nullptr, nullptr, nullptr}.
 #pragma once
 #define TREFOIL_CUDA_VECTOR_FAMILIES(X) \
+  X(elementwise)                        \
   X(softmax)                            \
   X(norm)                               \
   X(swiglu)                             \
@@ -13,10 +14,17 @@
   X(indexing)                           \
   X(movement)                           \
   X(transpose)                          \
-  X(group_norm)
+  X(group_norm)                         \
+  X(sampling)                           \
+  X(masked_diffusion)
 
 // Families that need products of matrices or tiles in shared memory.
-#define TREFOIL_CUDA_TILE_FAMILIES(X)
+#define TREFOIL_CUDA_TILE_FAMILIES(X) \
+  X(conv2d)                           \
+  X(cross_entropy)                    \
+  X(grouped_matmul)                   \
+  X(matmul)                           \
+  X(moe)
 
 #define TREFOIL_CUDA_FAMILIES(X)  \
   TREFOIL_CUDA_VECTOR_FAMILIES(X) \

@@ -94,7 +94,7 @@ bool pass_barrier(Block& block) {
       stopped = "divergent warp: " + where(thread) + others;
       return false;
     }
-    if (waiting && (std::strcmp(waiting->file, thread.file) != 0 || waiting->line != thread.line)) {
+    if (waiting && (waiting->line != thread.line || (waiting->file != thread.file && std::strcmp(waiting->file, thread.file) != 0))) {
       stopped = "divergent barrier: " + where(*waiting) + "; " + where(thread);
       return false;
     }
@@ -198,9 +198,8 @@ Exchange& arrive(uint32_t mask, const char* name, const void* value, size_t byte
     mine->complete = false;
     mine->name = name;
     mine->readers = __builtin_popcount(mask);
-    std::memset(mine->values, 0xFF, sizeof mine->values);
   }
-  if (std::strcmp(mine->name, name) != 0) stop("divergent warp: this lane is in %s, others are in %s", name, mine->name);
+  if (mine->name != name && std::strcmp(mine->name, name) != 0) stop("divergent warp: this lane is in %s, others are in %s", name, mine->name);
   std::memcpy(mine->values[self.lane], value, bytes);
   mine->arrived |= 1u << self.lane;
   if (mine->arrived == mine->mask) {

@@ -86,7 +86,10 @@ struct Lanes {
   bool present(int lane) const { return exchange.arrived >> lane & 1u; }
   T operator[](int lane) const {
     T value;
-    __builtin_memcpy(&value, exchange.values[lane], sizeof value);
+    if (present(lane))
+      __builtin_memcpy(&value, exchange.values[lane], sizeof value);
+    else
+      __builtin_memset(static_cast<void*>(&value), 0xFF, sizeof value);
     return value;
   }
 };

@@ -18,7 +18,7 @@ struct Chunks {
     if (grain < 1) grain = 1;
     per_image = ceil_divide(positions, grain);
   }
-  int64_t count() const { return images * per_image; }
+  __host__ __device__ int64_t count() const { return images * per_image; }
   int64_t blocks() const { return count() * ceil_divide(channels, 32); }
   __device__ int64_t rows(int64_t chunk) const { return positions - chunk * grain < grain ? positions - chunk * grain : grain; }
 };

@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import {
   add,
+  advanceRandom,
   type CausalLM,
   cast,
   compile,
@@ -108,7 +109,7 @@ class DecodeBatch implements Disposable {
   #draw(logits: Tensor, states: Tensor, drawing: Drawing): Tensor {
     const { token } = sampleTokens(logits, states, 0, drawing);
     this.#token.assign(reshape(token, [this.rows, 1]));
-    this.#states.assign(add(states, tensor(nextStep)));
+    this.#states.assign(advanceRandom(states));
     return token;
   }
 
@@ -139,9 +140,6 @@ class DecodeBatch implements Disposable {
   }
 }
 type DecodeBatchContent = { caches: readonly { keys: Tensor; values: Tensor }[]; token: Tensor };
-
-/** Added to a state after each token. */
-const nextStep = Int32Array.of(0, 0, 1, 0);
 
 /** Batches of half the rows are made down to this many: below, a row costs next to nothing. */
 const smallestBatch = 8;

@@ -17,8 +17,8 @@ export const philoxUniform = (state: Tensor, shape: Shape, stream: number): Tens
 export const philoxNormal = (state: Tensor, shape: Shape, stream: number): Tensor =>
   apply(opNormal, [state], { shape, dtype: "f32" }, [stream]);
 
-/** The state one step later. */
-export const philoxAdvance = (state: Tensor): Tensor => apply(opAdvance, [state], { shape: [4], dtype: "i32" });
+/** The state one step later, i32 [4], or [B, 4]: a state to each row. */
+export const philoxAdvance = (state: Tensor): Tensor => apply(opAdvance, [state], { shape: state.shape, dtype: "i32" });
 
 export interface SamplingOptions {
   /** 0 is greedy. Default 1. */
