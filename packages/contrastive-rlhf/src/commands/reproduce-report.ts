@@ -5,9 +5,9 @@ import {
   allCells,
   cellName,
   type ExperimentSettings,
+  type Finding,
   type ResultRow,
   type TuningPoint,
-  type Finding,
 } from "../experiment/index.js";
 
 export interface ExperimentResult {
@@ -147,7 +147,9 @@ function markdownTable({ columns, rows }: TableSection): string {
 /** The tables of the report as Markdown. */
 export function markdownReport(result: ExperimentResult): string {
   const { settings, completed, seeds } = result;
-  const done = completed ? `All arms of ${settings.seeds} seeds.` : `Not complete: ${seeds} of ${settings.seeds} seeds have results.`;
+  const done = completed
+    ? `All arms of ${settings.seeds} seeds.`
+    : `Not complete: ${seeds} of ${settings.seeds} seeds have results.`;
   const tables = [
     findingTable("Claims", result.claims),
     findingTable("Falsifiers", result.falsifiers),

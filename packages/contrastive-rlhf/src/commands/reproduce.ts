@@ -14,9 +14,15 @@ import {
   tunePpo,
 } from "../experiment/index.js";
 import { count, folder } from "./fields.js";
-import { markdownReport, plainTable, reportSections, tuningTable, findingText } from "./reproduce-report.js";
+import { findingText, markdownReport, plainTable, reportSections, tuningTable } from "./reproduce-report.js";
 
-const whole = { seeds: 20, offsets: [0, 0.5, 1, 2], flips: [0, 0.1, 0.2, 0.3, 0.4], samples: [1, 4, 16, 64], showcase: 2 };
+const whole = {
+  seeds: 20,
+  offsets: [0, 0.5, 1, 2],
+  flips: [0, 0.1, 0.2, 0.3, 0.4],
+  samples: [1, 4, 16, 64],
+  showcase: 2,
+};
 const small = { seeds: 3, offsets: [0, 1], flips: [0, 0.2], samples: [4, 16], showcase: 0 };
 
 const list = (text: string, values: readonly number[], fewer: readonly number[]) =>
@@ -37,7 +43,9 @@ export const reproduceCommand = defineCommand({
     small: z.boolean().default(false).describe("Fewer seeds and cells, in minutes; what is given beside it counts."),
     tune: z.boolean().default(false).describe("Only tune plain PPO, on seeds of its own, and print the result."),
     workers: count(Math.min(availableParallelism(), 8), "Seeds trained at a time, each by a process of one thread."),
-    seeds: count(whole.seeds, "").optional().describe(`Paired seeds. Default: ${whole.seeds}; with --small ${small.seeds}.`),
+    seeds: count(whole.seeds, "")
+      .optional()
+      .describe(`Paired seeds. Default: ${whole.seeds}; with --small ${small.seeds}.`),
     offsets: z
       .array(z.number().nonnegative())
       .optional()

@@ -1,5 +1,5 @@
 import { mean, type PairedTest } from "../algorithm/index.js";
-import { allCells, type Arm, type Cell, cellName, type ExperimentSettings, falsifiers } from "./plan.js";
+import { type Arm, allCells, type Cell, cellName, type ExperimentSettings, falsifiers } from "./plan.js";
 import type { ResultRow } from "./results.js";
 import { type ArmSummary, pairedRows, rowFinder, summarise, tested } from "./summary.js";
 
@@ -11,9 +11,7 @@ export interface Finding {
 }
 
 const interval = (test: PairedTest | undefined): string =>
-  test
-    ? `${signed(test.mean)} (95 %: ${test.interval.map(signed).join(" to ")}, ${test.count} seeds)`
-    : "no result";
+  test ? `${signed(test.mean)} (95 %: ${test.interval.map(signed).join(" to ")}, ${test.count} seeds)` : "no result";
 const signed = (value: number): string => `${value >= 0 ? "+" : ""}${value.toFixed(3)}`;
 
 /** Whether the falsifiers, written down before any run, have struck. */
@@ -28,9 +26,7 @@ export function falsifierFindings(rows: readonly ResultRow[], settings: Experime
   const few = gain(offset(1, settings.fewPrompts), headline);
   // Seeds whose contrastive arms are there for every offset.
   const runs = settings.samples.flatMap((samples) => {
-    const cells = settings.offsets.map((sigma) =>
-      find(offset(sigma, settings.prompts), { kind: "contrast", samples }),
-    );
+    const cells = settings.offsets.map((sigma) => find(offset(sigma, settings.prompts), { kind: "contrast", samples }));
     return cells[0]!.flatMap(({ seed }) => {
       const hashes = cells.flatMap((list) =>
         list.filter((row) => row.seed === seed && row.failure === undefined).map(({ weights }) => weights),
@@ -158,12 +154,15 @@ export function claimFindings(rows: readonly ResultRow[], settings: ExperimentSe
     ),
     positive(
       "More offline samples are better",
-      tested(perSeed(full, { kind: "contrast", samples: largest }, { kind: "contrast", samples: settings.samples[0]! })),
+      tested(
+        perSeed(full, { kind: "contrast", samples: largest }, { kind: "contrast", samples: settings.samples[0]! }),
+      ),
       `minus PPO, mean over cells: ${byK.join(", ")}; k = ${largest} minus k = ${settings.samples[0]}`,
     ),
     {
       statement: "Contrast changes the variance of policy gradients by (1 + 1/k) / (1 + ρ)",
-      holds: ratios.length === 0 ? "open" : agree === ratios.length && error < 1.25 ? "yes" : agree > 0 ? "partly" : "no",
+      holds:
+        ratios.length === 0 ? "open" : agree === ratios.length && error < 1.25 ? "yes" : agree > 0 ? "partly" : "no",
       evidence: `measured and predicted ratio are on the same side of 1 in ${agree} of ${ratios.length} cells and k, and apart by a factor ${error.toFixed(2)} on average`,
     },
     {

@@ -8,7 +8,7 @@ import { appendResult, type ResultRow, readResults, resultKey } from "./results.
 import { SeedStages } from "./seed-stages.js";
 
 /** All cells of one seed: what one process works on at a time. */
-export interface Unit {
+interface Unit {
   seed: number;
   model: ModelSize;
 }
@@ -76,7 +76,8 @@ export async function runExperiment(
     await appendResult(directory, row);
     const note = row.failure ? ` (${row.failure})` : "";
     progress?.log(`seed ${row.seed}, ${row.cell}, ${row.arm}: true quality ${row.gold.toFixed(3)}${note}`);
-    stage?.update(++done);
+    done++;
+    stage?.update(done);
   };
   const queue = units.filter((unit) => armsIn(unit).some((key) => !known.includes(key)));
   let stopped = false;

@@ -9,7 +9,7 @@ import {
   type WinTieLose,
   winTieLose,
 } from "../algorithm/index.js";
-import { allCells, type Arm, armName, armsOf, type Cell, cellName, type ExperimentSettings } from "./plan.js";
+import { type Arm, allCells, armName, armsOf, type Cell, cellName, type ExperimentSettings } from "./plan.js";
 import type { ResultRow } from "./results.js";
 
 /** An arm against plain PPO of the same cell, paired by seed. */

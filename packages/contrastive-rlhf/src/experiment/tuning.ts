@@ -20,7 +20,7 @@ const cellsToTune = (prompts: number): Cell[] => [
 ];
 
 /** Plain PPO of one seed, cell and point of the grid: a line of `tuning.jsonl`. */
-export interface TuningRow extends TunedSettings {
+interface TuningRow extends TunedSettings {
   cell: string;
   seed: number;
   gold: number;

@@ -1,6 +1,13 @@
 import { type RewardVariance, recommendedSamples, rewardVariance, varianceRatio } from "../algorithm/index.js";
 import { EpisodeEncoder, type PromptText, type PromptTokens } from "../data/index.js";
-import { hashModelFolder, hashTokens, OpenPolicy, type SampledResponse, type SampleRequest, Sampler } from "../models/index.js";
+import {
+  hashModelFolder,
+  hashTokens,
+  OpenPolicy,
+  type SampledResponse,
+  type SampleRequest,
+  Sampler,
+} from "../models/index.js";
 import type { RewardSum, ScoredSample } from "./rewards.js";
 import type { StageContext } from "./run.js";
 import { BaselineStore, type StoreIdentity, type StoreLine } from "./store.js";
