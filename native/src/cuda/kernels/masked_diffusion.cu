@@ -40,34 +40,6 @@ struct Logits {
   }
 };
 
-// In ascending order of index, the first whose running weight exceeds target. Warps own stretches of `stretch`; `ahead` is the weight
-// before this warp's, `own` its own. Every thread gets the answer.
-template <class Weight>
-__device__ int64_t block_draw(int64_t n, int64_t stretch, const Weight& weight, Fixed ahead, Fixed own, Fixed target) {
-  TREFOIL_SHARED(drawn, int64_t);
-  if (target >= ahead && target < ahead + own) {
-    Fixed before = ahead;
-    const int64_t begin = warp_index() * stretch, end = begin + stretch < n ? begin + stretch : n;
-    for (int64_t base = begin; base < end; base += kWarp) {
-      const int64_t i = base + lane_index();
-      const Fixed mine = i < end ? weight(i) : 0;
-      Fixed through = mine;
-      for (int offset = 1; offset < kWarp; offset *= 2) {
-        const Fixed other = __shfl_up_sync(kFullWarp, through, static_cast<unsigned>(offset));
-        if (lane_index() >= offset) through += other;
-      }
-      const uint32_t over = __ballot_sync(kFullWarp, before + through > target);
-      if (over) {
-        if (lane_index() == 0) drawn = base + __ffs(static_cast<int>(over)) - 1;
-        break;
-      }
-      before += __shfl_sync(kFullWarp, through, kWarp - 1);
-    }
-  }
-  __syncthreads();
-  return drawn;
-}
-
 template <bool staged>
 __global__ void __launch_bounds__(kThreads) draw_kernel(Step step) {
   TREFOIL_SHARED(warp_totals, Fixed[kThreads / kWarp]);

@@ -36,8 +36,10 @@ __global__ void random_kernel(const int32_t* state, float* y, int64_t count, uin
   }
 }
 
-__global__ void random_advance_kernel(int32_t* state, const ErrorRecord* errors) {
-  if (errors->set) return;
+__global__ void random_advance_kernel(int32_t* states, int64_t count, const ErrorRecord* errors) {
+  const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
+  if (i >= count || errors->set) return;
+  int32_t* state = states + 4 * i;
   const uint32_t low = static_cast<uint32_t>(state[2]) + 1;
   state[2] = static_cast<int32_t>(low);
   if (low == 0) state[3] = static_cast<int32_t>(static_cast<uint32_t>(state[3]) + 1);
@@ -52,7 +54,9 @@ void random(const Context& context, const TrefoilLaunch& args) {
 }
 
 void random_advance(const Context& context, const TrefoilLaunch& args) {
-  launch(context, {1, 1}, random_advance_kernel, data<int32_t>(args.inputs[0]), context.errors);
+  const int64_t states = elements(args.inputs[0]) / 4;
+  if (states == 0) return;
+  launch(context, {static_cast<unsigned>(ceil_divide(states, 128)), 128}, random_advance_kernel, data<int32_t>(args.inputs[0]), states, context.errors);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// sample_tokens: temperature, top-k and top-p are cuts of the candidates in descending order, found by selection. One block per row; rows
-// are read several times and stay in L2 meanwhile.
+// sample_tokens: temperature, top-k and top-p are cuts of the candidates in descending order, found by selection; what is left is drawn
+// from in order of index. One block per row; rows are read several times and stay in L2 meanwhile.
 #include "kernel.h"
 #include "philox.h"
 #include "selection.h"
@@ -8,6 +8,8 @@ namespace trefoil::cuda {
 
 namespace {
 
+constexpr unsigned kMaxThreads = 512;
+
 struct Options {
   float scale;  // 1 / temperature; 0: greedy
   double top_p;
@@ -15,7 +17,10 @@ struct Options {
   uint32_t stream;
 };
 
-__global__ void sample_tokens_kernel(const float* logits, const int32_t* state, int32_t* tokens, float* log_probability, int64_t rows, int64_t n, Options options) {
+__global__ void sample_tokens_kernel(const float* logits, const int32_t* state, int32_t* tokens, float* log_probability, int64_t rows, int64_t n, bool own_state, Options options) {
+  TREFOIL_SHARED(warp_totals, Fixed[kMaxThreads / kWarp]);
+  // Indices of a warp.
+  const int64_t stretch = (n + blockDim.x - 1) / blockDim.x * kWarp, begin = warp_index() * stretch, end = begin + stretch < n ? begin + stretch : n;
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
     const float* x = logits + row * n;
     float top = -INFINITY;
@@ -37,9 +42,16 @@ __global__ void sample_tokens_kernel(const float* logits, const int32_t* state, 
       if (token == n) token = 0;
     } else {
       const Kept kept = block_filter(n, key, weight, total, options.top_k, options.top_p);
-      const float u = unit_interval(philox(state, options.stream, static_cast<uint32_t>(row)).x);
-      const auto measure = [&](int64_t i, unsigned long long k) { return k <= kept.last ? weight(i) : Fixed{0}; };
-      token = candidate_index(block_select(n, key, measure, fixed_target(u, kept.total)).key);
+      const auto left = [&](int64_t i) { return key(i) <= kept.last ? weight(i) : Fixed{0}; };
+      Fixed own = 0, ahead = 0;
+      for (int64_t i = begin + lane_index(); i < end; i += kWarp) own += left(i);
+      own = warp_sum(own);
+      if (lane_index() == 0) warp_totals[warp_index()] = own;
+      __syncthreads();
+      for (int w = 0; w < warp_index(); ++w) ahead += warp_totals[w];
+      // One state for all: blocks count through the batch. One state to a row: nothing depends on its neighbours.
+      const float u = unit_interval(philox(own_state ? state + 4 * row : state, options.stream, own_state ? 0 : static_cast<uint32_t>(row)).x);
+      token = block_draw(n, stretch, left, ahead, own, fixed_target(u, kept.total));
     }
     if (threadIdx.x == 0) {
       if (tokens) tokens[row] = static_cast<int32_t>(token);
@@ -58,9 +70,9 @@ void sample_tokens(const Context& context, const TrefoilLaunch& args) {
   // Finite: 0 * scale is the top logit's exponent.
   const Options options{inverse < 1e38 ? static_cast<float>(inverse) : 1e38f, args.attributes[2], static_cast<int64_t>(args.attributes[1]),
                         static_cast<uint32_t>(static_cast<int64_t>(args.attributes[3]))};
-  const unsigned threads = n > 4096 ? 512 : n > 512 ? 256 : 64;
+  const unsigned threads = n > 4096 ? kMaxThreads : n > 512 ? 256 : 64;
   launch(context, {context.grid(rows, 1), threads}, sample_tokens_kernel, data<float>(logits), data<int32_t>(args.inputs[1]), data<int32_t>(args.outputs[0]),
-         optional_output<float>(args, 1), rows, n, options);
+         optional_output<float>(args, 1), rows, n, args.inputs[1].rank == 2, options);
 }
 
 }  // namespace
