@@ -23,7 +23,7 @@ export type FinetuneScope = (typeof finetuneScopes)[number];
 export interface FinetuneOptions extends StageContext {
   /** Folder of the mixture. */
   model: string;
-  /** Trained on in equal shares: the union of the experts' data. */
+  /** The union of the experts' data, by the domains' weights. */
   domains: readonly DomainTokens[];
   scope: FinetuneScope;
   /** How routers choose, kept in the result's configuration. Default: as the mixture says. */
@@ -56,7 +56,7 @@ export async function finetuneMixture(options: FinetuneOptions): Promise<boolean
   const { completed } = await train({
     model: source.mixture,
     parameters: parametersOf(source.mixture, scope),
-    data: domains.map((domain) => ({ domain, weight: 1 })),
+    data: domains.map((domain) => ({ domain, weight: domain.weight ?? 1 })),
     settings,
     routers: {
       ...(balance.coefficient > 0 && { balance }),

@@ -18,6 +18,7 @@ export { type DomainRouting, firstChoices, routingTable } from "./routing.js";
 export { continuations, type RoutedSample, routedSamples } from "./samples.js";
 export { type SeedOptions, type SeedSizes, trainSeed } from "./seed.js";
 export {
+  domainUsage,
   type LossPoint,
   lossCurve,
   type StageContext,

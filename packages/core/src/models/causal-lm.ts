@@ -1,3 +1,4 @@
+import { recompute } from "../graph/index.js";
 import type { TransformerConfig } from "../io/index.js";
 import { type BalanceForm, type BalanceOptions, balanceLoss, zLoss } from "../nn/balance.js";
 import { Embedding, Linear, RMSNorm } from "../nn/layers.js";
@@ -85,6 +86,10 @@ export interface LossOptions {
   weights?: Tensor;
   /** i32 [batch, sequence]: attention stays inside a segment (packed documents). */
   segments?: Tensor;
+  /** i32 [batch, sequence]: where each token stands in its document. Default 0, 1, …; rotations tell distances only. */
+  positions?: Tensor;
+  /** Keep only the inputs of decoder blocks for the backward pass and compute the rest again (`recompute`). Default false. */
+  recompute?: boolean;
   /** Balancing of the routers: `coefficient` times `balanceLoss` in this form. */
   balance?: { form: BalanceForm; coefficient: number; layers?: BalanceOptions["layers"] };
   /** Coefficient of the routers' z-loss, summed over layers. */
@@ -141,7 +146,8 @@ export abstract class CausalLM<C extends DecoderConfig = DecoderConfig> extends 
   /**
    * Final hidden states after the last norm, and the routers' decisions, mixture layer by mixture layer.
    * @param tokens i32 [batch, sequence]
-   * @param context positions, segments, cache and router training; by default positions 0, 1, …, no cache, routes as at inference
+   * @param context positions, segments, cache, router training, and whether blocks are recomputed; by default positions 0, 1, …,
+   *   no cache, routes as at inference, and nothing recomputed
    * @returns hidden [batch, sequence, hidden]
    */
   hidden(
@@ -149,6 +155,7 @@ export abstract class CausalLM<C extends DecoderConfig = DecoderConfig> extends 
     context: Partial<Pick<AttentionContext, "positions" | "segments">> & {
       caches?: { layers: readonly NonNullable<AttentionContext["cache"]>["at"][]; start: Tensor; lengths: Tensor };
       router?: RouterTraining | undefined;
+      recompute?: boolean;
     } = {},
   ): { hidden: Tensor; routing: Routing[] } {
     if (tokens.rank !== 2) throw new ShapeError("hidden", "tokens must be [batch, sequence]", [tokens.shape]);
@@ -164,7 +171,9 @@ export abstract class CausalLM<C extends DecoderConfig = DecoderConfig> extends 
     this.model.layers.forEach((layer, i) => {
       const { caches, segments } = context;
       const cache = caches && { at: caches.layers[i]!, start: caches.start, lengths: caches.lengths };
-      const result = layer.forward(x, { rotary: this.#rotary, positions, segments, cache }, context.router);
+      const forward = (input: Tensor) =>
+        layer.forward(input, { rotary: this.#rotary, positions, segments, cache }, context.router);
+      const result = context.recompute ? recompute(forward, x) : forward(x);
       if (result.routing) routing.push(result.routing);
       x = result.output;
     });
@@ -185,8 +194,13 @@ export abstract class CausalLM<C extends DecoderConfig = DecoderConfig> extends 
     if (!sameShape(tokens.shape, targets.shape)) {
       throw new ShapeError("loss", "tokens and targets must have the same shape", [tokens.shape, targets.shape]);
     }
-    const { segments, router } = options;
-    const { hidden, routing } = this.hidden(tokens, { ...(segments && { segments }), router });
+    const { segments, positions, recompute, router } = options;
+    const { hidden, routing } = this.hidden(tokens, {
+      ...(segments && { segments }),
+      ...(positions && { positions }),
+      ...(recompute && { recompute }),
+      router,
+    });
     const rows = tokens.size;
     const weights = options.weights && reshape(options.weights, [rows]);
     const flat = reshape(hidden, [rows, this.config.hiddenSize]);

@@ -1,0 +1,3 @@
+import type { Command } from "@trefoil/core";
+
+export const commands: readonly Command[] = [];
