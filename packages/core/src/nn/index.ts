@@ -1,4 +1,5 @@
 export { type BalanceForm, type BalanceOptions, balanceForms, balanceLoss, zLoss } from "./balance.js";
+export { Conv2d, type Conv2dLayerOptions, GroupNorm } from "./convolution.js";
 export { FeedForward, type FeedForwardOptions } from "./feed-forward.js";
 export { Embedding, LayerNorm, Linear, type LinearOptions, RMSNorm, Sequential } from "./layers.js";
 export { MixtureOfExperts, type MixtureOfExpertsOptions, type Routing } from "./mixture-of-experts.js";
