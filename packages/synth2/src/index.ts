@@ -1,3 +1,4 @@
+export * from "./data/index.js";
 export { SynthError, type SynthErrorCode } from "./errors.js";
 export { imageBatch, toBytes, toUnit } from "./images/pixels.js";
 export * from "./metrics/index.js";
