@@ -186,7 +186,7 @@ async function* fromTars(paths: readonly string[], problems: Problems): AsyncIte
         const sample = await fromMembers(file, path, members, problems);
         if (sample) yield sample;
       }
-      if (samples === 0) problems.add(path, "shard has no samples");
+      if (samples === 0) problems.add(path, "shard is empty");
     } finally {
       await file.close();
     }

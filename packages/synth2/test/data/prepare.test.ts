@@ -1,43 +1,83 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { crc32, deflateSync } from "node:zlib";
 import sharp from "sharp";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { expandBraces, openDataset, PreparedDataset, prepareImages, saveDataset } from "../../src/data/index.js";
-import { WorldDataset } from "../../src/world/index.js";
-import { tar, tarMember } from "./tars.js";
+import { describe, expect, it } from "vitest";
+import { decodeImage, expandBraces, openDataset, prepareImages, saveDataset, WorldDataset } from "../../src/index.js";
+import { temporaryFolder } from "../folder.js";
 
-const root = mkdtempSync(join(tmpdir(), "synth2-data-"));
-afterAll(() => rmSync(root, { recursive: true }));
-const at = (...parts: string[]) => join(root, ...parts);
-const plain = (colour: { r: number; g: number; b: number }) =>
-  sharp({ create: { width: 20, height: 10, channels: 3, background: colour } });
+const flat = (width: number, height: number, [r, g, b]: readonly [number, number, number]) =>
+  sharp({ create: { width, height, channels: 3, background: { r, g, b } } });
 
-let [png, jpeg, webp, cmyk, grey]: Buffer[] = [];
-beforeAll(async () => {
-  png = await plain({ r: 200, g: 10, b: 30 }).png().toBuffer();
-  jpeg = await plain({ r: 10, g: 200, b: 30 }).jpeg({ quality: 100 }).toBuffer();
-  webp = await plain({ r: 10, g: 20, b: 220 }).webp({ lossless: true }).toBuffer();
-  cmyk = await plain({ r: 250, g: 250, b: 250 }).toColourspace("cmyk").jpeg().toBuffer();
-  grey = await plain({ r: 90, g: 90, b: 90 }).toColourspace("b-w").png().toBuffer();
+const options = { size: 8, threads: 1, overwrite: false };
+
+/** A ustar archive of files. */
+function tar(files: readonly (readonly [string, Buffer])[]): Buffer {
+  const blocks = files.flatMap(([name, content]) => {
+    const header = Buffer.alloc(512);
+    header.write(name, 0, 100);
+    header.write("0000644\0", 100);
+    header.write(`${content.length.toString(8).padStart(11, "0")}\0`, 124);
+    header.write("0", 156);
+    header.write("ustar\0" + "00", 257);
+    header.fill(" ", 148, 156);
+    const sum = header.reduce((all, byte) => all + byte, 0);
+    header.write(`${sum.toString(8).padStart(6, "0")}\0 `, 148);
+    return [header, content, Buffer.alloc((512 - (content.length % 512)) % 512)];
+  });
+  return Buffer.concat([...blocks, Buffer.alloc(1024)]);
+}
+
+describe("pictures", () => {
+  it("are read as what their bytes say: PNG, JPEG (CMYK too), WebP; the middle square, alpha on white", async () => {
+    const folder = await temporaryFolder();
+    const path = join(folder, "picture.dat");
+    const colour = [200, 100, 50] as const;
+    const within = (pixels: Uint8Array, expected: readonly number[], error: number) => {
+      for (const [i, value] of pixels.entries()) expect(Math.abs(value - expected[i % 3]!)).toBeLessThanOrEqual(error);
+    };
+    await writeFile(path, await flat(40, 30, colour).png().toBuffer());
+    within(await decodeImage({ path }, 4), colour, 0);
+    await writeFile(path, await flat(40, 30, colour).webp({ lossless: true }).toBuffer());
+    within(await decodeImage({ path }, 4), colour, 1);
+    await writeFile(path, await flat(40, 30, colour).jpeg({ quality: 100 }).toBuffer());
+    within(await decodeImage({ path }, 4), colour, 3);
+    await writeFile(path, await flat(40, 30, [128, 128, 128]).toColourspace("cmyk").jpeg({ quality: 100 }).toBuffer());
+    const cmyk = await decodeImage({ path }, 4);
+    expect(cmyk).toHaveLength(48);
+    // Through ink and back, whatever the profile: still a middle grey.
+    for (const value of cmyk) expect(value > 90 && value < 170).toBe(true);
+    const clear = sharp({ create: { width: 9, height: 9, channels: 4, background: { r: 0, g: 0, b: 0, alpha: 0 } } });
+    await writeFile(path, await clear.png().toBuffer());
+    within(await decodeImage({ path }, 4), [255, 255, 255], 0);
+  });
+
+  it.each([
+    ["nothing", Buffer.alloc(0), /empty file/],
+    ["text under a picture's name", Buffer.from("<svg/>"), /not a PNG, JPEG or WebP/],
+    ["a PNG that ends early", undefined, /broken image/],
+    ["a PNG of 30,000 × 30,000", hugePng(), /more than \d+ pixels/],
+  ])("that are %s are refused by name", async (_, bytes, reason) => {
+    const path = join(await temporaryFolder(), "picture.png");
+    await writeFile(path, bytes ?? (await flat(64, 64, [1, 2, 3]).png().toBuffer()).subarray(0, 90));
+    await expect(decodeImage({ path }, 8)).rejects.toMatchObject({
+      code: "SYNTH_IMAGE",
+      message: expect.stringMatching(reason),
+    });
+  });
 });
 
-/** A PNG whose header says what it likes. */
-function hugePng(width: number, height: number): Buffer {
-  const chunk = (type: string, data: Buffer) => {
-    const body = Buffer.concat([Buffer.from(type), data]);
-    const sum = Buffer.alloc(4);
-    const length = Buffer.alloc(4);
-    length.writeUInt32BE(data.length);
+/** Header and nothing of the gigabytes that should follow. */
+function hugePng(): Buffer {
+  const chunk = (type: string, content: Buffer) => {
+    const body = Buffer.concat([Buffer.from(type), content]);
+    const [length, sum] = [Buffer.alloc(4), Buffer.alloc(4)];
+    length.writeUInt32BE(content.length);
     sum.writeUInt32BE(crc32(body));
     return Buffer.concat([length, body, sum]);
   };
-  const header = Buffer.alloc(13);
-  header.writeUInt32BE(width, 0);
-  header.writeUInt32BE(height, 4);
-  header.set([8, 2, 0, 0, 0], 8);
-  const signature = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
+  const header = Buffer.from("00007530000075300802000000", "hex");
+  const signature = Buffer.from("89504e470d0a1a0a", "hex");
   return Buffer.concat([
     signature,
     chunk("IHDR", header),
@@ -46,163 +86,99 @@ function hugePng(width: number, height: number): Buffer {
   ]);
 }
 
-let made = 0;
-async function prepare(source: string, more: { split?: string; images?: string } = {}) {
-  const output = at(`prepared-${made++}`);
-  const { samples, problems } = await prepareImages({ source, output, size: 8, threads: 1, overwrite: false, ...more });
-  return { samples, problems, output, dataset: await PreparedDataset.open(output) };
-}
-
-describe("sources", () => {
-  it("read WebDataset shards by brace pattern, decode every format, list what they leave out", async () => {
-    writeFileSync(
-      at("s-00.tar"),
-      tar(
-        tarMember("d/a.png", png!),
-        tarMember("d/a.txt", "a red field\na dark red field"),
-        tarMember("d/b.jpg", jpeg!),
-        tarMember("d/b.json", JSON.stringify({ annotations: JSON.stringify({ id: 1, caption: "a green field" }) })),
-        tarMember("../../escape.png", png!),
-        tarMember("/etc/escape.txt", "x"),
-      ),
-    );
-    writeFileSync(at("s-01.tar"), tar(tarMember("c.webp", webp!), tarMember("c.txt", "a blue  field\n")));
-    writeFileSync(at("s-02.tar"), Buffer.alloc(0));
-    const { samples, problems, dataset } = await prepare(at("s-{00..03}.tar"));
-    await using _ = dataset;
-    expect(samples).toBe(3);
-    expect((await dataset.get(0)).captions).toEqual(["a red field", "a dark red field"]);
-    expect((await dataset.get(1)).captions).toEqual(["a green field"]);
-    expect(await dataset.get(2)).toEqual({
-      id: "c",
-      captions: ["a blue field"],
-      image: Uint8Array.from({ length: 192 }, (_, i) => [10, 20, 220][i % 3]!),
-    });
-    expect(Object.fromEntries(problems.counts)).toEqual({
-      "member's name leaves the tar": 2,
-      "shard has no samples": 1,
-      "shard cannot be opened": 1,
-    });
-    expect(existsSync(at("..", "escape.png"))).toBe(false);
-  });
-
-  it("read COCO captions, Karpathy's splits, JSONL and folders", async () => {
-    writeFileSync(at("x.png"), png!);
-    writeFileSync(at("x.txt"), "beside");
-    writeFileSync(
-      at("coco.json"),
-      JSON.stringify({
-        images: [
-          { id: 7, file_name: "x.png" },
-          { id: 8, file_name: "../x.png" },
-        ],
-        annotations: [
-          { image_id: 7, caption: "one" },
-          { image_id: 7, caption: "two" },
-        ],
-      }),
-    );
-    const sentences = [{ raw: "raw" }];
-    writeFileSync(
-      at("karpathy.json"),
-      JSON.stringify({
-        images: [
-          { filename: "x.png", cocoid: 1, split: "test", sentences },
-          { filename: "x.png", cocoid: 2, split: "train", sentences },
-        ],
-      }),
-    );
-    writeFileSync(
-      at("rows.jsonl"),
-      `{"image":"x.png","caption":"row"}\nnot json\n{"image":"/etc/passwd","caption":"no"}\n`,
-    );
-    const captions = async (source: string, more = {}) => {
-      const { dataset, problems } = await prepare(source, more);
-      await using opened = dataset;
-      return [(await opened.get(0)).captions, opened.length, problems.total];
+describe("prepare", () => {
+  it("reads COCO captions and Karpathy's splits, and lists what it leaves out", async () => {
+    const folder = await temporaryFolder();
+    await mkdir(join(folder, "images"));
+    await writeFile(join(folder, "images/a.png"), await flat(20, 20, [255, 0, 0]).png().toBuffer());
+    await writeFile(join(folder, "images/b.png"), "no picture");
+    const coco = {
+      images: [
+        { id: 1, file_name: "a.png" },
+        { id: 2, file_name: "b.png" },
+        { id: 3, file_name: "../outside.png" },
+      ],
+      annotations: [
+        { image_id: 1, caption: "  a red\nsquare " },
+        { image_id: 1, caption: "x".repeat(10_000_000) },
+        { image_id: 2, caption: "broken" },
+        { image_id: 3, caption: "outside" },
+      ],
     };
-    expect(await captions(at("coco.json"))).toEqual([["one", "two"], 1, 1]);
-    expect(await captions(at("karpathy.json"), { split: "test" })).toEqual([["raw"], 1, 0]);
-    expect(await captions(at("rows.jsonl"))).toEqual([["row"], 1, 2]);
-    expect(await captions(root)).toEqual([["beside"], 1, 0]);
-  });
-});
-
-describe("bad input", () => {
-  it("is left out, counted and listed; the rest is kept", async () => {
-    const pair = (name: string, image: Buffer | string, caption = "a caption") => [
-      tarMember(`${name}.png`, image),
-      tarMember(`${name}.txt`, caption),
-    ];
-    writeFileSync(
-      at("bad.tar"),
-      tar(
-        ...pair("cmyk", cmyk!),
-        ...pair("grey", grey!),
-        ...pair("lie", "GIF89a is not what it says"),
-        ...pair("svg", "<svg xmlns='http://www.w3.org/2000/svg'/>"),
-        ...pair("empty", ""),
-        ...pair("huge", hugePng(30_000, 30_000)),
-        ...pair("zero", hugePng(0, 10)),
-        ...pair("cut", png!.subarray(0, 60)),
-        ...pair("long", png!, "a".repeat(10_000_000)),
-        ...pair("blank", png!, " \n "),
-      ),
-    );
-    const { samples, problems, dataset, output } = await prepare(at("bad.tar"));
-    await using opened = dataset;
-    expect(samples).toBe(2);
-    const [first, second] = [await opened.get(0), await opened.get(1)];
-    expect(Math.min(...first.image)).toBeGreaterThan(235);
-    expect([...new Set(second.image)]).toEqual([90]);
-    expect(problems.counts.get("not a PNG, JPEG or WebP image")).toBe(2);
-    expect(problems.counts.get("empty file")).toBe(1);
-    expect(problems.counts.get(`more than ${2 ** 26} pixels`)).toBe(1);
-    expect(problems.counts.get("broken image")).toBe(2);
-    expect(problems.counts.get("caption file larger than 1 MiB")).toBe(1);
-    expect(readFileSync(join(output, "skipped.jsonl"), "utf8")).toContain("bad.tar: huge");
-  });
-
-  it("that leaves nothing is an error, and nothing half-made stays", async () => {
-    writeFileSync(at("none.tar"), tar());
-    await expect(prepare(at("none.tar"))).rejects.toMatchObject({ code: "SYNTH_DATA" });
-    expect(existsSync(at(`prepared-${made - 1}`))).toBe(false);
-    await expect(prepare(at("nowhere"))).rejects.toMatchObject({ code: "SYNTH_DATA" });
-  });
-
-  it("a tar that ends inside a member keeps the samples before it; one that is no tar says so", async () => {
-    const whole = tar(tarMember("a.png", png!), tarMember("a.txt", "kept"), tarMember("b.png", png!));
-    writeFileSync(at("cut.tar"), whole.subarray(0, 2048 + 512 + 20));
-    writeFileSync(at("no.tar"), Buffer.alloc(2048, 7));
-    const { samples, problems, dataset } = await prepare(at("{cut,no}.tar"));
-    await dataset[Symbol.asyncDispose]();
+    await writeFile(join(folder, "coco.json"), JSON.stringify(coco));
+    const output = join(folder, "prepared");
+    const images = join(folder, "images");
+    const { samples, problems } = await prepareImages({
+      ...options,
+      source: join(folder, "coco.json"),
+      images,
+      output,
+    });
     expect(samples).toBe(1);
-    expect([...problems.counts.keys()].join()).toMatch(/ends inside "b.png".*broken header/s);
+    expect(problems.total).toBe(3);
+    expect(await readFile(join(output, "skipped.jsonl"), "utf8")).toMatch(
+      /longer than 2000.*\n.*inside the folder|not a PNG/s,
+    );
+    await using opened = await openDataset(output);
+    expect(await opened.dataset.get(0)).toEqual({
+      id: "1",
+      captions: ["a red square"],
+      image: Uint8Array.from({ length: 192 }, (_, i) => (i % 3 === 0 ? 255 : 0)),
+    });
+    const karpathy = {
+      images: [
+        { filename: "a.png", split: "train", sentences: [{ raw: "kept" }] },
+        { filename: "a.png", split: "test", sentences: [{ raw: "left" }] },
+      ],
+    };
+    await writeFile(join(folder, "karpathy.json"), JSON.stringify(karpathy));
+    const source = join(folder, "karpathy.json");
+    const made = await prepareImages({ ...options, source, images, split: "train", output: join(folder, "train") });
+    expect(made.samples).toBe(1);
   });
 
-  it("a brace pattern that explodes is refused", () => {
-    expect(expandBraces("a-{08..10}.tar")).toEqual(["a-08.tar", "a-09.tar", "a-10.tar"]);
-    expect(expandBraces("{a,b}{1..2}")).toEqual(["a1", "a2", "b1", "b2"]);
-    expect(() => expandBraces("{0..999999999}.tar")).toThrow(/100000/);
-    expect(() => expandBraces("{5..1}.tar")).toThrow(/range/);
+  it("reads WebDataset shards without writing them anywhere", async () => {
+    const folder = await temporaryFolder();
+    const picture = await flat(10, 10, [0, 0, 255]).jpeg().toBuffer();
+    await writeFile(
+      join(folder, "shard-0.tar"),
+      tar([
+        ["one.jpg", picture],
+        ["one.txt", Buffer.from("a blue square\nanother caption\n")],
+        ["../../evil.jpg", picture],
+        ["two.txt", Buffer.from("no picture")],
+        ["three.jpg", picture],
+        ["three.json", Buffer.from('{"caption": "from JSON"}')],
+      ]),
+    );
+    await writeFile(join(folder, "shard-1.tar"), Buffer.alloc(1024));
+    await writeFile(join(folder, "shard-2.tar"), tar([["cut.jpg", picture]]).subarray(0, 700));
+    const source = join(folder, "shard-{0..3}.tar");
+    const output = join(folder, "prepared");
+    const { samples, problems } = await prepareImages({ ...options, source, output });
+    expect(samples).toBe(2);
+    expect([...problems.counts.keys()].sort()).toEqual([
+      expect.stringMatching(/ends inside "cut.jpg"/),
+      "member's name leaves the tar",
+      "no image",
+      "shard cannot be opened",
+      "shard is empty",
+    ]);
+    await using opened = await openDataset(output);
+    expect((await opened.dataset.get(0)).captions).toEqual(["a blue square", "another caption"]);
+    expect((await opened.dataset.get(1)).captions).toEqual(["from JSON"]);
   });
-});
 
-describe("prepared folders", () => {
-  it("give back the world as it was drawn", async () => {
-    const world = new WorldDataset({ split: "paired", length: 5, seed: 3 });
-    await saveDataset(world, { output: at("world"), source: "world", overwrite: false });
-    await using opened = await openDataset(at("world"));
-    for (let i = 0; i < 5; i++) expect(await opened.dataset.get(i)).toEqual(await world.get(i));
-    await using same = await openDataset("world:paired:5:3");
-    expect(await same.dataset.get(4)).toEqual(await world.get(4));
-    await expect(openDataset("world:nowhere:5")).rejects.toMatchObject({ code: "SYNTH_OPTIONS" });
-  });
-
-  it("that were tampered with are refused", async () => {
-    const world = new WorldDataset({ split: "paired", length: 2 });
-    await saveDataset(world, { output: at("short"), source: "world", overwrite: false });
-    writeFileSync(at("short", "images.bin"), "short");
-    await expect(PreparedDataset.open(at("short"))).rejects.toMatchObject({ code: "SYNTH_DATA" });
+  it("gives a world back as it was saved, and says when there is nothing to read", async () => {
+    const folder = await temporaryFolder();
+    const world = new WorldDataset({ split: "balanced", length: 3 });
+    await saveDataset(world, { output: join(folder, "world"), source: "world", overwrite: false });
+    await using opened = await openDataset(join(folder, "world"));
+    expect(await opened.dataset.get(2)).toEqual(await world.get(2));
+    await mkdir(join(folder, "empty"));
+    const nothing = prepareImages({ ...options, source: join(folder, "empty"), output: join(folder, "none") });
+    await expect(nothing).rejects.toMatchObject({ code: "SYNTH_DATA" });
+    await expect(openDataset("world:nowhere:3")).rejects.toMatchObject({ code: "SYNTH_OPTIONS" });
+    expect(() => expandBraces("{0..1000000}.tar")).toThrow(/more than/);
   });
 });
