@@ -1,3 +1,4 @@
+export { Conv2d, type Conv2dLayerOptions, GroupNorm } from "./convolution.js";
 export { FeedForward, type FeedForwardOptions } from "./feed-forward.js";
 export { Embedding, LayerNorm, Linear, type LinearOptions, RMSNorm, Sequential } from "./layers.js";
 export {
