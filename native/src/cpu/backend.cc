@@ -1,18 +1,15 @@
 // The CPU backend: the C ABI over the kernel tables of the best ISA this machine has.
 #include "trefoil/backend.h"
 
-#include <sys/mman.h>
-
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
-#include <mutex>
 #include <new>
 #include <stdexcept>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
+#include "block_allocator.h"
 #include "kernel.h"
 #include "thread_pool.h"
 
@@ -134,8 +131,7 @@ struct TrefoilDevice {
   std::vector<const KernelEntry*> kernels;  // indexed by op id; the same order at every ISA
   ThreadPool pool;
   Context context;
-  std::mutex mapped_mutex;
-  std::unordered_map<void*, size_t> mapped;  // bytes of the blocks that are mappings of their own
+  BlockAllocator memory;
   TrefoilDevice(const IsaLevel* level, int threads) : level(level), pool(threads), context(pool) {
     for (const KernelTable* table = level->tables; *table; ++table)
       for (const KernelEntry* entry = *table; entry->name; ++entry) kernels.push_back(entry);
@@ -199,47 +195,9 @@ void device_info(TrefoilDevice* device, TrefoilDeviceInfo* info) {
   info->threads = device->pool.threads();
 }
 
-// Large blocks come from the system: zeroed pages without touching them, huge ones where they may be, and given back at once.
-constexpr size_t kMappedBytes = size_t{1} << 20;
-constexpr size_t kHugePage = size_t{1} << 21;
+void* allocate(TrefoilDevice* device, size_t bytes) { return device->memory.allocate(bytes); }
 
-void* allocate(TrefoilDevice* device, size_t bytes) {
-  if (bytes < kMappedBytes) {
-    size_t rounded = (bytes + 63) / 64 * 64 + (bytes == 0 ? 64 : 0);
-    void* pointer = std::aligned_alloc(64, rounded);
-    if (pointer) std::memset(pointer, 0, rounded);
-    return pointer;
-  }
-  void* pointer = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (pointer == MAP_FAILED) return nullptr;
-#if defined(MADV_HUGEPAGE)
-  if (bytes >= 2 * kHugePage) madvise(pointer, bytes, MADV_HUGEPAGE);
-#endif
-  try {
-    std::lock_guard lock(device->mapped_mutex);
-    device->mapped.emplace(pointer, bytes);
-  } catch (...) {
-    munmap(pointer, bytes);
-    return nullptr;
-  }
-  return pointer;
-}
-
-void release(TrefoilDevice* device, void* pointer) {
-  size_t bytes = 0;
-  {
-    std::lock_guard lock(device->mapped_mutex);
-    auto found = device->mapped.find(pointer);
-    if (found != device->mapped.end()) {
-      bytes = found->second;
-      device->mapped.erase(found);
-    }
-  }
-  if (bytes)
-    munmap(pointer, bytes);
-  else
-    std::free(pointer);
-}
+void release(TrefoilDevice* device, void* pointer) { device->memory.release(pointer); }
 
 int32_t copy(TrefoilDevice*, void* to, const void* from, size_t bytes, TrefoilStatus* status) {
   std::memcpy(to, from, bytes);
