@@ -191,10 +191,17 @@ namespace {
 
 using namespace trefoil::test;
 
-// Runs the tests whose name contains `part` on one device.
-void run_all(Device& device, const char* part, bool once, int& passed, int& failed) {
+struct Selection {
+  const char* part = nullptr;  // of the name
+  size_t shard = 0, shards = 1;
+  bool every_order = false;  // emulated: also with blocks, warps and lanes in backward order
+};
+
+void run_all(Device& device, const Selection& selection, bool once, int& passed, int& failed) {
+  size_t number = 0;
   for (auto& test : registry()) {
-    if ((part && !std::strstr(test.name, part)) || (test.once && !once)) continue;
+    if ((selection.part && !std::strstr(test.name, selection.part)) || (test.once && !once)) continue;
+    if (number++ % selection.shards != selection.shard) continue;
     std::string message;
     const auto start = std::chrono::steady_clock::now();
     try {
@@ -217,7 +224,7 @@ int finish(int passed, int failed) {
   return failed == 0 && passed > 0 ? 0 : 1;
 }
 
-int run_cpu(const char* part) {
+int run_cpu(const Selection& selection) {
   const TrefoilBackend* backend = trefoil_cpu_backend();
   int passed = 0, failed = 0;
   for (const char* isa : {"scalar", "avx2", "avx512", "neon"}) {
@@ -229,13 +236,13 @@ int run_cpu(const char* part) {
       continue;
     }
     Device device{backend, handle, isa, 2};
-    run_all(device, part, std::strcmp(isa, "scalar") == 0, passed, failed);
+    run_all(device, selection, std::strcmp(isa, "scalar") == 0, passed, failed);
     backend->close_device(handle);
   }
   return finish(passed, failed);
 }
 
-int run_library(const char* path, const char* part) {
+int run_library(const char* path, const Selection& selection) {
   void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   auto entry = library ? reinterpret_cast<TrefoilBackendEntry>(dlsym(library, "trefoil_backend")) : nullptr;
   if (!entry) {
@@ -248,7 +255,7 @@ int run_library(const char* path, const char* part) {
   const int32_t count = backend->device_count(&status);
   if (count == 0) std::printf("no device: %s\n", status.message);
   // The emulator's devices differ in the order of turns; devices of one machine do not differ.
-  for (int32_t index = 0; index < count && index < (std::strcmp(backend->name, "cuda") == 0 ? 1 : count); ++index) {
+  for (int32_t index = 0; index < count && index <= (selection.every_order ? 1 : 0); ++index) {
     TrefoilDeviceOptions options{index, 0, nullptr, "f32"};
     TrefoilDevice* handle = backend->open_device(&options, &status);
     if (!handle) {
@@ -258,7 +265,7 @@ int run_library(const char* path, const char* part) {
     TrefoilDeviceInfo info{};
     backend->device_info(handle, &info);
     Device device{backend, handle, info.name, 2};
-    run_all(device, part, false, passed, failed);
+    run_all(device, selection, false, passed, failed);
     backend->close_device(handle);
   }
   return finish(passed, failed);
@@ -266,17 +273,22 @@ int run_library(const char* path, const char* part) {
 
 }  // namespace
 
-// trefoil_tests [--backend=PATH] [name-part]: runs the tests whose name contains it, at every ISA level of this machine; with a
+// trefoil_tests [--backend=PATH] [--shard=0/2] [--every-order] [name-part]: runs the tests whose name contains it, at every ISA level of this machine; with a
 // path (or "emulated"), those of the ops on the devices of that backend's library.
 int main(int argc, char** argv) {
-  const char *library = nullptr, *part = nullptr;
+  const char* library = nullptr;
+  Selection selection;
   for (int i = 1; i < argc; ++i) {
     constexpr char option[] = "--backend=";
     if (std::strncmp(argv[i], option, sizeof option - 1) == 0)
       library = argv[i] + sizeof option - 1;
+    else if (std::sscanf(argv[i], "--shard=%zu/%zu", &selection.shard, &selection.shards) == 2)
+      continue;
+    else if (std::strcmp(argv[i], "--every-order") == 0)
+      selection.every_order = true;
     else
-      part = argv[i];
+      selection.part = argv[i];
   }
   if (library && std::strcmp(library, "emulated") == 0) library = TREFOIL_TEST_CUDA_EMULATED;
-  return library ? run_library(library, part) : run_cpu(part);
+  return library ? run_library(library, selection) : run_cpu(selection);
 }

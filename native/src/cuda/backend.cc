@@ -186,7 +186,10 @@ const char* op_name(int32_t op) { return op < 0 || static_cast<size_t>(op) >= en
 
 size_t workspace_bytes(TrefoilDevice* device, int32_t op, const TrefoilLaunch* launch) {
   const KernelEntry* entry = entries()[static_cast<size_t>(op)];
-  return entry->workspace ? entry->workspace(device->context, *launch) : 0;
+  size_t bytes = 0;
+  // Operands that do not fit each other are launch()'s to report.
+  if (entry->workspace) guarded(nullptr, [&] { bytes = entry->workspace(device->context, *launch); });
+  return bytes;
 }
 
 int32_t launch(TrefoilDevice* device, int32_t op, const TrefoilLaunch* launch, TrefoilStatus* status) {

@@ -9,7 +9,7 @@ import { SeedStages } from "./seed-stages.js";
 /** Seeds that the experiment does not use. */
 const tuningSeeds = [1001, 1002, 1003];
 const grid: readonly TunedSettings[] = [5e-4, 1e-3, 2e-3, 4e-3].flatMap((learningRate) =>
-  [0.02, 0.05, 0.15].map((klCoefficient) => ({ learningRate, klCoefficient })),
+  [0.02, 0.05, 0.15, 0.4].map((klCoefficient) => ({ learningRate, klCoefficient })),
 );
 
 /** Where plain PPO has nothing to fear, an offset it must learn, and label noise. */
@@ -32,7 +32,7 @@ export interface TuningPoint extends TunedSettings {
 }
 
 /** Found by `tunePpo` before any other run, and kept for all arms. */
-export const tunedSettings: TunedSettings = { learningRate: 1e-3, klCoefficient: 0.05 };
+export const tunedSettings: TunedSettings = { learningRate: 2e-3, klCoefficient: 0.15 };
 
 /**
  * Plain PPO at every point of the grid on seeds of its own; the best by mean true quality is what all arms of the experiment use.

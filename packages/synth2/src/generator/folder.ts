@@ -21,7 +21,7 @@ export const saveGenerator = (
   origin: GeneratorOrigin & { overwrite?: boolean },
 ): Promise<string> => saveGeneratorFolder(kind, model, path, origin);
 
-export async function saveGeneratorFolder(
+async function saveGeneratorFolder(
   kind: string,
   model: Module & { readonly architecture: GeneratorArchitecture },
   path: string,
@@ -36,14 +36,14 @@ export async function saveGeneratorFolder(
   });
 }
 
-export interface OpenedFolder extends GeneratorOrigin {
+interface OpenedFolder extends GeneratorOrigin {
   architecture: GeneratorArchitecture;
   hash: string;
   config: Readonly<Record<string, unknown>>;
 }
 
 /** @throws SynthError `SYNTH_MODEL`, `SYNTH_VOCABULARY_MISMATCH` */
-export async function readGeneratorFolder(path: string, kind: string): Promise<OpenedFolder> {
+async function readGeneratorFolder(path: string, kind: string): Promise<OpenedFolder> {
   const { architecture, sha256, config } = await readModelConfig(path, kind, generatorArchitectureSchema);
   const text = await loadTokenizer(path);
   if (text.hash !== config.text_tokenizer_sha256 || text.vocabSize !== architecture.vocabulary) {

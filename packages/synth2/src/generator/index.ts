@@ -2,6 +2,7 @@ export { type GeneratorArchitecture, type GeneratorSizes, generatorSizesSchema }
 export { type OpenMaskedGenerator, openGenerator, requireSameTokenizer, saveGenerator } from "./folder.js";
 export { MaskedGenerator } from "./masked-model.js";
 export { hideCodes, keptConditions, type MaskingOptions } from "./masking.js";
+export { captionsOf, encodePairs } from "./pairs.js";
 export { type CaptionTokens, encodeCaption, textBatch } from "./text.js";
 export {
   type CodedPairs,

@@ -54,7 +54,7 @@ export interface TrainGeneratorResult {
 }
 
 /** @throws SynthError `SYNTH_DATA` */
-export function checkPairs({ codes, captions }: CodedPairs, { gridSize }: GeneratorArchitecture): void {
+function checkPairs({ codes, captions }: CodedPairs, { gridSize }: GeneratorArchitecture): void {
   if (captions.length === 0) throw new SynthError("SYNTH_DATA", "there are no pairs to train on");
   if (codes.length !== captions.length * gridSize ** 2) {
     throw new SynthError(
@@ -65,7 +65,7 @@ export function checkPairs({ codes, captions }: CodedPairs, { gridSize }: Genera
 }
 
 /** The codes and one caption each of some pictures. */
-export function pairRows(
+function pairRows(
   { codes, captions }: CodedPairs,
   positions: number,
   rows: readonly number[],

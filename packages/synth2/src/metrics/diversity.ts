@@ -167,7 +167,7 @@ function normalise(counts: readonly number[]): number[] {
 }
 
 /** Nats. */
-export const entropy = (shares: readonly number[]): number =>
+const entropy = (shares: readonly number[]): number =>
   -shares.reduce((sum, share) => sum + (share > 0 ? share * Math.log(share) : 0), 0);
 
 function jensenShannon(p: readonly number[], q: readonly number[]): number {

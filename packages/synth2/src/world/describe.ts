@@ -46,7 +46,7 @@ function two(a: SceneObject, b: SceneObject, choices: Choices): string {
   return choices.chance(0.25) ? `${one} is ${words} ${other}` : `${one} ${words} ${other}`;
 }
 
-export const opposite: Readonly<Record<Relation, Relation>> = {
+const opposite: Readonly<Record<Relation, Relation>> = {
   left: "right",
   right: "left",
   above: "below",
