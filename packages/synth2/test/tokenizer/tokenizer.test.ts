@@ -104,7 +104,7 @@ describe("discriminator", () => {
       const penalty = judge.gradientPenalty(x);
       return { penalty, slope: gradients(penalty, [weight])[0]! };
     });
-    const slope = await (await run(real)).slope.data();
+    const slope = (await (await run(real)).slope.data()) as Float32Array;
     const start = (await weight.data()) as Float32Array;
     const at = slope.reduce((best, value, i) => (Math.abs(value) > Math.abs(slope[best]!) ? i : best), 0);
     const moved = async (by: number) => {
