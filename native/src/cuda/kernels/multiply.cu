@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(256) pack_rows(const From* from, To* to, int64
     if (source >= 0 && source < stored) {
       const From* at = from + source * columns + column;
       if (vectors) {
-        x = load4(at);
+        if (column < columns) x = load4(at);
       } else {
         if (column < columns) x.x = widen(at[0]);
         if (column + 1 < columns) x.y = widen(at[1]);

@@ -1,0 +1,227 @@
+// Products of matrices in bf16 precision. Operands rounded to bf16 are exact inputs of a double-precision reference: their products
+// are exact in f32, so only the f32 sums are left and the bounds are those of f32, not of bf16's 8 bits.
+#include <cstring>
+#include <functional>
+
+#include "harness.h"
+
+using namespace trefoil::test;
+
+namespace {
+
+// The devices of the backend under test, opened in bf16 precision; none where a backend has but one precision.
+void for_each_bf16_device(Device& device, const std::function<void(Device&)>& body) {
+  if (device.backend->flags & TREFOIL_BACKEND_HOST_MEMORY) return;
+  TrefoilStatus status{};
+  const int32_t count = std::strcmp(device.backend->name, "cuda") == 0 ? 1 : device.backend->device_count(&status);
+  for (int32_t index = 0; index < count; ++index) {
+    TrefoilDeviceOptions options{index, 0, nullptr, "bf16"};
+    TrefoilDevice* handle = device.backend->open_device(&options, &status);
+    if (!handle) throw Failure{status.message};
+    Device other{device.backend, handle, device.isa, 1};
+    try {
+      body(other);
+    } catch (...) {
+      device.backend->close_device(handle);
+      throw;
+    }
+    device.backend->close_device(handle);
+  }
+}
+
+double rounded(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+// Worst error in units of sum |a||b|. A sum of k terms in f32, in any order, is off by at most k 2^-24 of that; tensor cores may
+// truncate where they align (2^-23), and the epilogue rounds a few times more.
+struct Error {
+  double worst = 0;
+  void add(float actual, double exact, double magnitude) {
+    const double error = std::fabs(actual - exact) / (magnitude + 1e-30);
+    if (!(error <= worst)) worst = error;
+  }
+  void check(const char* what, int64_t k) const {
+    const double bound = static_cast<double>(k + 8) * 0x1p-23;
+    if (worst <= bound) return;
+    char text[160];
+    std::snprintf(text, sizeof text, "%s, k = %ld: error %.3g of the terms, bound %.3g", what, static_cast<long>(k), worst, bound);
+    throw Failure{text};
+  }
+};
+
+void check_matmul(Device& device, int64_t batch, int64_t m, int64_t n, int64_t k, bool transpose_a, bool transpose_b, bool bias, uint32_t seed) {
+  std::mt19937 generator(seed);
+  F32 a = normal(generator, transpose_a ? std::vector<int64_t>{batch, k, m} : std::vector<int64_t>{batch, m, k});
+  F32 b = normal(generator, transpose_b ? std::vector<int64_t>{batch, n, k} : std::vector<int64_t>{batch, k, n});
+  F32 shift = normal(generator, {n}), c({batch, m, n});
+  launch(device, "matmul", {view(a), view(b), bias ? view(shift) : absent(), absent()}, {view(c), absent()}, {double(transpose_a), double(transpose_b), 1, 0});
+  const bool streamed = m <= 8;  // few rows are multiplied as they are stored
+  auto value = [&](float x) { return streamed ? static_cast<double>(x) : rounded(x); };
+  Error error;
+  for (int64_t s = 0; s < batch; ++s)
+    for (int64_t i = 0; i < m; ++i)
+      for (int64_t j = 0; j < n; ++j) {
+        double exact = bias ? shift[j] : 0, magnitude = std::fabs(exact);
+        for (int64_t p = 0; p < k; ++p) {
+          const double term = value(a[s * m * k + (transpose_a ? p * m + i : i * k + p)]) * value(b[s * n * k + (transpose_b ? j * k + p : p * n + j)]);
+          exact += term, magnitude += std::fabs(term);
+        }
+        error.add(c[(s * m + i) * n + j], exact, magnitude);
+      }
+  error.check("matmul in bf16", k);
+}
+
+I32 offsets_of(const std::vector<int32_t>& sizes) {
+  I32 offsets({static_cast<int64_t>(sizes.size()) + 1});
+  for (size_t e = 0; e < sizes.size(); ++e) offsets[e + 1] = offsets[e] + sizes[e];
+  return offsets;
+}
+
+}  // namespace
+
+TEST(cuda_bf16_matmul) {
+  for_each_bf16_device(device, [](Device& other) {
+    uint32_t seed = 1;
+    // One row, an edge in every direction, k cut into parts, k that fills half a chunk, more tiles than a band, whole tiles.
+    const int64_t sizes[][4] = {{1, 1, 40, 70}, {1, 8, 33, 64}, {2, 9, 17, 1}, {1, 70, 65, 33}, {2, 67, 130, 40}, {1, 40, 24, 2100}, {1, 40, 24, 500}, {1, 600, 9, 16}, {1, 64, 64, 64}};
+    for (auto& size : sizes)
+      for (int form = 0; form < 4; ++form) check_matmul(other, size[0], size[1], size[2], size[3], form & 1, form & 2, form == 2, seed++);
+  });
+}
+
+// 66 products of two by one tiles of 128 x 128: enough for the large tile.
+TEST(cuda_bf16_matmul_large_tiles) {
+  for_each_bf16_device(device, [](Device& other) {
+    for (int form = 0; form < 4; ++form) check_matmul(other, 33, 130, 70, 40, form & 1, form & 2, false, 100 + static_cast<uint32_t>(form));
+  });
+}
+
+TEST(cuda_bf16_grouped_matmul) {
+  for_each_bf16_device(device, [](Device& other) {
+    uint32_t seed = 200;
+    for (const std::vector<int32_t>& sizes : {std::vector<int32_t>{3, 0, 70, 1}, {0, 0}, {1}, {0, 65, 0, 130, 2}})
+      for (int form = 0; form < 4; ++form) {
+        const bool transpose = form & 1, gather = form & 2;
+        std::mt19937 generator(seed++);
+        I32 offsets = offsets_of(sizes);
+        const int64_t groups = static_cast<int64_t>(sizes.size()), rows = offsets[sizes.size()], stored = gather ? rows / 2 + 1 : rows, k = 37, n = 50;
+        F32 x = normal(generator, {stored, k}), w = normal(generator, transpose ? std::vector<int64_t>{groups, n, k} : std::vector<int64_t>{groups, k, n});
+        F32 y({rows, n}), upstream = normal(generator, {rows, n}), dw({groups, n, k});
+        I32 index({rows});
+        for (int32_t& row : index.values) row = static_cast<int32_t>(generator() % static_cast<uint64_t>(stored));
+        launch(other, "grouped_matmul", {view(x), view(w), view(offsets), gather ? view(index) : absent()}, {view(y)}, {double(transpose)});
+        launch(other, "grouped_matmul_weight_grad", {view(upstream), view(x), view(offsets), absent(), gather ? view(index) : absent()}, {view(dw)});
+        std::vector<double> expected(dw.size()), magnitudes(dw.size());
+        Error forward, backward;
+        for (int64_t e = 0; e < groups; ++e)
+          for (int64_t r = offsets[e]; r < offsets[e + 1]; ++r)
+            for (int64_t j = 0; j < n; ++j) {
+              double exact = 0, magnitude = 0;
+              for (int64_t p = 0; p < k; ++p) {
+                const double from = rounded(x[(gather ? index[r] : r) * k + p]);
+                const double term = from * rounded(w[e * n * k + (transpose ? j * k + p : p * n + j)]);
+                exact += term, magnitude += std::fabs(term);
+                const double share = from * rounded(upstream[r * n + j]);
+                expected[(e * n + j) * k + p] += share, magnitudes[(e * n + j) * k + p] += std::fabs(share);
+              }
+              forward.add(y[r * n + j], exact, magnitude);
+            }
+        for (size_t i = 0; i < dw.size(); ++i) backward.add(dw[i], expected[i], magnitudes[i]);
+        forward.check("grouped_matmul in bf16", k);
+        backward.check("grouped_matmul_weight_grad in bf16", rows);
+      }
+  });
+}
+
+TEST(cuda_bf16_conv2d) {
+  for_each_bf16_device(device, [](Device& other) {
+    struct Shape {
+      int64_t size, channels, out_channels, kernel, stride, padding;
+    };
+    uint32_t seed = 300;
+    for (auto [size, channels, out_channels, kernel, stride, padding] : {Shape{7, 3, 5, 3, 1, 1}, Shape{8, 16, 9, 3, 2, 1}, Shape{5, 8, 12, 1, 1, 0}, Shape{9, 8, 8, 5, 3, 2}}) {
+      std::mt19937 generator(seed++);
+      const int64_t out = (size + 2 * padding - kernel) / stride + 1;
+      F32 x = normal(generator, {2, size, size, channels}), w = normal(generator, {out_channels, kernel, kernel, channels});
+      F32 y({2, out, out, out_channels}), dy = normal(generator, y.shape), dx(x.shape), dw(w.shape);
+      const std::vector<double> attributes{double(stride), double(padding)};
+      launch(other, "conv2d", {view(x), view(w), absent()}, {view(y)}, attributes);
+      launch(other, "conv2d_input_grad", {view(dy), view(w)}, {view(dx)}, attributes);
+      launch(other, "conv2d_weight_grad", {view(dy), view(x)}, {view(dw)}, attributes);
+      // Weights of channels that do not fill chunks of eight have their gradient in f32.
+      const bool half = channels % 8 == 0;
+      std::vector<double> sums[3] = {std::vector<double>(y.size()), std::vector<double>(x.size()), std::vector<double>(w.size())};
+      std::vector<double> magnitudes[3] = {sums[0], sums[1], sums[2]};
+      auto add = [&](int which, size_t at, double term) { sums[which][at] += term, magnitudes[which][at] += std::fabs(term); };
+      for (int64_t image = 0; image < 2; ++image)
+        for (int64_t u = 0; u < out; ++u)
+          for (int64_t v = 0; v < out; ++v)
+            for (int64_t o = 0; o < out_channels; ++o)
+              for (int64_t i = 0; i < kernel; ++i)
+                for (int64_t j = 0; j < kernel; ++j) {
+                  const int64_t row = u * stride - padding + i, column = v * stride - padding + j;
+                  if (row < 0 || row >= size || column < 0 || column >= size) continue;
+                  for (int64_t c = 0; c < channels; ++c) {
+                    const size_t at_x = static_cast<size_t>(((image * size + row) * size + column) * channels + c);
+                    const size_t at_w = static_cast<size_t>(((o * kernel + i) * kernel + j) * channels + c);
+                    const size_t at_y = static_cast<size_t>(((image * out + u) * out + v) * out_channels + o);
+                    add(0, at_y, rounded(x[at_x]) * rounded(w[at_w]));
+                    add(1, at_x, rounded(dy[at_y]) * rounded(w[at_w]));
+                    add(2, at_w, half ? rounded(dy[at_y]) * rounded(x[at_x]) : double(dy[at_y]) * x[at_x]);
+                  }
+                }
+      const F32* results[3] = {&y, &dx, &dw};
+      const int64_t terms[3] = {kernel * kernel * channels, kernel * kernel * out_channels, 2 * out * out};
+      const char* names[3] = {"conv2d in bf16", "conv2d_input_grad in bf16", "conv2d_weight_grad in bf16"};
+      for (int which = 0; which < 3; ++which) {
+        Error error;
+        for (size_t i = 0; i < sums[which].size(); ++i) error.add((*results[which])[i], sums[which][i], magnitudes[which][i]);
+        error.check(names[which], terms[which]);
+      }
+    }
+  });
+}
+
+TEST(cuda_bf16_linear_cross_entropy) {
+  for_each_bf16_device(device, [](Device& other) {
+    for (int64_t classes : {96, 97}) {
+      std::mt19937 generator(static_cast<uint32_t>(classes));
+      const int64_t rows = 70, width = 33;
+      F32 x = normal(generator, {rows, width}), w = normal(generator, {classes, width}, 0.2f), weights = normal(generator, {rows});
+      I32 targets({rows});
+      for (int32_t& target : targets.values) target = static_cast<int32_t>(generator() % static_cast<uint64_t>(classes + 1)) - 1;
+      F32 loss(std::vector<int64_t>{}), nll({rows}), dx({rows, width}), dw({classes, width});
+      launch(other, "linear_cross_entropy", {view(x), view(w), view(targets), view(weights)}, {view(loss), view(nll), view(dx), view(dw)});
+      std::vector<double> expected_nll(rows), expected_dx(dx.size()), expected_dw(dw.size()), most_dx(dx.size()), most_dw(dw.size());
+      for (int64_t t = 0; t < rows; ++t) {
+        if (targets[t] < 0) continue;
+        std::vector<double> logits(classes);
+        double total = 0;
+        for (int64_t v = 0; v < classes; ++v) {
+          for (int64_t d = 0; d < width; ++d) logits[v] += rounded(x[t * width + d]) * rounded(w[v * width + d]);
+          total += std::exp(logits[v]);
+        }
+        expected_nll[t] = std::log(total) - logits[targets[t]];
+        for (int64_t v = 0; v < classes; ++v) {
+          const double slope = weights[t] * (std::exp(logits[v]) / total - (v == targets[t] ? 1 : 0));
+          for (int64_t d = 0; d < width; ++d) {
+            const double to_x = slope * rounded(w[v * width + d]), to_w = slope * rounded(x[t * width + d]);
+            expected_dx[t * width + d] += to_x, most_dx[t * width + d] += std::fabs(to_x);
+            expected_dw[v * width + d] += to_w, most_dw[v * width + d] += std::fabs(to_w);
+          }
+        }
+      }
+      check_close(nll, expected_nll, 2e-6, 2e-6, "nll in bf16");
+      // The logits' gradient is rounded to bf16, of 8 significant bits: 2^-8 of every term at most, and a little for f32.
+      constexpr double bound = 0x1p-8 * 1.01;
+      for (size_t i = 0; i < dx.size(); ++i) CHECK(std::fabs(dx[i] - expected_dx[i]) <= bound * most_dx[i]);
+      for (size_t i = 0; i < dw.size(); ++i) CHECK(std::fabs(dw[i] - expected_dw[i]) <= bound * most_dw[i]);
+    }
+  });
+}
