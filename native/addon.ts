@@ -67,7 +67,14 @@ export interface NativeAddon {
    * Backends: "cpu" is linked in; another name opens `libtrefoil_<name>.so` at `library` (an absolute path).
    * The same options give the same device in the whole process, Workers included: one queue, one set of counters.
    */
-  openDevice(options: { backend: string; index: number; threads?: number; isa?: string; library?: string }): number;
+  openDevice(options: {
+    backend: string;
+    index: number;
+    threads?: number;
+    isa?: string;
+    precision?: string;
+    library?: string;
+  }): number;
   closeDevice(device: number): void;
   deviceInfo(device: number): DeviceInfo;
   /** Names of every op that the device's backend has. */

@@ -37,6 +37,27 @@ export class NativeLoadError extends TrefoilError {
 
 let loaded: NativeAddon | undefined;
 
+function packageRoot(): string {
+  const here = dirname(fileURLToPath(import.meta.url));
+  // This module runs from dist/ once compiled.
+  return existsSync(join(here, "package.json")) ? here : dirname(here);
+}
+
+/** Where the addon is looked for, in order. */
+export function addonPaths(): string[] {
+  const chosen = process.env.TREFOIL_NATIVE_PATH;
+  if (chosen) return [resolve(chosen)];
+  const root = packageRoot();
+  return [join(root, "build", "Release", "trefoil.node"), join(root, "build", "trefoil.node")];
+}
+
+/** Where the library of a backend that is not part of the addon ("cuda") is looked for, in order. */
+export function backendLibraryPaths(backend: string): string[] {
+  const name = `libtrefoil_${backend}.so`;
+  const chosen = process.env.TREFOIL_NATIVE_PATH;
+  return [...(chosen ? [join(dirname(resolve(chosen)), name)] : []), join(packageRoot(), `build-${backend}`, name)];
+}
+
 /**
  * The addon, loaded on the first call from `TREFOIL_NATIVE_PATH` if that is set, else from this package's build folder.
  * @throws {NativeLoadError} listing every path tried, why each failed, and the command that fixes it.
@@ -48,17 +69,11 @@ export function addon(): NativeAddon {
 
 function load(): NativeAddon {
   const chosen = process.env.TREFOIL_NATIVE_PATH;
-  const here = dirname(fileURLToPath(import.meta.url));
-  // This module runs from dist/ once compiled.
-  const root = existsSync(join(here, "package.json")) ? here : dirname(here);
-  const paths = chosen
-    ? [resolve(chosen)]
-    : [join(root, "build", "Release", "trefoil.node"), join(root, "build", "trefoil.node")];
 
   const require = createRequire(import.meta.url);
   const attempts: LoadAttempt[] = [];
   const causes: unknown[] = [];
-  for (const path of paths) {
+  for (const path of addonPaths()) {
     if (!existsSync(path)) {
       attempts.push({ path, reason: "no such file" });
       continue;

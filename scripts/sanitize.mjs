@@ -1,4 +1,4 @@
-// npm run test:sanitize: the C++ tests under AddressSanitizer and UBSan, in a build folder of their own.
+// npm run test:sanitize: the C++ tests and the emulated CUDA kernels under AddressSanitizer and UBSan, in a build folder of their own.
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { main, root } from "./setup/index.mjs";
@@ -14,6 +14,7 @@ await main(async () => {
     ["cmake", "-S", native, "-B", folder, "-DTREFOIL_SANITIZE=ON"],
     ["cmake", "--build", folder, "--target", "trefoil_tests", "--parallel", jobs],
     [join(folder, "trefoil_tests")],
+    [join(folder, "trefoil_tests"), "--backend=emulated"],
   ];
   for (const [file, ...args] of steps) {
     const status = await runInteractive(file, args, { cwd: root, env: process.env });

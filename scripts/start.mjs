@@ -2,7 +2,7 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { SetupError } from "./setup/error.mjs";
-import { main, root, setUp } from "./setup/index.mjs";
+import { main, root, setUp, wantsCuda } from "./setup/index.mjs";
 import { runInteractive } from "./setup/phase.mjs";
 
 await main(async () => {
@@ -15,7 +15,7 @@ await main(async () => {
   );
   if (!recipes.includes(recipe))
     throw new SetupError(`There is no recipe "${recipe}": the recipes are ${recipes.join(", ")}.`);
-  const env = await setUp();
+  const env = await setUp({ cuda: wantsCuda(flags, process.env) });
   const command = join(root, "packages", recipe, "dist", "cli.js");
   return runInteractive(process.execPath, [command, "quickstart", ...flags], { cwd: process.cwd(), env });
 });

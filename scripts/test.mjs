@@ -8,6 +8,7 @@ await main(async () => {
   clearResults(root);
   // One package at a time: some tests watch the clock.
   const args = turbo([
+    "build:cuda",
     "test:native",
     "test",
     "--concurrency=1",

@@ -58,7 +58,7 @@ int main(int argc, char** argv) {
   }
   int64_t B = std::atoll(argv[1]), S = std::atoll(argv[2]), H = std::atoll(argv[3]), G = std::atoll(argv[4]), h = std::atoll(argv[5]);
   bool causal = std::atoi(argv[6]) != 0;
-  TrefoilDeviceOptions options{0, argc > 7 ? std::atoi(argv[7]) : 2, argc > 8 ? argv[8] : nullptr};
+  TrefoilDeviceOptions options{0, argc > 7 ? std::atoi(argv[7]) : 2, argc > 8 ? argv[8] : nullptr, nullptr};
   TrefoilStatus status{};
   const TrefoilBackend* backend = trefoil_cpu_backend();
   TrefoilDevice* device = backend->open_device(&options, &status);

@@ -82,7 +82,7 @@ const Shape kShapes[] = {{8, 64, 3, 64, 3, 1},  {8, 64, 64, 64, 3, 1},    {8, 32
 int main(int argc, char** argv) {
   int threads = argc > 1 ? std::atoi(argv[1]) : 1;
   thread_clock = threads == 1;
-  TrefoilDeviceOptions options{0, threads, nullptr};
+  TrefoilDeviceOptions options{0, threads, nullptr, nullptr};
   TrefoilStatus status{};
   Bench bench{trefoil_cpu_backend(), nullptr, {}};
   bench.device = bench.backend->open_device(&options, &status);

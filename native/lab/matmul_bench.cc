@@ -116,7 +116,7 @@ int main(int argc, char** argv) {
   const char* only_shape = argc > 3 ? argv[3] : "";
   thread_clock = threads == 1;
   const TrefoilBackend* backend = trefoil_cpu_backend();
-  TrefoilDeviceOptions options{0, threads, nullptr};
+  TrefoilDeviceOptions options{0, threads, nullptr, nullptr};
   TrefoilStatus status{};
   TrefoilDevice* device = backend->open_device(&options, &status);
   if (!device) return std::printf("%s\n", status.message), 1;

@@ -26,6 +26,9 @@ struct Device {
   int threads;
 };
 
+// Kernels run on an emulated GPU, a few thousand times slower: tests of many draws make do with fewer.
+bool emulated(const Device& device);
+
 using Body = void (*)(Device&);
 struct Registration {
   Registration(const char* name, Body body, bool once = false);

@@ -1,6 +1,10 @@
+#include <dlfcn.h>
+
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <string_view>
 #include <utility>
 
 #include "harness.h"
@@ -17,6 +21,8 @@ static std::vector<Registered>& registry() {
   return tests;
 }
 Registration::Registration(const char* name, Body body, bool once) { registry().push_back({name, body, once}); }
+
+bool emulated(const Device& device) { return std::strcmp(device.backend->name, "cuda_emulated") == 0; }
 
 void check(bool condition, const char* expression, const char* file, int line) {
   if (!condition) throw Failure{std::string(file) + ":" + std::to_string(line) + ": " + expression};
@@ -43,10 +49,70 @@ F32 normal(std::mt19937& generator, std::vector<int64_t> shape, float scale) {
   return result;
 }
 
+namespace {
+
+// The operands of one launch in memory of a device that the host cannot reach: arrays go in, results come back.
+class DeviceOperands {
+ public:
+  explicit DeviceOperands(Device& device) : device_(device) {}
+  ~DeviceOperands() {
+    for (const Operand& operand : operands_) device_.backend->release(device_.handle, operand.memory);
+  }
+  DeviceOperands(const DeviceOperands&) = delete;
+
+  // Arrays that are only written start as NaN: what a kernel leaves out shows.
+  void place(TrefoilView& view, bool input, bool written = false) {
+    if (!view.data) return;
+    size_t bytes = view.dtype == TREFOIL_BF16 ? 2 : view.dtype == TREFOIL_U8 ? 1 : 4;
+    for (int32_t axis = 0; axis < view.rank; ++axis) bytes *= static_cast<size_t>(view.shape[axis]);
+    for (Operand& operand : operands_)
+      if (operand.host == view.data) {
+        view.data = operand.memory;
+        operand.output |= !input || written;
+        return;
+      }
+    operands_.push_back({view.data, device_.backend->allocate(device_.handle, bytes), bytes, !input || written});
+    const std::vector<unsigned char> fresh(input ? 0 : bytes, 0xFF);
+    copy(operands_.back().memory, input ? view.data : fresh.data(), bytes, device_.backend->copy_in);
+    view.data = operands_.back().memory;
+  }
+  void fetch() {
+    for (const Operand& operand : operands_)
+      if (operand.output && operand.bytes) copy(operand.host, operand.memory, operand.bytes, device_.backend->copy_out);
+    synchronize();
+  }
+  void synchronize() {
+    TrefoilStatus status{};
+    if (device_.backend->synchronize(device_.handle, &status) != TREFOIL_OK) throw Failure{status.message};
+  }
+
+ private:
+  struct Operand {
+    void *host, *memory;
+    size_t bytes;
+    bool output;
+  };
+  void copy(void* to, const void* from, size_t bytes, decltype(TrefoilBackend::copy_in) function) {
+    TrefoilStatus status{};
+    if (bytes && function(device_.handle, to, from, bytes, &status) != TREFOIL_OK) throw Failure{status.message};
+  }
+  Device& device_;
+  std::vector<Operand> operands_;
+};
+
+}  // namespace
+
 TrefoilStatus launch_error(Device& device, const char* op, std::vector<TrefoilView> inputs, std::vector<TrefoilView> outputs,
                            std::vector<double> attributes) {
   int32_t id = device.backend->find_op(op);
   if (id < 0) throw Failure{std::string("the backend has no op ") + op};
+  const bool remote = !(device.backend->flags & TREFOIL_BACKEND_HOST_MEMORY);
+  DeviceOperands operands(device);
+  if (remote) {
+    const bool in_place = std::string_view(op).ends_with('_');
+    for (TrefoilView& view : inputs) operands.place(view, true, in_place);
+    for (TrefoilView& view : outputs) operands.place(view, false);
+  }
   TrefoilLaunch args{};
   args.inputs = inputs.data();
   args.input_count = static_cast<int32_t>(inputs.size());
@@ -55,13 +121,25 @@ TrefoilStatus launch_error(Device& device, const char* op, std::vector<TrefoilVi
   args.attributes = attributes.data();
   args.attribute_count = static_cast<int32_t>(attributes.size());
   args.workspace_bytes = device.backend->workspace_bytes(device.handle, id, &args);
-  void* workspace = args.workspace_bytes ? device.backend->allocate(device.handle, args.workspace_bytes) : nullptr;
-  // A kernel may not count on zeroed scratch.
-  if (workspace) std::memset(workspace, 0xAB, args.workspace_bytes);
-  args.workspace = workspace;
+  // A kernel may not count on zeroed scratch: it is NaN.
+  std::vector<unsigned char> scratch(args.workspace_bytes, 0xFF);
+  TrefoilView workspace{};
+  if (!scratch.empty()) {
+    workspace.data = scratch.data();
+    workspace.rank = 1;
+    workspace.shape[0] = static_cast<int64_t>(scratch.size());
+    workspace.dtype = TREFOIL_U8;
+    if (remote) operands.place(workspace, true);
+  }
+  void* aligned = remote || scratch.empty() ? nullptr : device.backend->allocate(device.handle, scratch.size());
+  if (aligned) std::memcpy(aligned, scratch.data(), scratch.size());
+  args.workspace = aligned ? aligned : workspace.data;
   TrefoilStatus status{};
   device.backend->launch(device.handle, id, &args, &status);
-  device.backend->release(device.handle, workspace);
+  if (aligned) device.backend->release(device.handle, aligned);
+  if (!remote) return status;
+  if (status.code == TREFOIL_OK) device.backend->synchronize(device.handle, &status);
+  operands.fetch();
   return status;
 }
 
@@ -89,8 +167,10 @@ void check_close(const F32& actual, const std::vector<double>& expected, double 
 void check_thread_independent(Device& device, std::vector<F32> (*body)(Device&)) {
   std::vector<F32> reference;
   for (int threads : {1, 2, 3}) {
-    TrefoilDeviceOptions options{0, threads, device.isa.c_str()};
+    // Emulated devices differ in the order of their threads. On a device the runs themselves differ.
     TrefoilStatus status{};
+    const bool cpu = device.backend->flags & TREFOIL_BACKEND_HOST_MEMORY;
+    TrefoilDeviceOptions options{cpu ? 0 : threads % device.backend->device_count(&status), cpu ? threads : 0, cpu ? device.isa.c_str() : nullptr, "f32"};
     Device other{device.backend, device.backend->open_device(&options, &status), device.isa, threads};
     if (!other.handle) throw Failure{status.message};
     std::vector<F32> result = body(other);
@@ -107,13 +187,48 @@ void check_thread_independent(Device& device, std::vector<F32> (*body)(Device&))
 
 }  // namespace trefoil::test
 
-// trefoil_tests [name-part]: runs the tests whose name contains it, at every ISA level of this machine.
-int main(int argc, char** argv) {
-  using namespace trefoil::test;
+namespace {
+
+using namespace trefoil::test;
+
+struct Selection {
+  const char* part = nullptr;  // of the name
+  size_t shard = 0, shards = 1;
+  bool every_order = false;  // emulated: also with blocks, warps and lanes in backward order
+};
+
+void run_all(Device& device, const Selection& selection, bool once, int& passed, int& failed) {
+  size_t number = 0;
+  for (auto& test : registry()) {
+    if ((selection.part && !std::strstr(test.name, selection.part)) || (test.once && !once)) continue;
+    if (number++ % selection.shards != selection.shard) continue;
+    std::string message;
+    const auto start = std::chrono::steady_clock::now();
+    try {
+      test.body(device);
+    } catch (const Failure& failure) {
+      message = failure.message.empty() ? "failed" : failure.message;
+    } catch (const std::exception& error) {
+      message = std::string("unexpected exception: ") + error.what();
+    }
+    ++(message.empty() ? passed : failed);
+    if (!message.empty()) std::printf("FAIL %s [%s]: %s\n", test.name, device.isa.c_str(), message.c_str());
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (seconds > 3) std::printf("slow %s [%s]: %.1f s\n", test.name, device.isa.c_str(), seconds);
+    std::fflush(stdout);
+  }
+}
+
+int finish(int passed, int failed) {
+  std::printf("%d passed, %d failed\n", passed, failed);
+  return failed == 0 && passed > 0 ? 0 : 1;
+}
+
+int run_cpu(const Selection& selection) {
   const TrefoilBackend* backend = trefoil_cpu_backend();
   int passed = 0, failed = 0;
   for (const char* isa : {"scalar", "avx2", "avx512", "neon"}) {
-    TrefoilDeviceOptions options{0, 2, isa};
+    TrefoilDeviceOptions options{0, 2, isa, nullptr};
     TrefoilStatus status{};
     TrefoilDevice* handle = backend->open_device(&options, &status);
     if (!handle) {
@@ -121,22 +236,59 @@ int main(int argc, char** argv) {
       continue;
     }
     Device device{backend, handle, isa, 2};
-    for (auto& [name, body, once] : registry()) {
-      if (argc > 1 && !std::strstr(name, argv[1])) continue;
-      if (once && std::strcmp(isa, "scalar") != 0) continue;
-      try {
-        body(device);
-        ++passed;
-      } catch (const Failure& failure) {
-        ++failed;
-        std::printf("FAIL %s [%s]: %s\n", name, isa, failure.message.c_str());
-      } catch (const std::exception& error) {
-        ++failed;
-        std::printf("FAIL %s [%s]: unexpected exception: %s\n", name, isa, error.what());
-      }
-    }
+    run_all(device, selection, std::strcmp(isa, "scalar") == 0, passed, failed);
     backend->close_device(handle);
   }
-  std::printf("%d passed, %d failed\n", passed, failed);
-  return failed == 0 && passed > 0 ? 0 : 1;
+  return finish(passed, failed);
+}
+
+int run_library(const char* path, const Selection& selection) {
+  void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  auto entry = library ? reinterpret_cast<TrefoilBackendEntry>(dlsym(library, "trefoil_backend")) : nullptr;
+  if (!entry) {
+    std::printf("cannot open %s: %s\n", path, dlerror());
+    return 1;
+  }
+  const TrefoilBackend* backend = entry();
+  TrefoilStatus status{};
+  int passed = 0, failed = 0;
+  const int32_t count = backend->device_count(&status);
+  if (count == 0) std::printf("no device: %s\n", status.message);
+  // The emulator's devices differ in the order of turns; devices of one machine do not differ.
+  for (int32_t index = 0; index < count && index <= (selection.every_order ? 1 : 0); ++index) {
+    TrefoilDeviceOptions options{index, 0, nullptr, "f32"};
+    TrefoilDevice* handle = backend->open_device(&options, &status);
+    if (!handle) {
+      std::printf("device %d: %s\n", index, status.message);
+      return 1;
+    }
+    TrefoilDeviceInfo info{};
+    backend->device_info(handle, &info);
+    Device device{backend, handle, info.name, 2};
+    run_all(device, selection, false, passed, failed);
+    backend->close_device(handle);
+  }
+  return finish(passed, failed);
+}
+
+}  // namespace
+
+// trefoil_tests [--backend=PATH] [--shard=0/2] [--every-order] [name-part]: runs the tests whose name contains it, at every ISA level of this machine; with a
+// path (or "emulated"), those of the ops on the devices of that backend's library.
+int main(int argc, char** argv) {
+  const char* library = nullptr;
+  Selection selection;
+  for (int i = 1; i < argc; ++i) {
+    constexpr char option[] = "--backend=";
+    if (std::strncmp(argv[i], option, sizeof option - 1) == 0)
+      library = argv[i] + sizeof option - 1;
+    else if (std::sscanf(argv[i], "--shard=%zu/%zu", &selection.shard, &selection.shards) == 2)
+      continue;
+    else if (std::strcmp(argv[i], "--every-order") == 0)
+      selection.every_order = true;
+    else
+      selection.part = argv[i];
+  }
+  if (library && std::strcmp(library, "emulated") == 0) library = TREFOIL_TEST_CUDA_EMULATED;
+  return library ? run_library(library, selection) : run_cpu(selection);
 }

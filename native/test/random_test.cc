@@ -72,6 +72,9 @@ TEST(random_advance_carries) {
   CHECK(at[2] == -1 && at[3] == 9);
   launch(device, "random_advance_", {view(at)}, {absent()});
   CHECK(at[0] == 7 && at[1] == 8 && at[2] == 0 && at[3] == 10);
+  I32 rows({2, 4}, {-2000000001, 5, -1, 1, 6, 7, 2, 3});  // words that f32 does not hold
+  launch(device, "random_advance_", {view(rows)}, {view(rows)});
+  CHECK(rows.values == std::vector<int32_t>({-2000000001, 5, 0, 2, 6, 7, 3, 3}));
 }
 
 // A fixed seed: these bounds were met once and stay met; 5 sigma, so that a broken generator and nothing else fails.

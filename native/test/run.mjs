@@ -32,13 +32,20 @@ function count({ output, ok }, pattern) {
 }
 
 rmSync(results, { force: true });
-const tests = count(
-  await run(join(build, "trefoil_tests"), process.argv.slice(2)),
-  /^(?<passed>\d+) passed, (?<failed>\d+) failed$/m,
+const summary = /^(?<passed>\d+) passed, (?<failed>\d+) failed$/m;
+const program = join(build, "trefoil_tests");
+const tests = count(await run(program, process.argv.slice(2)), summary);
+console.log("CUDA kernels, emulated:");
+const shards = await Promise.all(
+  [0, 1].map((shard) => run(program, ["--backend=emulated", `--shard=${shard}/2`, ...process.argv.slice(2)])),
 );
+// A name on the command line may leave one of two shards without a test.
+const cuda = shards
+  .map((shard) => count(process.argv.length > 2 ? { ...shard, ok: true } : shard, summary))
+  .reduce((a, b) => ({ passed: a.passed + b.passed, failed: a.failed + b.failed }));
 const symbols = await run("ctest", ["--test-dir", build, "--output-on-failure", "-R", "symbols"]);
-const passed = tests.passed + (symbols.ok ? 1 : 0);
-const failed = tests.failed + (symbols.ok ? 0 : 1);
+const passed = tests.passed + cuda.passed + (symbols.ok ? 1 : 0);
+const failed = tests.failed + cuda.failed + (symbols.ok ? 0 : 1);
 mkdirSync(dirname(results), { recursive: true });
 writeFileSync(results, `${JSON.stringify({ passed, failed })}\n`);
 process.exitCode = failed === 0 ? 0 : 1;

@@ -49,18 +49,20 @@ TEST(sampling_matches_a_full_sort) {
   std::mt19937 generator(1);
   const Options cases[] = {{1, 0, 1},  {0.7, 0, 1}, {1.5, 5, 1},  {1, 200, 1},   {1, 600, 1},     {1, 0, 0.9},
                            {2, 50, 0.8}, {0.5, 300, 0.95}, {1, 1, 1}, {1, 0, 1e-9}, {1, 5000, 0.999}, {1e-3, 0, 1}};
+  const uint32_t rows = emulated(device) ? 6 : 40;
   for (int64_t n : {1, 2, 31, 1000, 5000})
     for (const Options& options : cases) {
-      F32 logits = normal(generator, {40, n}, 3.0f);
+      F32 logits = normal(generator, {rows, n}, 3.0f);
       if (n == 1000)
         for (float& value : logits.values) value = std::floor(value);  // many ties
       I32 tokens = sample(device, logits, options);
-      for (uint32_t b = 0; b < 40; ++b) {
+      for (uint32_t b = 0; b < rows; ++b) {
         Reference kept = reference(logits.values.data() + b * static_cast<size_t>(n), static_cast<size_t>(n), options);
         double u = unit_reference(philox_reference({b, 3, 0, 0}, {11, 22})[0]), cumulative = 0;
         size_t place = static_cast<size_t>(std::find(kept.order.begin(), kept.order.end(), tokens[b]) - kept.order.begin());
         CHECK(place < kept.order.size());
-        for (size_t i = 0; i < place; ++i) cumulative += kept.probability[i];
+        for (size_t i = 0; i < kept.order.size(); ++i)
+          if (kept.order[i] < tokens[b]) cumulative += kept.probability[i];
         // The drawn token's interval holds u, up to the rounding of the f32 weights.
         CHECK(u > cumulative - 1e-5 && u < cumulative + kept.probability[place] + 1e-5);
       }
@@ -69,7 +71,7 @@ TEST(sampling_matches_a_full_sort) {
 
 // Chi-square of 60,000 draws (many rows with the same logits) against the filtered distribution.
 TEST(sampling_distribution) {
-  const size_t n = 40, draws = 60000;
+  const size_t n = 40, draws = emulated(device) ? 1000 : 60000;
   std::mt19937 generator(2);
   F32 row = normal(generator, {static_cast<int64_t>(n)}, 1.5f), logits({static_cast<int64_t>(draws), static_cast<int64_t>(n)});
   for (size_t i = 0; i < logits.size(); ++i) logits[i] = row[i % n];
@@ -88,6 +90,51 @@ TEST(sampling_distribution) {
     CHECK(drawn == double(draws));                             // nothing outside the kept set
     CHECK(chi < freedom + 5 * std::sqrt(2 * freedom) + 5);     // 5 sigma; the seed is fixed
   }
+}
+
+// A row with a state of its own draws what it draws alone, wherever it stands.
+TEST(sampling_state_to_a_row) {
+  std::mt19937 generator(5);
+  F32 logits = normal(generator, {20, 50}, 2.0f);
+  I32 states({20, 4}), together({20});
+  for (int32_t b = 0; b < 20; ++b)
+    for (int32_t word = 0; word < 4; ++word) states[static_cast<size_t>(4 * b + word)] = 1000 * b + word;
+  launch(device, "sample_tokens", {view(logits), view(states)}, {view(together), absent()}, {1, 0, 0.9, 3});
+  int different = 0;
+  for (size_t b = 0; b < 20; ++b) {
+    F32 row({1, 50});
+    std::copy_n(logits.values.begin() + static_cast<int64_t>(50 * b), 50, row.values.begin());
+    I32 own({4}), alone({1});
+    std::copy_n(states.values.begin() + static_cast<int64_t>(4 * b), 4, own.values.begin());
+    launch(device, "sample_tokens", {view(row), view(own)}, {view(alone), absent()}, {1, 0, 0.9, 3});
+    CHECK(alone[0] == together[b]);
+    Reference kept = reference(row.values.data(), 50, {1, 0, 0.9});
+    double u = unit_reference(philox_reference({0, 3, uint32_t(own[2]), uint32_t(own[3])}, {uint32_t(own[0]), uint32_t(own[1])})[0]);
+    size_t place = static_cast<size_t>(std::find(kept.order.begin(), kept.order.end(), alone[0]) - kept.order.begin());
+    double before = 0;
+    for (size_t i = 0; i < kept.order.size(); ++i)
+      if (kept.order[i] < alone[0]) before += kept.probability[i];
+    CHECK(u > before - 1e-5 && u < before + kept.probability[place] + 1e-5);
+    different += alone[0] != together[0];
+  }
+  CHECK(different > 5);
+}
+
+// Two tokens that are nearly as likely: an error of rounding in their logits does not change what is drawn.
+TEST(sampling_does_not_follow_rounding) {
+  const int64_t draws = 500;
+  F32 logits({draws, 2}), nudged({draws, 2});
+  for (size_t i = 0; i < logits.size(); ++i) {
+    logits[i] = 1;
+    nudged[i] = i % 2 ? std::nextafter(1.0f, 2.0f) : 1;
+  }
+  I32 tokens = sample(device, logits, {1, 0, 1}), same = sample(device, nudged, {1, 0, 1});
+  int32_t ones = 0;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    CHECK(tokens[i] == same[i]);
+    ones += tokens[i];
+  }
+  CHECK(ones > 180 && ones < 320);
 }
 
 TEST(sampling_greedy_and_log_probability) {

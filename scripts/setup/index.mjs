@@ -1,6 +1,8 @@
+import { existsSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { findNvcc } from "../../native/scripts/nvcc.mjs";
 import { SetupError } from "./error.mjs";
 import { installPackages } from "./packages.mjs";
 import { PhaseLine, runLogged } from "./phase.mjs";
@@ -15,15 +17,26 @@ export function turbo(args) {
   return [join(root, "node_modules", "turbo", "bin", "turbo"), "run", ...args, ...flags];
 }
 
+/** Whether arguments or environment ask for a CUDA device. @param {string[]} args @param {NodeJS.ProcessEnv} environment */
+export function wantsCuda(args, environment) {
+  const at = args.findLastIndex((argument) => argument === "--device" || argument.startsWith("--device="));
+  const flag = args[at]?.includes("=") ? args[at].slice("--device=".length) : args[at + 1];
+  return ((at >= 0 ? flag : environment.TREFOIL_DEVICE) ?? "").startsWith("cuda");
+}
+
 /**
  * Brings a fresh clone, or a changed one, to the point where everything is built. What is up to date is not done again.
+ * @param {{ cuda?: boolean }} [options] cuda: the CUDA library too, which takes minutes the first time
  * @returns {Promise<NodeJS.ProcessEnv>} the environment to run turbo and the packages in
  */
-export async function setUp() {
+export async function setUp({ cuda = false } = {}) {
+  if (existsSync(join(root, "packed.json"))) return buildPacked(cuda);
   new PhaseLine("requirements").done(checkRequirements(process.env));
   const environment = await installPackages(root, {
     ...process.env,
     TURBO_TELEMETRY_DISABLED: "1",
+    // What build:cuda did is remembered for this compiler, or for none.
+    TREFOIL_NVCC: findNvcc()?.version.join(".") ?? "none",
     ...(process.stdout.isTTY ? {} : { NO_COLOR: "1" }),
     CMAKE_BUILD_PARALLEL_LEVEL: process.env.CMAKE_BUILD_PARALLEL_LEVEL ?? String(availableParallelism()),
   });
@@ -31,7 +44,7 @@ export async function setUp() {
   try {
     const output = await runLogged({
       file: process.execPath,
-      args: turbo(["build:native", "build", "--output-logs=new-only"]),
+      args: turbo(["build:native", "build", ...(cuda ? ["build:cuda"] : []), "--output-logs=new-only"]),
       cwd: root,
       env: environment,
       log: join(root, "node_modules", ".trefoil", "build.log"),
@@ -39,6 +52,27 @@ export async function setUp() {
     });
     build.done(/FULL TURBO/.test(output) ? "up to date" : "built");
     return environment;
+  } catch (error) {
+    build.failed();
+    throw error;
+  }
+}
+
+/** A copy made by scripts/pack.mjs: all but the machine code is there. @param {boolean} cuda */
+async function buildPacked(cuda) {
+  const build = new PhaseLine("build", "native engine");
+  try {
+    for (const script of ["build.mjs", ...(cuda ? ["build-cuda.mjs"] : [])])
+      await runLogged({
+        file: process.execPath,
+        args: [join(root, "native", "scripts", script)],
+        cwd: root,
+        env: process.env,
+        log: join(root, "node_modules", ".trefoil", "build.log"),
+        failure: (text, log) => new SetupError(`The build failed; the end of its log above (${log}) says where.`, text),
+      });
+    build.done("built");
+    return process.env;
   } catch (error) {
     build.failed();
     throw error;

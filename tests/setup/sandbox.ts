@@ -28,7 +28,7 @@ export class Sandbox {
   readonly #bin = join(this.root, "bin");
 
   constructor() {
-    for (const name of ["scripts", "package.json", "pnpm-lock.yaml", "pnpm-workspace.yaml"]) {
+    for (const name of ["scripts", "native/scripts", "package.json", "pnpm-lock.yaml", "pnpm-workspace.yaml"]) {
       cpSync(join(repository, name), join(this.root, name), { recursive: true });
     }
     for (const recipe of ["core", "btx"]) mkdirSync(join(this.root, "packages", recipe, "src"), { recursive: true });

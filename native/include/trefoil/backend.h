@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-#define TREFOIL_BACKEND_ABI_VERSION 1u
+#define TREFOIL_BACKEND_ABI_VERSION 2u
 #define TREFOIL_MAX_RANK 6
 
 // Values are part of the ABI and of packages/core/src/tensor/dtype.ts.
@@ -61,6 +61,7 @@ typedef struct TrefoilDeviceOptions {
   int32_t index;
   int32_t threads;   // 0: TREFOIL_THREADS, else the cores this process may use
   const char* isa;   // NULL: TREFOIL_ISA, else the best; "scalar", "avx2", "avx512", "neon"
+  const char* precision;  // of matrix products on CUDA. NULL: TREFOIL_PRECISION, else "bf16"; "bf16", "f32"
 } TrefoilDeviceOptions;
 
 typedef struct TrefoilDeviceInfo {

@@ -14,6 +14,7 @@ Napi::Value open_device(const Call& call, Environment& environment) {
     if (wanted.threads < 1) runtime::fail(TREFOIL_INVALID_ARGUMENT, "options.threads is %d; leave it out or give at least 1", wanted.threads);
   }
   if (Napi::Value isa = options.Get("isa"); !isa.IsUndefined()) wanted.isa = to_string(isa, "options.isa");
+  if (Napi::Value precision = options.Get("precision"); !precision.IsUndefined()) wanted.precision = to_string(precision, "options.precision");
   if (Napi::Value library = options.Get("library"); !library.IsUndefined()) wanted.library = to_string(library, "options.library");
   return environment.keep(environment.devices, runtime::Device::open(wanted));
 }

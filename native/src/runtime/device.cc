@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::align_val_t kHostAlignment{64};
 
-using Key = std::tuple<std::string, int32_t, int32_t, std::string>;
+using Key = std::tuple<std::string, int32_t, int32_t, std::string, std::string>;
 
 // Never destroyed, as the registry of backends.
 struct OpenDevices {
@@ -99,7 +99,7 @@ std::shared_ptr<Device> Device::open(const DeviceOptions& options) {
   const TrefoilBackend* backend = find_backend(options.backend, options.library);
   OpenDevices& all = open_devices();
   std::lock_guard lock(all.mutex);
-  std::weak_ptr<Device>& slot = all.devices[Key{options.backend, options.index, options.threads, options.isa}];
+  std::weak_ptr<Device>& slot = all.devices[Key{options.backend, options.index, options.threads, options.isa, options.precision}];
   if (std::shared_ptr<Device> device = slot.lock()) return device;
 
   TrefoilStatus status{};
@@ -107,7 +107,8 @@ std::shared_ptr<Device> Device::open(const DeviceOptions& options) {
   if (count == 0) fail(TREFOIL_DEVICE_UNAVAILABLE, "backend \"%s\" has no device: %s", backend->name, status.message);
   if (options.index < 0 || options.index >= count)
     fail(TREFOIL_INVALID_ARGUMENT, "device index %d: backend \"%s\" has devices 0 to %d", options.index, backend->name, count - 1);
-  TrefoilDeviceOptions raw{options.index, options.threads, options.isa.empty() ? nullptr : options.isa.c_str()};
+  TrefoilDeviceOptions raw{options.index, options.threads, options.isa.empty() ? nullptr : options.isa.c_str(),
+                           options.precision.empty() ? nullptr : options.precision.c_str()};
   TrefoilDevice* handle = backend->open_device(&raw, &status);
   if (!handle) throw Error(static_cast<TrefoilCode>(status.code), status.message);
   std::shared_ptr<Device> device;

@@ -61,6 +61,7 @@ struct DeviceOptions {
   int32_t index = 0;
   int32_t threads = 0;  // 0: the backend decides
   std::string isa;      // empty: the backend decides
+  std::string precision;  // empty: the backend decides
   std::string library;  // absolute path, for a backend that is not linked in
 };
 

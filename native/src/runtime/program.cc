@@ -24,9 +24,14 @@ std::shared_ptr<Program> Program::create(std::shared_ptr<Device> device, const P
   return program;
 }
 
-Program::Program(std::shared_ptr<Device> device) : device_(std::move(device)) {}
+Program::Program(std::shared_ptr<Device> device) : device_(std::move(device)) {
+  const TrefoilBackend& backend = device_->backend();
+  recordable_ = backend.capture_begin && backend.capture_end && backend.replay && backend.release_graph;
+}
 
 Program::~Program() {
+  for (const Graph& graph : graphs_)
+    if (graph.recorded) device_->backend().release_graph(device_->handle(), graph.recorded);
   idle_runs_.clear();
   if (has_run_) device_->release_arena(arena_request());
 }
@@ -192,6 +197,8 @@ void Program::recycle(std::unique_ptr<Run> run) {
   std::lock_guard lock(program->mutex_);
   if (program->idle_runs_.size() < kIdleRuns) program->idle_runs_.push_back(std::move(run));
 }
+
+size_t Program::graph_count() const { return graph_count_.load(); }
 
 std::vector<int64_t> Program::profile() const {
   std::lock_guard lock(mutex_);

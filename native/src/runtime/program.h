@@ -1,5 +1,6 @@
 // A checked, planned program: every view and launch is made once, so a run patches input pointers and launches.
 #pragma once
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -38,6 +39,8 @@ class Program : public std::enable_shared_from_this<Program> {
   size_t input_bytes(size_t index) const { return input_bytes_[index]; }
   size_t output_count() const { return outputs_.size(); }
   size_t output_bytes(size_t index) const { return outputs_[index].bytes; }
+  // Recorded so far: see Run::replay.
+  size_t graph_count() const;
   // Nanoseconds per instruction, over the runs with the profile flag.
   std::vector<int64_t> profile() const;
 
@@ -68,6 +71,13 @@ class Program : public std::enable_shared_from_this<Program> {
     size_t bytes;
   };
 
+  // The launches of a run, recorded by the backend for one set of addresses: the arena, then the inputs.
+  struct Graph {
+    std::vector<void*> addresses;
+    void* recorded = nullptr;  // not before the second run with these addresses
+    uint64_t last_run = 0;
+  };
+
   // Never 0: a program of empty tensors still needs an address that is not NULL, which would say "absent".
   size_t arena_request() const { return info_.arena_bytes ? info_.arena_bytes : 64; }
   ViewSource source_of(const ProgramSpec& spec, const Resolved& resolved, int64_t value) const;
@@ -89,6 +99,11 @@ class Program : public std::enable_shared_from_this<Program> {
   std::vector<Output> outputs_;
   std::byte* arena_ = nullptr;  // the views point into this one
   bool has_run_ = false;
+
+  std::vector<Graph> graphs_;  // executor thread; at most kGraphs, the one longest unused makes room
+  uint64_t run_count_ = 0;
+  bool recordable_;
+  std::atomic<size_t> graph_count_{0};
 
   mutable std::mutex mutex_;
   std::vector<std::unique_ptr<Run>> idle_runs_;

@@ -12,6 +12,8 @@ namespace trefoil::runtime {
 
 namespace {
 
+constexpr size_t kGraphs = 8;  // recordings of one program: runs in flight take turns with their staging memory
+
 int64_t now() { return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 std::string describe(size_t number, const std::string& op) { return "instruction " + std::to_string(number) + " (" + op + ")"; }
@@ -101,7 +103,7 @@ void Run::execute() {
   try {
     program_->bind_arena();
     bind_inputs();
-    launch_all();
+    if (!replay()) launch_all();
     deliver_outputs();
   } catch (...) {
     // Copies may still be under way from memory that the next run will use; this error is the one to report.
@@ -129,6 +131,56 @@ void Run::bind_inputs() {
     program.input_pointers_[i] = pointer;
     for (uint32_t view : program.input_views_[i]) program.views_[view].data = pointer;
   }
+}
+
+// Launches recorded by the backend start together. The first run with some addresses is launched one by one, the second is recorded:
+// addresses that change with every run (a buffer of its own each time) are not worth a recording.
+bool Run::replay() {
+  Program& program = *program_;
+  if (!program.recordable_ || flags_ != 0 || program.instructions_.empty()) return false;
+  std::vector<void*> addresses{program.arena_};
+  addresses.insert(addresses.end(), program.input_pointers_.begin(), program.input_pointers_.end());
+  ++program.run_count_;
+  auto found = std::find_if(program.graphs_.begin(), program.graphs_.end(), [&](const Program::Graph& graph) { return graph.addresses == addresses; });
+  if (found == program.graphs_.end()) {
+    if (program.graphs_.size() == kGraphs) {
+      auto oldest = std::min_element(program.graphs_.begin(), program.graphs_.end(),
+                                     [](const Program::Graph& a, const Program::Graph& b) { return a.last_run < b.last_run; });
+      if (oldest->recorded) {
+        program.device().backend().release_graph(program.device().handle(), oldest->recorded);
+        --program.graph_count_;
+      }
+      program.graphs_.erase(oldest);
+    }
+    program.graphs_.push_back({std::move(addresses), nullptr, program.run_count_});
+    return false;
+  }
+  found->last_run = program.run_count_;
+  if (!found->recorded) record(*found);
+  if (!found->recorded) return false;
+  Device& device = program.device();
+  TrefoilStatus status{};
+  int32_t code = device.backend().replay(device.handle(), found->recorded, &status);
+  if (code != TREFOIL_OK) throw Error(static_cast<TrefoilCode>(code), status.message);
+  return true;
+}
+
+// Leaves graph.recorded null, and the program unrecordable, where the backend cannot record what the ops do.
+void Run::record(Program::Graph& graph) {
+  Device& device = program_->device();
+  const TrefoilBackend& backend = device.backend();
+  TrefoilStatus status{};
+  if (backend.capture_begin(device.handle(), &status) == TREFOIL_OK) {
+    try {
+      launch_all();
+    } catch (...) {
+      if (void* unfinished = backend.capture_end(device.handle(), &status)) backend.release_graph(device.handle(), unfinished);
+      throw;
+    }
+    graph.recorded = backend.capture_end(device.handle(), &status);
+  }
+  program_->recordable_ = graph.recorded != nullptr;
+  if (graph.recorded) ++program_->graph_count_;
 }
 
 void Run::launch_all() {

@@ -44,6 +44,8 @@ class Run final : public Job {
   std::shared_ptr<Program> release();
   size_t place(size_t bytes);
   void bind_inputs();
+  bool replay();  // false: nothing was launched
+  void record(Program::Graph& graph);
   void launch_all();
   void check_finite(size_t number);
   void deliver_outputs();

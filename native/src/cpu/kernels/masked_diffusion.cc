@@ -1,48 +1,13 @@
 // One step of parallel decoding (MaskGIT, Chang et al. 2022, arXiv 2202.04200, section 3.2; guidance as in MUSE, arXiv 2301.00704,
 // section 2.7): sample every masked token, keep those that the model is sure of, mask the others again.
-#include "partial.h"
+#include "filtered_draw.h"
 #include "philox.h"
 #include "vector_math.h"
-#include "weighted_select.h"
 #include "work_split.h"
 
 namespace trefoil::cpu::TREFOIL_ISA {
 
 namespace {
-
-constexpr int64_t kBlock = 256;  // f32 lanes sum blocks of weights, f64 sums the blocks
-
-float block_sum(const float* weight, int64_t n) {
-  Vec total = splat(0.0f);
-  for (int64_t i = 0; i < n; i += Vec::width) total = total + load_n(weight + i, lanes_left(n, i));
-  return sum(total);
-}
-
-double total_of(const float* weight, int64_t n) {
-  double total = 0;
-  for (int64_t i = 0; i < n; i += kBlock) total += static_cast<double>(block_sum(weight + i, n - i < kBlock ? n - i : kBlock));
-  return total;
-}
-
-// The first index at which the running total exceeds `target`; the last of any weight where rounding leaves none.
-int64_t draw(const float* weight, int64_t n, double target) {
-  double before = 0;
-  int64_t last = 0;
-  for (int64_t i = 0; i < n; i += kBlock) {
-    const int64_t end = n - i < kBlock ? n : i + kBlock;
-    const double block = static_cast<double>(block_sum(weight + i, end - i));
-    if (before + block <= target && end < n) {
-      before += block;
-      continue;
-    }
-    for (int64_t k = i; k < end; ++k) {
-      if (weight[k] > 0) last = k;
-      before += static_cast<double>(weight[k]);
-      if (before > target && weight[k] > 0) return k;
-    }
-  }
-  return last;
-}
 
 // weight[i] = e^((x[i] - top) scale); a NaN logit weighs nothing.
 void exponentials(const float* x, int64_t n, float top, float scale, float* weight) {
@@ -58,22 +23,6 @@ struct Options {
   int64_t top_k;
   double top_p;
 };
-
-// Zero weight for all but the top_k largest logits, then all but the fewest of those that reach top_p.
-void filter(Context& context, const float* x, int64_t n, const Options& options, float* weight) {
-  const int64_t limit = options.top_k > 0 && options.top_k < n ? options.top_k : n;
-  if (limit == n && options.top_p >= 1) return;
-  uint64_t* keys = static_cast<uint64_t*>(context.scratch(2, static_cast<size_t>(n) * sizeof(uint64_t)));
-  for (int64_t i = 0; i < n; ++i) keys[i] = candidate_key(x[i] == x[i] ? x[i] : -HUGE_VALF, i);
-  if (limit < n) select_count(keys, n, limit);
-  int64_t kept = limit;
-  if (options.top_p < 1) {
-    double total = 0;
-    for (int64_t i = 0; i < limit; ++i) total += static_cast<double>(weight[candidate_index(keys[i])]);
-    kept = select_weight(keys, limit, weight, options.top_p * total, true).rank + 1;
-  }
-  for (int64_t i = kept; i < n; ++i) weight[candidate_index(keys[i])] = 0;
-}
 
 struct Drawn {
   int64_t token;
@@ -109,7 +58,7 @@ Drawn sample(Context& context, const float* conditional, const float* unconditio
   double normaliser = scale == 1.0f ? total_of(weight, n) : 0, total = normaliser;
   int64_t token = first;
   if (!greedy) {
-    filter(context, x, n, options, weight);
+    filter(context, x, n, options.top_k, options.top_p, weight);
     if (scale != 1.0f || options.top_k > 0 || options.top_p < 1) total = total_of(weight, n);
     token = draw(weight, n, static_cast<double>(u) * total);
   }

@@ -58,10 +58,12 @@ void random_normal(Context& context, const TrefoilLaunch& launch) {
 }
 
 void random_advance(Context&, const TrefoilLaunch& launch) {
-  int32_t* state = data<int32_t>(launch.inputs[0]);
-  uint32_t low = static_cast<uint32_t>(state[2]) + 1;
-  state[2] = static_cast<int32_t>(low);
-  if (low == 0) state[3] = static_cast<int32_t>(static_cast<uint32_t>(state[3]) + 1);
+  const int64_t states = elements(launch.inputs[0]) / 4;
+  for (int32_t *state = data<int32_t>(launch.inputs[0]), *end = state + 4 * states; state < end; state += 4) {
+    uint32_t low = static_cast<uint32_t>(state[2]) + 1;
+    state[2] = static_cast<int32_t>(low);
+    if (low == 0) state[3] = static_cast<int32_t>(static_cast<uint32_t>(state[3]) + 1);
+  }
 }
 
 }  // namespace

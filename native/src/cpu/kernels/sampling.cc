@@ -1,8 +1,8 @@
-// sample_tokens: temperature, top-k and top-p are cuts of the candidates in descending order, found by selection, never by a full sort.
-#include "partial.h"
+// sample_tokens: temperature, top-k and top-p are cuts of the candidates in descending order, found by selection, never by a full sort;
+// what is left is drawn from in order of index.
+#include "filtered_draw.h"
 #include "philox.h"
 #include "vector_math.h"
-#include "weighted_select.h"
 #include "work_split.h"
 
 namespace trefoil::cpu::TREFOIL_ISA {
@@ -64,6 +64,24 @@ void candidates_by_insertion(const float* x, int64_t n, int64_t kept, uint64_t* 
   for (; i < n; ++i) consider(i);
 }
 
+struct Cut {
+  int64_t count;
+  double top_p;
+};
+
+// Of the `count` likeliest alone, where they are few: weights of the rest are never computed.
+int64_t sample_few(Context& context, const float* x, int64_t n, float top, float scale, Cut cut, float u) {
+  uint64_t keys[kHeapLimit];
+  float weight[kHeapLimit] = {}, logits[kHeapLimit];
+  candidates_by_insertion(x, n, cut.count, keys);
+  for (int64_t i = 0; i < cut.count; ++i) keys[i] = candidate_index(keys[i]);
+  insertion_sort(keys, cut.count);
+  for (int64_t i = 0; i < cut.count; ++i) logits[i] = x[keys[i]];
+  exponentials(logits, cut.count, top, scale, weight);
+  filter(context, logits, cut.count, 0, cut.top_p, weight);
+  return static_cast<int64_t>(keys[draw(weight, cut.count, static_cast<double>(u) * total_of(weight, cut.count))]);
+}
+
 struct Options {
   double temperature, top_p;
   int64_t top_k;
@@ -76,37 +94,17 @@ int64_t sample_row(Context& context, const float* x, int64_t n, float top, const
       if (x[i] == top) return i;
     return 0;
   }
-  int64_t kept = options.top_k > 0 && options.top_k < n ? options.top_k : n;
+  const int64_t kept = options.top_k > 0 && options.top_k < n ? options.top_k : n;
   if (kept == 1) return sample_row(context, x, n, top, {0, 1, 0}, u);
-  uint64_t* keys = static_cast<uint64_t*>(context.scratch(1, static_cast<size_t>(n) * sizeof(uint64_t)));
-  float* weight = static_cast<float*>(context.scratch(2, static_cast<size_t>(n) * sizeof(float)));
-  double inverse = 1 / options.temperature;
-  float scale = inverse < 1e38 ? static_cast<float>(inverse) : 1e38f;  // finite: 0 * scale is the top logit's exponent
-  double total;
-  if (kept <= kHeapLimit) {
-    candidates_by_insertion(x, n, kept, keys);
-  } else {
-    for (int64_t i = 0; i < n; ++i) keys[i] = candidate_key(x[i], i);
-    if (kept < n) select_count(keys, n, kept);
+  float* weight = static_cast<float*>(context.scratch(1, static_cast<size_t>(n) * sizeof(float)));
+  const double inverse = 1 / options.temperature;
+  const float scale = inverse < 1e38 ? static_cast<float>(inverse) : 1e38f;  // finite: 0 * scale is the top logit's exponent
+  if (kept > kHeapLimit) {
+    exponentials(x, n, top, scale, weight);
+    filter(context, x, n, options.top_k, options.top_p, weight);
+    return draw(weight, n, static_cast<double>(u) * total_of(weight, n));
   }
-  if (kept < n) {
-    total = 0;
-    for (int64_t i = 0; i < kept; ++i) {
-      uint32_t index = candidate_index(keys[i]);
-      float value;
-      exponentials(x + index, 1, top, scale, &value);
-      weight[index] = value;
-      total += static_cast<double>(value);
-    }
-  } else {
-    total = exponentials(x, n, top, scale, weight);
-  }
-  if (options.top_p < 1) {
-    WeightedRank last = select_weight(keys, kept, weight, options.top_p * total, true);
-    kept = last.rank + 1;
-    total = last.before + static_cast<double>(weight[candidate_index(keys[last.rank])]);
-  }
-  return candidate_index(keys[select_weight(keys, kept, weight, static_cast<double>(u) * total, false).rank]);
+  return sample_few(context, x, n, top, scale, {kept, options.top_p}, u);
 }
 
 void sample_tokens(Context& context, const TrefoilLaunch& launch) {
@@ -115,11 +113,14 @@ void sample_tokens(Context& context, const TrefoilLaunch& launch) {
   if (rows == 0) return;
   if (n == 0) fail(TREFOIL_INVALID_ARGUMENT, "sample_tokens: there are no logits to choose from");
   Options options{launch.attributes[0], launch.attributes[2], static_cast<int64_t>(launch.attributes[1])};
-  PhiloxStream stream = philox_stream(launch.inputs[1], launch.attributes[3]);
+  const TrefoilView& state = launch.inputs[1];
   context.parallel(rows, [&](int64_t b) {
     const float* x = data<float>(logits) + b * n;
+    // One state for all: blocks count through the batch. One state to a row: nothing depends on its neighbours.
+    TrefoilView own = state;
+    if (state.rank == 2) own.data = data<int32_t>(state) + 4 * b;
     uint32_t words[4][kPhiloxBatch];
-    philox(stream, static_cast<uint32_t>(b), words);
+    philox(philox_stream(own, launch.attributes[3]), static_cast<uint32_t>(state.rank == 2 ? 0 : b), words);
     float top = greatest(x, n);
     int64_t token = sample_row(context, x, n, top, options, unit_interval(words[0][0]));
     if (tokens.data) data<int32_t>(tokens)[b] = static_cast<int32_t>(token);

@@ -2,7 +2,7 @@ import { mkdir } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { defineCommand, Mixtral, writeFileAtomic, writeReport } from "@trefoil/core";
 import { z } from "zod";
-import { closeDomains } from "../domains/index.js";
+import { closeDomains, hasBuiltIn } from "../domains/index.js";
 import { type DomainRouting, evaluateModel, type ModelScores, OpenModel, routingTable } from "../stages/index.js";
 import { dataFields, folder, openData } from "./fields.js";
 import { routingSection, scoresSections, scoresTable } from "./scores.js";
@@ -49,7 +49,7 @@ export const evaluateCommand = defineCommand({
       using opened = await OpenModel.open(path);
       const domains = await openData(data, opened.tokenizer, signal);
       try {
-        const asked = Object.values(data.domains).includes("@arithmetic") ? problems : 0;
+        const asked = hasBuiltIn(data.domains, "@arithmetic") ? problems : 0;
         const arithmetic = asked > 0 ? { count: asked, heldOutShare: data.heldOut } : undefined;
         scores.push(
           await evaluateModel(opened, names[i]!, domains, {

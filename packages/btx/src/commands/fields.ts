@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import type { Tokenizer } from "@trefoil/core";
+import { documentLayouts, type Tokenizer } from "@trefoil/core";
 import { z } from "zod";
 import { type DomainTokens, openDomains } from "../domains/index.js";
 import type { SeedSizes, TrainSettings } from "../stages/index.js";
@@ -39,12 +39,30 @@ const heldOut = z
   .default(0.1)
   .describe("Share of documents held out for evaluation; decided by content, so every command holds out the same.");
 
+const domainSource = z.strictObject({
+  paths: z.array(z.string().min(1)).min(1).describe("Files, folders and globs, or one built-in domain."),
+  weight: z
+    .number()
+    .nonnegative()
+    .default(1)
+    .describe("Share of the rows where domains are trained on together; weights need not sum to one."),
+  field: z.string().min(1).default("text").describe("Field of a JSON line that holds the text."),
+  format: z
+    .enum(["text", "chat"])
+    .default("text")
+    .describe(
+      "chat: JSON lines with messages, or prompt and completion; only what the assistant says is learnt, and the tokenizer's chat template is applied.",
+    ),
+  unit: z.enum(["file", "paragraph", "line"]).default("file").describe("What one document of a text file is."),
+  extensions: z.array(z.string()).default([".txt", ".md", ".jsonl", ".ndjson"]).describe("Files read of a folder."),
+});
+
 export const dataFields = z.strictObject({
   domains: z
-    .record(z.string().regex(/^[\w.-]+$/), z.string().min(1))
+    .record(z.string().regex(/^[\w.-]+$/), z.union([z.string().min(1), domainSource]))
     .default({ code: "@code", prose: "@prose", arithmetic: "@arithmetic" })
     .describe(
-      "Text of each domain: a text or JSONL file, a folder or a glob; or @code and @prose (sources and Markdown found under node_modules) and @arithmetic (generated).",
+      "Text of each domain: a text or JSONL file, a folder or a glob; or @code and @prose (sources and Markdown found under node_modules) and @arithmetic (generated). In full: paths, weight, field, format, unit, extensions.",
     ),
   heldOut,
   maxBytes: z
@@ -58,16 +76,28 @@ export const dataFields = z.strictObject({
     .array(z.string())
     .default([])
     .describe("Folders searched by @code and @prose; by default the node_modules folders around."),
+  duplicates: z
+    .enum(["drop", "keep"])
+    .default("drop")
+    .describe("Documents of a source whose text came before, white space aside."),
+  nearCopyShare: z
+    .number()
+    .gt(0)
+    .max(1)
+    .default(0.5)
+    .describe("A document is left out of training when this share of its runs of 13 words stands in held-out text."),
   cache: folder("Tokenized text is kept here and used again.").default("btx-data"),
 });
 export type DataConfig = z.output<typeof dataFields>;
 
 /** Opens the domains of a command's configuration. */
 export async function openData(data: DataConfig, tokenizer: Tokenizer, signal?: AbortSignal): Promise<DomainTokens[]> {
-  const { domains, heldOut: heldOutShare, maxBytes, roots, cache } = data;
+  const { domains, heldOut: heldOutShare, maxBytes, roots, cache, duplicates, nearCopyShare } = data;
   return await openDomains(domains, {
     tokenizer,
     cache,
+    duplicates,
+    nearCopyShare,
     heldOutShare,
     maxBytes,
     ...(roots.length > 0 && { roots }),
@@ -109,6 +139,23 @@ export const trainFields = (defaults: { steps: number; learningRate: number }) =
       .describe("Steps between checkpoints.")
       .meta({ unit: "steps" }),
     keepCheckpoints: z.number().int().positive().default(2).describe("Newest checkpoints kept."),
+    accumulate: z
+      .number()
+      .int()
+      .positive()
+      .default(1)
+      .describe("A batch is computed in so many parts whose gradients are summed: less memory, the same update.")
+      .meta({ unit: "parts" }),
+    documents: z
+      .enum(documentLayouts)
+      .default("joined")
+      .describe(
+        "joined: rows are stretches of text; apart: attention and positions start anew with each document; packed: as apart, with whole documents.",
+      ),
+    recompute: z
+      .boolean()
+      .default(false)
+      .describe("Keep the inputs of blocks alone for the backward pass and compute the rest again: less memory."),
   }) satisfies z.ZodType<TrainSettings>;
 
 /** Where a training command writes. */

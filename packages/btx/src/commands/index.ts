@@ -1,4 +1,5 @@
 import type { Command } from "@trefoil/core";
+import { averageCommand } from "./average.js";
 import { branchCommand } from "./branch.js";
 import { evaluateCommand } from "./evaluate.js";
 import { finetuneCommand } from "./finetune.js";
@@ -6,12 +7,15 @@ import { generateCommand } from "./generate.js";
 import { mixCommand } from "./mix.js";
 import { quickstartCommand } from "./quickstart.js";
 import { seedCommand } from "./seed.js";
+import { upcycleCommand } from "./upcycle.js";
 
 export const commands: readonly Command[] = [
   quickstartCommand,
   seedCommand,
   branchCommand,
   mixCommand,
+  upcycleCommand,
+  averageCommand,
   finetuneCommand,
   evaluateCommand,
   generateCommand,

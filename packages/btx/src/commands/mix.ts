@@ -1,11 +1,11 @@
-import { basename } from "node:path";
 import { defineCommand, loadTokenizer } from "@trefoil/core";
 import { z } from "zod";
 import { closeDomains } from "../domains/index.js";
-import { type MixOptions, type MixPlan, type MixResult, mix, planMix } from "../mix/index.js";
+import { type MixOptions, type MixResult, mix, planMix } from "../mix/index.js";
 import { mixWithRidgeRouter } from "../stages/index.js";
 import { dataFields, folder, openData } from "./fields.js";
-import { formatBytes, formatCount, formatTable } from "./table.js";
+import { describeComparison, describeDivergence, describePlan } from "./mixture-text.js";
+import { formatBytes } from "./table.js";
 
 export const mixCommand = defineCommand({
   name: "mix",
@@ -15,7 +15,8 @@ export const mixCommand = defineCommand({
   examples: [
     "btx mix --experts experts/code,experts/prose,models/seed --output models/mixture",
     "btx mix --experts experts/code,experts/prose --output models/mixture --router.kind ridge --data.domains.code @code --data.domains.prose @prose",
-    "btx mix --experts a,b,c --output mixture --dry-run",
+    "btx mix --experts experts/code,experts/prose --generalist models/seed --output models/mixture --layout fused",
+    "btx mix --experts a,b,c --output mixture --arrange split --chunks 2 --experts-per-token 4 --dry-run",
   ],
   schema: z.strictObject({
     experts: z
@@ -23,11 +24,28 @@ export const mixCommand = defineCommand({
       .min(2)
       .describe("Folders of the checkpoints, in the order of the experts; the first gives the tokenizer.")
       .meta({ placeholder: "folders" }),
+    generalist: folder("The seed, as one more expert: what it knows stays at hand unchanged.").optional(),
+    names: z
+      .array(z.string().min(1))
+      .default([])
+      .describe("What the experts are called; by default as their folders.")
+      .meta({ placeholder: "names" }),
     output: folder("Folder to write."),
+    arrange: z
+      .enum(["whole", "split", "blend"])
+      .default("whole")
+      .describe(
+        "whole: one checkpoint, one expert; split: each cut into chunks, scaled so that all chunks together are it; blend: expert n is the n-th chunk of every checkpoint.",
+      ),
+    chunks: z.number().int().min(2).default(2).describe("Experts that split makes of each checkpoint."),
+    layout: z
+      .enum(["legacy", "fused"])
+      .default("legacy")
+      .describe("Names of the tensors. legacy: transformers and vLLM read it; fused: as transformers 5 holds them."),
     weights: z
       .array(z.number().nonnegative())
       .default([])
-      .describe("What each expert counts in the average; by default all the same."),
+      .describe("What each checkpoint counts in the average, the generalist last; by default all the same."),
     expertsPerToken: z.number().int().positive().default(2).describe("Experts that each token visits."),
     router: z
       .discriminatedUnion("kind", [
@@ -80,23 +98,31 @@ export const mixCommand = defineCommand({
     dryRun: z.boolean().default(false).describe("Check everything and print what would be written, then stop."),
   }),
   run: async (config, { progress, signal, stdout }) => {
-    const { experts, output, weights, expertsPerToken, router, outputDtype, shardSize, routerAuxLossCoef, overwrite } =
-      config;
+    const { experts, generalist, names, output, weights, expertsPerToken, router, outputDtype, shardSize } = config;
+    const { arrange, chunks, layout, routerAuxLossCoef, overwrite } = config;
     const options: MixOptions = {
       experts,
       output,
       expertsPerToken,
       outputDtype,
+      layout,
+      arrange: arrange === "split" ? { kind: arrange, chunks } : { kind: arrange },
       shardBytes: shardSize,
       routerAuxLossCoef,
       overwrite,
       signal,
+      ...(generalist !== undefined && { generalist }),
+      ...(names.length > 0 && { names }),
       ...(weights.length > 0 && { weights }),
     };
+    const folders = [...experts, ...(generalist === undefined ? [] : [generalist])];
     const plan = await planMix(options);
     for (const note of plan.notes) progress.warn(note);
-    stdout.write(describePlan(plan, experts));
-    if (config.dryRun) return;
+    stdout.write(describePlan(plan, folders));
+    if (config.dryRun) {
+      stdout.write(describeComparison(plan, folders));
+      return;
+    }
     const stage = progress.stage("mix", { total: plan.bytes, unit: "bytes" });
     const onProgress = (done: number) => stage.update(done);
     let result: MixResult;
@@ -105,7 +131,7 @@ export const mixCommand = defineCommand({
       const domains = await openData(config.data, await loadTokenizer(experts[0]!), signal);
       try {
         const texts = domains.flatMap(({ name, train: file }) => {
-          const expert = experts.findIndex((path) => basename(path) === name);
+          const expert = plan.arrangement.experts.findIndex((each) => each.name === name);
           return expert < 0 ? [] : [{ file, expert }];
         });
         result = await mixWithRidgeRouter({ ...options, onProgress }, texts, { ...router, batch: 8, signal });
@@ -114,31 +140,6 @@ export const mixCommand = defineCommand({
       }
     }
     stage.succeed(`${formatBytes(plan.bytes)} in ${output}`);
-    stdout.write(describeDivergence(result, experts));
+    stdout.write(describeDivergence(result, folders));
   },
 });
-
-function describePlan(
-  { config, parameters, activeParameters, bytes, tensors, weights }: MixPlan,
-  experts: readonly string[],
-): string {
-  const lines = [
-    `${config.experts} experts, ${config.expertsPerToken} per token: ${formatCount(parameters)} parameters, ${formatCount(activeParameters)} per token`,
-    `${tensors.length} tensors, ${formatBytes(bytes)}; hidden ${config.hiddenSize}, ${config.layers} layers, vocabulary ${config.vocabSize}`,
-    ...experts.map((path, i) => `  expert ${i}: ${path}, ${(weights[i]! * 100).toFixed(1)} % of the averages`),
-  ];
-  return `${lines.join("\n")}\n`;
-}
-
-function describeDivergence({ averaged, experts }: MixResult, paths: readonly string[]): string {
-  const kinds: [string, Record<string, readonly number[]>][] = [
-    ["averaged", averaged],
-    ["experts", experts],
-  ];
-  const rows = kinds.map(([kind, report]) => {
-    const tensors = Object.values(report);
-    const largest = paths.map((_, i) => Math.max(...tensors.map((relative) => relative[i]!)));
-    return [kind, ...largest.map((value) => value.toFixed(4))];
-  });
-  return `\nLargest distance from the average, ‖θ − θ̄‖ / ‖θ̄‖ (every tensor: btx_mix.json)\n${formatTable(["tensors", ...paths.map((path) => basename(path))], rows)}`;
-}

@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { ByteTokenizer, RUN_LAYOUT, writeReport } from "@trefoil/core";
-import { closeDomains, openDomains } from "../domains/index.js";
+import { closeDomains, type DomainSpec, openDomains } from "../domains/index.js";
 import {
   continuations,
   lossCurve,
@@ -19,7 +19,7 @@ import { curveSeries } from "./training-report.js";
 export async function writeQuickstartReport(
   run: string,
   results: QuickstartResults,
-  config: { data: { domains: Record<string, string>; heldOut: number; maxBytes: number; roots: string[] } },
+  config: { data: { domains: Record<string, DomainSpec>; heldOut: number; maxBytes: number; roots: string[] } },
 ): Promise<void> {
   const at = quickstartLayout(run);
   const names = Object.keys(config.data.domains);
@@ -75,7 +75,7 @@ export async function writeQuickstartReport(
 
 async function sample(
   at: ReturnType<typeof quickstartLayout>,
-  data: { domains: Record<string, string>; heldOut: number; maxBytes: number; roots: string[] },
+  data: { domains: Record<string, DomainSpec>; heldOut: number; maxBytes: number; roots: string[] },
 ) {
   const tokenizer = new ByteTokenizer();
   const { domains: sources, heldOut: heldOutShare, maxBytes, roots } = data;

@@ -1,8 +1,8 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { defineCommand, openRunDirectory, RUN_LAYOUT } from "@trefoil/core";
+import { balanceForms, defineCommand, openRunDirectory, RUN_LAYOUT } from "@trefoil/core";
 import { z } from "zod";
-import { balanceForms, branchScopes, quickstart } from "../stages/index.js";
+import { branchScopes, quickstart } from "../stages/index.js";
 import { dataFields, folder, modelFields, size, steps } from "./fields.js";
 import { writeQuickstartReport } from "./quickstart-report.js";
 import { scoresTable } from "./scores.js";

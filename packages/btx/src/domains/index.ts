@@ -13,7 +13,10 @@ export {
   builtInDomains,
   closeDomains,
   type DomainOptions,
+  type DomainSource,
+  type DomainSpec,
   type DomainTokens,
+  hasBuiltIn,
   openDomains,
   readBuiltIn,
 } from "./tokens.js";

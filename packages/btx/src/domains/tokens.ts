@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { DataError, prepareTokens, TokenFile, TokenFileWriter, type Tokenizer } from "@trefoil/core";
+import { DataError, prepareTokens, type TextSource, TokenFile, TokenFileWriter, type Tokenizer } from "@trefoil/core";
 import { arithmeticSplit } from "./arithmetic.js";
 import { findCode } from "./code.js";
 import { type DomainDocument, type DomainSplit, splitByKey } from "./documents.js";
@@ -12,11 +12,29 @@ import { findProse } from "./prose.js";
 export const builtInDomains = ["@code", "@prose", "@arithmetic"] as const;
 export type BuiltInDomain = (typeof builtInDomains)[number];
 
+/** Where a domain's text comes from. */
+export interface DomainSource extends Pick<TextSource, "extensions" | "field" | "format" | "unit"> {
+  /** Files, folders and globs, or one built-in domain. */
+  paths: readonly string[];
+  /** Share of the rows where domains are trained on together, in relation to the other weights. Default 1. */
+  weight?: number;
+}
+
+/** A source, or only its path. */
+export type DomainSpec = string | DomainSource;
+
 /** A domain's text as tokens, training and held-out part. */
 export interface DomainTokens {
   readonly name: string;
+  /** Default 1. */
+  readonly weight?: number;
   readonly train: TokenFile;
   readonly heldOut: TokenFile;
+  /** Of conversations: which tokens are to be learnt. */
+  readonly trainMask?: TokenFile;
+  readonly heldOutMask?: TokenFile;
+  /** Documents left out because their text came before, or because held-out text says nearly the same. */
+  readonly dropped?: { readonly duplicates: number; readonly nearCopies: number };
 }
 
 export interface DomainOptions {
@@ -29,6 +47,10 @@ export interface DomainOptions {
   maxBytes?: number;
   /** Where the built-in domains look for text. Default: the `node_modules` folders around. */
   roots?: readonly string[];
+  /** Whether documents whose text came before are kept. Default `drop`. */
+  duplicates?: "keep" | "drop";
+  /** A document is left out of training when this share of its runs of 13 words stands in held-out text. Default 0.5. */
+  nearCopyShare?: number;
   signal?: AbortSignal;
 }
 
@@ -36,19 +58,21 @@ export interface DomainOptions {
 const builtInVersion = 1;
 
 /**
- * Tokenizes domains, each once. A source is `@code`, `@prose`, `@arithmetic`, or a path: a text or JSONL file, a
- * folder, or a glob.
+ * Tokenizes domains, each once. A source is `@code`, `@prose`, `@arithmetic`, or paths: text or JSONL files, folders, globs.
  * @param sources by domain name
- * @throws DataError `DATA_EMPTY` when a domain has no text in one of its parts
+ * @throws DataError `DATA_EMPTY` when a domain has no text in one of its parts; messages name the domain
  */
 export async function openDomains(
-  sources: Readonly<Record<string, string>>,
+  sources: Readonly<Record<string, DomainSpec>>,
   options: DomainOptions,
 ): Promise<DomainTokens[]> {
   const opened: DomainTokens[] = [];
   try {
-    for (const [name, source] of Object.entries(sources))
-      opened.push({ name, ...(await openDomain(name, source, options)) });
+    for (const [name, spec] of Object.entries(sources)) {
+      const source = typeof spec === "string" ? { paths: [spec] } : spec;
+      const { weight = 1 } = source;
+      opened.push({ name, weight, ...(await openDomain(name, source, options)) });
+    }
   } catch (error) {
     closeDomains(opened);
     throw error;
@@ -57,27 +81,53 @@ export async function openDomains(
 }
 
 export function closeDomains(domains: readonly DomainTokens[]): void {
-  for (const { train, heldOut } of domains) {
-    train.close();
-    heldOut.close();
+  for (const { train, heldOut, trainMask, heldOutMask } of domains)
+    for (const file of [train, heldOut, trainMask, heldOutMask]) file?.close();
+}
+
+/** Whether a built-in domain is among some sources. */
+export function hasBuiltIn(sources: Readonly<Record<string, DomainSpec>>, wanted: BuiltInDomain): boolean {
+  return Object.values(sources).some((spec) => (typeof spec === "string" ? [spec] : spec.paths).includes(wanted));
+}
+
+async function openDomain(name: string, source: DomainSource, options: DomainOptions): Promise<Opened> {
+  // A folder for each tokenizer: models that differ in it do not take turns at one cache.
+  const folder = join(options.cache, `${name}-${options.tokenizer.hash.slice(0, 8)}`);
+  const builtIn = source.paths.find(isBuiltIn);
+  try {
+    if (builtIn === undefined) return await openText(folder, source, options);
+    if (source.paths.length === 1) return await openBuiltIn(folder, builtIn, options);
+    throw new DataError("DATA_INVALID_OPTION", `${builtIn} stands alone: make other paths a domain of their own`);
+  } catch (error) {
+    if (!(error instanceof DataError)) throw error;
+    throw new DataError(error.code, `domain "${name}": ${error.message}`, { cause: error });
   }
 }
 
-async function openDomain(name: string, source: string, options: DomainOptions): Promise<Omit<DomainTokens, "name">> {
-  const { tokenizer, cache, heldOutShare = 0.1, maxBytes = 4e6, roots = installedModules(), signal } = options;
-  if (!isBuiltIn(source)) {
-    const folder = join(cache, name);
-    const settings = { tokenizer, heldOutFraction: heldOutShare, ...(signal && { signal }) };
-    const { train, heldOut } = await prepareTokens(
-      folder,
-      { paths: [source], maxBytes, invalidUtf8: "skip" },
-      settings,
-    );
-    return { train, heldOut: heldOut! };
-  }
+type Opened = Omit<DomainTokens, "name" | "weight">;
+
+async function openText(folder: string, source: DomainSource, options: DomainOptions): Promise<Opened> {
+  const { tokenizer, heldOutShare = 0.1, maxBytes = 4e6, duplicates = "drop", nearCopyShare = 0.5, signal } = options;
+  const { weight: _, ...text } = source;
+  const prepared = await prepareTokens(
+    folder,
+    { ...text, maxBytes, invalidUtf8: "skip" },
+    { tokenizer, heldOutFraction: heldOutShare, duplicates, nearCopyShare, ...(signal && { signal }) },
+  );
+  const { train, heldOut, trainMask, heldOutMask, nearCopies } = prepared;
+  return {
+    train,
+    heldOut: heldOut!,
+    ...(trainMask && { trainMask }),
+    ...(heldOutMask && { heldOutMask }),
+    dropped: { duplicates: prepared.duplicates, nearCopies },
+  };
+}
+
+async function openBuiltIn(folder: string, source: BuiltInDomain, options: DomainOptions): Promise<Opened> {
+  const { tokenizer, heldOutShare = 0.1, maxBytes = 4e6, roots = installedModules(), signal } = options;
   const settings = JSON.stringify([builtInVersion, source, heldOutShare, maxBytes, roots, tokenizer.hash]);
   const fingerprint = createHash("sha256").update(settings).digest("hex");
-  const folder = join(cache, name);
   const paths = { train: join(folder, "train.tokens"), heldOut: join(folder, "held-out.tokens") };
   const [train, heldOut] = [openIfMade(paths.train, fingerprint), openIfMade(paths.heldOut, fingerprint)];
   if (train && heldOut) return { train, heldOut };

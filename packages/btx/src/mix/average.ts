@@ -1,8 +1,12 @@
 import { generationConfigJson, llamaConfigJson, ModelFolderWriter } from "@trefoil/core";
+import type { FloatDtype } from "./chunks.js";
 import { checkCompatible } from "./compatibility.js";
-import { configDtypes, dtypeFor, normalizedWeights, withSources } from "./mix.js";
-import { type FloatDtype, writeAverage } from "./streaming.js";
+import { withSources } from "./mix.js";
+import { configDtypes, dtypeFor, normalizedWeights } from "./plan.js";
+import { TensorSink } from "./sink.js";
+import { writeAverage } from "./streaming.js";
 import { denseTensors } from "./tensors.js";
+import type { DivergenceReport } from "./write.js";
 
 export interface AverageOptions {
   /** Folders of dense checkpoints, branches of one seed. The first gives the tokenizer. */
@@ -16,11 +20,12 @@ export interface AverageOptions {
 }
 
 /**
- * The plain average of dense checkpoints, feed-forward layers included: what a mixture must beat (Model Soups, arXiv
- * 2203.05482). Streams as `mix` does. @throws MixError
+ * The average of dense checkpoints, feed-forward layers included: what a mixture must beat (Model Soups, arXiv
+ * 2203.05482; the parameter average of Branch-Train-Merge, arXiv 2208.03306). Streams and reads back as `mix` does.
+ * Returns how far each checkpoint is from it. @throws MixError
  */
-export async function averageModels(options: AverageOptions): Promise<void> {
-  await withSources(options.models, async (sources) => {
+export async function averageModels(options: AverageOptions): Promise<DivergenceReport> {
+  return await withSources(options.models, async (sources) => {
     await checkCompatible(sources);
     const { output, overwrite, outputDtype = "auto" } = options;
     const { raw: _, dtype: __, ...config } = sources[0]!.config;
@@ -32,11 +37,15 @@ export async function averageModels(options: AverageOptions): Promise<void> {
     }));
     const writer = await ModelFolderWriter.create(output, declarations, overwrite === undefined ? {} : { overwrite });
     try {
-      for (const { name, dtype } of declarations) await writeAverage(sources, name, weights, { writer, name, dtype });
+      const sink = new TensorSink(writer);
+      const divergence: Record<string, readonly number[]> = {};
+      for (const { name, dtype } of declarations)
+        divergence[name] = await writeAverage(sources, name, weights, { name, dtype }, sink);
       await writer.writeFile("config.json", llamaConfigJson(config, configDtypes[declarations[0]!.dtype]));
       await writer.writeFile("generation_config.json", generationConfigJson(config));
       await writer.copyFiles(sources[0]!.path);
-      await writer.finish();
+      await writer.finish({ verify: (folder) => sink.verify(folder) });
+      return divergence;
     } catch (error) {
       await writer.abort();
       throw error;

@@ -35,12 +35,31 @@ const sharedFields: Readonly<Record<string, (config: TransformerConfig) => unkno
 
 const floatingPoint: ReadonlySet<string> = new Set(["F32", "F16", "BF16"]);
 
+/** Fields that may differ, and are decided for all. */
+const freeFields: typeof sharedFields = {
+  max_position_embeddings: ({ maxPositions }) => maxPositions,
+  bos_token_id: ({ bosTokenId }) => bosTokenId ?? null,
+  eos_token_id: ({ eosTokenIds }) => eosTokenIds,
+  initializer_range: ({ initializerRange }) => initializerRange,
+  torch_dtype: ({ dtype }) => dtype ?? null,
+};
+
+/** One field of the checkpoints' configurations. */
+export interface ComparedField {
+  readonly field: string;
+  /** Of each checkpoint. */
+  readonly values: readonly unknown[];
+  readonly equal: boolean;
+}
+
 /**
  * Checks that checkpoints can be mixed: equal architecture, complete weights, one tokenizer.
- * @returns notes on differences that do no harm
+ * @returns every field of the configurations side by side, and notes on differences that do no harm
  * @throws MixError naming the field, both values and both folders
  */
-export async function checkCompatible(sources: readonly Source[]): Promise<string[]> {
+export async function checkCompatible(
+  sources: readonly Source[],
+): Promise<{ notes: string[]; compared: ComparedField[] }> {
   const [first, ...others] = sources as [Source, ...Source[]];
   const notes: string[] = [];
   for (const source of sources) {
@@ -73,7 +92,14 @@ export async function checkCompatible(sources: readonly Source[]): Promise<strin
   if (endings.size > 1) notes.push(`begin and end tokens differ: those of ${first.path} are written`);
   for (const source of sources) notes.push(...checkTensors(source));
   notes.push(...(await checkTokenizers(sources)));
-  return notes;
+  return { notes, compared: compareFields(sources) };
+}
+
+function compareFields(sources: readonly Source[]): ComparedField[] {
+  return Object.entries({ ...sharedFields, ...freeFields }).map(([field, read]) => {
+    const values = sources.map(({ config }) => read(config));
+    return { field, values, equal: new Set(values.map((value) => JSON.stringify(value))).size === 1 };
+  });
 }
 
 function refuseDifference(field: string, first: Source, one: unknown, other: Source, two: unknown): void {

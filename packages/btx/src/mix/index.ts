@@ -1,7 +1,11 @@
+export type { ExpertArrangement, Piece } from "./arrangement.js";
 export { type AverageOptions, averageModels } from "./average.js";
-export type { Source } from "./compatibility.js";
+export type { FloatDtype } from "./chunks.js";
+export type { ComparedField, Source } from "./compatibility.js";
 export { MixError, type MixErrorCode } from "./errors.js";
-export { type DivergenceReport, type MixOptions, type MixPlan, type MixResult, mix, planMix } from "./mix.js";
+export { type MixOptions, mix, planMix } from "./mix.js";
+export type { MixPlan, MixtureOptions } from "./plan.js";
 export { RidgeMoments, type RidgeOptions, ridgeRouter } from "./ridge.js";
 export type { RouterInit } from "./router.js";
-export type { FloatDtype } from "./streaming.js";
+export { planUpcycle, type UpcycleOptions, upcycle } from "./upcycle.js";
+export type { DivergenceReport, MixResult } from "./write.js";

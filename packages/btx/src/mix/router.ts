@@ -8,7 +8,7 @@ export type RouterInit =
   /** Rows made elsewhere, such as by `ridgeRouter`: for each layer [experts, hidden]. */
   | { kind: "given"; layers: readonly Float32Array[] };
 
-/** The router of each layer, [experts, hidden]. Layers must be asked for in order. */
+/** The router of each mixture layer, [experts, hidden]. Layers must be asked for in order. */
 export function routerRows(
   init: RouterInit = { kind: "random" },
   experts: number,

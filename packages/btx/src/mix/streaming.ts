@@ -1,98 +1,9 @@
-import { crc32 } from "node:zlib";
-import { decodeFloats, dtypeBytes, encodeFloats, type ModelFolderWriter } from "@trefoil/core";
+import { InitialValues } from "@trefoil/core";
+import type { ExpertArrangement, Piece } from "./arrangement.js";
+import { type Chunk, chunksOf, type FloatDtype, refuseNonFinite } from "./chunks.js";
 import type { Source } from "./compatibility.js";
-import { MixError } from "./errors.js";
-
-export type FloatDtype = "F32" | "F16" | "BF16";
-
-/** Elements held of each source at a time: all buffers together stay a few times this, whatever the tensors' sizes. */
-const chunkElements = 1 << 20;
-
-/** How far each source lies from the mean, over all chunks of one tensor. */
-export interface Divergence {
-  /** ‖θ_i − θ̄‖ / ‖θ̄‖ for each source. */
-  readonly relative: readonly number[];
-}
-
-/** What was written under a name, to be compared with what is read back. */
-export interface Written {
-  readonly bytes: number;
-  readonly crc: number;
-}
-
-/** Writes the chunks of one output tensor and keeps their checksum. */
-class TensorSink {
-  #bytes = 0;
-  #crc = 0;
-
-  constructor(
-    readonly writer: ModelFolderWriter,
-    readonly name: string,
-  ) {}
-
-  async write(chunk: Uint8Array): Promise<void> {
-    this.#crc = crc32(chunk, this.#crc);
-    this.#bytes += chunk.byteLength;
-    await this.writer.write(this.name, chunk);
-  }
-
-  get written(): Written {
-    return { bytes: this.#bytes, crc: this.#crc };
-  }
-}
-
-/** One tensor of every source, chunk by chunk: `size` elements from `start`. */
-async function* chunksOf(
-  sources: readonly Source[],
-  name: string,
-): AsyncGenerator<{ stored: Uint8Array[]; values: Float32Array[]; size: number }> {
-  const infos = sources.map(({ folder }) => folder.info(name));
-  const elements = infos[0]!.bytes / dtypeBytes[infos[0]!.dtype];
-  const buffers = infos.map(({ dtype }) => new Uint8Array(Math.min(chunkElements, elements) * dtypeBytes[dtype]));
-  for (let start = 0; start < elements; start += chunkElements) {
-    const size = Math.min(chunkElements, elements - start);
-    const stored: Uint8Array[] = [];
-    const values: Float32Array[] = [];
-    for (const [i, { folder, path }] of sources.entries()) {
-      const { dtype, shape } = infos[i]!;
-      const width = dtypeBytes[dtype];
-      const bytes = await folder.readRange(name, start * width, buffers[i]!.subarray(0, size * width));
-      const floats = decodeFloats(dtype as FloatDtype, bytes);
-      refuseNonFinite(floats, start, shape, name, path);
-      stored.push(bytes);
-      values.push(floats);
-    }
-    yield { stored, values, size };
-  }
-}
-
-function refuseNonFinite(
-  values: Float32Array,
-  start: number,
-  shape: readonly number[],
-  name: string,
-  path: string,
-): void {
-  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  for (let i = 0; i < bits.length; i++) {
-    if ((bits[i]! & 0x7f800000) !== 0x7f800000) continue;
-    const position: number[] = [];
-    let rest = start + i;
-    for (const extent of shape.toReversed()) {
-      position.unshift(rest % extent);
-      rest = Math.floor(rest / extent);
-    }
-    throw new MixError(
-      "MIX_NOT_FINITE",
-      `${name} of ${path} is ${values[i]} at [${position.join(", ")}]: the checkpoint is damaged or diverged`,
-      {
-        folder: path,
-        tensor: name,
-        position,
-      },
-    );
-  }
-}
+import type { TensorSink } from "./sink.js";
+import type { ExpertTarget, Projection } from "./tensors.js";
 
 /** Squared distances of sources from their weighted mean, summed over chunks. */
 class DivergenceSum {
@@ -103,93 +14,186 @@ class DivergenceSum {
     this.#distance = new Float64Array(sources);
   }
 
-  add(values: readonly Float32Array[], mean: Float64Array): void {
+  /** @returns whether all values are finite: if one is not, neither is a sum */
+  add(values: readonly Float32Array[], mean: Float64Array): boolean {
+    let total = 0;
     for (let i = 0; i < values.length; i++) {
-      const source = values[i]!;
-      let sum = 0;
-      for (let k = 0; k < source.length; k++) sum += (source[k]! - mean[k]!) ** 2;
+      const sum = squaredDistance(values[i]!, mean);
       this.#distance[i]! += sum;
+      total += sum;
     }
-    for (let k = 0; k < values[0]!.length; k++) this.#norm += mean[k]! ** 2;
+    this.#norm += squaredNorm(mean, values[0]!.length);
+    return Number.isFinite(total + this.#norm);
   }
 
-  get result(): Divergence {
-    return { relative: Array.from(this.#distance, (sum) => (sum === 0 ? 0 : Math.sqrt(sum / this.#norm))) };
+  /** ‖θ_i − θ̄‖ / ‖θ̄‖ for each source. */
+  get relative(): number[] {
+    return Array.from(this.#distance, (sum) => (sum === 0 ? 0 : Math.sqrt(sum / this.#norm)));
   }
 }
 
-/** Weighted mean in double precision, so that equal sources give exactly themselves. */
+function squaredDistance(source: Float32Array, mean: Float64Array): number {
+  let sum = 0;
+  for (let k = 0; k < source.length; k++) sum += (source[k]! - mean[k]!) ** 2;
+  return sum;
+}
+
+function squaredNorm(values: Float64Array, length: number): number {
+  let sum = 0;
+  for (let k = 0; k < length; k++) sum += values[k]! ** 2;
+  return sum;
+}
+
+/** Weighted mean in double precision; the first source plus weighted differences, so that equal sources give exactly themselves. */
 function meanOf(values: readonly Float32Array[], weights: readonly number[], mean: Float64Array): void {
   const [first, ...others] = values as [Float32Array, ...Float32Array[]];
   for (let k = 0; k < first.length; k++) mean[k] = first[k]!;
-  // The first source plus weighted differences: with equal sources nothing is rounded.
   others.forEach((source, i) => {
-    const weight = weights[i + 1]!;
-    for (let k = 0; k < source.length; k++) mean[k]! += weight * (source[k]! - first[k]!);
+    addDifference(source, first, weights[i + 1]!, mean);
   });
 }
 
-/** Stores floats as `dtype`; a value that F16 cannot hold is refused, not turned into infinity. */
-function encode(dtype: FloatDtype, values: Float32Array, name: string): Uint8Array {
-  if (dtype === "F16") {
-    const large = values.find((value) => Math.abs(value) >= 65520);
-    if (large !== undefined) {
-      throw new MixError("MIX_NOT_FINITE", `${name} holds ${large}, which F16 cannot: write BF16 or F32`, {
-        tensor: name,
-        dtype,
-      });
-    }
-  }
-  return encodeFloats(dtype, values);
+function addDifference(source: Float32Array, first: Float32Array, weight: number, mean: Float64Array): void {
+  for (let k = 0; k < source.length; k++) mean[k]! += weight * (source[k]! - first[k]!);
 }
 
-/** Writes the weighted mean of `source` over all sources. @param weights summing to 1 */
+/** Calls `write` for each chunk with the mean of the sources; the writes of one chunk go on while the next is worked on. */
+async function overChunks(
+  sources: readonly Source[],
+  source: string,
+  weights: readonly number[],
+  write: (chunk: Chunk, mean: Float64Array) => Promise<void>[],
+): Promise<number[]> {
+  const divergence = new DivergenceSum(sources.length);
+  let mean = new Float64Array(0);
+  let writing: Promise<unknown> = Promise.resolve();
+  try {
+    for await (const chunk of chunksOf(sources, source)) {
+      if (mean.length === 0) mean = new Float64Array(chunk.values[0]!.length);
+      meanOf(chunk.values, weights, mean);
+      if (!divergence.add(chunk.values, mean)) refuseNonFinite(sources, source, chunk);
+      await writing;
+      writing = Promise.all(write(chunk, mean));
+      writing.catch(() => undefined);
+    }
+  } finally {
+    // Nothing may be written after the caller has given up.
+    await writing;
+  }
+  return divergence.relative;
+}
+
+/** Writes the weighted mean of `source` over all sources; returns their distances. @param weights summing to 1 */
 export async function writeAverage(
   sources: readonly Source[],
   source: string,
   weights: readonly number[],
-  target: { writer: ModelFolderWriter; name: string; dtype: FloatDtype },
-): Promise<{ divergence: Divergence; written: Written }> {
-  const sink = new TensorSink(target.writer, target.name);
-  const divergence = new DivergenceSum(sources.length);
-  let mean = new Float64Array(0);
-  for await (const { values, size } of chunksOf(sources, source)) {
-    if (mean.length < size) mean = new Float64Array(size);
-    meanOf(values, weights, mean);
-    divergence.add(values, mean);
-    await sink.write(encode(target.dtype, Float32Array.from(mean.subarray(0, size)), target.name));
-  }
-  return { divergence: divergence.result, written: sink.written };
+  target: { name: string; dtype: FloatDtype },
+  sink: TensorSink,
+): Promise<number[]> {
+  const single = sources.length === 1 && sources[0]!.folder.info(source).dtype === target.dtype;
+  return await overChunks(sources, source, weights, ({ firstRow, rows, values, stored }, mean) => {
+    const size = values[0]!.length;
+    const first = firstRow * (size / rows);
+    return [
+      single
+        ? sink.write(target, first, values[0]!, stored[0])
+        : sink.write(target, first, Float32Array.from(mean.subarray(0, size))),
+    ];
+  });
 }
 
-/** Copies `source` of each source to its own name: byte for byte where the dtype stays. */
+export interface ExpertWrite {
+  readonly arrangement: ExpertArrangement;
+  readonly projection: Projection;
+  readonly targets: readonly ExpertTarget[];
+  readonly dtype: FloatDtype;
+  /** Standard deviation of noise added to each value, and its seed. */
+  readonly noise?: { readonly standardDeviation: number; readonly seed: number };
+}
+
+/**
+ * Writes one projection of every expert, from the pieces it is made of: byte for byte where the dtype stays and nothing is
+ * scaled. Each source is read once. Returns the sources' distances from their mean.
+ */
 export async function writeExperts(
   sources: readonly Source[],
   source: string,
   weights: readonly number[],
-  target: { writer: ModelFolderWriter; names: readonly string[]; dtype: FloatDtype },
-): Promise<{ divergence: Divergence; written: Written[] }> {
-  const sinks = target.names.map((name) => new TensorSink(target.writer, name));
-  const divergence = new DivergenceSum(sources.length);
-  let mean = new Float64Array(0);
-  for await (const { stored, values, size } of chunksOf(sources, source)) {
-    if (mean.length < size) mean = new Float64Array(size);
-    meanOf(values, weights, mean);
-    divergence.add(values, mean);
-    for (const [i, sink] of sinks.entries()) {
-      const same = sources[i]!.folder.info(source).dtype === target.dtype;
-      await sink.write(same ? stored[i]! : encode(target.dtype, values[i]!, target.names[i]!));
-    }
-  }
-  return { divergence: divergence.result, written: sinks.map(({ written }) => written) };
+  job: ExpertWrite,
+  sink: TensorSink,
+): Promise<number[]> {
+  const { arrangement, projection, targets, dtype, noise } = job;
+  const width = sources[0]!.folder.info(source).shape[1]!;
+  const same = sources.map(({ folder }) => folder.info(source).dtype === dtype);
+  const streams = noise && targets.map((_, e) => new InitialValues(noise.seed * 1024 + e));
+  const noisy = (values: Float32Array, expert: number): Float32Array => {
+    const random = streams![expert]!.normal([values.length], noise!.standardDeviation);
+    return values.map((value, k) => value + random[k]!);
+  };
+  return await overChunks(sources, source, weights, (chunk) =>
+    arrangement.experts.flatMap(({ pieces }, e) => {
+      const { name, first } = targets[e]!;
+      const blocks =
+        projection === "down_proj"
+          ? [columns(chunk, pieces, width, arrangement)]
+          : rowBlocks(chunk, pieces, width, same);
+      return blocks.map(({ at, values, from }) => {
+        const stored = from && !noise && same[from.source] ? from.stored : undefined;
+        return sink.write({ name, dtype }, first + at, noise ? noisy(values, e) : values, stored);
+      });
+    }),
+  );
 }
 
-/** Writes a small tensor that is in memory. */
-export async function writeValues(
-  values: Float32Array,
-  target: { writer: ModelFolderWriter; name: string; dtype: FloatDtype },
-): Promise<Written> {
-  const sink = new TensorSink(target.writer, target.name);
-  await sink.write(encode(target.dtype, values, target.name));
-  return sink.written;
+/** Values of one expert's matrix: `at` is the number of its elements before them. */
+interface Block {
+  readonly at: number;
+  readonly values: Float32Array;
+  /** The same as they are stored in one source. */
+  readonly from?: { readonly source: number; readonly stored: Uint8Array };
+}
+
+/** Rows of a gate or up projection [F, D]: a piece is a run of rows. */
+function rowBlocks(chunk: Chunk, pieces: readonly Piece[], width: number, same: readonly boolean[]): Block[] {
+  const { firstRow, rows, values, stored } = chunk;
+  const blocks: Block[] = [];
+  let before = 0;
+  for (const { source, start, end } of pieces) {
+    const [low, high] = [Math.max(start, firstRow), Math.min(end, firstRow + rows)];
+    if (low < high) {
+      const [from, to] = [(low - firstRow) * width, (high - firstRow) * width];
+      const bytes = stored[source]!.byteLength / (rows * width);
+      blocks.push({
+        at: (before + low - start) * width,
+        values: values[source]!.subarray(from, to),
+        ...(same[source] && { from: { source, stored: stored[source]!.subarray(from * bytes, to * bytes) } }),
+      });
+    }
+    before += end - start;
+  }
+  return blocks;
+}
+
+/** Rows of a down projection [D, F]: a piece is a run of columns. */
+function columns(
+  { firstRow, rows, values, stored }: Chunk,
+  pieces: readonly Piece[],
+  width: number,
+  { intermediateSize, downScale }: ExpertArrangement,
+): Block {
+  const at = firstRow * intermediateSize;
+  const only = pieces[0]!;
+  if (pieces.length === 1 && only.end - only.start === width && downScale === 1)
+    return { at, values: values[only.source]!, from: { source: only.source, stored: stored[only.source]! } };
+  const block = new Float32Array(rows * intermediateSize);
+  for (let row = 0; row < rows; row++) {
+    let to = row * intermediateSize;
+    for (const { source, start, end } of pieces) {
+      block.set(values[source]!.subarray(row * width + start, row * width + end), to);
+      to += end - start;
+    }
+  }
+  if (downScale !== 1) for (let k = 0; k < block.length; k++) block[k]! *= downScale;
+  return { at, values: block };
 }

@@ -80,11 +80,15 @@ async function trainBranch(domain: DomainTokens, options: BranchOptions): Promis
   return completed;
 }
 
-/** One domain with a share of all others, in equal parts. */
+/** One domain with a share of all others, divided by their weights. */
 export function withReplay(domain: DomainTokens, domains: readonly DomainTokens[], replay: number): WeightedDomain[] {
-  const others = domains.filter((other) => other !== domain);
-  if (others.length === 0) return [{ domain, weight: 1 }];
-  return domains.map((each) => ({ domain: each, weight: each === domain ? 1 - replay : replay / others.length }));
+  const weightOf = (other: DomainTokens) => (other === domain ? 0 : (other.weight ?? 1));
+  const total = domains.reduce((sum, other) => sum + weightOf(other), 0);
+  if (total === 0) return [{ domain, weight: 1 }];
+  return domains.map((each) => ({
+    domain: each,
+    weight: each === domain ? 1 - replay : (replay * weightOf(each)) / total,
+  }));
 }
 
 function parametersOf(model: CausalLM, scope: BranchScope): Parameter[] {

@@ -1,8 +1,18 @@
-import { type BalanceForm, type Mixtral, type Parameter, saveModel } from "@trefoil/core";
+import {
+  choicesOf,
+  type LoadOptions,
+  type LossOptions,
+  type Mixtral,
+  type Parameter,
+  type RouterConfig,
+  readTransformerConfig,
+  saveModel,
+} from "@trefoil/core";
 import type { DomainTokens } from "../domains/index.js";
+import { StageError } from "./errors.js";
 import { checkOutput, OpenModel } from "./model.js";
 import { context } from "./seed.js";
-import { type StageContext, type TrainSettings, train } from "./training.js";
+import { type StageContext, type TrainOptions, type TrainSettings, train } from "./training.js";
 
 /**
  * What of a mixture is trained. The paper trains all, and finds that frozen experts cost nothing on average (Table 5).
@@ -10,16 +20,21 @@ import { type StageContext, type TrainSettings, train } from "./training.js";
 export const finetuneScopes = ["all", "router", "all-but-experts"] as const;
 export type FinetuneScope = (typeof finetuneScopes)[number];
 
-/** Forms of the balancing loss; they differ by a factor and by what is counted. */
-export const balanceForms = ["btx", "switch", "hf", "megatron"] as const satisfies readonly BalanceForm[];
-
 export interface FinetuneOptions extends StageContext {
   /** Folder of the mixture. */
   model: string;
-  /** Trained on in equal shares: the union of the experts' data. */
+  /** The union of the experts' data, by the domains' weights. */
   domains: readonly DomainTokens[];
   scope: FinetuneScope;
-  balance: { form: BalanceForm; coefficient: number };
+  /** How routers choose, kept in the result's configuration. Default: as the mixture says. */
+  router?: RouterConfig;
+  /** Experts that each token visits, for rules that leave it open. Default: as the mixture says. */
+  expertsPerToken?: number;
+  balance: NonNullable<LossOptions["balance"]>;
+  /** Coefficient of the z-loss. Default 0. */
+  zLoss?: number;
+  /** Annealing of Sample Top-1. */
+  temperature?: NonNullable<TrainOptions["routers"]>["temperature"];
   settings: TrainSettings;
   /** Folder of the finetuned mixture. */
   output: string;
@@ -33,23 +48,47 @@ export interface FinetuneOptions extends StageContext {
  * to the end.
  */
 export async function finetuneMixture(options: FinetuneOptions): Promise<boolean> {
-  const { model, domains, scope, balance, settings, output, run, resume, overwrite, progress, signal } = options;
+  const { model, domains, scope, settings, output, run, resume, overwrite, progress, signal } = options;
+  const { balance, zLoss = 0, temperature } = options;
   checkOutput(output, overwrite);
-  using source = await OpenModel.open(model);
+  const routing = await routingOf(options);
+  using source = await OpenModel.open(model, routing);
   const { completed } = await train({
     model: source.mixture,
     parameters: parametersOf(source.mixture, scope),
-    data: domains.map((domain) => ({ domain, weight: 1 })),
+    data: domains.map((domain) => ({ domain, weight: domain.weight ?? 1 })),
     settings,
-    ...(balance.coefficient > 0 && { balance }),
+    routers: {
+      ...(balance.coefficient > 0 && { balance }),
+      ...(zLoss > 0 && { zLoss }),
+      ...(temperature && { temperature }),
+    },
     run,
     title: "finetune",
-    config: { model, scope, balance, settings },
+    config: { model, scope, ...routing, balance, zLoss, ...(temperature && { temperature }), settings },
     ...context({ progress, signal, resume }),
   });
   if (completed)
     await saveModel(source.model, output, { config: source.config, tokenizerFrom: model, ...context({ overwrite }) });
   return completed;
+}
+
+/** What the options say of routing, checked against the mixture. @throws StageError */
+async function routingOf({ model, router, expertsPerToken }: FinetuneOptions): Promise<LoadOptions> {
+  if (!router && expertsPerToken === undefined) return {};
+  const config = await readTransformerConfig(model);
+  // A dense model is refused where its mixture is asked for.
+  if (config.experts === undefined || config.expertsPerToken === undefined) return {};
+  const rule = router ?? config.router ?? { kind: "top-k" };
+  const choices = choicesOf(rule, config.experts, expertsPerToken ?? config.expertsPerToken);
+  if (choices > config.experts)
+    throw new StageError("BTX_OPTIONS", `${choices} experts per token, but ${model} has ${config.experts}`);
+  if (expertsPerToken !== undefined && expertsPerToken !== choices)
+    throw new StageError(
+      "BTX_OPTIONS",
+      `${rule.kind} routing visits ${choices} experts per token: leave the number out`,
+    );
+  return { router: rule, expertsPerToken: choices };
 }
 
 function parametersOf(model: Mixtral, scope: FinetuneScope): Parameter[] {

@@ -3,7 +3,7 @@ export { type BranchOptions, type BranchScope, branchScopes, trainBranches, with
 export { StageError, type StageErrorCode } from "./errors.js";
 export { type EvaluateOptions, evaluateModel, type ModelScores } from "./evaluate.js";
 export { type Answer, answerArithmetic, type ExactMatchOptions, exactMatch } from "./exact-match.js";
-export { balanceForms, type FinetuneOptions, type FinetuneScope, finetuneMixture, finetuneScopes } from "./finetune.js";
+export { type FinetuneOptions, type FinetuneScope, finetuneMixture, finetuneScopes } from "./finetune.js";
 export { mixWithRidgeRouter } from "./mix-with-ridge.js";
 export { OpenModel } from "./model.js";
 export {
@@ -18,6 +18,7 @@ export { type DomainRouting, firstChoices, routingTable } from "./routing.js";
 export { continuations, type RoutedSample, routedSamples } from "./samples.js";
 export { type SeedOptions, type SeedSizes, trainSeed } from "./seed.js";
 export {
+  domainUsage,
   type LossPoint,
   lossCurve,
   type StageContext,

@@ -1,17 +1,22 @@
 import { rm } from "node:fs/promises";
-import { type MixOptions, type MixResult, mix } from "../mix/index.js";
+import { MixError, type MixOptions, type MixResult, mix } from "../mix/index.js";
 import { OpenModel } from "./model.js";
 import { type LabelledText, type RidgeRouterOptions, setRidgeRouters } from "./ridge-router.js";
 
 /**
  * Mixes with routers by ridge regression. The router's input depends on the mixture, so it is mixed once to measure and
- * once more with the routers found.
+ * once more with the routers found. @throws MixError
  */
 export async function mixWithRidgeRouter(
   options: MixOptions,
   texts: readonly LabelledText[],
   ridge: RidgeRouterOptions,
 ): Promise<MixResult> {
+  if (options.arrange && options.arrange.kind !== "whole")
+    throw new MixError(
+      "MIX_OPTIONS",
+      `${options.arrange.kind} experts have no domain of their own: use a random router`,
+    );
   const unrouted = `${options.output}.unrouted`;
   try {
     await mix({ ...options, output: unrouted, overwrite: true });

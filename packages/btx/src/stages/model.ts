@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import {
   type CausalLM,
+  type LoadOptions,
   loadModel,
   loadTokenizer,
   Mixtral,
@@ -18,9 +19,9 @@ export class OpenModel implements Disposable {
     readonly tokenizer: Tokenizer,
   ) {}
 
-  /** @throws ModelFolderError, TokenizerError */
-  static async open(path: string): Promise<OpenModel> {
-    const { model, config } = await loadModel(path);
+  /** @param options routing in place of the folder's own @throws ModelFolderError, TokenizerError */
+  static async open(path: string, options: LoadOptions = {}): Promise<OpenModel> {
+    const { model, config } = await loadModel(path, options);
     return new OpenModel(path, model, config, await loadTokenizer(path));
   }
 

@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type BalanceForm, ByteTokenizer, writeFileAtomic } from "@trefoil/core";
-import { closeDomains, type DomainTokens, openDomains } from "../domains/index.js";
+import { closeDomains, type DomainSpec, type DomainTokens, hasBuiltIn, openDomains } from "../domains/index.js";
 import { averageModels, mix } from "../mix/index.js";
 import { type BranchScope, trainBranches } from "./branch.js";
 import { evaluateModel, type ModelScores } from "./evaluate.js";
@@ -18,7 +18,7 @@ export interface QuickstartOptions extends StageContext {
   run: string;
   /** Go on where a run stopped. */
   resume?: boolean;
-  domains: Readonly<Record<string, string>>;
+  domains: Readonly<Record<string, DomainSpec>>;
   heldOutShare: number;
   maxBytes: number;
   roots?: readonly string[];
@@ -170,7 +170,7 @@ async function measure(options: QuickstartOptions, domains: readonly DomainToken
     ["mixture, finetuned", at.finetuned],
   ];
   const window = { batch: train.batch, sequence: train.sequence, windows };
-  const asked = Object.values(options.domains).includes("@arithmetic") && problems > 0;
+  const asked = hasBuiltIn(options.domains, "@arithmetic") && problems > 0;
   const stage = progress?.stage("evaluate", { total: models.length, unit: "models" });
   const scores: ModelScores[] = [];
   const routing: DomainRouting[][] = [];

@@ -28,7 +28,7 @@ export interface RidgeRouterOptions extends RidgeOptions, StageContext {
 
 /**
  * Sets the routers of a mixture by ridge regression, from the first layer to the last: what a layer sees depends on the
- * routers before it. No training. Returns the rows of each layer, [experts, hidden].
+ * routers before it. No training. Returns the rows of each mixture layer, [experts, hidden].
  */
 export async function setRidgeRouters(
   model: Mixtral,
@@ -36,15 +36,15 @@ export async function setRidgeRouters(
   options: RidgeRouterOptions,
 ): Promise<Float32Array[]> {
   const { tokens: count, batch, sequence, progress, signal } = options;
-  const { layers, hiddenSize, experts } = model.config;
+  const { layers: depth, hiddenSize, experts, moeLayers = Array.from({ length: depth }, (_, i) => i) } = model.config;
   const parameters = model.namedParameters();
-  const measure = compile((tokens: Tensor, layer: number) => {
-    const { inputs } = model.hidden(tokens).routing[layer]!;
+  const measure = compile((tokens: Tensor, mixture: number) => {
+    const { inputs } = model.hidden(tokens).routing[mixture]!;
     return { gram: matmul(transpose(inputs), inputs), sum: sum(inputs, { axes: 0 }) };
   });
-  const stage = progress?.stage("ridge router", { total: layers, unit: "layers" });
+  const stage = progress?.stage("ridge router", { total: moeLayers.length, unit: "layers" });
   const rows: Float32Array[] = [];
-  for (let layer = 0; layer < layers; layer++) {
+  for (const [mixture, layer] of moeLayers.entries()) {
     const moments = new RidgeMoments(hiddenSize, experts);
     for (const { file, expert } of texts) {
       if (file.windows(sequence) < batch)
@@ -53,14 +53,14 @@ export async function setRidgeRouters(
       const batches = Math.max(1, Math.floor(Math.min(count / sequence, file.windows(sequence)) / batch));
       for (const { tokens } of evaluationBatches(file, { batch, sequence, maxWindows: batches * batch })) {
         signal?.throwIfAborted();
-        const found = await measure(tensor(tokens, { shape: [batch, sequence] }), layer);
+        const found = await measure(tensor(tokens, { shape: [batch, sequence] }), mixture);
         moments.addSums(await found.gram.data(), await found.sum.data(), batch * sequence, expert);
       }
     }
     const solved = ridgeRouter(moments, options);
     parameters.get(`model.layers.${layer}.block_sparse_moe.gate`)!.set(solved);
     rows.push(solved);
-    stage?.update(layer + 1);
+    stage?.update(mixture + 1);
   }
   stage?.succeed();
   return rows;

@@ -11,14 +11,15 @@ export interface DomainRouting {
   weight: number[][];
 }
 
-/** Routing of held-out text: domain × layer × expert. */
+/** Routing of held-out text: domain × layer × expert; layers that are no mixtures are left out. */
 export async function routingTable(
   model: Mixtral,
   domains: readonly DomainTokens[],
   options: WindowOptions,
   signal?: AbortSignal,
 ): Promise<DomainRouting[]> {
-  const { experts, layers, expertsPerToken } = model.config;
+  const { experts, moeLayers } = model.config;
+  const layers = moeLayers?.length ?? model.config.layers;
   const count = compile((tokens: Tensor, mask: Tensor) =>
     model.hidden(tokens).routing.map(({ indices, weights }) => {
       const total = (perExpert: Tensor) => sum(scatterLast(perExpert, indices, experts).mul(mask), { axes: 0 });
@@ -48,7 +49,11 @@ export async function routingTable(
     }
     table.push({
       domain: name,
-      share: sums.share.map((row) => row.map((value) => value / (seen * expertsPerToken))),
+      share: sums.share.map((row) => {
+        // Layers may differ in the number of choices.
+        const choices = row.reduce((a, b) => a + b, 0);
+        return row.map((value) => value / choices);
+      }),
       weight: sums.weight.map((row) => row.map((value) => value / seen)),
     });
   }

@@ -34,7 +34,7 @@ export interface SeedOptions extends StageContext {
   overwrite?: boolean;
 }
 
-/** Trains a small Llama from scratch on equal shares of the domains. Returns whether it came to the end. */
+/** Trains a small Llama from scratch on the domains by their weights. Returns whether it came to the end. */
 export async function trainSeed(options: SeedOptions): Promise<boolean> {
   const { sizes, domains, tokenizer, settings, output, run, resume, overwrite, progress, signal } = options;
   checkOutput(output, overwrite);
@@ -53,7 +53,7 @@ export async function trainSeed(options: SeedOptions): Promise<boolean> {
   };
   const model = new Llama(config, settings.seed);
   try {
-    const data = domains.map((domain) => ({ domain, weight: 1 }));
+    const data = domains.map((domain) => ({ domain, weight: domain.weight ?? 1 }));
     const shared = { model, data, settings, run, title: "seed", config: { sizes, settings } };
     const { completed } = await train({ ...shared, ...context({ progress, signal, resume }) });
     if (completed) {

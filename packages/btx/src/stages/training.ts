@@ -1,26 +1,38 @@
 import { existsSync } from "node:fs";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import {
   AdamW,
-  type BalanceForm,
+  type BatchPart,
+  batchParts,
   type CausalLM,
   compile,
   cosineSchedule,
+  type DocumentLayout,
+  type DomainUsage,
+  GradientAccumulator,
+  gumbelTemperature,
+  type JsonValue,
+  type LossOptions,
   loadLatestCheckpoint,
   NonFiniteError,
   openMetricsFile,
   openRunDirectory,
   type Parameter,
   type Progress,
+  RandomGenerator,
   RUN_LAYOUT,
   readMetricsFile,
+  type StepScalars,
   type StoredTensor,
   saveCheckpoint,
   type Tensor,
+  type TokenBatch,
   TokenMixture,
   tensor,
   trainLoop,
   valueAndGrad,
+  writeFileAtomic,
 } from "@trefoil/core";
 import type { DomainTokens } from "../domains/index.js";
 import { StageError } from "./errors.js";
@@ -42,6 +54,12 @@ export interface TrainSettings {
   seed: number;
   checkpointEvery: number;
   keepCheckpoints: number;
+  /** A batch is computed in so many parts, whose gradients are summed: less memory, the same update. Default 1. */
+  accumulate?: number;
+  /** How documents come to rows. Default `joined`. */
+  documents?: DocumentLayout;
+  /** Keep the inputs of decoder blocks alone for the backward pass and compute the rest again. Default false. */
+  recompute?: boolean;
 }
 
 /** What a stage is given by the command line, or by a program that uses it as a library. */
@@ -63,8 +81,11 @@ export interface TrainOptions extends StageContext {
   parameters?: readonly Parameter[];
   data: readonly WeightedDomain[];
   settings: TrainSettings;
-  /** Balancing loss of the routers. */
-  balance?: { form: BalanceForm; coefficient: number };
+  /** Balancing loss and z-loss of the routers. */
+  routers?: Pick<LossOptions, "balance" | "zLoss"> & {
+    /** Of Sample Top-1: τ = max(floor, exp(-rate step)). Default: the paper's 1e-4 and 0.5. */
+    temperature?: { rate: number; floor: number };
+  };
   /** Run directory: metrics and checkpoints. */
   run: string;
   /** Go on from the newest checkpoint in `run`. */
@@ -87,6 +108,24 @@ export interface TrainResult {
   tokens: number;
 }
 
+/** A part of a batch on its way to the device; [rows, sequence] where nothing else is said. */
+interface PartTensors {
+  tokens: Tensor;
+  targets: Tensor;
+  /** Of sampling routers, a scalar. */
+  temperature: Tensor;
+  segments?: Tensor;
+  positions?: Tensor;
+  /** What each target counts; absent: all the same. */
+  weights?: Tensor;
+}
+
+interface PreparedBatch {
+  parts: PartTensors[];
+  /** Positions that are trained on. */
+  trained: number;
+}
+
 /**
  * Trains a model to the end of its settings, or until the signal: one compiled program per step, metrics, checkpoints.
  * Killed at any instant and resumed it ends with the same weights, bit for bit.
@@ -95,7 +134,12 @@ export interface TrainResult {
 export async function train(options: TrainOptions): Promise<TrainResult> {
   const { model, settings, run, progress, signal, title } = options;
   const parameters = options.parameters ?? model.parameters();
-  const { steps, batch, sequence, learningRate: peak, warmupSteps, weightDecay, clipNorm, seed } = settings;
+  const { steps, sequence, learningRate: peak, warmupSteps, weightDecay, clipNorm, seed } = settings;
+  const { accumulate = 1, documents = "joined", recompute = false } = settings;
+  if (settings.batch % accumulate !== 0) {
+    const message = `a batch of ${settings.batch} rows cannot be computed in ${accumulate} equal parts: choose a divisor`;
+    throw new StageError("BTX_OPTIONS", message);
+  }
   const schedule = cosineSchedule({
     peak,
     warmupSteps: Math.min(warmupSteps, steps),
@@ -103,9 +147,12 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     floor: peak / 10,
   });
   const optimizer = new AdamW(parameters, { learningRate: schedule, weightDecay, clipNorm });
-  const domains = options.data.map(({ domain, weight }) => ({ name: domain.name, file: domain.train, weight }));
-  const mixture = new TokenMixture({ domains, batch, sequence, seed });
-  const state = stateOf(model, optimizer);
+  const domains = options.data.map(({ domain: { name, train: file, trainMask: mask }, weight }) => {
+    return { name, file, mask, weight };
+  });
+  const mixture = new TokenMixture({ domains, batch: settings.batch / accumulate, sequence, seed, documents });
+  const random = new RandomGenerator(seed);
+  const state = stateOf(model, optimizer, random);
 
   const resume = options.resume === true && existsSync(join(run, RUN_LAYOUT.config));
   await using directory = await openRunDirectory({ name: title, directory: run, resume, config: options.config });
@@ -114,19 +161,36 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
   const resumeFrom = found && restore(found.checkpoint, state, mixture);
   const metrics = await openMetricsFile(directory.metrics, found ? { resumeStep: found.checkpoint.step } : {});
 
-  const step = compile((tokens: Tensor, targets: Tensor) => {
-    const loss = options.balance ? { balance: options.balance } : {};
+  using accumulator = new GradientAccumulator(parameters);
+  const turns = batchParts(accumulate);
+  const { balance: balancing, zLoss: zCoefficient, temperature: annealing } = options.routers ?? {};
+  const compute = compile((part: BatchPart, { tokens, targets, temperature, ...context }: PartTensors) => {
+    // Weights count targets of the whole batch; the losses of the routers are means over its parts.
+    const loss: LossOptions = {
+      ...context,
+      recompute,
+      router: { random, temperature },
+      ...(balancing && { balance: { ...balancing, coefficient: balancing.coefficient / accumulate } }),
+      ...(zCoefficient && { zLoss: zCoefficient / accumulate }),
+    };
     const { value, grads } = valueAndGrad(() => model.loss(tokens, targets, loss), parameters);
-    const { gradientNorm, learningRate } = optimizer.apply(grads);
-    const { crossEntropy, balance } = value;
-    return { loss: value.loss, gradNorm: gradientNorm, learningRate, ...(balance && { crossEntropy, balance }) };
+    const sums = accumulator.add(grads, part);
+    const update = sums && optimizer.apply(sums);
+    const { crossEntropy, balance, zLoss } = value;
+    return {
+      loss: value.loss,
+      ...(update && { gradNorm: update.gradientNorm, learningRate: update.learningRate }),
+      ...((balance || zLoss) && { crossEntropy }),
+      ...(balance && { balance: balance.mul(1 / accumulate) }),
+      ...(zLoss && { zLoss: zLoss.mul(1 / accumulate) }),
+    };
   });
-  type Batch = readonly [Tensor, Tensor];
+  const holes = documents !== "joined" || domains.some(({ mask }) => mask !== undefined);
   // With a step in flight while another is read, the two latest batches may be the one to diagnose.
-  const batches = new Map<number, Batch>();
+  const batches = new Map<number, PreparedBatch>();
 
   try {
-    const { status, state: done } = await trainLoop<Batch>({
+    const { status, state: done } = await trainLoop<PreparedBatch>({
       steps,
       resumeFrom,
       title,
@@ -134,46 +198,93 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
       ...(signal && { signal }),
       metrics: [metrics],
       overlap: true,
-      prepare: () => {
-        const { tokens, targets } = mixture.next();
-        const shape = [batch, sequence];
-        return [tensor(tokens, { shape }), tensor(targets, { shape })];
-      },
-      step: async (index, inputs) => {
-        batches.set(index, inputs);
+      prepare: (index) =>
+        partsOf(
+          turns.map(() => mixture.next()),
+          { holes, temperature: gumbelTemperature(index, annealing) },
+        ),
+      step: async (index, batch) => {
+        batches.set(index, batch);
         batches.delete(index - 2);
-        return { ...(await scalarsOf(await step(...inputs))), tokens: batch * sequence };
+        // All parts are enqueued before any is awaited.
+        const results = batch.parts.map((part, i) => compute(turns[i]!, part));
+        return { ...(await sumOf(results)), tokens: batch.trained };
       },
       diagnose: async (index) => {
-        const batch = batches.get(index);
-        const failure = batch && (await step.diagnose(...batch).then(undefined, (error: unknown) => error));
-        return failure instanceof NonFiniteError ? failure.op : undefined;
+        for (const [i, part] of batches.get(index)?.parts.entries() ?? []) {
+          const failure = await compute.diagnose(turns[i]!, part).then(undefined, (error: unknown) => error);
+          if (failure instanceof NonFiniteError) return failure.op;
+        }
+        return undefined;
       },
       checkpointEvery: settings.checkpointEvery,
       checkpoint: async ({ step: at, tokens }) => {
-        const content = { tensors: await snapshot(state), state: { tokens, data: mixture.state() } };
+        const content = { tensors: await snapshot(state), state: { tokens, data: mixture.state() as JsonValue } };
         await saveCheckpoint(directory.path, at, content, { keepLast: settings.keepCheckpoints });
       },
     });
+    await writeFileAtomic(join(run, usageFile), `${JSON.stringify(mixture.usage(), null, 2)}\n`);
     return { completed: status === "completed", steps: done.step, tokens: done.tokens };
   } finally {
     await metrics.close();
-    for (const parameter of optimizer.namedState().values()) parameter.dispose();
+    for (const parameter of [...optimizer.namedState().values(), random.state]) parameter.dispose();
   }
 }
 
-async function scalarsOf(values: Record<string, Tensor>): Promise<{ loss: number } & Record<string, number>> {
-  const entries = await Promise.all(
-    Object.entries(values).map(async ([name, value]) => [name, await value.item()] as const),
-  );
-  return Object.fromEntries(entries) as { loss: number } & Record<string, number>;
+/**
+ * @param holes whether some positions predict nothing: the loss is then the mean over those of the batch that do
+ * @param temperature of sampling routers
+ */
+function partsOf(
+  batches: readonly TokenBatch[],
+  { holes, temperature }: { holes: boolean; temperature: number },
+): PreparedBatch {
+  let trained = 0;
+  for (const { targets } of batches) for (const target of targets) if (target >= 0) trained++;
+  const weighted = holes || batches.length > 1;
+  const parts = batches.map(({ batch, sequence, tokens, targets, segments, positions }): PartTensors => {
+    const of = (values: Int32Array | Float32Array) => tensor(values, { shape: [batch, sequence] });
+    const weight = (target: number) => (target >= 0 ? 1 / trained : 0);
+    return {
+      tokens: of(tokens),
+      targets: of(targets),
+      temperature: tensor(Float32Array.of(temperature), { shape: [] }),
+      ...(segments && { segments: of(segments) }),
+      ...(positions && { positions: of(positions) }),
+      ...(weighted && { weights: of(Float32Array.from(targets, weight)) }),
+    };
+  });
+  return { parts, trained };
+}
+
+/** Scalars of a step from those of its parts: losses add up, the rest comes from the last. */
+async function sumOf(parts: readonly Promise<Record<string, Tensor>>[]): Promise<StepScalars> {
+  const added = new Set(["loss", "crossEntropy", "balance", "zLoss"]);
+  const scalars: Record<string, number> = {};
+  for (const part of await Promise.all(parts)) {
+    for (const [name, value] of Object.entries(part)) {
+      const number = await value.item();
+      scalars[name] = added.has(name) ? (scalars[name] ?? 0) + number : number;
+    }
+  }
+  return scalars as StepScalars;
+}
+
+/** Name of the file in a run directory that says what was taken of each domain. */
+const usageFile = "domains.json";
+
+/** What a training run took of each domain; undefined before its end. */
+export async function domainUsage(run: string): Promise<DomainUsage[] | undefined> {
+  if (!existsSync(join(run, usageFile))) return undefined;
+  return JSON.parse(await readFile(join(run, usageFile), "utf8")) as DomainUsage[];
 }
 
 /** Everything a resumed run needs from the device, by name. */
-function stateOf(model: CausalLM, optimizer: AdamW): Map<string, Parameter> {
+function stateOf(model: CausalLM, optimizer: AdamW, random: RandomGenerator): Map<string, Parameter> {
   return new Map([
     ...[...model.namedParameters()].map(([name, parameter]) => [`model.${name}`, parameter] as const),
     ...[...optimizer.namedState()].map(([name, parameter]) => [`optimizer.${name}`, parameter] as const),
+    ["random", random.state],
   ]);
 }
 

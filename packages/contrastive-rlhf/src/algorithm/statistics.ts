@@ -97,6 +97,8 @@ function studentQuantile(confidence: number, degrees: number): number {
 }
 
 export interface PairedTest {
+  /** How many differences. */
+  count: number;
   mean: number;
   standardDeviation: number;
   t: number;
@@ -114,6 +116,7 @@ export function pairedTest(differences: readonly number[]): PairedTest {
   const half = studentQuantile(0.95, n - 1) * error;
   const t = centre / error;
   return {
+    count: n,
     mean: centre,
     standardDeviation: deviation,
     t,

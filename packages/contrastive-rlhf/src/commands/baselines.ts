@@ -1,7 +1,7 @@
 import { defineCommand } from "@trefoil/core";
 import { z } from "zod";
 import { readPrompts } from "../data/index.js";
-import { describeBaselines, sampleBaselines } from "../stages/index.js";
+import { defined, describeBaselines, sampleBaselines } from "../stages/index.js";
 import { count, file, folder, openRewardsFor, rewardField, samplerFields } from "./fields.js";
 
 export const baselinesCommand = defineCommand({
@@ -19,10 +19,13 @@ export const baselinesCommand = defineCommand({
     store: folder("Folder of the store; one that is there is completed or extended."),
     samples: count(8, "Samples of each prompt, k. A baseline's error falls as 1/k."),
     sampler: samplerFields(64).prefault({}),
+    responsesFrom: folder(
+      "Store of the same policy and sampler: its responses are scored by these rewards instead of being sampled again.",
+    ).optional(),
     batch: count(64, "Responses sampled at a time."),
   }),
   run: async (config, { progress, signal, stdout }) => {
-    const { policy, store, samples, sampler, batch } = config;
+    const { policy, store, samples, sampler, batch, responsesFrom } = config;
     const { tokenizer, rewards: opened } = await openRewardsFor(policy, config.reward);
     using rewards = opened;
     const prompts = await readPrompts(config.prompts, tokenizer);
@@ -34,6 +37,7 @@ export const baselinesCommand = defineCommand({
       sampler,
       batch,
       store,
+      ...defined({ responsesFrom }),
       progress,
       signal,
     });

@@ -1,28 +1,54 @@
-/** What the experiment varies. */
-export type Cell =
-  /** Reward = true quality + σ z(prompt), z a normal number that nothing can learn. */
-  | { kind: "offset"; sigma: number; prompts: number }
-  /** A reward model learned from preferences of which a share is flipped. */
-  | { kind: "flips"; rate: number };
+/** How big the policy, reward model and critic of a cell are. */
+export type ModelSize = "small" | "showcase";
 
-export const cellName = (cell: Cell): string =>
-  cell.kind === "offset" ? `offset ${cell.sigma}, ${cell.prompts} prompts` : `flips ${cell.rate}`;
+/** What the experiment varies. */
+export type Cell = { model: ModelSize } & (
+  | /** Reward = true quality + σ z(prompt), z a normal number that nothing can learn. */
+  { kind: "offset"; sigma: number; prompts: number }
+  /** A reward model learned from preferences of which a share is flipped. */
+  | { kind: "flips"; rate: number }
+  /** The paper's model of noise: a true quality of 0 or 1, flipped at rates of each prompt's own, uniform in [0, 2 level]. */
+  | { kind: "binary"; level: number }
+);
+
+export function cellName(cell: Cell): string {
+  const size = cell.model === "showcase" ? ", 1M parameters" : "";
+  if (cell.kind === "offset") return `offset ${cell.sigma}, ${cell.prompts} prompts${size}`;
+  return (cell.kind === "flips" ? `flips ${cell.rate}` : `binary noise ${cell.level}`) + size;
+}
 
 /** What is trained in a cell. */
-export type Arm = { kind: "sft" | "ppo" | "dpo" | "leave-one-out" } | { kind: "contrast"; samples: number };
+export type Arm =
+  | { kind: "sft" | "ppo" | "dpo" }
+  | { kind: "contrast"; samples: number }
+  /** With `budget`, twice the rollouts, so that rewards are asked about as often as by contrast with k = 4. */
+  | { kind: "leave-one-out"; budget: boolean };
 
-export const armName = (arm: Arm): string => {
-  const names = { sft: "SFT", ppo: "PPO", dpo: "DPO", "leave-one-out": "RLOO" };
-  return arm.kind === "contrast" ? `contrast k=${arm.samples}` : names[arm.kind];
-};
+export function armName(arm: Arm): string {
+  if (arm.kind === "contrast") return `contrast k=${arm.samples}`;
+  if (arm.kind === "leave-one-out") return arm.budget ? "RLOO, budget of k=4" : "RLOO";
+  return arm.kind.toUpperCase();
+}
+
+/** What PPO is tuned over. */
+export interface TunedSettings {
+  /** Of the policy; the critic's is twice that. */
+  learningRate: number;
+  /** β of the KL penalty. */
+  klCoefficient: number;
+}
 
 export interface ExperimentSettings {
   /** Seeds 1 to this; every arm of a seed has the same SFT policy, preferences, prompts and random numbers. */
   seeds: number;
   offsets: readonly number[];
   flips: readonly number[];
+  /** Levels of the binary noise. */
+  binary: readonly number[];
   /** k of the contrastive arms. */
   samples: readonly number[];
+  /** Seeds of the cell with a policy of about a million parameters; 0: none. */
+  showcaseSeeds: number;
   prompts: number;
   /** Prompts of the cell in which a critic can memorise the offsets. */
   fewPrompts: number;
@@ -32,22 +58,38 @@ export interface ExperimentSettings {
   rewardSteps: number;
   /** The k whose gain over PPO is the headline. */
   headline: number;
+  /** Of PPO and all that is compared with it. */
+  tuned: TunedSettings;
 }
 
-export function cellsOf({ offsets, flips, prompts, fewPrompts }: ExperimentSettings): Cell[] {
+/** Share of flipped labels in the showcase cell, which also has an offset of none. */
+const showcaseFlips = 0.2;
+
+/** Cells of one seed and model size. */
+export function cellsOf(settings: ExperimentSettings, model: ModelSize): Cell[] {
+  if (model === "showcase") return [{ kind: "flips", rate: showcaseFlips, model }];
+  const { offsets, flips, binary, prompts, fewPrompts } = settings;
   return [
-    ...offsets.map((sigma): Cell => ({ kind: "offset", sigma, prompts })),
-    { kind: "offset", sigma: 1, prompts: fewPrompts },
-    ...flips.map((rate): Cell => ({ kind: "flips", rate })),
+    ...offsets.map((sigma): Cell => ({ kind: "offset", sigma, prompts, model })),
+    { kind: "offset", sigma: 1, prompts: fewPrompts, model },
+    ...flips.map((rate): Cell => ({ kind: "flips", rate, model })),
+    ...binary.map((level): Cell => ({ kind: "binary", level, model })),
   ];
 }
 
-export function armsOf(cell: Cell, { samples, headline }: ExperimentSettings): Arm[] {
-  // Offsets cancel in contrastive arms: all k once, elsewhere those that the falsifiers need.
-  const ks = cell.kind === "offset" && cell.sigma !== 0 ? samples.filter((k) => k === headline) : samples;
-  const contrast = ks.map((k): Arm => ({ kind: "contrast", samples: k }));
-  const dpo: Arm[] = cell.kind === "flips" ? [{ kind: "dpo" }] : [];
-  return [{ kind: "sft" }, { kind: "ppo" }, ...contrast, { kind: "leave-one-out" }, ...dpo];
+export const allCells = (settings: ExperimentSettings): Cell[] => [
+  ...cellsOf(settings, "small"),
+  ...(settings.showcaseSeeds > 0 ? cellsOf(settings, "showcase") : []),
+];
+
+export function armsOf(cell: Cell, { samples, headline, fewPrompts }: ExperimentSettings): Arm[] {
+  const contrast = (ks: readonly number[]) => ks.map((k): Arm => ({ kind: "contrast", samples: k }));
+  if (cell.kind === "offset" && cell.prompts === fewPrompts)
+    return [{ kind: "sft" }, { kind: "ppo" }, ...contrast([headline])];
+  const rloo = { kind: "leave-one-out", budget: false } as const;
+  if (cell.model === "showcase")
+    return [{ kind: "sft" }, { kind: "dpo" }, { kind: "ppo" }, ...contrast([headline]), rloo];
+  return [{ kind: "sft" }, { kind: "dpo" }, { kind: "ppo" }, ...contrast(samples), rloo, { ...rloo, budget: true }];
 }
 
 /** What would show the account of contrast given here to be wrong; written before any run. */

@@ -1,6 +1,16 @@
-import { holm, mean, type PairedTest, pairedTest, signFlipP, varianceRatio, winTieLose } from "../algorithm/index.js";
-import { armName, armsOf, type Cell, cellName, cellsOf, type ExperimentSettings, falsifiers } from "./plan.js";
-import type { ResultRow } from "./run.js";
+import {
+  fromCounts,
+  holm,
+  mean,
+  type PairedTest,
+  pairedTest,
+  signFlipP,
+  varianceRatio,
+  type WinTieLose,
+  winTieLose,
+} from "../algorithm/index.js";
+import { type Arm, allCells, armName, armsOf, type Cell, cellName, type ExperimentSettings } from "./plan.js";
+import type { ResultRow } from "./results.js";
 
 /** An arm against plain PPO of the same cell, paired by seed. */
 export interface ArmSummary {
@@ -10,105 +20,163 @@ export interface ArmSummary {
   gold: number;
   reward: number;
   length: number;
+  /** Responses that rewards were asked about in training. */
+  scored: number;
+  /** Nats per response at the end of training; undefined for SFT and DPO. */
+  kl?: number;
   failures: number;
   /** Differences of mean true quality to PPO; undefined for PPO itself, or with fewer than two seeds. */
   difference?: PairedTest;
   signFlipP?: number;
   /** Of held-out responses, all seeds together. */
-  winRate?: number;
+  outcome?: WinTieLose;
+  /** Over seeds. */
+  winRate?: PairedTest;
+  /** Of responses as long as PPO's. */
+  lengthMatched?: WinTieLose;
+  /** Difference to PPO in the half of the held-out prompts with low and with high offline rewards. */
+  low?: PairedTest;
+  high?: PairedTest;
+  /** Low minus high. */
+  split?: PairedTest;
+  /** Difference of rollouts' true quality at the same KL, the smaller of both ends. */
+  matchedKl?: PairedTest;
   rho?: number;
+  /** Of policy gradients, over that of plain rewards; means over seeds. */
+  measuredVarianceRatio?: number;
   predictedVarianceRatio?: number;
 }
 
-export interface FalsifierVerdict {
-  falsifier: string;
-  /** Undefined when the results do not decide. */
-  holds: boolean | undefined;
-  evidence: string;
+/** Rows of one cell and arm. */
+export type FindRows = (cell: Cell, arm: Arm) => readonly ResultRow[];
+
+/** The rows of results by cell and arm. */
+export function rowFinder(rows: readonly ResultRow[]): FindRows {
+  const groups = new Map<string, ResultRow[]>();
+  for (const row of rows) {
+    const key = `${row.cell} ${row.arm}`;
+    const group = groups.get(key);
+    if (group) group.push(row);
+    else groups.set(key, [row]);
+  }
+  return (cell, arm) => groups.get(`${cellName(cell)} ${armName(arm)}`) ?? [];
 }
+
+/** Pairs of the same seed. */
+export const pairedRows = (a: readonly ResultRow[], b: readonly ResultRow[]): [ResultRow, ResultRow][] =>
+  a.flatMap((row) => b.filter(({ seed }) => seed === row.seed).map((other): [ResultRow, ResultRow] => [row, other]));
+
+/** Undefined for fewer than two differences, or where all are equal. */
+export const tested = (differences: readonly number[]): PairedTest | undefined =>
+  differences.length > 1 && differences.some((value) => value !== differences[0]) ? pairedTest(differences) : undefined;
 
 export function summarise(
   rows: readonly ResultRow[],
   settings: ExperimentSettings,
-): { arms: ArmSummary[]; holmP: Record<string, number>; verdicts: FalsifierVerdict[] } {
-  const find = (cell: string, arm: string) => rows.filter((row) => row.cell === cell && row.arm === arm);
-  const arms = cellsOf(settings).flatMap((cell) =>
-    armsOf(cell, settings).flatMap((arm) => summaryOf(cellName(cell), armName(arm), find)),
-  );
+): { arms: ArmSummary[]; holmP: Record<string, number> } {
+  const find = rowFinder(rows);
+  const arms = allCells(settings).flatMap((cell) => armsOf(cell, settings).flatMap((arm) => ofArm(cell, arm, find)));
   const headline = arms.filter(({ arm, signFlipP: p }) => arm === `contrast k=${settings.headline}` && p !== undefined);
   const adjusted = holm(headline.map(({ signFlipP: p }) => p!));
-  const holmP = Object.fromEntries(headline.map(({ cell }, i) => [cell, adjusted[i]!]));
-  return { arms, holmP, verdicts: verdictsOf(arms, rows, settings) };
+  return { arms, holmP: Object.fromEntries(headline.map(({ cell }, i) => [cell, adjusted[i]!])) };
 }
 
-function summaryOf(cell: string, arm: string, find: (cell: string, arm: string) => ResultRow[]): ArmSummary[] {
+function ofArm(cell: Cell, arm: Arm, find: FindRows): ArmSummary[] {
   const own = find(cell, arm);
   if (own.length === 0) return [];
-  const plain = find(cell, "PPO");
-  const paired = own.flatMap((row) =>
-    plain.filter(({ seed }) => seed === row.seed).map((other) => [row, other] as const),
-  );
-  const differences = paired.map(([a, b]) => a.gold - b.gold);
-  const rhos = own.flatMap(({ rho }) => (rho === undefined ? [] : [rho]));
-  const samples = Number(/k=(\d+)/.exec(arm)?.[1]);
+  const of = (value: (row: ResultRow) => number) => mean(own.map(value));
+  const kls = own.flatMap(({ frontier }) => (frontier && frontier.length > 0 ? [frontier.at(-1)![0]] : []));
   return [
     {
-      cell,
-      arm,
+      cell: cellName(cell),
+      arm: armName(arm),
       seeds: own.length,
-      gold: mean(own.map(({ gold }) => gold)),
-      reward: mean(own.map(({ reward }) => reward)),
-      length: mean(own.map(({ length }) => length)),
+      gold: of(({ gold }) => gold),
+      reward: of(({ reward }) => reward),
+      length: of(({ lengths }) => mean(lengths)),
+      scored: of(({ scored }) => scored),
+      ...(kls.length > 0 && { kl: mean(kls) }),
       failures: own.filter(({ failure }) => failure !== undefined).length,
-      ...(arm !== "PPO" &&
-        differences.length > 1 && {
-          difference: pairedTest(differences),
-          ...(differences.length <= 20 && { signFlipP: signFlipP(differences) }),
-          winRate: winTieLose(
-            paired.flatMap(([a]) => a.golds),
-            paired.flatMap(([, b]) => b.golds),
-          ).winRate,
-        }),
-      ...(rhos.length > 0 && { rho: mean(rhos), predictedVarianceRatio: varianceRatio(mean(rhos), samples) }),
+      ...(arm.kind !== "ppo" && againstPpo(own, find(cell, { kind: "ppo" }), find(cell, { kind: "sft" }))),
+      ...(arm.kind === "contrast" && varianceOf(arm.samples, own, find(cell, { kind: "sft" }))),
     },
   ];
 }
 
-function verdictsOf(
-  arms: readonly ArmSummary[],
-  rows: readonly ResultRow[],
-  settings: ExperimentSettings,
-): FalsifierVerdict[] {
-  const at = (cell: Cell, arm: string) =>
-    arms.find((each) => each.cell === cellName(cell) && each.arm === arm)?.difference;
-  const offset = (sigma: number, prompts: number): Cell => ({ kind: "offset", sigma, prompts });
-  const interval = (test: PairedTest | undefined) =>
-    test ? `${test.mean.toFixed(3)} (${test.interval.map((x) => x.toFixed(3)).join(" to ")})` : "no result";
-  const headline = `contrast k=${settings.headline}`;
-  const none = at(offset(0, settings.prompts), "contrast k=4");
-  const many = at(offset(1, settings.prompts), headline);
-  const few = at(offset(1, settings.fewPrompts), headline);
-  const weights = new Map<number, Set<string>>();
-  for (const { cell, arm, seed, weights: hash } of rows) {
-    const full = settings.offsets.some((sigma) => cell === cellName(offset(sigma, settings.prompts)));
-    if (arm === headline && full) weights.set(seed, (weights.get(seed) ?? new Set()).add(hash));
-  }
-  const same = [...weights.values()].filter(({ size }) => size === 1).length;
-  return [
-    {
-      falsifier: falsifiers.noOffset,
-      holds: none && none.interval[0] <= 0,
-      evidence: `k=4 minus PPO: ${interval(none)}`,
-    },
-    {
-      falsifier: falsifiers.invariance,
-      holds: weights.size > 0 ? same === weights.size : undefined,
-      evidence: `${same} of ${weights.size} seeds have the same weights for offsets ${settings.offsets.join(", ")}`,
-    },
-    {
-      falsifier: falsifiers.fewPrompts,
-      holds: many && few && few.mean < many.mean,
-      evidence: `few prompts: ${interval(few)}; many: ${interval(many)}`,
-    },
-  ];
+function againstPpo(own: readonly ResultRow[], ppo: readonly ResultRow[], sft: readonly ResultRow[]) {
+  const pairs = pairedRows(own, ppo);
+  if (pairs.length < 2) return {};
+  const differences = pairs.map(([a, b]) => a.gold - b.gold);
+  const outcomes = pairs.map(([a, b]) => winTieLose(a.golds, b.golds));
+  const matched = pairs.map(([a, b]) => {
+    const same = a.golds.map((_, i) => i).filter((i) => a.lengths[i] === b.lengths[i]);
+    return winTieLose(
+      same.map((i) => a.golds[i]!),
+      same.map((i) => b.golds[i]!),
+    );
+  });
+  const total = (list: readonly WinTieLose[]) => {
+    const sum = (key: "win" | "tie" | "lose") => list.reduce((all, each) => all + each[key], 0);
+    return fromCounts(sum("win"), sum("tie"), sum("lose"));
+  };
+  const halves = pairs.flatMap(([a, b]) => splitGain(a, b, sft.find(({ seed }) => seed === a.seed)?.offline));
+  return {
+    difference: pairedTest(differences),
+    ...(differences.length <= 24 && { signFlipP: signFlipP(differences) }),
+    outcome: total(outcomes),
+    winRate: pairedTest(outcomes.map(({ winRate }) => winRate)),
+    lengthMatched: total(matched),
+    ...optional("low", tested(halves.map(([low]) => low))),
+    ...optional("high", tested(halves.map(([, high]) => high))),
+    ...optional("split", tested(halves.map(([low, high]) => low - high))),
+    ...optional("matchedKl", tested(pairs.flatMap(([a, b]) => atMatchedKl(a, b)))),
+  };
+}
+
+const optional = <K extends string, V>(key: K, value: V | undefined): { [P in K]?: V } =>
+  (value === undefined ? {} : { [key]: value }) as { [P in K]?: V };
+
+/** Mean difference of true quality over the prompts below and above the median offline reward. */
+function splitGain(a: ResultRow, b: ResultRow, offline: readonly number[] | undefined): [number, number][] {
+  if (!offline) return [];
+  const each = a.golds.length / offline.length;
+  const gains = offline.map((_, i) => {
+    const at = (row: ResultRow) => mean(row.golds.slice(i * each, (i + 1) * each));
+    return at(a) - at(b);
+  });
+  const order = offline.map((_, i) => i).sort((x, y) => offline[x]! - offline[y]!);
+  const half = Math.floor(order.length / 2);
+  const of = (indices: readonly number[]) => mean(indices.map((i) => gains[i]!));
+  return [[of(order.slice(0, half)), of(order.slice(half))]];
+}
+
+/** Difference of true quality of rollouts where both runs have the same KL, linear in √KL between points. */
+function atMatchedKl({ frontier: a }: ResultRow, { frontier: b }: ResultRow): number[] {
+  if (!a || !b || a.length < 2 || b.length < 2) return [];
+  const roots = (points: NonNullable<ResultRow["frontier"]>) =>
+    points.map(([kl, gold]) => [Math.sqrt(Math.max(0, kl)), gold] as const);
+  const [own, other] = [roots(a), roots(b)];
+  const end = Math.min(own.at(-1)![0], other.at(-1)![0]);
+  const [x, y] = [interpolate(own, end), interpolate(other, end)];
+  return x === undefined || y === undefined ? [] : [x - y];
+}
+
+function interpolate(points: readonly (readonly [number, number])[], x: number): number | undefined {
+  const at = points.findIndex(([own]) => own >= x);
+  if (at < 0) return undefined;
+  const [x1, y1] = points[at]!;
+  const [x0, y0] = points[at - 1] ?? [x1, y1];
+  return x1 === x0 ? y1 : y0 + ((y1 - y0) * (x - x0)) / (x1 - x0);
+}
+
+function varianceOf(samples: number, own: readonly ResultRow[], sft: readonly ResultRow[]) {
+  const measured = sft.flatMap(({ gradient = [] }) => gradient.filter((each) => each.samples === samples));
+  const rhos = own.flatMap(({ rho }) => (rho === undefined ? [] : [rho]));
+  return {
+    ...(rhos.length > 0 && { rho: mean(rhos), predictedVarianceRatio: varianceRatio(mean(rhos), samples) }),
+    ...(measured.length > 0 && {
+      measuredVarianceRatio: mean(measured.map((each) => each.measured)),
+      predictedVarianceRatio: mean(measured.map((each) => each.predicted)),
+    }),
+  };
 }

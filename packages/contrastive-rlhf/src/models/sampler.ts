@@ -1,7 +1,9 @@
 import { createHash } from "node:crypto";
 import {
   add,
+  advanceRandom,
   type CausalLM,
+  cast,
   compile,
   full,
   gatherRows,
@@ -11,6 +13,7 @@ import {
   Parameter,
   philox,
   reshape,
+  sampleTokens,
   type Tensor,
   tensor,
 } from "@trefoil/core";
@@ -18,6 +21,10 @@ import {
 export interface SamplingSettings {
   /** Logits are divided by this; 0: greedy. */
   temperature: number;
+  /** Draw from the k likeliest tokens only; 0: all. Default 0. */
+  topK?: number;
+  /** Draw from the smallest set of tokens of at least this probability; 1: all. Default 1. */
+  topP?: number;
   maxNewTokens: number;
   eosTokenIds: readonly number[];
   /** Key of the random numbers. */
@@ -45,98 +52,108 @@ export const hashTokens = (tokens: Int32Array): string =>
     .update(new Uint8Array(tokens.buffer, tokens.byteOffset, tokens.byteLength))
     .digest("hex");
 
-/** Uniform numbers of one response, by token: they depend on seed, stream, prompt and sample, never on the batch. */
-function uniforms(prompt: Int32Array, sample: number, seed: number, stream: number): (t: number) => number {
+/** State of a response's random numbers before its first token: it depends on seed, stream, prompt and sample, never on the batch. */
+function responseState(prompt: Int32Array, sample: number, seed: number, stream: number): readonly [number, number] {
   const digest = hashTokens(prompt);
   const words = [Number.parseInt(digest.slice(0, 8), 16), Number.parseInt(digest.slice(8, 16), 16)] as const;
-  return (t) => {
-    const [a, b] = philox([t, sample, words[0], words[1]], [seed, stream]);
-    return ((a >>> 5) * 67108864 + (b >>> 6)) / 2 ** 53;
-  };
-}
-
-/** Inverse CDF of softmax(logits / temperature) at `u`, in the order of ids; greedy at temperature 0. */
-function draw(logits: Float32Array, temperature: number, u: number): number {
-  let best = 0;
-  for (let i = 1; i < logits.length; i++) if (logits[i]! > logits[best]!) best = i;
-  if (temperature === 0) return best;
-  const largest = logits[best]!;
-  const weights = new Float64Array(logits.length);
-  let total = 0;
-  for (let i = 0; i < logits.length; i++) total += weights[i] = Math.exp((logits[i]! - largest) / temperature);
-  let left = u * total;
-  for (let i = 0; i < logits.length; i++) {
-    left -= weights[i]!;
-    if (left < 0) return i;
-  }
-  return best;
+  const [low, high] = philox([sample, 0, words[0], words[1]], [seed, stream]);
+  return [low | 0, high | 0];
 }
 
 /** Prompts are padded up to a multiple of this, so that few programs serve all lengths. */
 const lengthQuantum = 8;
 const roundUp = (value: number): number => Math.ceil(value / lengthQuantum) * lengthQuantum;
 
-/** Rows that decode together, with their keys and values. */
+/** How tokens are drawn; part of the compiled step. */
+type Drawing = Required<Pick<SamplingSettings, "temperature" | "topK" | "topP">>;
+
+/** Rows that decode together, with their keys and values. Tokens stay on the device from one step to the next. */
 class DecodeBatch implements Disposable {
   readonly rows: number;
   readonly #model: CausalLM;
   readonly #caches: KeyValueCache[];
+  /** i32 [rows]: tokens in the cache. */
   readonly #lengths: Parameter;
+  /** i32 [rows, 4]: a state of random numbers to each row. */
+  readonly #states: Parameter;
+  /** i32 [rows, 1]: drawn last, not in the cache yet. */
+  readonly #token: Parameter;
 
   constructor(model: CausalLM, rows: number, positions: number) {
     const { keyValueHeads, headDim, layers } = model.config;
     this.rows = rows;
     this.#model = model;
     this.#caches = Array.from({ length: layers }, () => new KeyValueCache([rows, positions, keyValueHeads, headDim]));
-    this.#lengths = new Parameter([rows], { dtype: "i32", trainable: false });
+    const integers = (shape: number[]) => new Parameter(shape, { dtype: "i32", trainable: false });
+    [this.#lengths, this.#states, this.#token] = [integers([rows]), integers([rows, 4]), integers([rows, 1])];
   }
 
-  /** Runs prompts, i32 [rows, sequence] with `lengths` tokens each: logits of the first new tokens, [rows, vocabulary]. */
-  readonly prefill = compile((tokens: Tensor, lengths: Tensor) => {
+  /** Runs prompts, i32 [rows, sequence] with `lengths` tokens each, under `states`, i32 [rows, 4]: the first new tokens, i32 [rows]. */
+  readonly prefill = compile((tokens: Tensor, lengths: Tensor, states: Tensor, drawing: Drawing) => {
     const [batch, sequence] = tokens.shape as [number, number];
     const caches = { layers: this.#caches, start: full([batch], 0, "i32"), lengths: full([batch], sequence, "i32") };
     const { hidden } = this.#model.hidden(tokens, { caches });
     this.#lengths.assign(lengths);
-    return this.#model.logitsAt(hidden, add(add(iota(batch).mul(sequence), lengths), -1));
+    return this.#draw(this.#model.logitsAt(hidden, add(add(iota(batch).mul(sequence), lengths), -1)), states, drawing);
   });
 
-  /** One more token, i32 [rows, 1]: logits of the next, [rows, vocabulary]. */
-  readonly decode = compile((token: Tensor) => {
+  /** One more token of each row, i32 [rows]. */
+  readonly decode = compile((drawing: Drawing) => {
     const lengths = add(this.#lengths, 1);
     const caches = { layers: this.#caches, start: this.#lengths, lengths };
-    const { hidden } = this.#model.hidden(token, { caches, positions: reshape(this.#lengths, [this.rows, 1]) });
+    const { hidden } = this.#model.hidden(this.#token, { caches, positions: reshape(this.#lengths, [this.rows, 1]) });
     this.#lengths.assign(lengths);
-    return this.#model.logitsAt(hidden, iota(this.rows));
+    return this.#draw(this.#model.logitsAt(hidden, iota(this.rows)), this.#states, drawing);
   });
 
-  readonly #copyRows = compile((from: DecodeBatchCaches, index: Tensor) => {
+  #draw(logits: Tensor, states: Tensor, drawing: Drawing): Tensor {
+    const { token } = sampleTokens(logits, states, 0, drawing);
+    this.#token.assign(reshape(token, [this.rows, 1]));
+    this.#states.assign(advanceRandom(states));
+    return token;
+  }
+
+  readonly #copyRows = compile((from: DecodeBatchContent, index: Tensor) => {
     this.#caches.forEach((cache, layer) => {
       const copy = (source: Tensor, target: Parameter): void => {
         const rows = gatherRows(reshape(source, [source.shape[0]!, -1]), index);
         target.assign(reshape(rows, target.shape));
       };
-      copy(from[layer]!.keys, cache.keys);
-      copy(from[layer]!.values, cache.values);
+      copy(from.caches[layer]!.keys, cache.keys);
+      copy(from.caches[layer]!.values, cache.values);
     });
+    // Token ids are small enough to be exact as floats.
+    this.#token.assign(cast(gatherRows(cast(from.token, "f32"), index), "i32"));
     return iota(1);
   });
 
-  /** Takes over rows of a larger batch: row i is `index[i]` of it, with `lengths[i]` tokens so far. */
-  async take(from: DecodeBatch, index: Int32Array, lengths: Int32Array): Promise<void> {
+  /** Takes over rows of a larger batch: row i is `index[i]` of it, with `lengths[i]` tokens in the cache. */
+  async take(from: DecodeBatch, index: Int32Array, lengths: Int32Array, states: Int32Array): Promise<void> {
     this.#lengths.set(lengths);
+    this.#states.set(states);
     const caches = from.#caches.map(({ keys, values }) => ({ keys, values }));
-    await this.#copyRows(caches, tensor(index));
+    await this.#copyRows({ caches, token: from.#token }, tensor(index));
   }
 
   [Symbol.dispose](): void {
-    for (const cache of this.#caches) cache.dispose();
-    this.#lengths.dispose();
+    for (const part of [...this.#caches, this.#lengths, this.#states, this.#token]) part.dispose();
   }
 }
-type DecodeBatchCaches = readonly { keys: Tensor; values: Tensor }[];
+type DecodeBatchContent = { caches: readonly { keys: Tensor; values: Tensor }[]; token: Tensor };
 
 /** Batches of half the rows are made down to this many: below, a row costs next to nothing. */
 const smallestBatch = 8;
+
+/** Steps enqueued at a time, the awaited one included: the device does not wait for JavaScript. */
+const stepsAhead = 2;
+
+/** A response in the making. */
+interface RunningRow {
+  readonly prompt: Int32Array;
+  readonly state: readonly [number, number];
+  readonly tokens: number[];
+  ended: boolean;
+}
 
 /**
  * Batched sampling with a key-value cache, where each response has random numbers of its own: the same prompt, sample and seed give
@@ -180,63 +197,73 @@ export class Sampler implements Disposable {
   }
 
   async #batchOf(requests: readonly SampleRequest[], settings: SamplingSettings): Promise<SampledResponse[]> {
-    const { temperature, maxNewTokens, eosTokenIds, seed, stream } = settings;
-    const padded = new Int32Array(this.batch * this.#prompt);
-    // Rows without a request run a prompt of one token, which nobody reads.
-    const lengths = new Int32Array(this.batch).fill(1);
-    requests.forEach(({ prompt }, row) => {
+    const { temperature, topK = 0, topP = 1, maxNewTokens, eosTokenIds, seed, stream } = settings;
+    const drawing = { temperature, topK, topP };
+    const rows = requests.map(({ prompt, sample }): RunningRow => {
       if (prompt.length === 0) {
         throw new InvalidUseError("a prompt is empty; start it with the beginning-of-text token");
       }
+      return { prompt, state: responseState(prompt, sample, seed, stream), tokens: [], ended: false };
+    });
+    const padded = new Int32Array(this.batch * this.#prompt);
+    // Rows without a request run a prompt of one token, which nobody reads.
+    const lengths = new Int32Array(this.batch).fill(1);
+    const states = new Int32Array(this.batch * 4);
+    rows.forEach(({ prompt, state }, row) => {
       padded.set(prompt, row * this.#prompt);
       lengths[row] = prompt.length;
+      states.set(state, row * 4);
     });
-    const responses = requests.map(({ prompt, sample }, slot) => ({
-      prompt,
-      slot,
-      tokens: [] as number[],
-      ended: false,
-      uniform: uniforms(prompt, sample, seed, stream),
-    }));
-    let level = 0;
-    let running = responses;
     const prompts = tensor(padded, { shape: [this.batch, this.#prompt] });
-    let logits = await this.#batches[0]!.prefill(prompts, tensor(lengths));
-    for (let t = 0; t < maxNewTokens; t++) {
-      const values = (await logits.data()) as Float32Array;
-      const width = values.length / this.#batches[level]!.rows;
-      for (const row of running) {
-        const own = values.subarray(row.slot * width, (row.slot + 1) * width);
-        const token = draw(own, temperature, row.uniform(t));
+    let batch = this.#batches[0]!;
+    let enqueued = 1;
+    // The slots of a step are those of the batch that ran it: rows may move before its tokens are read.
+    let running = rows.map((row, slot) => ({ row, slot }));
+    const inFlight = [
+      { token: batch.prefill(prompts, tensor(lengths), tensor(states, { shape: [this.batch, 4] }), drawing), running },
+    ];
+    for (let step = inFlight.shift(); step; step = inFlight.shift()) {
+      while (inFlight.length < stepsAhead - 1 && enqueued < maxNewTokens) {
+        inFlight.push({ token: batch.decode(drawing), running });
+        enqueued++;
+      }
+      const drawn = await (await step.token).data();
+      for (const { row, slot } of step.running) {
+        if (row.ended) continue;
+        const token = drawn[slot]!;
         row.tokens.push(token);
         row.ended = eosTokenIds.includes(token);
       }
-      running = running.filter(({ ended }) => !ended);
-      if (t + 1 === maxNewTokens || running.length === 0) break;
-      level = await this.#shrink(level, running, t);
-      const { rows, decode } = this.#batches[level]!;
-      const next = new Int32Array(rows);
-      for (const { slot, tokens } of running) next[slot] = tokens[t]!;
-      logits = await decode(tensor(next, { shape: [rows, 1] }));
+      const left = running.filter(({ row }) => !row.ended);
+      if (left.length === 0) break;
+      const smaller = this.#batches.findLast(({ rows: size }) => size >= left.length)!;
+      if (smaller.rows < batch.rows && enqueued < maxNewTokens) {
+        running = await this.#move(batch, smaller, left, enqueued);
+        batch = smaller;
+      }
     }
-    return responses.map(({ tokens, ended }) => ({ tokens: Int32Array.from(tokens), ended }));
+    await Promise.all(inFlight.map(({ token }) => token));
+    return rows.map(({ tokens, ended }) => ({ tokens: Int32Array.from(tokens), ended }));
   }
 
-  /** Moves what still runs into the smallest batch that holds it; returns which. @param t tokens drawn but the last, which is not cached */
-  async #shrink(level: number, running: { slot: number; prompt: Int32Array }[], t: number): Promise<number> {
-    let next = level;
-    while (next + 1 < this.#batches.length && this.#batches[next + 1]!.rows >= running.length) next++;
-    if (next === level) return level;
-    const { rows } = this.#batches[next]!;
-    const index = new Int32Array(rows).fill(running[0]!.slot);
-    const lengths = new Int32Array(rows).fill(running[0]!.prompt.length + t);
-    running.forEach((row, i) => {
-      index[i] = row.slot;
-      lengths[i] = row.prompt.length + t;
-      row.slot = i;
-    });
-    await this.#batches[next]!.take(this.#batches[level]!, index, lengths);
-    return next;
+  /** Moves what still runs into a smaller batch. @param drawn tokens of each row that the device has drawn; the last is not cached */
+  async #move(
+    from: DecodeBatch,
+    to: DecodeBatch,
+    running: readonly { row: RunningRow; slot: number }[],
+    drawn: number,
+  ): Promise<{ row: RunningRow; slot: number }[]> {
+    const [index, lengths] = [new Int32Array(to.rows), new Int32Array(to.rows)];
+    const states = new Int32Array(to.rows * 4);
+    for (let slot = 0; slot < to.rows; slot++) {
+      // Rows beyond those that run repeat the first, unread.
+      const { row, slot: old } = running[slot] ?? running[0]!;
+      index[slot] = old;
+      lengths[slot] = row.prompt.length + drawn - 1;
+      states.set([...row.state, drawn, 0], slot * 4);
+    }
+    await to.take(from, index, lengths, states);
+    return running.map(({ row }, slot) => ({ row, slot }));
   }
 
   [Symbol.dispose](): void {

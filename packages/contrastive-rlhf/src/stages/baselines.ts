@@ -1,6 +1,13 @@
 import { type RewardVariance, recommendedSamples, rewardVariance, varianceRatio } from "../algorithm/index.js";
-import { EpisodeEncoder, type PromptText } from "../data/index.js";
-import { hashModelFolder, hashTokens, OpenPolicy, type SampleRequest, Sampler } from "../models/index.js";
+import { EpisodeEncoder, type PromptText, type PromptTokens } from "../data/index.js";
+import {
+  hashModelFolder,
+  hashTokens,
+  OpenPolicy,
+  type SampledResponse,
+  type SampleRequest,
+  Sampler,
+} from "../models/index.js";
 import type { RewardSum, ScoredSample } from "./rewards.js";
 import type { StageContext } from "./run.js";
 import { BaselineStore, type StoreIdentity, type StoreLine } from "./store.js";
@@ -27,6 +34,8 @@ export interface BaselineOptions extends StageContext {
   batch: number;
   /** Folder of the store; one that is there already is completed or extended. */
   store: string;
+  /** Store of the same policy and sampler, whose responses are scored by these rewards instead of sampling them again. */
+  responsesFrom?: string;
 }
 
 export interface BaselineResult extends RewardVariance {
@@ -54,6 +63,8 @@ export async function sampleBaselines(options: BaselineOptions): Promise<Baselin
     sampler: settings,
   };
   const store = await BaselineStore.open(options.store, identity);
+  const source = options.responsesFrom === undefined ? undefined : await BaselineStore.load(options.responsesFrom);
+  source?.require({ ...identity, reward: source.identity.reward });
 
   // A prompt that occurs twice has one set of samples.
   const unique = new Map(prompts.map((prompt, id) => [hashTokens(prompt.tokens), { ...prompt, id }]));
@@ -75,15 +86,22 @@ export async function sampleBaselines(options: BaselineOptions): Promise<Baselin
     Math.max(...prompts.map(({ tokens }) => tokens.length)),
     settings.maxNewTokens,
   );
-  let drawn = 0;
-  for (; drawn < jobs.length && !signal?.aborted; drawn = Math.min(drawn + options.batch, jobs.length)) {
-    const some = jobs.slice(drawn, drawn + options.batch);
-    const requests: SampleRequest[] = some.map(({ prompt, sample }) => ({ prompt: prompt.tokens, sample }));
-    const responses = await sampler.sample(requests, {
+  const responsesTo = async (some: readonly (typeof jobs)[number][]): Promise<SampledResponse[]> => {
+    const known = some.map(({ sha, prompt, sample }) => source && knownResponse(source, sha, prompt, sample, encoder));
+    const missing: SampleRequest[] = some.flatMap(({ prompt, sample }, i) =>
+      known[i] ? [] : [{ prompt: prompt.tokens, sample }],
+    );
+    const fresh = await sampler.sample(missing, {
       ...settings,
       eosTokenIds: policy.eosTokenIds,
       stream: baselineStream,
     });
+    return known.map((response) => response ?? fresh.shift()!);
+  };
+  let drawn = 0;
+  for (; drawn < jobs.length && !signal?.aborted; drawn = Math.min(drawn + options.batch, jobs.length)) {
+    const some = jobs.slice(drawn, drawn + options.batch);
+    const responses = await responsesTo(some);
     const scored: ScoredSample[] = some.map(({ prompt }, i) => ({
       prompt: prompt.tokens,
       response: responses[i]!.tokens,
@@ -132,6 +150,21 @@ export async function sampleBaselines(options: BaselineOptions): Promise<Baselin
     recommendedSamples: recommendedSamples(spread.rho),
     meanReward: all.reduce((sum, reward) => sum + reward, 0) / all.length,
   };
+}
+
+/** A sample of another store as token ids; undefined where it has none, or its text does not give back as many tokens. */
+function knownResponse(
+  source: BaselineStore,
+  sha: string,
+  prompt: PromptTokens,
+  sample: number,
+  encoder: EpisodeEncoder,
+): SampledResponse | undefined {
+  if (source.count(sha) <= sample) return undefined;
+  const { responses, lengths, ended } = source.samples(sha, sample + 1);
+  const { response } = encoder.demonstration({ ...prompt, completion: responses[sample]! });
+  const tokens = ended[sample]! ? response : response.slice(0, -1);
+  return tokens.length === lengths[sample] ? { tokens, ended: ended[sample]! } : undefined;
 }
 
 const seconds = (since: number): number => (performance.now() - since) / 1000;

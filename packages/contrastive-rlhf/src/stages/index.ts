@@ -16,6 +16,7 @@ export {
   type FrontierPoint,
   rewardKlFrontier,
 } from "./evaluate.js";
+export { type GradientVariance, type GradientVarianceOptions, measureGradientVariance } from "./gradient-variance.js";
 export { commandJudge, type Judge, judgeBothOrders, type Verdict } from "./judge.js";
 export * from "./ppo/index.js";
 export { type RespondOptions, respond, respondWith } from "./respond.js";

@@ -11,3 +11,4 @@ export {
   taskResponseTokens,
 } from "./generate.js";
 export { bestGold, gold } from "./gold.js";
+export { taskTokenizer } from "./tokenizer.js";

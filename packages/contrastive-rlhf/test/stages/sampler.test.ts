@@ -33,6 +33,9 @@ describe("sampling", () => {
     const wide = await draw(48, order);
     const narrow = await draw(5, [...order].reverse());
     for (const i of order) expect(narrow.get(i)).toBe(wide.get(i));
+    // Few requests in a large batch move to smaller ones at once.
+    const few = await draw(64, order.slice(0, 5));
+    for (const i of order.slice(0, 5)) expect(few.get(i)).toBe(wide.get(i));
     const other = await draw(48, order, { seed: 4 });
     expect(order.filter((i) => other.get(i) === wide.get(i)).length).toBeLessThan(10);
     // Two samples of one prompt are two draws.

@@ -30,6 +30,11 @@ const COMMON_ROWS: readonly Row[] = [
   },
   { flag: "--print-config", meaning: "Print the resolved configuration as YAML and stop.", details: "" },
   { flag: "--json-schema", meaning: "Print the configuration's JSON Schema, for editors, and stop.", details: "" },
+  {
+    flag: "--device <name>",
+    meaning: "Where to compute: cpu, cuda or cuda:1. Default: TREFOIL_DEVICE, else cpu.",
+    details: "",
+  },
   { flag: "--quiet", meaning: "Show no progress, only warnings and errors.", details: "" },
   { flag: "-h, --help", meaning: "Show this help.", details: "" },
 ];

@@ -1,5 +1,6 @@
 import type { Writable } from "node:stream";
 import { stringify } from "yaml";
+import { device, setDefaultDevice } from "../device/index.js";
 import { createProgress } from "../train/progress.js";
 import { createStyle } from "../train/terminal-style.js";
 import type { Command, CommandContext } from "./command.js";
@@ -34,6 +35,7 @@ interface Invocation {
   readonly printConfig: boolean;
   readonly printSchema: boolean;
   readonly quiet: boolean;
+  readonly device: string | undefined;
 }
 
 /**
@@ -81,6 +83,7 @@ export async function runCli(options: CliOptions): Promise<number> {
       stdout.write(stringify(config));
       return 0;
     }
+    if (invocation.device !== undefined) chooseDevice(invocation.device, env);
     return await runCommand(command, config, {
       command: fullName,
       version,
@@ -97,6 +100,12 @@ export async function runCli(options: CliOptions): Promise<number> {
     }
     return error instanceof UsageError ? 2 : 1;
   }
+}
+
+/** Opens the device now, so that a missing one is an error before any work; programs that a command starts use it too. */
+function chooseDevice(name: string, env: NodeJS.ProcessEnv): void {
+  setDefaultDevice(device(name));
+  env.TREFOIL_DEVICE = name;
 }
 
 async function runCommand(
@@ -139,6 +148,7 @@ function splitArguments(argv: readonly string[]): Invocation {
   const files: string[] = [];
   const flags: string[] = [];
   const seen = new Set<string>();
+  let chosen: string | undefined;
   for (let i = 0; i < argv.length; i++) {
     const argument = argv[i] as string;
     if (argument === "--config") {
@@ -149,6 +159,13 @@ function splitArguments(argv: readonly string[]): Invocation {
       files.push(file);
     } else if (argument.startsWith("--config=")) {
       files.push(argument.slice("--config=".length));
+    } else if (argument === "--device") {
+      chosen = argv[++i];
+      if (chosen === undefined || chosen.startsWith("--")) {
+        throw new UsageError("DEVICE_FLAG", "--device needs a name: --device cuda");
+      }
+    } else if (argument.startsWith("--device=")) {
+      chosen = argument.slice("--device=".length);
     } else if (["--help", "-h", "--print-config", "--json-schema", "--quiet"].includes(argument)) {
       seen.add(argument);
     } else {
@@ -162,6 +179,7 @@ function splitArguments(argv: readonly string[]): Invocation {
     printConfig: seen.has("--print-config"),
     printSchema: seen.has("--json-schema"),
     quiet: seen.has("--quiet"),
+    device: chosen,
   };
 }
 

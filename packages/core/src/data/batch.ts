@@ -1,3 +1,4 @@
+import type { Piece } from "./packing.js";
 import type { TokenFile } from "./token-file.js";
 
 /** Target of a position that is not to be predicted: the loss leaves it out. */
@@ -15,6 +16,8 @@ export interface TokenBatch {
   targets: Int32Array;
   /** Number of the document within its row, `[batch, sequence]`: positions attend to their own document only. */
   segments?: Int32Array;
+  /** Distance of each token from the first of its document in the row, `[batch, sequence]`; there when segments are. */
+  positions?: Int32Array;
   /** Number of the domain that each row was drawn from, `[batch]`. */
   domain: Int32Array;
 }
@@ -26,9 +29,15 @@ export function emptyBatch(batch: number, sequence: number, segments: boolean): 
     sequence,
     tokens: new Int32Array(size),
     targets: new Int32Array(size).fill(ignoredTarget),
-    ...(segments && { segments: new Int32Array(size) }),
+    ...(segments && { segments: new Int32Array(size), positions: new Int32Array(size) }),
     domain: new Int32Array(batch),
   };
+}
+
+/** Text and, if not all of it is to be learnt, which tokens are: a file of as many 0s and 1s. */
+export interface TrainingText {
+  file: TokenFile;
+  mask?: TokenFile | undefined;
 }
 
 /**
@@ -38,18 +47,52 @@ export function emptyBatch(batch: number, sequence: number, segments: boolean): 
 export function fillRow(
   target: TokenBatch,
   row: number,
-  file: TokenFile,
+  { file, mask }: TrainingText,
   start: number,
   length = target.sequence,
 ): void {
   const at = row * target.sequence;
+  copyStretch(target, at, { file, mask }, start, length);
+  if (!target.segments || !target.positions) return;
+  const segments = new Int32Array(length + 1);
+  file.readSegments(start, segments);
+  target.segments.set(segments.subarray(0, length), at);
+  for (let i = 0, first = 0; i < length; i++) {
+    if (i > 0 && segments[i] !== segments[i - 1]) first = i;
+    target.positions[at + i] = i - first;
+    if (segments[i] !== segments[i + 1]) target.targets[at + i] = ignoredTarget;
+  }
+}
+
+/** Fills a row with whole documents, each a segment; what is left over is a segment that predicts nothing. */
+export function fillPackedRow(target: TokenBatch, row: number, text: TrainingText, pieces: Iterable<Piece>): void {
+  const begin = row * target.sequence;
+  let at = 0;
+  let segment = 0;
+  const mark = (length: number) => {
+    target.segments!.fill(segment++, begin + at, begin + at + length);
+    for (let i = 0; i < length; i++) target.positions![begin + at + i] = i;
+    at += length;
+  };
+  for (const { start, length } of pieces) {
+    copyStretch(target, begin + at, text, start, length);
+    mark(length);
+  }
+  mark(target.sequence - at);
+}
+
+function copyStretch(
+  target: TokenBatch,
+  at: number,
+  { file, mask }: TrainingText,
+  start: number,
+  length: number,
+): void {
   const window = new Int32Array(length + 1);
   file.read(start, window);
   target.tokens.set(window.subarray(0, length), at);
   target.targets.set(window.subarray(1), at);
-  if (!target.segments) return;
-  const segments = new Int32Array(length + 1);
-  file.readSegments(start, segments);
-  target.segments.set(segments.subarray(0, length), at);
-  for (let i = 0; i < length; i++) if (segments[i] !== segments[i + 1]) target.targets[at + i] = ignoredTarget;
+  if (!mask) return;
+  mask.read(start, window);
+  for (let i = 0; i < length; i++) if (window[i + 1] === 0) target.targets[at + i] = ignoredTarget;
 }

@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { extname } from "node:path";
+import { type Conversation, parseConversation, textOfConversation } from "./chat.js";
 import { DataError } from "./errors.js";
 import { resolveFiles } from "./files.js";
 
@@ -8,8 +9,13 @@ import { resolveFiles } from "./files.js";
 export interface TextDocument {
   path: string;
   text: string;
-  /** Hash of the document's (first part's) text: equal texts have equal keys, and so have the parts of one document. */
+  /**
+   * Hash of the document's (first part's) text without regard to white space: equal texts have equal keys, and so have the parts of one
+   * document.
+   */
   key: string;
+  /** With the format `chat`: who says what. `text` then is all that is said. */
+  conversation?: Conversation;
   /** Whether another part of the same document follows. */
   continues: boolean;
 }
@@ -21,6 +27,8 @@ export interface TextSource {
   extensions?: readonly string[];
   /** The field of a JSON line that holds the text. Default `text`. */
   field?: string;
+  /** `chat`: JSON lines with `messages`, or with `prompt` and `completion`. Default `text`. */
+  format?: "text" | "chat";
   /** What one document is in a plain text file: all of it, what stands between blank lines, or a line. Default `file`. */
   unit?: "file" | "paragraph" | "line";
   /** What to do with a file that is not UTF-8. Default `error`. */
@@ -43,16 +51,18 @@ export async function* readDocuments(source: TextSource): AsyncGenerator<TextDoc
   let bytes = 0;
   for (const path of await resolveFiles(source.paths, extensions)) {
     const jsonLines = extname(path) === ".jsonl" || extname(path) === ".ndjson";
-    const texts = jsonLines ? readJsonLines(path, source.field ?? "text") : readUnits(path, unit);
+    if (source.format === "chat" && !jsonLines)
+      throw new DataError("DATA_INVALID_OPTION", `${path}: conversations are lines of .jsonl files: leave it out`);
+    const parts = jsonLines ? readJsonLines(path, source) : readUnits(path, unit);
     let key = "";
     let continued = false;
     try {
-      for await (const { text, continues } of texts) {
+      for await (const { text, continues, conversation } of parts) {
         if (!continued && !continues && text.trim() === "") continue;
-        if (!continued) key = createHash("sha256").update(text).digest("hex");
+        if (!continued) key = keyOf(text);
         continued = continues;
         bytes += Buffer.byteLength(text);
-        yield { path, text, key, continues };
+        yield { path, text, key, continues, ...(conversation && { conversation }) };
         if (bytes >= maxBytes && !continues) return;
       }
     } catch (error) {
@@ -65,9 +75,13 @@ export async function* readDocuments(source: TextSource): AsyncGenerator<TextDoc
     throw new DataError("DATA_EMPTY", `${source.paths.join(", ")}: there is no text: every document is empty`);
 }
 
+const keyOf = (text: string): string =>
+  createHash("sha256").update(text.normalize("NFC").replace(/\s+/g, " ").trim()).digest("hex");
+
 interface Part {
   text: string;
   continues: boolean;
+  conversation?: Conversation;
 }
 
 async function* readUnits(path: string, unit: "file" | "paragraph" | "line"): AsyncGenerator<Part> {
@@ -87,7 +101,7 @@ async function* readUnits(path: string, unit: "file" | "paragraph" | "line"): As
   if (held !== "") yield { text: held, continues: false };
 }
 
-async function* readJsonLines(path: string, field: string): AsyncGenerator<Part> {
+async function* readJsonLines(path: string, { field = "text", format }: TextSource): AsyncGenerator<Part> {
   let number = 0;
   for await (const line of readLines(path)) {
     number++;
@@ -100,6 +114,13 @@ async function* readJsonLines(path: string, field: string): AsyncGenerator<Part>
       value = JSON.parse(line);
     } catch (cause) {
       throw invalid(`not JSON (${String(cause)})`, cause);
+    }
+    if (format === "chat") {
+      const conversation = parseConversation(value);
+      if (!conversation)
+        throw invalid("no conversation: a line has messages with role and content, or prompt and completion");
+      yield { text: textOfConversation(conversation), continues: false, conversation };
+      continue;
     }
     const text =
       typeof value === "object" && value !== null && Object.hasOwn(value, field)

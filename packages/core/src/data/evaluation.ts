@@ -30,7 +30,7 @@ export function* evaluationBatches(
     const filled = emptyBatch(batch, sequence, segments);
     for (let row = 0; row < Math.min(batch, used - first); row++) {
       const start = Math.floor(((first + row) * windows) / used) * sequence;
-      fillRow(filled, row, file, start, Math.min(sequence, file.tokens - 1 - start));
+      fillRow(filled, row, { file }, start, Math.min(sequence, file.tokens - 1 - start));
     }
     yield filled;
   }

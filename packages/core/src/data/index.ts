@@ -1,8 +1,19 @@
 export { ignoredTarget, type TokenBatch } from "./batch.js";
+export { ChatEncoder, type ChatMessage, type Conversation } from "./chat.js";
 export { readDocuments, type TextDocument, type TextSource } from "./documents.js";
 export { DataError, type DataErrorCode } from "./errors.js";
 export { type EvaluationOptions, evaluationBatches } from "./evaluation.js";
-export { type Domain, type MixtureOptions, type MixtureState, TokenMixture } from "./mixture.js";
+export {
+  type DocumentLayout,
+  type Domain,
+  type DomainUsage,
+  documentLayouts,
+  type MixtureOptions,
+  type MixtureState,
+  TokenMixture,
+} from "./mixture.js";
+export { NearCopies } from "./near-copies.js";
+export { PackedRows, type Piece } from "./packing.js";
 export { Permutation } from "./permutation.js";
 export { philox } from "./philox.js";
 export { type PreparedTokens, type PrepareOptions, prepareTokens } from "./prepare.js";

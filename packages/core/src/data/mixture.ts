@@ -1,7 +1,8 @@
 import { createHash } from "node:crypto";
 import { z } from "zod";
-import { emptyBatch, fillRow, type TokenBatch } from "./batch.js";
+import { emptyBatch, fillPackedRow, fillRow, type TokenBatch } from "./batch.js";
 import { DataError } from "./errors.js";
+import { PackedRows } from "./packing.js";
 import { Permutation } from "./permutation.js";
 import { philox, wordsOf } from "./philox.js";
 import type { TokenFile } from "./token-file.js";
@@ -9,6 +10,8 @@ import type { TokenFile } from "./token-file.js";
 export interface Domain {
   name: string;
   file: TokenFile;
+  /** Which tokens are to be predicted, 1 or 0, as many as `file` has. Default: all. */
+  mask?: TokenFile | undefined;
   /** Share of the rows drawn from this domain, in relation to the other weights. 0: none. */
   weight: number;
 }
@@ -20,8 +23,25 @@ export interface MixtureOptions {
   /** Positions of a row. */
   sequence: number;
   seed: number;
-  /** Whether batches tell documents apart. Default false: a row is one stretch of text. */
-  segments?: boolean;
+  /** How documents come to rows. Default `joined`. */
+  documents?: DocumentLayout;
+}
+
+/**
+ * - `joined`: a row is one stretch of text, whatever documents it runs through
+ * - `apart`: the same rows, but each document in one is a segment: attention and positions start anew
+ * - `packed`: whole documents, as many as fit, each a segment (`PackedRows`)
+ */
+export const documentLayouts = ["joined", "apart", "packed"] as const;
+export type DocumentLayout = (typeof documentLayouts)[number];
+
+/** What was taken of a domain. */
+export interface DomainUsage {
+  name: string;
+  rows: number;
+  /** Positions that hold text; each predicts a token unless masked or last of its document. */
+  tokens: number;
+  epochs: number;
 }
 
 const count = z.number().int().nonnegative();
@@ -30,7 +50,8 @@ const stateSchema = z.object({
   sequence: count,
   /** Rows drawn. */
   rows: count,
-  domains: z.array(z.object({ name: z.string(), tokens: count, rows: count })),
+  documents: z.enum(documentLayouts).default("joined"),
+  domains: z.array(z.object({ name: z.string(), tokens: count, rows: count, positions: count })),
 });
 
 /** Where a mixture stands, as plain JSON. */
@@ -38,10 +59,14 @@ export type MixtureState = z.infer<typeof stateSchema>;
 
 interface Cursor {
   domain: Domain;
+  /** Rows that its text makes. */
   windows: number;
+  packed?: PackedRows;
   /** Tells its order of windows apart from those of other domains; from the name, so that others do not change it. */
   stream: number;
   rows: number;
+  /** Positions given so far that hold text. */
+  positions: number;
   order?: Permutation;
   epoch: number;
 }
@@ -55,14 +80,14 @@ export class TokenMixture {
   readonly batch: number;
   readonly sequence: number;
   readonly #seed: number;
-  readonly #segments: boolean;
+  readonly #documents: DocumentLayout;
   readonly #cursors: readonly Cursor[];
   /** Cumulative shares of the domains; the last is 1. */
   readonly #shares: readonly number[];
   #rows = 0;
 
   /** @throws DataError `DATA_INVALID_OPTION`; `DATA_EMPTY` when a domain has fewer than `sequence + 1` tokens */
-  constructor({ domains, batch, sequence, seed, segments = false }: MixtureOptions) {
+  constructor({ domains, batch, sequence, seed, documents = "joined" }: MixtureOptions) {
     for (const [name, value] of Object.entries({ batch, sequence })) {
       if (!Number.isSafeInteger(value) || value < 1)
         throw new DataError("DATA_INVALID_OPTION", `${name} is ${value}: choose a positive whole number`);
@@ -75,25 +100,42 @@ export class TokenMixture {
     if (!(total > 0 && total < Infinity) || domains.some(({ weight }) => !(weight >= 0))) {
       throw new DataError("DATA_INVALID_OPTION", "weights must be numbers from 0, not all 0");
     }
-    for (const { name, file, weight } of domains) {
-      if (weight > 0 && file.windows(sequence) === 0) {
+    for (const { name, file, mask, weight } of domains) {
+      if (weight > 0 && documents !== "packed" && file.windows(sequence) === 0) {
         throw new DataError(
           "DATA_EMPTY",
           `domain "${name}" (${file.path}) has ${file.tokens} tokens; a row takes ${sequence + 1}: give more text or a shorter sequence`,
         );
       }
+      if (mask && mask.tokens !== file.tokens)
+        throw new DataError(
+          "DATA_INVALID_OPTION",
+          `the mask of "${name}" has ${mask.tokens} tokens, not ${file.tokens}`,
+        );
     }
     this.batch = batch;
     this.sequence = sequence;
     this.#seed = seed;
-    this.#segments = segments;
-    this.#cursors = domains.map((domain) => ({
-      domain,
-      windows: domain.file.windows(sequence),
-      stream: createHash("sha256").update(domain.name).digest().readUInt32LE(0),
-      rows: 0,
-      epoch: -1,
-    }));
+    this.#documents = documents;
+    this.#cursors = domains.map((domain) => {
+      const packed = documents === "packed" ? new PackedRows(domain.file, sequence) : undefined;
+      if (packed?.rows === 0 && domain.weight > 0) {
+        const { name, file } = domain;
+        throw new DataError(
+          "DATA_EMPTY",
+          `domain "${name}" (${file.path}) has no document of two tokens: give more text`,
+        );
+      }
+      return {
+        domain,
+        windows: packed?.rows ?? domain.file.windows(sequence),
+        ...(packed && { packed }),
+        stream: createHash("sha256").update(domain.name).digest().readUInt32LE(0),
+        rows: 0,
+        positions: 0,
+        epoch: -1,
+      };
+    });
     const lastUsed = domains.findLastIndex(({ weight }) => weight > 0);
     // From the last domain in use on, exactly 1: rounding must not leave a gap.
     let sum = 0;
@@ -105,22 +147,30 @@ export class TokenMixture {
 
   /** The next batch. Its arrays are new: the caller may keep or transfer them. */
   next(): TokenBatch {
-    const batch = emptyBatch(this.batch, this.sequence, this.#segments);
+    const batch = emptyBatch(this.batch, this.sequence, this.#documents !== "joined");
     for (let row = 0; row < this.batch; row++) {
       const domain = this.#domainOf(this.#rows++);
       const cursor = this.#cursors[domain] as Cursor;
       batch.domain[row] = domain;
-      fillRow(batch, row, cursor.domain.file, this.#nextWindow(cursor) * this.sequence);
+      const window = this.#nextWindow(cursor);
+      if (cursor.packed) {
+        const pieces = [...cursor.packed.piecesOf(window)];
+        fillPackedRow(batch, row, cursor.domain, pieces);
+        for (const { length } of pieces) cursor.positions += length;
+      } else {
+        fillRow(batch, row, cursor.domain, window * this.sequence);
+        cursor.positions += this.sequence;
+      }
     }
     return batch;
   }
 
-  /** Of each domain: rows and tokens given so far, and how often its text was gone through. */
-  usage(): { name: string; rows: number; tokens: number; epochs: number }[] {
-    return this.#cursors.map(({ domain, rows, windows }) => ({
+  /** Of each domain: rows and tokens of text given so far, and how often its text was gone through. */
+  usage(): DomainUsage[] {
+    return this.#cursors.map(({ domain, rows, positions, windows }) => ({
       name: domain.name,
       rows,
-      tokens: rows * this.sequence,
+      tokens: positions,
       epochs: windows > 0 ? rows / windows : 0,
     }));
   }
@@ -130,7 +180,13 @@ export class TokenMixture {
       seed: this.#seed,
       sequence: this.sequence,
       rows: this.#rows,
-      domains: this.#cursors.map(({ domain, rows }) => ({ name: domain.name, tokens: domain.file.tokens, rows })),
+      documents: this.#documents,
+      domains: this.#cursors.map(({ domain, rows, positions }) => ({
+        name: domain.name,
+        tokens: domain.file.tokens,
+        rows,
+        positions,
+      })),
     };
   }
 
@@ -147,6 +203,7 @@ export class TokenMixture {
     };
     if (saved.seed !== own.seed) differ("seed", saved.seed, own.seed);
     if (saved.sequence !== own.sequence) differ("sequence", saved.sequence, own.sequence);
+    if (saved.documents !== own.documents) differ("documents", saved.documents, own.documents);
     const [theirs, ours] = [saved, own].map(({ domains }) => domains.map(({ name }) => name).join(", "));
     if (theirs !== ours) differ("the domains", theirs, ours);
     for (const [i, { name, tokens }] of saved.domains.entries()) {
@@ -154,7 +211,11 @@ export class TokenMixture {
       if (tokens !== found) differ(`the tokens of "${name}"`, tokens, found);
     }
     this.#rows = saved.rows;
-    for (const [i, cursor] of this.#cursors.entries()) cursor.rows = saved.domains[i]?.rows ?? 0;
+    for (const [i, cursor] of this.#cursors.entries()) {
+      const { rows, positions } = saved.domains[i]!;
+      cursor.rows = rows;
+      cursor.positions = positions;
+    }
   }
 
   #domainOf(row: number): number {

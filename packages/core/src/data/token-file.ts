@@ -104,7 +104,7 @@ export class TokenFile {
 
   /** Fills `target` with the number of each token's document from `start`, counted from the first token's. */
   readSegments(start: number, target: Int32Array): void {
-    const ends = this.#ends();
+    const ends = this.documentEnds();
     let document = firstAbove(ends, start);
     const first = document;
     for (let i = 0; i < target.length; i++) {
@@ -113,11 +113,8 @@ export class TokenFile {
     }
   }
 
-  close(): void {
-    this.#reader.close();
-  }
-
-  #ends(): Float64Array {
+  /** Where each document ends, counted in tokens from the beginning of the file; kept once read. */
+  documentEnds(): Float64Array {
     if (this.#documentEnds) return this.#documentEnds;
     const stored = new BigUint64Array(this.documents);
     this.#reader.readRange(documentsOffset(this.header), new Uint8Array(stored.buffer));
@@ -128,6 +125,10 @@ export class TokenFile {
     }
     this.#documentEnds = ends;
     return ends;
+  }
+
+  close(): void {
+    this.#reader.close();
   }
 }
 

@@ -1,10 +1,54 @@
-import { addon, type DeviceInfo, type MemoryUse, type NativeAddon, type ProgramSpec, runFlags } from "@trefoil/native";
+import { existsSync } from "node:fs";
+import {
+  addon,
+  backendLibraryPaths,
+  type DeviceInfo,
+  type MemoryUse,
+  type NativeAddon,
+  type ProgramSpec,
+  runFlags,
+} from "@trefoil/native";
+import { DeviceUnavailableError } from "./errors.js";
 
 export interface DeviceOptions {
   /** Threads of the CPU device. Default: `TREFOIL_THREADS`, else the cores this process may use. */
   threads?: number;
   /** Force an instruction set: "scalar", "avx2", "avx512" or "neon". Default: `TREFOIL_ISA`, else the best there is. */
   isa?: string;
+  /**
+   * Of products of matrices on CUDA: "bf16" rounds their operands and sums in f32, "f32" does neither. All else is f32 anyway.
+   * Default: `TREFOIL_PRECISION`, else "bf16".
+   */
+  precision?: "f32" | "bf16";
+  /** Absolute path of the backend's library. Default: the one that `build:cuda` made in `@trefoil/native`. */
+  library?: string;
+}
+
+/** The parts of "cuda:1". */
+function parseName(name: string): { backend: string; index: number } {
+  const [, backend, index = "0"] = /^([a-z_]+)(?::(\d{1,4}))?$/.exec(name) ?? [];
+  if (backend === undefined)
+    throw new DeviceUnavailableError(name, "that is no name of a device", [], 'Write "cpu", "cuda" or "cuda:1".');
+  return { backend, index: Number(index) };
+}
+
+function openNative(native: NativeAddon, name: string, options: DeviceOptions): number {
+  const { backend, index } = parseName(name);
+  if (backend === "cpu") return native.openDevice({ backend, index, ...options });
+  const paths = options.library === undefined ? backendLibraryPaths(backend) : [options.library];
+  const library = paths.find((path) => existsSync(path));
+  if (library === undefined) {
+    const attempts = paths.map((path) => ({ path, reason: "no such file" }));
+    throw new DeviceUnavailableError(name, `the library of backend "${backend}" is not there`, attempts);
+  }
+  try {
+    return native.openDevice({ backend, index, ...options, library });
+  } catch (error) {
+    const code = error instanceof Error && "code" in error ? error.code : undefined;
+    if (!(error instanceof Error) || code !== "TREFOIL_DEVICE_UNAVAILABLE") throw error;
+    const attempts = [{ path: library, reason: "opened" }];
+    throw new DeviceUnavailableError(name, error.message, attempts, undefined, { cause: error });
+  }
 }
 
 export type RunInput = number | ArrayBufferView;
@@ -69,12 +113,14 @@ export class Device {
   readonly addon: NativeAddon;
   readonly info: DeviceInfo;
 
-  /** Use `device(name)`. */
+  /**
+   * Use `device(name)`.
+   * @throws {DeviceUnavailableError} where there is no such device, with the driver's reason, the paths tried and the fix.
+   */
   constructor(name: string, options: DeviceOptions = {}) {
     this.name = name;
     this.addon = addon();
-    const [backend = "cpu", index = "0"] = name.split(":");
-    this.handle = this.addon.openDevice({ backend, index: Number(index), ...options });
+    this.handle = openNative(this.addon, name, options);
     this.info = this.addon.deviceInfo(this.handle);
   }
 
@@ -101,7 +147,10 @@ export class Device {
 const opened = new Map<string, Device>();
 let chosen: Device | undefined;
 
-/** The device called "cpu", "cuda" or "cuda:1"; opened once. `options` take effect on the first call for that name. */
+/**
+ * The device called "cpu", "cuda" or "cuda:1"; opened once. `options` take effect on the first call for that name.
+ * @throws {DeviceUnavailableError} where there is no such device, with the driver's reason, the paths tried and the fix.
+ */
 export function device(name: string, options: DeviceOptions = {}): Device {
   const key = name.includes(":") ? name : `${name}:0`;
   let found = opened.get(key);

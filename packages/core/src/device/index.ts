@@ -8,5 +8,6 @@ export {
   type RunOutput,
   setDefaultDevice,
 } from "./device.js";
+export { DeviceUnavailableError } from "./errors.js";
 export { MappedFile } from "./mapped-file.js";
 export { Storage } from "./storage.js";

@@ -12,13 +12,30 @@ import { topologicalOrder } from "./order.js";
 export function gradients(loss: Tensor, targets: readonly Tensor[]): Tensor[] {
   if (loss.size !== 1)
     throw new ShapeError("gradients", "the loss must be a scalar; reduce it with sum or mean", [loss.shape]);
-  const order = topologicalOrder([loss]);
+  const found = pullBack([{ output: loss, gradient: full(loss.shape, 1) }], targets);
+  return targets.map((target, i) => found[i] ?? full(target.shape, 0));
+}
+
+/**
+ * The vector-Jacobian product: what the gradients of some outputs are for `targets`; null for a target that reaches none of them.
+ * @param given nodes that are taken as they are: differentiation goes up to them and not through them
+ * @throws GradientError where an op on the path has no gradient
+ */
+export function pullBack(
+  from: readonly { output: Tensor; gradient: Tensor }[],
+  targets: readonly Tensor[],
+  given: readonly OpNode[] = [],
+): (Tensor | null)[] {
+  const order = topologicalOrder(
+    from.map(({ output }) => output),
+    given,
+  );
   const wanted = new Set<Tensor | OpNode>(
     targets.map((target) => (target.source.kind === "op" ? target.source.node : target)),
   );
 
   // Which nodes lie on a path from a target.
-  const active = new Set<OpNode>();
+  const active = new Set<OpNode>(given);
   const isActive = (tensor: Tensor | null): boolean =>
     tensor !== null && (tensor.source.kind === "op" ? active.has(tensor.source.node) : wanted.has(tensor));
   for (const node of order) {
@@ -39,7 +56,7 @@ export function gradients(loss: Tensor, targets: readonly Tensor[]): Tensor[] {
       ofLeaf.set(tensor, before ? add(before, gradient) : gradient);
     }
   };
-  accumulate(loss, full(loss.shape, 1));
+  for (const { output, gradient } of from) accumulate(output, gradient);
 
   for (let i = order.length - 1; i >= 0; i--) {
     const node = order[i]!;
@@ -60,10 +77,9 @@ export function gradients(loss: Tensor, targets: readonly Tensor[]): Tensor[] {
     });
   }
 
-  return targets.map((target) => {
-    const found =
-      target.source.kind === "op" ? ofNode.get(target.source.node)?.[target.source.output] : ofLeaf.get(target);
-    return found ?? full(target.shape, 0);
+  return targets.map(({ source }, i) => {
+    const found = source.kind === "op" ? ofNode.get(source.node)?.[source.output] : ofLeaf.get(targets[i]!);
+    return found ?? null;
   });
 }
 

@@ -100,9 +100,10 @@ function buildSteps(
     }
     let outputs: Value[];
     if (op.kernel === "alias") {
-      const type = node.outputs[0]!;
-      const input = materialised(lowering, inputs[0]!);
-      outputs = [program.temporary(type.shape, type.dtype, input)];
+      // Output i is input i; further inputs only have to be there first.
+      outputs = node.outputs.map(({ shape, dtype }, i) =>
+        program.temporary(shape, dtype, materialised(lowering, inputs[i]!)),
+      );
     } else if (op.kernel === "elementwise") {
       const type = node.outputs[0]!;
       const output = program.temporary(type.shape, type.dtype);

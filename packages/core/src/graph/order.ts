@@ -1,9 +1,12 @@
 import type { OpNode, Tensor } from "../tensor/tensor.js";
 
-/** Nodes that `roots` need, each after everything it needs. Iterative: graphs are deeper than the call stack. */
-export function topologicalOrder(roots: Iterable<Tensor>): OpNode[] {
+/**
+ * Nodes that `roots` need, each after everything it needs. Iterative: graphs are deeper than the call stack.
+ * @param given nodes that are there already: neither they nor what they need is listed
+ */
+export function topologicalOrder(roots: Iterable<Tensor>, given: Iterable<OpNode> = []): OpNode[] {
   const order: OpNode[] = [];
-  const seen = new Set<OpNode>();
+  const seen = new Set<OpNode>(given);
   for (const root of roots) {
     if (root.source.kind !== "op" || seen.has(root.source.node)) continue;
     const stack: { node: OpNode; next: number }[] = [{ node: root.source.node, next: 0 }];

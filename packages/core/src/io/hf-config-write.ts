@@ -1,4 +1,5 @@
-import type { RopeScaling, TransformerConfig } from "./hf-config.js";
+import { choicesOf } from "../nn/routing.js";
+import { ownModelType, type RopeScaling, type TransformerConfig } from "./hf-config.js";
 
 /** Everything of a configuration but the file it came from. */
 export type TransformerConfigFields = Omit<TransformerConfig, "raw" | "dtype">;
@@ -25,7 +26,21 @@ export function llamaConfigJson(config: TransformerConfigFields, dtype: ConfigDt
 }
 
 /**
- * `config.json` of a `MixtralForCausalLM`; see `llamaConfigJson`.
+ * Why transformers' Mixtral would compute something else than this mixture, or undefined when it computes the same: soft
+ * routing is top-k with all experts, and Sample Top-1 chooses as top-1 once it is trained.
+ */
+export function beyondTransformers(config: TransformerConfigFields): string | undefined {
+  const { router, moeLayers, experts, layers } = config;
+  if (moeLayers && moeLayers.length < layers) return "only some layers are mixtures";
+  if (router?.kind === "switch" || router?.kind === "raw-top-k") return `${router.kind} gates do not sum to 1`;
+  if (router?.softFirstLayer && choicesOf(router, experts!, config.expertsPerToken!) < experts!)
+    return "its first layer is routed softly, the others are not";
+  return undefined;
+}
+
+/**
+ * `config.json` of a `MixtralForCausalLM`, or of a `trefoil_mixtral` where transformers' Mixtral would compute something
+ * else; see `llamaConfigJson` and `beyondTransformers`.
  * @param config with `experts` and `expertsPerToken`
  * @throws RangeError when one of them is absent
  */
@@ -33,17 +48,36 @@ export function mixtralConfigJson(config: TransformerConfigFields, dtype: Config
   if (config.experts === undefined || config.expertsPerToken === undefined) {
     throw new RangeError("a Mixtral configuration needs experts and expertsPerToken");
   }
+  const { router, experts, expertsPerToken } = config;
+  const own = beyondTransformers(config) !== undefined;
   return {
-    architectures: ["MixtralForCausalLM"],
-    model_type: "mixtral",
+    architectures: [own ? "TrefoilMixtralForCausalLM" : "MixtralForCausalLM"],
+    model_type: own ? ownModelType : "mixtral",
     ...sharedFields(config, dtype),
     sliding_window: config.slidingWindow ?? null,
-    num_local_experts: config.experts,
-    num_experts_per_tok: config.expertsPerToken,
+    num_local_experts: experts,
+    num_experts_per_tok: router ? choicesOf(router, experts, expertsPerToken) : expertsPerToken,
     output_router_logits: false,
     router_aux_loss_coef: config.routerAuxLossCoef ?? 0.001,
     router_jitter_noise: 0,
+    ...ownFields(config),
   };
+}
+
+/** What transformers has no field for; absent for a plain Mixtral whose experts have no names. */
+function ownFields({ router, moeLayers, expertNames }: TransformerConfigFields): Record<string, unknown> {
+  const fields = {
+    ...(router && {
+      router: {
+        kind: router.kind,
+        ...(router.capacityFactor !== undefined && { capacity_factor: router.capacityFactor }),
+        ...(router.softFirstLayer !== undefined && { soft_first_layer: router.softFirstLayer }),
+      },
+    }),
+    ...(moeLayers && { moe_layers: moeLayers }),
+    ...(expertNames && { expert_names: expertNames }),
+  };
+  return Object.keys(fields).length > 0 ? { trefoil: fields } : {};
 }
 
 /** `generation_config.json`: the ids that begin, end and pad a text. */

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { type RouterConfig, routerKinds } from "../nn/routing.js";
 import { ModelFolderError } from "./errors.js";
 import { readJsonFile } from "./model-folder.js";
 
@@ -40,6 +41,12 @@ export interface TransformerConfig {
   experts?: number;
   expertsPerToken?: number;
   routerAuxLossCoef?: number;
+  /** How the routers choose; absent: the softmax over the `expertsPerToken` largest logits. */
+  router?: RouterConfig;
+  /** Layers that are mixtures; absent: all. */
+  moeLayers?: readonly number[];
+  /** What the experts are called, such as the domains they were trained on. */
+  expertNames?: readonly string[];
   bosTokenId?: number;
   /** Ids that end a text: several in Llama 3. */
   eosTokenIds: readonly number[];
@@ -51,6 +58,9 @@ export interface TransformerConfig {
   /** The file as it was. */
   raw: Readonly<Record<string, unknown>>;
 }
+
+/** `model_type` of a mixture that transformers' Mixtral does not compute: it is refused there, not silently misread. */
+export const ownModelType = "trefoil_mixtral";
 
 /** Defaults of `transformers` 5.18 where the families differ. */
 const familyDefaults = {
@@ -115,11 +125,24 @@ const configSchema = z.discriminatedUnion("model_type", [
   z.looseObject({ model_type: z.literal("llama"), ...commonFields }),
   z.looseObject({ model_type: z.literal("mistral"), ...commonFields }),
   z.looseObject({
-    model_type: z.literal("mixtral"),
+    model_type: z.literal(["mixtral", ownModelType]),
     ...commonFields,
     num_local_experts: count.default(8),
     num_experts_per_tok: count.default(2),
     router_aux_loss_coef: z.number().nonnegative().default(0.001),
+    trefoil: z
+      .looseObject({
+        router: z
+          .strictObject({
+            kind: z.enum(routerKinds),
+            capacity_factor: positive.optional(),
+            soft_first_layer: z.boolean().optional(),
+          })
+          .optional(),
+        moe_layers: z.array(z.number().int().nonnegative()).min(1).optional(),
+        expert_names: z.array(z.string()).optional(),
+      })
+      .optional(),
   }),
 ]);
 
@@ -141,7 +164,7 @@ export function parseTransformerConfig(json: unknown, source = "config.json"): T
   const unsupported = (message: string) => new ModelFolderError("MODEL_FOLDER_UNSUPPORTED_CONFIG", source, message);
   const invalid = (message: string) => new ModelFolderError("MODEL_FOLDER_INVALID_CONFIG", source, message);
   const modelType = (json as { model_type?: unknown } | null)?.model_type;
-  if (typeof modelType === "string" && !Object.hasOwn(familyDefaults, modelType)) {
+  if (typeof modelType === "string" && modelType !== ownModelType && !Object.hasOwn(familyDefaults, modelType)) {
     throw unsupported(`model_type "${modelType}" is not supported: use llama, mistral or mixtral`);
   }
   const result = configSchema.safeParse(json);
@@ -154,7 +177,8 @@ export function parseTransformerConfig(json: unknown, source = "config.json"): T
   if (parsed.mlp_bias) throw unsupported("mlp_bias is true: biases in the feed-forward layer are not supported");
   if (parsed.hidden_act !== "silu") throw unsupported(`hidden_act is "${parsed.hidden_act}": only "silu" is supported`);
 
-  const defaults = familyDefaults[parsed.model_type];
+  const family = parsed.model_type === ownModelType ? "mixtral" : parsed.model_type;
+  const defaults = familyDefaults[family];
   const heads = parsed.num_attention_heads;
   const keyValueHeads =
     parsed.num_key_value_heads === undefined
@@ -175,7 +199,7 @@ export function parseTransformerConfig(json: unknown, source = "config.json"): T
   const dtype = parsed.dtype ?? parsed.torch_dtype;
 
   const config: TransformerConfig = {
-    family: parsed.model_type,
+    family,
     vocabSize: parsed.vocab_size,
     hiddenSize: parsed.hidden_size,
     intermediateSize: parsed.intermediate_size ?? defaults.intermediateSize,
@@ -196,7 +220,7 @@ export function parseTransformerConfig(json: unknown, source = "config.json"): T
     ...(typeof parsed.pad_token_id === "number" && { padTokenId: parsed.pad_token_id }),
     ...(dtype && { dtype }),
   };
-  if (parsed.model_type !== "mixtral") return config;
+  if (parsed.model_type !== "mixtral" && parsed.model_type !== ownModelType) return config;
   const {
     num_local_experts: experts,
     num_experts_per_tok: expertsPerToken,
@@ -204,8 +228,29 @@ export function parseTransformerConfig(json: unknown, source = "config.json"): T
   } = parsed;
   if (expertsPerToken > experts)
     throw invalid(`num_experts_per_tok ${expertsPerToken} exceeds num_local_experts ${experts}`);
-  return { ...config, experts, expertsPerToken, routerAuxLossCoef };
+  const { router, moe_layers: moeLayers, expert_names: expertNames } = parsed.trefoil ?? {};
+  const beyond = moeLayers?.find((layer) => layer >= config.layers);
+  if (beyond !== undefined) throw invalid(`moe_layers names layer ${beyond}, but there are ${config.layers} layers`);
+  return {
+    ...config,
+    experts,
+    expertsPerToken,
+    routerAuxLossCoef,
+    ...(router && { router: routerConfig(router) }),
+    ...(moeLayers && { moeLayers }),
+    ...(expertNames && { expertNames }),
+  };
 }
+
+const routerConfig = (json: {
+  kind: RouterConfig["kind"];
+  capacity_factor?: number | undefined;
+  soft_first_layer?: boolean | undefined;
+}): RouterConfig => ({
+  kind: json.kind,
+  ...(json.capacity_factor !== undefined && { capacityFactor: json.capacity_factor }),
+  ...(json.soft_first_layer !== undefined && { softFirstLayer: json.soft_first_layer }),
+});
 
 /** `rope_parameters` wins over `rope_theta` and `rope_scaling` where a file has both, as in transformers 5. */
 function parseRope(

@@ -26,6 +26,7 @@ export {
   type TransformerConfig,
 } from "./hf-config.js";
 export {
+  beyondTransformers,
   type ConfigDtype,
   generationConfigJson,
   llamaConfigJson,

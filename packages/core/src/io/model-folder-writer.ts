@@ -1,10 +1,11 @@
-import { copyFile, lstat, mkdir, open, rename, rm } from "node:fs/promises";
+import { copyFile, lstat, mkdir, open, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { syncDirectory, temporarySibling, writeFileSynced } from "./atomic-file.js";
 import { dtypeBytes, elementCount } from "./dtype.js";
 import { ModelFolderError } from "./errors.js";
 import { hubJson } from "./hub-json.js";
 import { indexFileName, resolveInside, singleFileName } from "./model-folder.js";
+import { isOwnerGone, thisProcess } from "./process-owner.js";
 import type { TensorDeclaration } from "./safetensors-header.js";
 import { SafetensorsWriter } from "./safetensors-writer.js";
 
@@ -28,6 +29,9 @@ export const tokenizerFileNames = [
   "merges.txt",
   "chat_template.jinja",
 ] as const;
+
+/** Says in a temporary folder who writes it, so that the next run can remove what a killed one left. */
+const ownerFileName = ".owner.json";
 
 /**
  * Writes a Hugging Face model folder tensor by tensor. Everything goes to a temporary folder beside the target, which takes
@@ -54,6 +58,7 @@ export class ModelFolderWriter {
   }
 
   /**
+   * Removes what killed runs on this machine left of the same folder, and prepares a temporary one.
    * @param declarations every tensor; shards are filled in this order
    * @throws ModelFolderError `MODEL_FOLDER_EXISTS`, `MODEL_FOLDER_DUPLICATE_TENSOR`; SafetensorsError
    */
@@ -72,8 +77,10 @@ export class ModelFolderWriter {
       names.add(name);
     }
     await mkdir(dirname(target), { recursive: true });
+    await removeAbandoned(target);
     const temporary = temporarySibling(target);
     await mkdir(temporary);
+    await writeFile(join(temporary, ownerFileName), JSON.stringify(thisProcess(new Date())));
     const shards: { file: string; writer: SafetensorsWriter }[] = [];
     try {
       const plan = planShards(declarations, shardBytes);
@@ -95,6 +102,13 @@ export class ModelFolderWriter {
     const shard = this.#shardOf.get(name);
     if (!shard) throw new ModelFolderError("MODEL_FOLDER_UNKNOWN_TENSOR", this.#path, `"${name}" was not declared`);
     await shard.writer.write(name, bytes);
+  }
+
+  /** See `SafetensorsWriter.writeAt`. */
+  async writeAt(name: string, byteOffset: number, bytes: Uint8Array): Promise<void> {
+    const shard = this.#shardOf.get(name);
+    if (!shard) throw new ModelFolderError("MODEL_FOLDER_UNKNOWN_TENSOR", this.#path, `"${name}" was not declared`);
+    await shard.writer.writeAt(name, byteOffset, bytes);
   }
 
   /** Adds a file such as `config.json`: an object is written by `hubJson`. */
@@ -131,8 +145,9 @@ export class ModelFolderWriter {
     try {
       for (const { writer } of this.#shards) await writer.finish();
       if (this.#shards.length > 1) await this.writeFile(indexFileName, this.#index());
-      await syncDirectory(this.#temporary);
       await options.verify?.(this.#temporary);
+      await rm(join(this.#temporary, ownerFileName), { force: true });
+      await syncDirectory(this.#temporary);
       if (this.#overwrite) await this.#replaceTarget();
       else {
         await refuseExisting(this.#path);
@@ -181,6 +196,19 @@ export class ModelFolderWriter {
     }
     entries.sort(([a], [b]) => (a < b ? -1 : 1));
     return { metadata: { total_size: totalSize }, weight_map: Object.fromEntries(entries) };
+  }
+}
+
+/**
+ * Temporary folders of `target` whose writer is gone for certain. Of others, only the user knows whether they are in use; a
+ * replaced folder that was never put back (`-old-`) is not touched either.
+ */
+async function removeAbandoned(target: string): Promise<void> {
+  for (const name of await readdir(dirname(target))) {
+    if (!name.startsWith(`.tmp-${basename(target)}-`)) continue;
+    const folder = join(dirname(target), name);
+    const owner = await readFile(join(folder, ownerFileName), "utf8").catch(() => "");
+    if (isOwnerGone(owner)) await rm(folder, { recursive: true, force: true });
   }
 }
 

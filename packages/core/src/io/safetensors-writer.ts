@@ -52,20 +52,28 @@ export class SafetensorsWriter {
 
   /** Appends bytes to a tensor: all of it in one call, or its rows over several. */
   async write(name: string, bytes: Uint8Array): Promise<void> {
+    await this.writeAt(name, this.#written.get(name) ?? 0, bytes);
+  }
+
+  /**
+   * Writes bytes of a tensor from `byteOffset`, counted from its first. Calls may overlap in time; each byte is to be written
+   * once, which is the caller's to see to: `finish` only counts them.
+   */
+  async writeAt(name: string, byteOffset: number, bytes: Uint8Array): Promise<void> {
     const info = this.tensors.get(name);
     if (!info) throw new SafetensorsError("SAFETENSORS_UNKNOWN_TENSOR", this.#path, `"${name}" was not declared`, name);
     if (!this.#handle) throw new SafetensorsError("SAFETENSORS_CLOSED", this.#path, "the writer is finished", name);
-    const start = this.#written.get(name) ?? 0;
-    if (start + bytes.byteLength > info.bytes) {
+    const written = (this.#written.get(name) ?? 0) + bytes.byteLength;
+    if (byteOffset + bytes.byteLength > info.bytes || written > info.bytes) {
       throw new SafetensorsError(
         "SAFETENSORS_OUT_OF_RANGE",
         this.#path,
-        `"${name}" ${info.dtype} [${info.shape.join(", ")}] takes ${info.bytes} bytes, but ${start + bytes.byteLength} were written`,
+        `"${name}" ${info.dtype} [${info.shape.join(", ")}] takes ${info.bytes} bytes, but ${Math.max(written, byteOffset + bytes.byteLength)} were written`,
         name,
       );
     }
-    this.#written.set(name, start + bytes.byteLength);
-    await writeFully(this.#handle, bytes, info.byteOffset + start);
+    this.#written.set(name, written);
+    await writeFully(this.#handle, bytes, info.byteOffset + byteOffset);
   }
 
   /**

@@ -1,9 +1,12 @@
+import { recompute } from "../graph/index.js";
 import type { TransformerConfig } from "../io/index.js";
+import { type BalanceForm, type BalanceOptions, balanceLoss, zLoss } from "../nn/balance.js";
 import { Embedding, Linear, RMSNorm } from "../nn/layers.js";
-import { type BalanceForm, balanceLoss, type Routing } from "../nn/mixture-of-experts.js";
+import type { Routing } from "../nn/mixture-of-experts.js";
 import { Module } from "../nn/module.js";
 import { InitialValues } from "../nn/random-init.js";
 import { type RotaryTable, rotaryTable } from "../nn/rotary.js";
+import type { RouterTraining } from "../nn/routing.js";
 import { type AttentionContext, SelfAttention } from "../nn/self-attention.js";
 import { linearCrossEntropy } from "../ops/cross-entropy.js";
 import { add, broadcastTo, multiply } from "../ops/elementwise.js";
@@ -53,12 +56,12 @@ export abstract class DecoderBlock extends Module {
     this.postAttentionLayernorm = new RMSNorm(hiddenSize, rmsNormEps);
   }
 
-  protected abstract feedForward(x: Tensor): FeedForwardResult;
+  protected abstract feedForward(x: Tensor, router?: RouterTraining): FeedForwardResult;
 
   /** x [batch, sequence, hidden] */
-  forward(x: Tensor, context: AttentionContext): FeedForwardResult {
+  forward(x: Tensor, context: AttentionContext, router?: RouterTraining): FeedForwardResult {
     const attended = add(x, this.selfAttn.forward(this.inputLayernorm.forward(x), context));
-    const { output, ...rest } = this.feedForward(this.postAttentionLayernorm.forward(attended));
+    const { output, ...rest } = this.feedForward(this.postAttentionLayernorm.forward(attended), router);
     return { output: add(attended, output), ...rest };
   }
 }
@@ -83,12 +86,20 @@ export interface LossOptions {
   weights?: Tensor;
   /** i32 [batch, sequence]: attention stays inside a segment (packed documents). */
   segments?: Tensor;
+  /** i32 [batch, sequence]: where each token stands in its document. Default 0, 1, …; rotations tell distances only. */
+  positions?: Tensor;
+  /** Keep only the inputs of decoder blocks for the backward pass and compute the rest again (`recompute`). Default false. */
+  recompute?: boolean;
   /** Balancing of the routers: `coefficient` times `balanceLoss` in this form. */
-  balance?: { form: BalanceForm; coefficient: number };
+  balance?: { form: BalanceForm; coefficient: number; layers?: BalanceOptions["layers"] };
+  /** Coefficient of the routers' z-loss, summed over layers. */
+  zLoss?: number;
+  /** In training: noise and temperature of sampling routers, which then also drop what exceeds their capacity. */
+  router?: RouterTraining;
 }
 
 export interface LossResult {
-  /** What to differentiate: cross-entropy plus balancing. */
+  /** What to differentiate: cross-entropy plus balancing and z-loss. */
   loss: Tensor;
   /** The language-modelling part, nats per target. */
   crossEntropy: Tensor;
@@ -96,6 +107,8 @@ export interface LossResult {
   nll: Tensor;
   /** The balancing loss with coefficient 1; absent without routers or `balance`. */
   balance?: Tensor;
+  /** The z-loss with coefficient 1; absent without routers or `zLoss`. */
+  zLoss?: Tensor;
   routing: Routing[];
 }
 
@@ -131,15 +144,18 @@ export abstract class CausalLM<C extends DecoderConfig = DecoderConfig> extends 
   }
 
   /**
-   * Final hidden states after the last norm, and the routers' decisions layer by layer.
+   * Final hidden states after the last norm, and the routers' decisions, mixture layer by mixture layer.
    * @param tokens i32 [batch, sequence]
-   * @param context positions, segments and cache; by default positions 0, 1, … and no cache
+   * @param context positions, segments, cache, router training, and whether blocks are recomputed; by default positions 0, 1, …,
+   *   no cache, routes as at inference, and nothing recomputed
    * @returns hidden [batch, sequence, hidden]
    */
   hidden(
     tokens: Tensor,
     context: Partial<Pick<AttentionContext, "positions" | "segments">> & {
       caches?: { layers: readonly NonNullable<AttentionContext["cache"]>["at"][]; start: Tensor; lengths: Tensor };
+      router?: RouterTraining | undefined;
+      recompute?: boolean;
     } = {},
   ): { hidden: Tensor; routing: Routing[] } {
     if (tokens.rank !== 2) throw new ShapeError("hidden", "tokens must be [batch, sequence]", [tokens.shape]);
@@ -155,7 +171,9 @@ export abstract class CausalLM<C extends DecoderConfig = DecoderConfig> extends 
     this.model.layers.forEach((layer, i) => {
       const { caches, segments } = context;
       const cache = caches && { at: caches.layers[i]!, start: caches.start, lengths: caches.lengths };
-      const result = layer.forward(x, { rotary: this.#rotary, positions, segments, cache });
+      const forward = (input: Tensor) =>
+        layer.forward(input, { rotary: this.#rotary, positions, segments, cache }, context.router);
+      const result = context.recompute ? recompute(forward, x) : forward(x);
       if (result.routing) routing.push(result.routing);
       x = result.output;
     });
@@ -176,17 +194,27 @@ export abstract class CausalLM<C extends DecoderConfig = DecoderConfig> extends 
     if (!sameShape(tokens.shape, targets.shape)) {
       throw new ShapeError("loss", "tokens and targets must have the same shape", [tokens.shape, targets.shape]);
     }
-    const { hidden, routing } = this.hidden(tokens, options.segments ? { segments: options.segments } : {});
+    const { segments, positions, recompute, router } = options;
+    const { hidden, routing } = this.hidden(tokens, {
+      ...(segments && { segments }),
+      ...(positions && { positions }),
+      ...(recompute && { recompute }),
+      router,
+    });
     const rows = tokens.size;
     const weights = options.weights && reshape(options.weights, [rows]);
     const flat = reshape(hidden, [rows, this.config.hiddenSize]);
     const { loss: crossEntropy, nll } = linearCrossEntropy(flat, this.headWeight, reshape(targets, [rows]), weights);
     const result: LossResult = { loss: crossEntropy, crossEntropy, nll, routing };
     if (routing.length > 0 && options.balance) {
-      const { form, coefficient } = options.balance;
-      const balance = balanceLoss(routing, form);
+      const { form, coefficient, layers = "sum" } = options.balance;
+      const balance = balanceLoss(routing, form, { layers });
       result.loss = add(crossEntropy, multiply(balance, coefficient));
       result.balance = balance;
+    }
+    if (routing.length > 0 && options.zLoss) {
+      result.zLoss = zLoss(routing);
+      result.loss = add(result.loss, multiply(result.zLoss, options.zLoss));
     }
     return result;
   }

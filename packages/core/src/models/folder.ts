@@ -20,7 +20,7 @@ import { type DiskTensor, diskLayout } from "./weights.js";
 
 /** The model that a configuration describes, with initial weights. */
 export function createModel(
-  config: DecoderConfig & Partial<Pick<MixtralConfig, "experts" | "expertsPerToken">>,
+  config: DecoderConfig & Partial<Pick<MixtralConfig, "experts" | "expertsPerToken" | "router" | "moeLayers">>,
   seed = 0,
 ): CausalLM {
   const { experts, expertsPerToken } = config;
@@ -29,13 +29,21 @@ export function createModel(
     : new Llama(config, seed);
 }
 
+/** What a folder's configuration leaves open to change without changing its weights. */
+export type LoadOptions = Partial<Pick<TransformerConfig, "router" | "expertsPerToken">>;
+
 /**
- * Reads a Hugging Face folder of the Llama, Mistral or Mixtral family; weights of any float dtype become f32.
+ * Reads a Hugging Face folder of the Llama, Mistral or Mixtral family; weights of any float dtype become f32. Mixtral's
+ * weights may be in the legacy or the fused layout.
+ * @param options routing to use in place of the folder's own; the returned configuration has it
  * @throws ModelFolderError where files, names or shapes do not fit
  */
-export async function loadModel(path: string): Promise<{ model: CausalLM; config: TransformerConfig }> {
+export async function loadModel(
+  path: string,
+  options: LoadOptions = {},
+): Promise<{ model: CausalLM; config: TransformerConfig }> {
   await using folder = await ModelFolder.open(path);
-  const config = parseTransformerConfig(await folder.readJson("config.json"), path);
+  const config = { ...parseTransformerConfig(await folder.readJson("config.json"), path), ...options };
   const model = createModel(config);
   await loadWeights(model, folder, path);
   return { model, config };
@@ -43,7 +51,8 @@ export async function loadModel(path: string): Promise<{ model: CausalLM; config
 
 /** Sets the parameters of `model` from a folder of the same architecture. @throws ModelFolderError */
 export async function loadWeights(model: CausalLM, folder: ModelFolder, path: string): Promise<void> {
-  for (const [parameter, parts] of diskLayout(model)) {
+  const fused = [...folder.tensors.keys()].some((name) => name.endsWith(".mlp.experts.gate_up_proj"));
+  for (const [parameter, parts] of diskLayout(model, fused ? "fused" : "legacy")) {
     const data = new Float32Array(parameter.size);
     for (const part of parts) data.set(await readPart(folder, part, path), part.offset);
     parameter.set(data);

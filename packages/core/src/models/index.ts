@@ -6,8 +6,8 @@ export {
   type LossOptions,
   type LossResult,
 } from "./causal-lm.js";
-export { createModel, loadModel, loadWeights, type SaveModelOptions, saveModel } from "./folder.js";
+export { createModel, type LoadOptions, loadModel, loadWeights, type SaveModelOptions, saveModel } from "./folder.js";
 export { type GenerateOptions, type Generation, Generator, generate } from "./generate.js";
 export { Llama } from "./llama.js";
 export { Mixtral, type MixtralConfig } from "./mixtral.js";
-export { type DiskTensor, diskLayout } from "./weights.js";
+export { type DiskTensor, diskLayout, type MixtralLayout } from "./weights.js";

@@ -3,7 +3,7 @@ import type { InitialValues } from "../nn/random-init.js";
 import type { Tensor } from "../tensor/tensor.js";
 import { CausalLM, DecoderBlock, type DecoderConfig, type FeedForwardResult } from "./causal-lm.js";
 
-class LlamaBlock extends DecoderBlock {
+export class LlamaBlock extends DecoderBlock {
   readonly mlp: FeedForward;
 
   constructor(config: DecoderConfig, initial: InitialValues) {

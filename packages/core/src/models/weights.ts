@@ -10,19 +10,30 @@ export interface DiskTensor {
 }
 
 /**
- * How each parameter is stored: Hugging Face's Llama names, and the legacy Mixtral names that transformers and vLLM both read.
- * A fused parameter is its parts one after the other (gate then up; expert after expert), so parts are plain ranges.
+ * Names of a mixture's tensors: `legacy` has one tensor per expert and projection, which transformers and vLLM both read;
+ * `fused` stacks them, as transformers 5 holds them in memory.
  */
-export function diskLayout(model: CausalLM): Map<Parameter, DiskTensor[]> {
+export type MixtralLayout = "legacy" | "fused";
+
+/**
+ * How each parameter is stored: Hugging Face's Llama names, and Mixtral's. A parameter is its parts one after the other
+ * (gate then up; expert after expert), so parts are plain ranges.
+ */
+export function diskLayout(model: CausalLM, mixtral: MixtralLayout = "legacy"): Map<Parameter, DiskTensor[]> {
   const layout = new Map<Parameter, DiskTensor[]>();
-  for (const [name, parameter] of model.namedParameters()) layout.set(parameter, partsOf(name, parameter.shape));
+  for (const [name, parameter] of model.namedParameters())
+    layout.set(parameter, partsOf(name, parameter.shape, mixtral));
   return layout;
 }
 
-function partsOf(name: string, shape: readonly number[]): DiskTensor[] {
+function partsOf(name: string, shape: readonly number[], mixtral: MixtralLayout): DiskTensor[] {
   const cut = name.lastIndexOf(".");
   const [owner, leaf] = [name.slice(0, cut), name.slice(cut + 1)];
-  if (owner.endsWith(".block_sparse_moe")) return moeParts(owner, leaf, shape);
+  if (owner.endsWith(".block_sparse_moe")) {
+    if (mixtral === "legacy") return moeParts(owner, leaf, shape);
+    const stem = `${owner.slice(0, -".block_sparse_moe".length)}.mlp`;
+    return [{ name: leaf === "gate" ? `${stem}.gate.weight` : `${stem}.experts.${leaf}`, shape, offset: 0 }];
+  }
   if (owner.endsWith(".mlp")) {
     if (leaf === "down_proj") return [{ name: `${name}.weight`, shape, offset: 0 }];
     return halves(`${owner}.gate_proj.weight`, `${owner}.up_proj.weight`, shape, 0);

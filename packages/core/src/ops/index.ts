@@ -66,7 +66,7 @@ export {
 export { concat, pad, reshape, slice, stack, transpose, updateRows } from "./movement.js";
 export { layerNorm, rmsNorm } from "./norm.js";
 export { allOps } from "./op.js";
-export type { SamplingOptions } from "./random.js";
+export { philoxAdvance as advanceRandom, philoxSampleTokens as sampleTokens, type SamplingOptions } from "./random.js";
 export { argmax, max, mean, min, type ReduceOptions, sum, sumSquares } from "./reduce.js";
 export { averagePool2, upsampleNearest2 } from "./resample2.js";
 export { rope } from "./rope.js";

@@ -17,8 +17,8 @@ export const philoxUniform = (state: Tensor, shape: Shape, stream: number): Tens
 export const philoxNormal = (state: Tensor, shape: Shape, stream: number): Tensor =>
   apply(opNormal, [state], { shape, dtype: "f32" }, [stream]);
 
-/** The state one step later. */
-export const philoxAdvance = (state: Tensor): Tensor => apply(opAdvance, [state], { shape: [4], dtype: "i32" });
+/** The state one step later, i32 [4], or [B, 4]: a state to each row. */
+export const philoxAdvance = (state: Tensor): Tensor => apply(opAdvance, [state], { shape: state.shape, dtype: "i32" });
 
 export interface SamplingOptions {
   /** 0 is greedy. Default 1. */
@@ -32,7 +32,7 @@ export interface SamplingOptions {
 /**
  * Draws one token per row.
  * @param logits [B, V]
- * @param state i32 [4]
+ * @param state i32 [4], or [B, 4]: a state to each row, whose draws then do not depend on the batch
  * @returns token i32 [B]; logProbability [B] under the unfiltered distribution at temperature 1
  */
 export function philoxSampleTokens(
@@ -50,8 +50,9 @@ export function philoxSampleTokens(
       [logits.shape],
     );
   }
-  if (state.dtype !== "i32" || !sameShape(state.shape, [4]))
-    throw new DtypeError("sampleTokens", "the state must be i32 [4]", [state.dtype]);
+  if (state.dtype !== "i32") throw new DtypeError("sampleTokens", "the state must be i32", [state.dtype]);
+  if (!sameShape(state.shape, [4]) && !sameShape(state.shape, [logits.shape[0]!, 4]))
+    throw new ShapeError("sampleTokens", "the state must be [4] or [B, 4]", [logits.shape, state.shape]);
   const row = [logits.shape[0]!];
   const [token, logProbability] = applyAll(
     opSampleTokens,

@@ -1,6 +1,7 @@
 export { BpeTokenizer } from "./bpe-tokenizer.js";
 export { type BpeTrainingOptions, trainBpe } from "./bpe-train.js";
 export { ByteTokenizer } from "./byte-tokenizer.js";
+export { ChatTemplate } from "./chat-template.js";
 export { compareTokenizers, type TokenizerDifference } from "./compare-tokenizers.js";
 export { TokenizerError, type TokenizerErrorCode } from "./errors.js";
 export { HuggingFaceTokenizer } from "./hf-tokenizer.js";

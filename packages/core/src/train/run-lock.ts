@@ -1,17 +1,9 @@
 import { createHash } from "node:crypto";
 import { readFileSync, unlinkSync } from "node:fs";
 import { link, readFile, rm, unlink, writeFile } from "node:fs/promises";
-import { hostname } from "node:os";
 import { setTimeout } from "node:timers/promises";
+import { isOwnerGone, parseOwner, thisProcess } from "../io/process-owner.js";
 import { RunDirectoryError } from "./errors.js";
-
-interface LockOwner {
-  readonly pid: number;
-  readonly host: string;
-  /** When the process started, so that a later process with the same number is not taken for it. */
-  readonly processStart: string | undefined;
-  readonly since: string;
-}
 
 /** A claim left by a process that was killed while it held one must not make others wait for ever. */
 const maxTries = 200;
@@ -21,17 +13,11 @@ const maxTries = 200;
  * @throws RunDirectoryError RUN_DIRECTORY_LOCKED naming the process that holds it.
  */
 export async function lockDirectory(path: string, now: Date): Promise<() => Promise<void>> {
-  const owner: LockOwner = {
-    pid: process.pid,
-    host: hostname(),
-    processStart: processStart(process.pid),
-    since: now.toISOString(),
-  };
-  const text = JSON.stringify(owner);
+  const text = JSON.stringify(thisProcess(now));
   for (let tries = 1; !(await createLock(path, text)); tries++) {
     const held = await readLock(path);
     if (held === undefined) continue;
-    if (!isStale(held) || tries > maxTries) throw lockedError(path, held);
+    if (!isOwnerGone(held) || tries > maxTries) throw lockedError(path, held);
     await removeStale(path, held);
   }
   const releaseNow = () => {
@@ -91,44 +77,6 @@ async function readLock(path: string): Promise<string | undefined> {
 
 function codeOf(error: unknown): string | undefined {
   return (error as NodeJS.ErrnoException).code;
-}
-
-function parseOwner(text: string): LockOwner | undefined {
-  try {
-    const owner = JSON.parse(text) as Partial<LockOwner>;
-    return typeof owner.pid === "number" && typeof owner.host === "string" ? (owner as LockOwner) : undefined;
-  } catch {
-    return undefined;
-  }
-}
-
-function isStale(text: string): boolean {
-  const owner = parseOwner(text);
-  // Another machine's processes cannot be looked up: its lock counts as held.
-  if (owner === undefined || owner.host !== hostname()) return false;
-  if (!isAlive(owner.pid)) return true;
-  const start = processStart(owner.pid);
-  return owner.processStart !== undefined && start !== undefined && start !== owner.processStart;
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    // EPERM: it lives, but belongs to somebody else.
-    return codeOf(error) === "EPERM";
-  }
-}
-
-/** Start time in clock ticks since boot, field 22 of /proc/PID/stat; undefined where there is no /proc. */
-function processStart(pid: number): string | undefined {
-  try {
-    // The second field is the command in parentheses and may itself hold spaces.
-    return readFileSync(`/proc/${pid}/stat`, "utf8").split(") ").at(-1)?.split(" ")[19];
-  } catch {
-    return undefined;
-  }
 }
 
 function lockedError(path: string, text: string): RunDirectoryError {

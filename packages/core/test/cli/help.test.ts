@@ -64,6 +64,8 @@ test("command help lists every field with flag, type, unit, default and meaning"
       --print-config                       Print the resolved configuration as YAML and stop.
       --json-schema                        Print the configuration's JSON Schema, for editors, and
                                            stop.
+      --device <name>                      Where to compute: cpu, cuda or cuda:1. Default:
+                                           TREFOIL_DEVICE, else cpu.
       --quiet                              Show no progress, only warnings and errors.
       -h, --help                           Show this help.
 

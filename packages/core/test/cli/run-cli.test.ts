@@ -1,6 +1,7 @@
 import { expect, test, vi } from "vitest";
 import { z } from "zod";
 import { type CommandContext, defineCommand } from "../../src/cli/index.js";
+import { defaultDevice } from "../../src/device/index.js";
 import { TrefoilError } from "../../src/tensor/errors.js";
 import { runInMemory } from "./run-in-memory.js";
 
@@ -97,4 +98,15 @@ test("a wait cut short by the abort is no error, a failure after it is", async (
     throw new TrefoilError("CHECKPOINT_WRITE", "disk full");
   });
   expect((await runInMemory([failed], ["work"])).code).toBe(1);
+});
+
+test("--device opens the device before the command runs", async () => {
+  const command = commandThat(async ({ stdout }) => stdout.write(`on ${defaultDevice().name}\n`));
+  const env: NodeJS.ProcessEnv = {};
+  expect((await runInMemory([command], ["work", "--device", "cpu"], { env })).stdout).toBe("on cpu:0\n");
+  expect(env.TREFOIL_DEVICE).toBe("cpu");
+  const missing = await runInMemory([command], ["work", "--device=cuda:9999"]);
+  expect(missing).toMatchObject({ code: 1, stdout: "" });
+  expect(missing.stderr).toMatch(/cuda:9999/);
+  expect(await runInMemory([command], ["work", "--device"])).toMatchObject({ code: 2 });
 });

@@ -233,6 +233,11 @@ describe("scales", () => {
   test("survive a domain of one value", () => {
     expect(linearScale([3, 3], [0, 10], 5)(3)).toBeCloseTo(5);
     expect(linearScale([0, 0], [0, 10], 5)(0)).toBeCloseTo(5);
+    // Counting ticks of 1e-17 up from 1 would never end.
+    const rounding = linearScale([1, 1 + Number.EPSILON], [0, 10], 5);
+    expect(rounding.ticks.length).toBeLessThan(10);
+    expect(rounding(1)).toBeCloseTo(5);
+    expect(logScale([1, 1 + Number.EPSILON], [0, 10], 5)(1)).toBeCloseTo(5);
     expect(logScale([3, 3], [0, 10], 5)(3)).toBeCloseTo(5);
   });
 

@@ -8,7 +8,7 @@ export interface Scale {
 
 /** Linear scale from `domain` to `range` with about `count` round ticks. */
 export function linearScale(domain: readonly [number, number], range: readonly [number, number], count: number): Scale {
-  const [low, high] = domain[0] === domain[1] ? widen(domain[0]) : domain;
+  const [low, high] = spread(domain);
   const step = roundStep((high - low) / count);
   const ticks: number[] = [];
   // Multiples of the step, not sums: sums drift.
@@ -19,7 +19,7 @@ export function linearScale(domain: readonly [number, number], range: readonly [
 
 /** Base-10 logarithmic scale; `domain` must be positive. Ticks at decades, and between them where decades are few. */
 export function logScale(domain: readonly [number, number], range: readonly [number, number], count: number): Scale {
-  const [low, high] = domain[0] === domain[1] ? [domain[0] / 2, domain[0] * 2] : domain;
+  const [low, high] = domain[1] > domain[0] * (1 + 1e-9) ? domain : [domain[0] / 2, domain[1] * 2];
   const decades = Math.log10(high / low);
   const every = Math.max(1, Math.ceil(decades / count));
   const multiples = decades < 1 ? [1, 1.5, 2, 3, 4, 5, 7] : decades < 3 ? [1, 2, 5] : [1];
@@ -35,9 +35,12 @@ export function logScale(domain: readonly [number, number], range: readonly [num
   return Object.assign(position, { ticks, format: formatValue });
 }
 
-function widen(value: number): [number, number] {
-  const margin = value === 0 ? 1 : Math.abs(value) * 0.1;
-  return [value - margin, value + margin];
+// Values that differ by rounding alone are drawn as equal; ticks between them could not be counted in doubles.
+function spread([low, high]: readonly [number, number]): readonly [number, number] {
+  const magnitude = Math.max(Math.abs(low), Math.abs(high));
+  if (high - low > 1e-9 * magnitude) return [low, high];
+  const margin = magnitude === 0 ? 1 : magnitude * 0.1;
+  return [low - margin, high + margin];
 }
 
 /** The smallest of 1, 2, 2.5, 5 times a power of ten that is at least `rough`. */

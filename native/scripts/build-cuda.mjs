@@ -1,0 +1,30 @@
+// Builds libtrefoil_cuda where nvcc 12.4 or newer is found; elsewhere says so in one line.
+import { spawnSync } from "node:child_process";
+import { availableParallelism } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { findNvcc } from "./nvcc.mjs";
+
+const native = dirname(dirname(fileURLToPath(import.meta.url)));
+const build = join(native, "build-cuda");
+const oldest = [12, 4];
+
+function run(args) {
+  const result = spawnSync("cmake", args, { stdio: process.stdout.isTTY ? "inherit" : "pipe", maxBuffer: 1 << 28 });
+  if (result.status === 0) return;
+  process.stderr.write(`${result.error?.message ?? ""}${result.stdout ?? ""}${result.stderr ?? ""}`);
+  process.exit(result.status ?? 1);
+}
+
+const nvcc = findNvcc();
+const version = nvcc?.version.join(".");
+if (!nvcc) {
+  console.log("CUDA backend: not built, there is no nvcc here.");
+} else if (nvcc.version[0] < oldest[0] || (nvcc.version[0] === oldest[0] && nvcc.version[1] < oldest[1])) {
+  console.log(`CUDA backend: not built, nvcc is ${version} and ${oldest.join(".")} or newer is needed.`);
+} else {
+  const jobs = process.env.CMAKE_BUILD_PARALLEL_LEVEL || String(availableParallelism());
+  run(["-S", join(native, "src", "cuda"), "-B", build, `-DCMAKE_CUDA_COMPILER=${nvcc.path}`]);
+  run(["--build", build, "--parallel", jobs]);
+  console.log(`CUDA backend: built with nvcc ${version}.`);
+}

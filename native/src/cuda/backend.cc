@@ -1,0 +1,268 @@
+// The CUDA backend: the C ABI over the kernel tables. Host code only; the platform below is CUDA or the emulator of the tests.
+#include "trefoil/backend.h"
+
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "families.h"
+#include "kernel.h"
+
+namespace trefoil::cuda {
+
+#define DECLARE(family) extern const KernelEntry family##_kernels[];
+TREFOIL_CUDA_FAMILIES(DECLARE)
+#undef DECLARE
+
+void fail(TrefoilCode code, const char* format, ...) {
+  char message[sizeof TrefoilStatus::message];
+  va_list arguments;
+  va_start(arguments, format);
+  std::vsnprintf(message, sizeof message, format, arguments);
+  va_end(arguments);
+  throw KernelError(code, message);
+}
+
+namespace {
+
+constexpr KernelTable kTables[] = {
+#define LIST(family) family##_kernels,
+    TREFOIL_CUDA_FAMILIES(LIST)
+#undef LIST
+};
+
+const std::vector<const KernelEntry*>& entries() {
+  static const std::vector<const KernelEntry*> all = [] {
+    std::vector<const KernelEntry*> found;
+    for (KernelTable table : kTables)
+      for (const KernelEntry* entry = table; entry->name; ++entry) found.push_back(entry);
+    return found;
+  }();
+  return all;
+}
+
+int32_t report(TrefoilStatus* status, TrefoilCode code, const char* message) {
+  if (status) {
+    status->code = code;
+    std::snprintf(status->message, sizeof status->message, "%s", message);
+  }
+  return code;
+}
+
+template <class Body>
+int32_t guarded(TrefoilStatus* status, const Body& body) {
+  try {
+    body();
+    if (status) status->code = TREFOIL_OK;
+    return TREFOIL_OK;
+  } catch (const KernelError& error) {
+    return report(status, error.code, error.what());
+  } catch (const std::bad_alloc&) {
+    return report(status, TREFOIL_OUT_OF_MEMORY, "out of memory");
+  } catch (const std::exception& error) {
+    return report(status, TREFOIL_INTERNAL, error.what());
+  }
+}
+
+Precision precision_of(const char* wanted) {
+  if (!wanted || !*wanted) wanted = std::getenv("TREFOIL_PRECISION");
+  if (!wanted || !*wanted || std::string_view(wanted) == "bf16") return Precision::bf16;
+  if (std::string_view(wanted) == "f32") return Precision::f32;
+  fail(TREFOIL_INVALID_ARGUMENT, "precision \"%s\" is unknown; it must be \"bf16\" or \"f32\"", wanted);
+}
+
+}  // namespace
+
+}  // namespace trefoil::cuda
+
+using namespace trefoil::cuda;
+
+struct TrefoilDevice {
+  int index;
+  platform::Properties properties;
+  platform::Stream stream = nullptr;     // copies, launches and replays, in the order they were asked for
+  platform::Stream recording = nullptr;  // launches while a graph is captured: copies of other threads stay out of it
+  ErrorRecord* errors = nullptr;
+  ErrorRecord* seen = nullptr;  // pinned: where synchronize copies it
+  Context context;
+
+  TrefoilDevice(const TrefoilDeviceOptions& options) : index(options.index), properties(platform::properties(index)) {
+    if (properties.capability != 0 && properties.capability < 80)
+      fail(TREFOIL_DEVICE_UNAVAILABLE, "%s has compute capability %d.%d; 8.0 (Ampere) or newer is needed", properties.name.c_str(),
+           properties.capability / 10, properties.capability % 10);
+    const Precision precision = precision_of(options.precision);
+    platform::select(index);
+    try {
+      stream = platform::create_stream();
+      recording = platform::create_stream();
+      errors = static_cast<ErrorRecord*>(platform::allocate(sizeof(ErrorRecord)));
+      if (!errors) throw std::bad_alloc();
+      seen = static_cast<ErrorRecord*>(platform::allocate_pinned(sizeof(ErrorRecord)));
+    } catch (...) {
+      close();
+      throw;
+    }
+    context = {stream, errors, precision, properties.multiprocessors, properties.shared_limit, properties.capability};
+  }
+  ~TrefoilDevice() {
+    try {
+      platform::select(index);
+    } catch (const KernelError&) {
+      return;  // the driver is gone, and with it what it held
+    }
+    close();
+  }
+  void close() {
+    if (seen) platform::release_pinned(seen);
+    if (errors) platform::release(errors);
+    if (recording) platform::destroy_stream(recording);
+    if (stream) platform::destroy_stream(stream);
+  }
+};
+
+namespace {
+
+int32_t device_count(TrefoilStatus* status) {
+  int32_t count = 0;
+  guarded(status, [&] {
+    std::string reason;
+    count = platform::device_count(reason);
+    if (count == 0) fail(TREFOIL_DEVICE_UNAVAILABLE, "%s", reason.c_str());
+  });
+  return count;
+}
+
+TrefoilDevice* open_device(const TrefoilDeviceOptions* options, TrefoilStatus* status) {
+  TrefoilDevice* device = nullptr;
+  guarded(status, [&] { device = new TrefoilDevice(*options); });
+  return device;
+}
+
+void close_device(TrefoilDevice* device) { delete device; }
+
+void device_info(TrefoilDevice* device, TrefoilDeviceInfo* info) {
+  std::snprintf(info->name, sizeof info->name, "%s", device->properties.name.c_str());
+  std::snprintf(info->isa, sizeof info->isa, "sm_%d %s", device->properties.capability, device->context.precision == Precision::f32 ? "f32" : "bf16");
+  info->threads = device->properties.multiprocessors;
+}
+
+void* allocate(TrefoilDevice* device, size_t bytes) {
+  void* memory = nullptr;
+  guarded(nullptr, [&] {
+    platform::select(device->index);
+    memory = platform::allocate(bytes);
+  });
+  return memory;
+}
+
+void release(TrefoilDevice* device, void* pointer) {
+  if (!pointer) return;
+  guarded(nullptr, [&] {
+    platform::select(device->index);
+    platform::release(pointer);
+  });
+}
+
+template <void (*copy)(platform::Stream, void*, const void*, size_t)>
+int32_t copy_on_stream(TrefoilDevice* device, void* to, const void* from, size_t bytes, TrefoilStatus* status) {
+  return guarded(status, [&] {
+    platform::select(device->index);
+    copy(copy == platform::copy ? device->context.stream : device->stream, to, from, bytes);
+  });
+}
+
+int32_t find_op(const char* name) {
+  for (size_t op = 0; op < entries().size(); ++op)
+    if (std::strcmp(entries()[op]->name, name) == 0) return static_cast<int32_t>(op);
+  return -1;
+}
+
+const char* op_name(int32_t op) { return op < 0 || static_cast<size_t>(op) >= entries().size() ? nullptr : entries()[static_cast<size_t>(op)]->name; }
+
+size_t workspace_bytes(TrefoilDevice* device, int32_t op, const TrefoilLaunch* launch) {
+  const KernelEntry* entry = entries()[static_cast<size_t>(op)];
+  size_t bytes = 0;
+  // Operands that do not fit each other are launch()'s to report.
+  if (entry->workspace) guarded(nullptr, [&] { bytes = entry->workspace(device->context, *launch); });
+  return bytes;
+}
+
+int32_t launch(TrefoilDevice* device, int32_t op, const TrefoilLaunch* launch, TrefoilStatus* status) {
+  return guarded(status, [&] {
+    platform::select(device->index);
+    entries()[static_cast<size_t>(op)]->run(device->context, *launch);
+  });
+}
+
+// Waits, then reports what kernels noted since the last time.
+int32_t synchronize(TrefoilDevice* device, TrefoilStatus* status) {
+  return guarded(status, [&] {
+    platform::select(device->index);
+    platform::copy_out(device->stream, device->seen, device->errors, sizeof(ErrorRecord));
+    platform::synchronize(device->stream);
+    const ErrorRecord record = *device->seen;
+    if (!record.set) return;
+    platform::fill_zero(device->stream, device->errors, sizeof record);
+    platform::synchronize(device->stream);
+    // Where -1 is allowed it means "none".
+    const bool none = record.least == -1;
+    const long long value = record.value, least = none ? 0 : record.least, bound = record.bound;
+    const char* otherwise = none ? " and is not -1" : "";
+    const std::string_view what = record.what;
+    if (what.ends_with("[]"))
+      fail(TREFOIL_INDEX_OUT_OF_RANGE, "%.*s[%lld] is %lld; it must be in [%lld, %lld)", static_cast<int>(what.size() - 2), record.what,
+           static_cast<long long>(record.position), value, static_cast<long long>(record.least), bound);
+    std::string position = std::to_string(record.position);
+    if (record.width) position = "[" + std::to_string(record.position / record.width) + ", " + std::to_string(record.position % record.width) + "]";
+    fail(TREFOIL_INDEX_OUT_OF_RANGE, "%s %lld at position %s is outside [%lld, %lld)%s", record.what, value, position.c_str(), least, bound, otherwise);
+  });
+}
+
+int32_t capture_begin(TrefoilDevice* device, TrefoilStatus* status) {
+  return guarded(status, [&] {
+    platform::select(device->index);
+    platform::capture_begin(device->recording);
+    device->context.stream = device->recording;
+  });
+}
+
+void* capture_end(TrefoilDevice* device, TrefoilStatus* status) {
+  platform::Graph graph = nullptr;
+  guarded(status, [&] {
+    device->context.stream = device->stream;
+    platform::select(device->index);
+    graph = platform::capture_end(device->recording);
+  });
+  return graph;
+}
+
+int32_t replay(TrefoilDevice* device, void* graph, TrefoilStatus* status) {
+  return guarded(status, [&] {
+    platform::select(device->index);
+    platform::replay(device->stream, static_cast<platform::Graph>(graph));
+  });
+}
+
+void release_graph(TrefoilDevice* device, void* graph) {
+  guarded(nullptr, [&] {
+    platform::select(device->index);
+    platform::release_graph(static_cast<platform::Graph>(graph));
+  });
+}
+
+}  // namespace
+
+extern "C" __attribute__((visibility("default"))) const TrefoilBackend* trefoil_backend(void) {
+  static const TrefoilBackend backend = {
+      TREFOIL_BACKEND_ABI_VERSION, sizeof(TrefoilBackend), platform::backend_name(), 0,
+      device_count, open_device, close_device, device_info,
+      allocate, release, copy_on_stream<platform::copy_in>, copy_on_stream<platform::copy_out>, copy_on_stream<platform::copy>,
+      find_op, op_name, workspace_bytes, launch, synchronize,
+      capture_begin, capture_end, replay, release_graph};
+  return &backend;
+}

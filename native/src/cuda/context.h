@@ -1,0 +1,28 @@
+// Handed to every op: where to launch, and what the device has.
+#pragma once
+#include <cstdint>
+
+#include "error_record.h"
+#include "platform.h"
+
+namespace trefoil::cuda {
+
+enum class Precision { f32, bf16 };
+
+struct Context {
+  platform::Stream stream;
+  ErrorRecord* errors;  // device memory: see error_record.h
+  // f32: products of matrices in f32 (no TF32). bf16: their operands are rounded to bf16 while tiles are loaded, sums are f32.
+  Precision precision;
+  int multiprocessors;
+  size_t shared_limit;  // bytes of shared memory that a block may ask for
+  int capability;       // 10 * major + minor: 80, 90, …; 0 emulated
+
+  // Blocks for a grid-stride loop over `count` items of `per_block` each: enough to fill the device, no more.
+  unsigned grid(int64_t count, int64_t per_block, int blocks_per_multiprocessor = 8) const {
+    const int64_t wanted = (count + per_block - 1) / per_block, most = int64_t{multiprocessors} * blocks_per_multiprocessor;
+    return static_cast<unsigned>(wanted < 1 ? 1 : wanted < most ? wanted : most);
+  }
+};
+
+}  // namespace trefoil::cuda

@@ -1,0 +1,65 @@
+// What kernels share: vector loads, reductions over warps and blocks, grid-stride loops. All reductions have a fixed order.
+#pragma once
+#include "bf16.h"
+#include "error_record.h"
+#include "language.h"
+
+namespace trefoil::cuda {
+
+constexpr uint32_t kFullWarp = 0xffffffffu;
+constexpr int kWarp = 32;
+
+__device__ __forceinline__ int lane_index() { return static_cast<int>(threadIdx.x & 31u); }
+__device__ __forceinline__ int warp_index() { return static_cast<int>(threadIdx.x >> 5u); }
+
+// 16 bytes at a time: the address must be a multiple of 16. Data pointers of views are multiples of 64.
+__device__ __forceinline__ float4 load4(const float* p) { return *reinterpret_cast<const float4*>(p); }
+__device__ __forceinline__ void store4(float* p, float4 x) { *reinterpret_cast<float4*>(p) = x; }
+// Four bf16 from 8 bytes.
+__device__ __forceinline__ float4 load4(const bf16* p) {
+  uint2 words = *reinterpret_cast<const uint2*>(p);
+  return make_float4(__uint_as_float(words.x << 16), __uint_as_float(words.x & 0xffff0000u), __uint_as_float(words.y << 16),
+                     __uint_as_float(words.y & 0xffff0000u));
+}
+__device__ __forceinline__ void store4(bf16* p, float4 x) { *reinterpret_cast<uint2*>(p) = make_uint2(pack_bf16(x.x, x.y), pack_bf16(x.z, x.w)); }
+
+struct Add {
+  template <class T>
+  __device__ __forceinline__ T operator()(T a, T b) const { return a + b; }
+};
+// NaN is ignored, as in softmax.
+struct Largest {
+  __device__ __forceinline__ float operator()(float a, float b) const { return fmaxf(a, b); }
+};
+
+// All lanes of the warp get the result. T: float, double, or a 4- or 8-byte integer.
+template <class T, class Op>
+__device__ __forceinline__ T warp_reduce(T value, Op op) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset >>= 1) value = op(value, __shfl_xor_sync(kFullWarp, value, offset));
+  return value;
+}
+template <class T>
+__device__ __forceinline__ T warp_sum(T value) { return warp_reduce(value, Add{}); }
+__device__ __forceinline__ float warp_max(float value) { return warp_reduce(value, Largest{}); }
+
+// All threads of the block get the result; every thread must call it. blockDim.x is a multiple of 32, the other dimensions are 1.
+template <class T, class Op>
+__device__ __forceinline__ T block_reduce(T value, T identity, Op op) {
+  TREFOIL_SHARED(partial, T[32]);
+  value = warp_reduce(value, op);
+  __syncthreads();  // the last call's readers are done
+  if (lane_index() == 0) partial[warp_index()] = value;
+  __syncthreads();
+  value = lane_index() < static_cast<int>(blockDim.x >> 5u) ? partial[lane_index()] : identity;
+  return warp_reduce(value, op);
+}
+template <class T>
+__device__ __forceinline__ T block_sum(T value) { return block_reduce(value, T(0), Add{}); }
+__device__ __forceinline__ float block_max(float value) { return block_reduce(value, -INFINITY, Largest{}); }
+
+// For a one-dimensional grid: i = first_index(); i < count; i += index_stride().
+__device__ __forceinline__ int64_t first_index() { return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; }
+__device__ __forceinline__ int64_t index_stride() { return static_cast<int64_t>(gridDim.x) * blockDim.x; }
+
+}  // namespace trefoil::cuda

@@ -1,0 +1,249 @@
+#include "emulation/block.h"
+
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <string>
+
+#include "emulation/fiber.h"
+#include "error.h"
+
+namespace trefoil::cuda::emulation {
+
+thread_local Thread* current_thread = nullptr;
+
+namespace {
+
+thread_local std::string stopped;  // why the launch under way must end
+
+// Fresh shared memory is NaN, so that a read before the first write shows.
+void* poisoned(size_t bytes) {
+  void* memory = std::aligned_alloc(128, (bytes + 127) / 128 * 128 + (bytes ? 0 : 128));
+  if (!memory) throw std::bad_alloc();
+  std::memset(memory, 0xFF, bytes);
+  return memory;
+}
+
+std::string place(const Thread& thread) {
+  char text[256];
+  std::snprintf(text, sizeof text, "thread (%u, %u, %u) of block (%u, %u, %u)", thread.index.x, thread.index.y, thread.index.z,
+                thread.block->index.x, thread.block->index.y, thread.block->index.z);
+  return text;
+}
+
+std::string where(const Thread& thread) {
+  switch (thread.state) {
+    case Thread::finished: return place(thread) + " has returned";
+    case Thread::at_barrier: return place(thread) + " waits at __syncthreads, " + thread.file + ":" + std::to_string(thread.line);
+    case Thread::in_exchange: return place(thread) + " waits in " + thread.waits_for->name;
+    default: return place(thread) + " runs";
+  }
+}
+
+void run_thread(void* argument) { (*static_cast<const std::function<void()>*>(argument))(); }
+
+// One turn of a thread: until it waits or ends.
+void step(Thread& thread, const std::function<void()>& kernel) {
+  current_thread = &thread;
+  if (!thread.fiber)
+    thread.fiber = start(run_thread, const_cast<void*>(static_cast<const void*>(&kernel)));
+  else
+    resume(thread.fiber);
+  if (!ended(thread.fiber)) return;
+  discard(thread.fiber);
+  thread.fiber = nullptr;
+  thread.state = Thread::finished;
+  thread.warp->finished |= 1u << thread.lane;
+  if (!thread.pending_copies.empty() || !thread.committed_copies.empty())
+    stopped = place(thread) + " returned before its cp.async copies were waited for";
+}
+
+// Turns for the threads of a warp until none can go on alone.
+void run_warp(Block& block, size_t warp, bool backward, const std::function<void()>& kernel) {
+  const size_t first = warp * 32, last = std::min(first + 32, block.threads.size());
+  for (bool progress = true; progress && stopped.empty();) {
+    progress = false;
+    for (size_t i = first; i < last && stopped.empty(); ++i) {
+      Thread& thread = block.threads[backward ? last - 1 - (i - first) : i];
+      if (thread.state == Thread::in_exchange && thread.waits_for->complete) thread.state = Thread::ready;
+      if (thread.state != Thread::ready) continue;
+      step(thread, kernel);
+      progress = true;
+    }
+  }
+}
+
+// All threads wait or have returned: lets them pass the barrier, or says why they may not.
+bool pass_barrier(Block& block) {
+  const Thread* finished = nullptr;
+  const Thread* waiting = nullptr;
+  for (const Thread& thread : block.threads) {
+    if (thread.state == Thread::finished) {
+      finished = &thread;
+      continue;
+    }
+    if (thread.state == Thread::in_exchange) {
+      std::string others;
+      for (const Thread& other : block.threads)
+        if (other.warp == thread.warp && (thread.waits_for->mask >> other.lane & 1u) && other.waits_for != thread.waits_for) {
+          others = "; " + where(other);
+          break;
+        }
+      stopped = "divergent warp: " + where(thread) + others;
+      return false;
+    }
+    if (waiting && (waiting->line != thread.line || (waiting->file != thread.file && std::strcmp(waiting->file, thread.file) != 0))) {
+      stopped = "divergent barrier: " + where(*waiting) + "; " + where(thread);
+      return false;
+    }
+    waiting = &thread;
+  }
+  if (!waiting) return false;
+  if (finished) {
+    stopped = "divergent barrier: " + where(*waiting) + "; " + where(*finished);
+    return false;
+  }
+  block.last_predicate_count = block.predicate_count;
+  block.predicate_count = 0;
+  for (Thread& thread : block.threads) thread.state = Thread::ready;
+  return true;
+}
+
+void run_block(Block& block, bool backward, const std::function<void()>& kernel) {
+  const size_t warps = block.warps.size();
+  do
+    for (size_t warp = 0; warp < warps && stopped.empty(); ++warp) run_warp(block, backward ? warps - 1 - warp : warp, backward, kernel);
+  while (stopped.empty() && pass_barrier(block));
+}
+
+void prepare(Block& block) {
+  const size_t count = block.threads.size();
+  block.predicate_count = 0;
+  for (Warp& warp : block.warps) {
+    warp.members = warp.finished = 0;
+    for (Exchange& exchange : warp.exchanges) exchange.readers = 0, exchange.arrived = 0, exchange.complete = false, exchange.mask = 0;
+  }
+  for (size_t i = 0; i < count; ++i) {
+    Thread& thread = block.threads[i];
+    const unsigned number = static_cast<unsigned>(i);
+    thread.index = dim3(number % block.size.x, number / block.size.x % block.size.y, number / (block.size.x * block.size.y));
+    thread.number = static_cast<int>(i);
+    thread.lane = static_cast<int>(i % 32);
+    thread.block = &block;
+    thread.warp = &block.warps[i / 32];
+    thread.warp->members |= 1u << thread.lane;
+    thread.state = Thread::ready;
+    thread.waits_for = nullptr;
+  }
+}
+
+}  // namespace
+
+void stop(const char* format, ...) {
+  char message[300];
+  va_list arguments;
+  va_start(arguments, format);
+  std::vsnprintf(message, sizeof message, format, arguments);
+  va_end(arguments);
+  if (stopped.empty()) stopped = place(thread()) + ": " + message;
+  suspend();
+  std::abort();  // a stopped fiber is never resumed
+}
+
+void sync_threads(const char* file, int line) {
+  Thread& self = thread();
+  self.file = file;
+  self.line = line;
+  self.state = Thread::at_barrier;
+  suspend();
+}
+
+int sync_threads_count(const char* file, int line, bool predicate) {
+  thread().block->predicate_count += predicate;
+  sync_threads(file, line);
+  return thread().block->last_predicate_count;
+}
+
+void* shared_memory(const void* declaration, size_t bytes) {
+  std::vector<SharedVariable>& all = thread().block->shared;
+  for (const SharedVariable& variable : all)
+    if (variable.declaration == declaration) return variable.memory;
+  return all.emplace_back(SharedVariable{declaration, poisoned(bytes)}).memory;
+}
+
+void* dynamic_shared_memory() {
+  if (!thread().block->dynamic_shared) stop("the launch gave no dynamic shared memory");
+  return thread().block->dynamic_shared;
+}
+
+Exchange& arrive(uint32_t mask, const char* name, const void* value, size_t bytes) {
+  Thread& self = thread();
+  Warp& warp = *self.warp;
+  if (!(mask >> self.lane & 1u)) stop("%s with mask %08x, in which the calling lane %d is missing", name, mask, self.lane);
+  mask &= warp.members;
+  Exchange* mine = nullptr;
+  for (Exchange& exchange : warp.exchanges)
+    if (exchange.readers && !exchange.complete && exchange.mask == mask) mine = &exchange;
+  if (!mine) {
+    for (Exchange& exchange : warp.exchanges)
+      if (!exchange.readers) {
+        mine = &exchange;
+        break;
+      }
+    if (!mine) stop("%s: more than 4 exchanges under way in one warp", name);
+    mine->mask = mask;
+    mine->arrived = 0;
+    mine->complete = false;
+    mine->name = name;
+    mine->readers = __builtin_popcount(mask);
+  }
+  if (mine->name != name && std::strcmp(mine->name, name) != 0) stop("divergent warp: this lane is in %s, others are in %s", name, mine->name);
+  std::memcpy(mine->values[self.lane], value, bytes);
+  mine->arrived |= 1u << self.lane;
+  if (mine->arrived == mine->mask) {
+    mine->complete = true;
+    return *mine;
+  }
+  self.waits_for = mine;
+  self.state = Thread::in_exchange;
+  suspend();
+  return *mine;
+}
+
+void leave(Exchange& exchange) {
+  thread().waits_for = nullptr;
+  --exchange.readers;
+}
+
+void run_grid(dim3 grid, dim3 size, size_t shared_bytes, bool backward, const std::function<void()>& kernel) {
+  const size_t threads = size_t{size.x} * size.y * size.z;
+  if (threads == 0 || threads > 1024) fail(TREFOIL_INTERNAL, "a block of %zu threads cannot be launched", threads);
+  Thread* const outer = current_thread;
+  Block block;
+  block.size = size;
+  block.grid = grid;
+  block.threads.resize(threads);
+  block.warps.resize((threads + 31) / 32);
+  stopped.clear();
+  const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;
+  for (uint64_t i = 0; i < blocks && stopped.empty(); ++i) {
+    const uint64_t number = backward ? blocks - 1 - i : i;
+    block.index = dim3(static_cast<unsigned>(number % grid.x), static_cast<unsigned>(number / grid.x % grid.y),
+                       static_cast<unsigned>(number / (uint64_t{grid.x} * grid.y)));
+    prepare(block);
+    if (shared_bytes) block.dynamic_shared = poisoned(shared_bytes);
+    run_block(block, backward, kernel);
+    for (const SharedVariable& variable : block.shared) std::free(variable.memory);
+    block.shared.clear();
+    std::free(block.dynamic_shared);
+    block.dynamic_shared = nullptr;
+  }
+  for (Thread& thread : block.threads)
+    if (thread.fiber) discard(thread.fiber);
+  current_thread = outer;
+  if (!stopped.empty()) fail(TREFOIL_INTERNAL, "emulated kernel: %s", std::string(stopped).c_str());
+}
+
+}  // namespace trefoil::cuda::emulation

@@ -1,0 +1,111 @@
+// The emulated execution model: one block at a time, its threads as fibers that take turns at barriers. A thread that leaves while
+// others wait for it, or waits elsewhere than they do, is an error with a name: on a device it would hang or compute nonsense.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "platform.h"
+
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+namespace trefoil::cuda::emulation {
+
+struct Fiber;
+struct Block;
+
+// One exchange between the lanes of a warp: complete once all lanes of `mask` have arrived.
+struct Exchange {
+  uint32_t mask = 0, arrived = 0;
+  int readers = 0;  // lanes that have yet to read; 0: the slot is free
+  bool complete = false;
+  const char* name = nullptr;
+  alignas(16) unsigned char values[32][64];
+};
+
+struct Warp {
+  uint32_t members = 0, finished = 0;
+  Exchange exchanges[4];
+};
+
+struct Thread {
+  dim3 index;
+  int number, lane;
+  Block* block;
+  Warp* warp;
+  Fiber* fiber = nullptr;
+  enum State { ready, at_barrier, in_exchange, finished } state = ready;
+  const char* file = nullptr;  // of the barrier it waits at
+  int line = 0;
+  Exchange* waits_for = nullptr;
+  std::vector<std::function<void()>> pending_copies, committed_copies;  // cp.async: see mma.h
+  std::vector<size_t> committed_groups;
+};
+
+struct SharedVariable {
+  const void* declaration;
+  void* memory;
+};
+
+struct Block {
+  dim3 index, size, grid;
+  std::vector<Thread> threads;
+  std::vector<Warp> warps;
+  std::vector<SharedVariable> shared;  // allocated one by one, so that AddressSanitizer sees their ends
+  void* dynamic_shared = nullptr;
+  int predicate_count = 0, last_predicate_count = 0;
+};
+
+extern thread_local Thread* current_thread;
+inline Thread& thread() { return *current_thread; }
+
+// Ends the launch with an error that names the kernel's place. Does not return: the fiber is left where it is.
+[[noreturn]] void stop(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+void sync_threads(const char* file, int line);
+int sync_threads_count(const char* file, int line, bool predicate);
+void* shared_memory(const void* declaration, size_t bytes);
+void* dynamic_shared_memory();
+
+Exchange& arrive(uint32_t mask, const char* name, const void* value, size_t bytes);  // waits until all lanes have arrived
+void leave(Exchange& exchange);
+
+template <class T>
+T& shared(const void* declaration) { return *static_cast<T*>(shared_memory(declaration, sizeof(T))); }
+
+// What the lanes of an exchange gave. A lane that took no part reads as 0xFF bytes: NaN.
+template <class T>
+struct Lanes {
+  const Exchange& exchange;
+  int self;
+  bool present(int lane) const { return exchange.arrived >> lane & 1u; }
+  T operator[](int lane) const {
+    T value;
+    if (present(lane))
+      __builtin_memcpy(&value, exchange.values[lane], sizeof value);
+    else
+      __builtin_memset(static_cast<void*>(&value), 0xFF, sizeof value);
+    return value;
+  }
+};
+
+// Every lane of mask gives a value; read(lanes) makes this lane's result from all of them.
+template <class T, class Read>
+auto collective(uint32_t mask, const char* name, const T& value, const Read& read) {
+  static_assert(sizeof(T) <= sizeof(Exchange::values[0]));
+  Exchange& exchange = arrive(mask, name, &value, sizeof value);
+  auto result = read(Lanes<T>{exchange, thread().lane});
+  leave(exchange);
+  return result;
+}
+
+// Runs a grid now, or records it where the stream is capturing. Throws KernelError for what stop() reports.
+void submit(platform::Stream stream, dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel);
+void run_grid(dim3 grid, dim3 block, size_t shared_bytes, bool backward, const std::function<void()>& kernel);
+
+}  // namespace trefoil::cuda::emulation

@@ -1,0 +1,77 @@
+// platform.h over host memory: what a device would do later happens at once, in the order of the stream.
+#include "platform.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <vector>
+
+#include "emulation/block.h"
+#include "error.h"
+
+namespace trefoil::cuda::platform {
+
+struct GraphHandle {
+  std::vector<std::function<void()>> work;
+};
+struct StreamHandle {
+  std::unique_ptr<GraphHandle> recording;
+};
+
+namespace {
+thread_local bool backward = false;
+
+void enqueue(Stream stream, std::function<void()> work) {
+  if (stream->recording)
+    stream->recording->work.push_back(std::move(work));
+  else
+    work();
+}
+}  // namespace
+
+const char* backend_name() { return "cuda_emulated"; }
+// Two devices that differ in the order in which blocks, warps and lanes take their turns.
+int device_count(std::string&) { return 2; }
+Properties properties(int index) { return {index == 0 ? "emulated" : "emulated, backward", 0, 4, 227 * 1024}; }
+void select(int index) { backward = index == 1; }
+
+Stream create_stream() { return new StreamHandle; }
+void destroy_stream(Stream stream) { delete stream; }
+void synchronize(Stream stream) {
+  if (stream->recording) fail(TREFOIL_INTERNAL, "the stream is being captured: nothing can be waited for");
+}
+
+void* allocate(size_t bytes) {
+  const size_t rounded = (bytes + 63) / 64 * 64 + (bytes ? 0 : 64);
+  void* memory = std::aligned_alloc(64, rounded);
+  if (memory) std::memset(memory, 0, rounded);
+  return memory;
+}
+void release(void* pointer) { std::free(pointer); }
+void* allocate_pinned(size_t bytes) { return allocate(bytes); }
+void release_pinned(void* pointer) { release(pointer); }
+void copy_in(Stream stream, void* to, const void* host, size_t bytes) { copy(stream, to, host, bytes); }
+void copy_out(Stream stream, void* host, const void* from, size_t bytes) { copy(stream, host, from, bytes); }
+void copy(Stream stream, void* to, const void* from, size_t bytes) {
+  enqueue(stream, [=] { std::memmove(to, from, bytes); });
+}
+void fill_zero(Stream stream, void* to, size_t bytes) {
+  enqueue(stream, [=] { std::memset(to, 0, bytes); });
+}
+
+void capture_begin(Stream stream) { stream->recording = std::make_unique<GraphHandle>(); }
+Graph capture_end(Stream stream) { return stream->recording.release(); }
+void replay(Stream, Graph graph) {
+  for (const auto& work : graph->work) work();
+}
+void release_graph(Graph graph) { delete graph; }
+
+}  // namespace trefoil::cuda::platform
+
+namespace trefoil::cuda::emulation {
+
+void submit(platform::Stream stream, dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel) {
+  platform::enqueue(stream, [=, kernel = std::move(kernel)] { run_grid(grid, block, shared_bytes, platform::backward, kernel); });
+}
+
+}  // namespace trefoil::cuda::emulation

@@ -1,0 +1,205 @@
+// Products of matrices C = epilogue(A B): what both kernels (f32 on the plain cores, bf16 on the tensor cores) are told, how
+// blocks find their tile, where operands come from, and what happens to a finished piece of C.
+#pragma once
+#include "kernel.h"
+
+namespace trefoil::cuda {
+
+enum class Activation : int { none, relu, gelu, silu };
+
+// c = activation(z) + residual with z = alpha * product + bias; preactivation = z.
+struct Epilogue {
+  float alpha = 1;
+  const float* bias = nullptr;
+  const float* residual = nullptr;
+  float* preactivation = nullptr;
+  Activation activation = Activation::none;
+};
+
+// Where row m of C lies if not at m: rows are pixels (n, u, v) of a coarse grid within images of height x width, at
+// (first_row + u * step, first_column + v * step).
+struct Placement {
+  int rows = 0, columns = 0;  // of the coarse grid; 0: C is stored row after row
+  int height = 0, width = 0, first_row = 0, first_column = 0, step = 0;
+};
+
+enum class Schedule : int {
+  batch,         // `count` products one after another
+  row_groups,    // rows [offsets[e], offsets[e + 1]) of A and C belong to group e, which has a B of its own
+  depth_groups,  // product e contracts over [offsets[e], offsets[e + 1])
+};
+
+struct Product {
+  int m = 0, n = 0, k = 0;  // with groups: m or k of all groups together
+  int count = 1;            // products, or groups
+  Schedule schedule = Schedule::batch;
+  const int32_t* offsets = nullptr;  // [count + 1]
+  float* c = nullptr;
+  int64_t c_step = 0, residual_step = 0;  // from one product to the next
+  Placement placement;
+  Epilogue epilogue;
+  int splits = 1;             // k is cut into so many parts, whose sums are added in order afterwards
+  float* partials = nullptr;  // [splits, count, m, n]
+};
+
+// The piece of work of one block.
+struct Tile {
+  int row, row_end, column;  // of C; row_end: rows from there on are another group's, or nobody's
+  int k, k_end;
+  int product;  // of the batch, or the group: selects B, and C where products have one each
+};
+
+__device__ __forceinline__ int clamp_row(int32_t row, int rows) { return row < 0 ? 0 : row > rows ? rows : row; }
+
+// The tile of `slot` among the tiles of all groups, each group rounded up to whole tiles. False: there are fewer.
+// One warp looks through the offsets, 32 groups at a time. Offsets that do not rise leave tiles out, never out of bounds.
+template <int tile_rows>
+__device__ bool find_group_tile(const Product& p, int slot, Tile& tile) {
+  TREFOIL_SHARED(found, int[3]);
+  if (threadIdx.x < 32) {
+    const int lane = lane_index();
+    int before = 0;
+    bool done = false;
+    for (int first = 0; first < p.count && !done; first += 32) {
+      const int group = first + lane;
+      const int begin = group < p.count ? clamp_row(p.offsets[group], p.m) : 0, end = group < p.count ? clamp_row(p.offsets[group + 1], p.m) : 0;
+      const int tiles = end > begin ? (end - begin + tile_rows - 1) / tile_rows : 0;
+      int through = tiles;
+#pragma unroll
+      for (int offset = 1; offset < 32; offset *= 2) {
+        const int below = __shfl_up_sync(kFullWarp, through, offset);
+        if (lane >= offset) through += below;
+      }
+      const uint32_t holds = __ballot_sync(kFullWarp, slot < before + through);
+      if (holds) {
+        if (lane == __ffs(static_cast<int>(holds)) - 1) {
+          found[0] = group;
+          found[1] = begin + (slot - (before + through - tiles)) * tile_rows;
+          found[2] = end;
+        }
+        done = true;
+      }
+      before += __shfl_sync(kFullWarp, through, 31);
+    }
+    if (!done && lane == 0) found[0] = -1;
+  }
+  __syncthreads();
+  tile.product = found[0];
+  tile.row = found[1];
+  tile.row_end = found[2];
+  return tile.product >= 0;
+}
+
+inline int tile_slots(const Product& p, int tile_rows) {
+  const int tiles = static_cast<int>(ceil_divide(p.m, tile_rows));
+  return p.schedule == Schedule::row_groups ? tiles + p.count : tiles;
+}
+
+// Blocks in flight together cover a compact part of C: eight rows of tiles at a time, so that both operands stay in L2.
+template <int tile_rows, int tile_columns, int depth>
+__device__ bool locate(const Product& p, Tile& tile) {
+  const int columns = (p.n + tile_columns - 1) / tile_columns, row_tiles = (p.m + tile_rows - 1) / tile_rows;
+  const int slots = p.schedule == Schedule::row_groups ? row_tiles + p.count : row_tiles, tiles = slots * columns;
+  int id = static_cast<int>(blockIdx.x);
+  tile.product = id / tiles;
+  id -= tile.product * tiles;
+  constexpr int kBand = 8;
+  const int band = id / (kBand * columns), within = id - band * kBand * columns;
+  const int height = slots - band * kBand < kBand ? slots - band * kBand : kBand;
+  const int slot = band * kBand + within % height;
+  tile.column = within / height * tile_columns;
+  tile.k = 0;
+  tile.k_end = p.k;
+  if (p.schedule == Schedule::row_groups) return find_group_tile<tile_rows>(p, slot, tile);
+  tile.row = slot * tile_rows;
+  tile.row_end = p.m;
+  if (p.schedule == Schedule::depth_groups) {
+    tile.k = clamp_row(p.offsets[tile.product], p.k);
+    tile.k_end = clamp_row(p.offsets[tile.product + 1], p.k);
+  } else if (p.splits > 1) {
+    const int part = ((p.k + depth - 1) / depth + p.splits - 1) / p.splits * depth;
+    tile.k = static_cast<int>(blockIdx.y) * part;
+    tile.k_end = tile.k + part < p.k ? tile.k + part : p.k;
+  }
+  return true;
+}
+
+__device__ __forceinline__ float activate(float z, Activation activation) {
+  switch (activation) {
+    case Activation::relu: return z < 0.0f ? 0.0f : z;  // this order keeps a NaN
+    // 0.5 z (1 + tanh u) = z sigmoid(2 u), u = sqrt(2 / pi) (z + 0.044715 z^3)
+    case Activation::gelu: return z / (1.0f + expf(-1.5957691216057308f * (0.044715f * z * z * z + z)));
+    case Activation::silu: return z / (1.0f + expf(-z));
+    default: return z;
+  }
+}
+
+__device__ __forceinline__ int64_t placed_row(const Placement& place, int row) {
+  if (place.columns == 0) return row;
+  const int v = row % place.columns, rest = row / place.columns, u = rest % place.rows, image = rest / place.rows;
+  return (static_cast<int64_t>(image) * place.height + place.first_row + u * place.step) * place.width + place.first_column + v * place.step;
+}
+
+// One element of C: `at` from the start of C.
+__device__ __forceinline__ float finish(const Epilogue& e, float sum, int column, int64_t at, int64_t residual_at) {
+  float z = sum * e.alpha;
+  if (e.bias) z += e.bias[column];
+  if (e.preactivation) e.preactivation[at] = z;
+  z = activate(z, e.activation);
+  if (e.residual) z += e.residual[residual_at];
+  return z;
+}
+
+// Four neighbouring columns of one row of C, at once where rows are multiples of that.
+__device__ __forceinline__ void store_columns(const Product& p, const Tile& tile, int row, int column, const float* sums) {
+  if (row >= tile.row_end || column >= p.n) return;
+  constexpr int width = 4;
+  const bool whole = p.n % width == 0;
+  const int product = p.schedule == Schedule::row_groups ? 0 : tile.product;
+  float values[width];
+  float* to;
+  if (p.splits > 1) {
+    to = p.partials + ((static_cast<int64_t>(blockIdx.y) * p.count + product) * p.m + row) * p.n + column;
+#pragma unroll
+    for (int i = 0; i < width; ++i) values[i] = sums[i];
+  } else {
+    const int64_t within = placed_row(p.placement, row) * p.n + column, at = product * p.c_step + within;
+    to = p.c + at;
+#pragma unroll
+    for (int i = 0; i < width; ++i)
+      if (whole || column + i < p.n) values[i] = finish(p.epilogue, sums[i], column + i, at + i, product * p.residual_step + within + i);
+  }
+  if (whole) {
+    store4(to, make_float4(values[0], values[1], values[2], values[3]));
+  } else {
+#pragma unroll
+    for (int i = 0; i < width; ++i)
+      if (column + i < p.n) to[i] = values[i];
+  }
+}
+
+// An operand is read in chunks of 16 bytes along `inner`, the direction that is contiguous in memory; the other one is `outer`.
+// outer(o) and inner(i) do what each coordinate costs once; at() joins them: where the chunk is, null where all of it is zero.
+
+template <class T>
+struct Rows {
+  using Element = T;
+  const T* data = nullptr;
+  int64_t stride = 0, step = 0;    // from row to row, from product to product
+  const int32_t* index = nullptr;  // row o is stored row index[o]
+  int stored = 0;                  // rows, where there is an index: others read as zero
+  bool aligned = true;             // rows start at multiples of 16 bytes
+  using Outer = const T*;
+  using Inner = int;
+  __device__ __forceinline__ void select(int product) { data += product * step; }
+  __device__ __forceinline__ Outer outer(int o) const {
+    if (!index) return data + o * stride;
+    const int32_t row = index[o];
+    return row >= 0 && row < stored ? data + row * stride : nullptr;
+  }
+  __device__ __forceinline__ Inner inner(int i) const { return i; }
+  __device__ __forceinline__ const T* at(Outer o, Inner i) const { return o ? o + i : nullptr; }
+  __device__ __forceinline__ bool vectors() const { return aligned; }
+};
+
+}  // namespace trefoil::cuda

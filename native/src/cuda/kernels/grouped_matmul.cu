@@ -1,0 +1,99 @@
+// Products over rows sorted by expert. Group sizes stay on the device: grids are sized for the worst split of the rows.
+#include "index_check.h"
+#include "multiply.h"
+
+namespace trefoil::cuda {
+
+namespace {
+
+// x [R, K] (any number of rows, with row_index), w [E, N, K] or [E, K, N], offsets [E + 1] -> y [R, N]
+struct Forward {
+  Matrix x, w;
+  Product p;
+  explicit Forward(const TrefoilLaunch& launch) {
+    const TrefoilView &from = launch.inputs[0], &weights = launch.inputs[1], &to = launch.outputs[0];
+    const bool transpose = launch.attributes[0] != 0;
+    x = {from.data, from.dtype, to.shape[0], from.shape[1], 1, true};
+    w = {weights.data, weights.dtype, weights.shape[1], weights.shape[2], weights.shape[0], transpose};
+    if (launch.input_count > 3 && launch.inputs[3].data) {
+      x.index = data<const int32_t>(launch.inputs[3]);
+      x.stored_rows = from.shape[0];
+    }
+    p.m = static_cast<int>(to.shape[0]);
+    p.n = static_cast<int>(to.shape[1]);
+    p.k = static_cast<int>(from.shape[1]);
+    p.count = static_cast<int>(weights.shape[0]);
+    p.schedule = Schedule::row_groups;
+    p.offsets = data<const int32_t>(launch.inputs[2]);
+    p.c = data<float>(to);
+  }
+};
+
+size_t grouped_matmul_workspace(const Context& context, const TrefoilLaunch& launch) {
+  Forward forward(launch);
+  Workspace workspace;
+  multiply(context, workspace, forward.x, forward.w, forward.p);
+  return workspace.peak();
+}
+
+void grouped_matmul(const Context& context, const TrefoilLaunch& launch) {
+  Forward forward(launch);
+  check_offsets(context, "grouped_matmul: offsets[]", forward.p.offsets, forward.p.count, forward.p.m);
+  if (forward.x.index) check_index(context, "grouped_matmul: row_index[]", forward.x.index, forward.p.m, 0, forward.x.stored_rows);
+  Workspace workspace(launch);
+  multiply(context, workspace, forward.x, forward.w, forward.p);
+}
+
+// a [R, M], b [R, N], offsets [E + 1] -> w [E, M, N]
+struct WeightGrad {
+  Matrix a, b;
+  Product p;
+  explicit WeightGrad(const TrefoilLaunch& launch) {
+    const TrefoilView &left = launch.inputs[0], &right = launch.inputs[1], &to = launch.outputs[0];
+    // Rows to contract over: as many as an index lists, else as many as are stored. An absent input has rank 0.
+    int64_t rows = left.shape[0];
+    for (int input = 4; input > 2; --input)
+      if (launch.input_count > input && launch.inputs[input].rank == 1) rows = launch.inputs[input].shape[0];
+    a = {left.data, left.dtype, rows, left.shape[1], 1, false};
+    b = {right.data, right.dtype, rows, right.shape[1], 1, false};
+    const int32_t* indices[2] = {optional_input<const int32_t>(launch, 3), optional_input<const int32_t>(launch, 4)};
+    if (indices[0]) a.index = indices[0], a.stored_rows = left.shape[0];
+    if (indices[1]) b.index = indices[1], b.stored_rows = right.shape[0];
+    if ((!a.index && left.shape[0] < rows) || (!b.index && right.shape[0] < rows))
+      fail(TREFOIL_INVALID_ARGUMENT, "grouped_matmul_weight_grad: a has %lld rows and b %lld; without an index each needs %lld",
+           static_cast<long long>(left.shape[0]), static_cast<long long>(right.shape[0]), static_cast<long long>(rows));
+    p.m = static_cast<int>(to.shape[1]);
+    p.n = static_cast<int>(to.shape[2]);
+    p.k = static_cast<int>(rows);
+    p.count = static_cast<int>(to.shape[0]);
+    p.schedule = Schedule::depth_groups;
+    p.offsets = data<const int32_t>(launch.inputs[2]);
+    p.c = data<float>(to);
+    p.c_step = to.shape[1] * to.shape[2];
+  }
+};
+
+size_t weight_grad_workspace(const Context& context, const TrefoilLaunch& launch) {
+  WeightGrad grad(launch);
+  Workspace workspace;
+  multiply(context, workspace, grad.a, grad.b, grad.p);
+  return workspace.peak();
+}
+
+void grouped_matmul_weight_grad(const Context& context, const TrefoilLaunch& launch) {
+  WeightGrad grad(launch);
+  check_offsets(context, "grouped_matmul_weight_grad: offsets[]", grad.p.offsets, grad.p.count, grad.p.k);
+  if (grad.a.index) check_index(context, "grouped_matmul_weight_grad: a_index[]", grad.a.index, grad.p.k, 0, grad.a.stored_rows);
+  if (grad.b.index) check_index(context, "grouped_matmul_weight_grad: b_index[]", grad.b.index, grad.p.k, 0, grad.b.stored_rows);
+  Workspace workspace(launch);
+  multiply(context, workspace, grad.a, grad.b, grad.p);
+}
+
+}  // namespace
+
+extern const KernelEntry grouped_matmul_kernels[];
+const KernelEntry grouped_matmul_kernels[] = {{"grouped_matmul", grouped_matmul, grouped_matmul_workspace},
+                                              {"grouped_matmul_weight_grad", grouped_matmul_weight_grad, weight_grad_workspace},
+                                              {nullptr, nullptr, nullptr}};
+
+}  // namespace trefoil::cuda

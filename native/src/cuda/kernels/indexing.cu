@@ -1,0 +1,171 @@
+// Gathers and scatters by i32 indices. Sums run in the order of the source.
+#include "kernel.h"
+
+namespace trefoil::cuda {
+
+namespace {
+
+// An item is four elements of a row (vector) or one.
+template <class Table, bool vector>
+__global__ void gather_rows_kernel(const Table* table, const int32_t* index, float* y, int64_t items, int64_t per_row, int64_t bound, ErrorRecord* errors) {
+  for (int64_t item = first_index(); item < items; item += index_stride()) {
+    const int64_t row = item / per_row, column = item - row * per_row, from = index[row];
+    const bool valid = index_in_range(errors, "gather_rows: index", from, row, -1, bound) && from >= 0;
+    if constexpr (vector)
+      store4(y + item * 4, valid ? load4(table + (from * per_row + column) * 4) : make_float4(0, 0, 0, 0));
+    else
+      y[item] = valid ? widen(table[from * per_row + column]) : 0.0f;
+  }
+}
+
+template <class Table>
+void gather_rows_as(const Context& context, const TrefoilLaunch& args, int64_t width, int64_t bound) {
+  const int64_t count = elements(args.outputs[0]);
+  const bool vector = width % 4 == 0;
+  const int64_t items = vector ? count / 4 : count;
+  launch(context, {context.grid(items, 256), 256}, vector ? gather_rows_kernel<Table, true> : gather_rows_kernel<Table, false>,
+         data<Table>(args.inputs[0]), data<int32_t>(args.inputs[1]), data<float>(args.outputs[0]), items, vector ? width / 4 : width, bound,
+         context.errors);
+}
+
+void gather_rows(const Context& context, const TrefoilLaunch& args) {
+  const TrefoilView &table = args.inputs[0], &y = args.outputs[0];
+  if (!y.data || elements(y) == 0) return;
+  const int64_t width = elements(y) / elements(args.inputs[1]), bound = table.shape[0];
+  if (width * bound != elements(table)) fail(TREFOIL_INVALID_ARGUMENT, "gather_rows: rows of the table and the output differ in length");
+  if (table.dtype == TREFOIL_BF16)
+    gather_rows_as<bf16>(context, args, width, bound);
+  else
+    gather_rows_as<float>(context, args, width, bound);
+}
+
+// uses[v] = how many of the indices are v.
+__global__ void count_uses_kernel(const int32_t* index, int64_t count, int64_t bound, int32_t* uses, ErrorRecord* errors) {
+  for (int64_t i = first_index(); i < count; i += index_stride())
+    if (index_in_range(errors, "scatter_add_rows: index", index[i], i, -1, bound) && index[i] >= 0) atomicAdd(uses + index[i], 1);
+}
+
+// One block per row of the result, a warp to every 128 columns (or 32). The warp walks the indices in order, 32 at a time, until it
+// has met all uses of its row: sums are made in the order of N without a sort.
+template <int vector>
+__global__ void scatter_add_rows_kernel(const float* rows, const int32_t* index, int64_t count, const int32_t* uses, float* y, int64_t bound,
+                                        int64_t width) {
+  const int lane = lane_index();
+  for (int64_t v = blockIdx.x; v < bound; v += gridDim.x) {
+    const int32_t used = uses[v];
+    for (int64_t column = (static_cast<int64_t>(warp_index()) * kWarp + lane) * vector; column - lane * vector < width; column += static_cast<int64_t>(blockDim.x) * vector) {
+      float sum[vector] = {};
+      int32_t met = 0;
+      for (int64_t base = 0; met < used && base < count; base += kWarp) {
+        uint32_t matches = __ballot_sync(kFullWarp, base + lane < count && index[base + lane] == v);
+        for (; matches; matches &= matches - 1, ++met) {
+          const int64_t from = (base + __ffs(static_cast<int>(matches)) - 1) * width + column;
+          if (column >= width) continue;
+          if constexpr (vector == 4) {
+            const float4 four = load4(rows + from);
+            sum[0] += four.x, sum[1] += four.y, sum[2] += four.z, sum[3] += four.w;
+          } else {
+            sum[0] += rows[from];
+          }
+        }
+      }
+      if (column >= width) continue;
+      if constexpr (vector == 4)
+        store4(y + v * width + column, make_float4(sum[0], sum[1], sum[2], sum[3]));
+      else
+        y[v * width + column] = sum[0];
+    }
+  }
+}
+
+void scatter_add_rows(const Context& context, const TrefoilLaunch& args) {
+  const TrefoilView &rows = args.inputs[0], &y = args.outputs[0];
+  if (!y.data || elements(y) == 0) return;
+  const int64_t count = elements(args.inputs[1]), bound = y.shape[0], width = elements(y) / bound;
+  if (count * width != elements(rows)) fail(TREFOIL_INVALID_ARGUMENT, "scatter_add_rows: rows, index and output do not fit each other");
+  int32_t* uses = static_cast<int32_t*>(args.workspace);
+  platform::fill_zero(context.stream, uses, static_cast<size_t>(bound) * sizeof(int32_t));
+  if (count > 0) launch(context, {context.grid(count, 256), 256}, count_uses_kernel, data<int32_t>(args.inputs[1]), count, bound, uses, context.errors);
+  const bool vector = width % 4 == 0;
+  const unsigned threads = ceil_divide(width, vector ? 4 : 1) > 64 ? 128 : 32;
+  launch(context, {context.grid(bound, 1, 16), threads}, vector ? scatter_add_rows_kernel<4> : scatter_add_rows_kernel<1>, data<float>(rows),
+         data<int32_t>(args.inputs[1]), count, uses, data<float>(y), bound, width);
+}
+
+size_t scatter_add_rows_workspace(const Context&, const TrefoilLaunch& args) { return static_cast<size_t>(args.outputs[0].shape[0]) * sizeof(int32_t); }
+
+__global__ void gather_last_kernel(const float* x, const int32_t* index, float* y, int64_t count, int64_t kept, int64_t width, ErrorRecord* errors) {
+  for (int64_t i = first_index(); i < count; i += index_stride()) {
+    const int64_t from = index[i];
+    const bool valid = index_in_range(errors, "gather_last: index", from, i, -1, width) && from >= 0;
+    y[i] = valid ? x[i / kept * width + from] : 0.0f;
+  }
+}
+
+void gather_last(const Context& context, const TrefoilLaunch& args) {
+  const TrefoilView &x = args.inputs[0], &y = args.outputs[0];
+  if (!y.data || elements(y) == 0) return;
+  const int64_t kept = last_dimension(y), rows = row_count(y), width = last_dimension(x);
+  if (row_count(x) != rows || elements(args.inputs[1]) != rows * kept)
+    fail(TREFOIL_INVALID_ARGUMENT, "gather_last: x, index and output do not fit each other");
+  launch(context, {context.grid(rows * kept, 256), 256}, gather_last_kernel, data<float>(x), data<int32_t>(args.inputs[1]), data<float>(y), rows * kept,
+         kept, width, context.errors);
+}
+
+// A warp per row: zeros, then the values one after another, as repeats add up in order.
+__global__ void scatter_last_kernel(const float* values, const int32_t* index, float* y, int64_t rows, int64_t kept, int64_t width, ErrorRecord* errors) {
+  const int lane = lane_index();
+  const int64_t warps = static_cast<int64_t>(gridDim.x) * (blockDim.x / kWarp);
+  for (int64_t row = static_cast<int64_t>(blockIdx.x) * (blockDim.x / kWarp) + warp_index(); row < rows; row += warps) {
+    float* to = y + row * width;
+    for (int64_t i = lane; i < width; i += kWarp) to[i] = 0;
+    __syncwarp();
+    for (int64_t base = 0; base < kept; base += kWarp) {
+      const int64_t k = row * kept + base + lane;
+      const int32_t at = base + lane < kept ? index[k] : -1;
+      const bool valid = index_in_range(errors, "scatter_last: index", at, k, -1, width) && at >= 0;
+      const int in_chunk = kept - base < kWarp ? static_cast<int>(kept - base) : kWarp;
+      for (int turn = 0; turn < in_chunk; ++turn) {
+        if (turn == lane && valid) to[at] += values[k];
+        __syncwarp();
+      }
+    }
+  }
+}
+
+void scatter_last(const Context& context, const TrefoilLaunch& args) {
+  const TrefoilView &values = args.inputs[0], &y = args.outputs[0];
+  if (!y.data || elements(y) == 0) return;
+  const int64_t width = last_dimension(y), rows = row_count(y), kept = elements(values) / rows;
+  if (kept * rows != elements(values) || elements(args.inputs[1]) != rows * kept)
+    fail(TREFOIL_INVALID_ARGUMENT, "scatter_last: values, index and output do not fit each other");
+  launch(context, {context.grid(rows, 4), 128}, scatter_last_kernel, data<float>(values), data<int32_t>(args.inputs[1]), data<float>(y), rows, kept,
+         width, context.errors);
+}
+
+template <class T>
+__global__ void iota_kernel(T* y, int64_t count) {
+  for (int64_t i = first_index(); i < count; i += index_stride()) y[i] = static_cast<T>(i);
+}
+
+void iota(const Context& context, const TrefoilLaunch& args) {
+  const TrefoilView& y = args.outputs[0];
+  const int64_t count = elements(y);
+  if (!y.data || count == 0) return;
+  const Shape shape{context.grid(count, 256), 256};
+  if (y.dtype == TREFOIL_F32)
+    launch(context, shape, iota_kernel<float>, data<float>(y), count);
+  else
+    launch(context, shape, iota_kernel<int32_t>, data<int32_t>(y), count);
+}
+
+}  // namespace
+
+extern const KernelEntry indexing_kernels[] = {{"gather_rows", gather_rows, nullptr},
+                                               {"scatter_add_rows", scatter_add_rows, scatter_add_rows_workspace},
+                                               {"gather_last", gather_last, nullptr},
+                                               {"scatter_last", scatter_last, nullptr},
+                                               {"iota", iota, nullptr},
+                                               {nullptr, nullptr, nullptr}};
+
+}  // namespace trefoil::cuda

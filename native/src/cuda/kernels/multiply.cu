@@ -1,0 +1,128 @@
+#include "multiply.h"
+
+namespace trefoil::cuda {
+
+namespace {
+
+// Blocks that run at once on the devices this is tuned for; a constant, so that results do not depend on the device.
+constexpr int64_t kFullWave = 132;
+
+// to [rows, stride] = from [rows, columns] converted; columns past the last become zero. Eight elements (16 bytes of bf16) a thread.
+template <class From, class To>
+__global__ void __launch_bounds__(256) pack_rows(const From* from, To* to, int64_t rows, int64_t columns, int64_t stride,
+                                                 const int32_t* index, int64_t stored, bool vectors) {
+  const int64_t per_row = stride / 4, total = rows * per_row;
+  for (int64_t i = first_index(); i < total; i += index_stride()) {
+    const int64_t row = i / per_row, column = i % per_row * 4;
+    const int64_t source = index ? index[row] : row;
+    float4 x = make_float4(0, 0, 0, 0);
+    if (source >= 0 && source < stored) {
+      const From* at = from + source * columns + column;
+      if (vectors) {
+        x = load4(at);
+      } else {
+        if (column < columns) x.x = widen(at[0]);
+        if (column + 1 < columns) x.y = widen(at[1]);
+        if (column + 2 < columns) x.z = widen(at[2]);
+        if (column + 3 < columns) x.w = widen(at[3]);
+      }
+    }
+    store4(to + row * stride + column, x);
+  }
+}
+
+template <class From, class To>
+void launch_pack(const Context& context, const Matrix& m, To* to, int64_t stride, bool resolve_index) {
+  const bool indexed = resolve_index && m.index;
+  const int64_t rows = (indexed ? m.rows : m.index ? m.stored_rows : m.rows) * m.count;
+  if (rows * stride == 0) return;
+  launch(context, {context.grid(rows * stride, 256 * 4), 256}, pack_rows<From, To>, static_cast<const From*>(m.data), to, rows, m.columns, stride,
+         indexed ? m.index : nullptr, indexed ? m.stored_rows : rows, m.columns % 4 == 0);
+}
+
+// c = the parts in order, then the epilogue.
+__global__ void __launch_bounds__(256) add_partials(Product p) {
+  const int64_t size = static_cast<int64_t>(p.m) * p.n, total = size * p.count;
+  for (int64_t i = first_index(); i < total; i += index_stride()) {
+    float sum = p.partials[i];
+    for (int part = 1; part < p.splits; ++part) sum += p.partials[part * total + i];
+    const int64_t product = i / size;
+    const int row = static_cast<int>(i % size / p.n), column = static_cast<int>(i % p.n);
+    const int64_t within = placed_row(p.placement, row) * p.n + column, at = product * p.c_step + within;
+    p.c[at] = finish(p.epilogue, sum, column, at, product * p.residual_step + within);
+  }
+}
+
+template <class T>
+void multiply_as(const Context& context, Workspace& workspace, const Matrix& a, const Matrix& b, Product p) {
+  const size_t mark = workspace.mark();
+  const bool large = fills_large_tiles(p);
+  p.splits = choose_splits(p, large ? 128 : 64, 32);
+  // An index is resolved while tiles are loaded where it names rows of C; where it names steps of k, beforehand.
+  const Rows<T> left = as_rows<T>(context, workspace, a, !a.by_depth), right = as_rows<T>(context, workspace, b, !b.by_depth);
+  p.partials = workspace.take<float>(partial_elements(p));
+  if (workspace.running()) {
+    gemm_rows(context, left, a.by_depth, right, b.by_depth, p, large);
+    if (p.splits > 1) add_splits(context, p);
+  }
+  workspace.release_to(mark);
+}
+
+}  // namespace
+
+template <class T>
+Rows<T> as_rows(const Context& context, Workspace& workspace, const Matrix& m, bool resolve_index) {
+  constexpr int64_t kWidth = 16 / sizeof(T);
+  constexpr int32_t dtype = sizeof(T) == 4 ? TREFOIL_F32 : TREFOIL_BF16;
+  const int64_t stored = m.index ? m.stored_rows : m.rows;
+  Rows<T> rows;
+  // f32 rows of odd lengths are read word by word; bf16 ones could not be copied asynchronously.
+  const bool as_is = m.dtype == dtype && !(m.index && resolve_index) && (sizeof(T) == 4 || m.columns % kWidth == 0);
+  rows.stride = as_is ? m.columns : ceil_divide(m.columns, kWidth) * kWidth;
+  rows.aligned = rows.stride % kWidth == 0;
+  if (as_is) {
+    rows.data = static_cast<const T*>(m.data);
+  } else {
+    const int64_t kept = m.index && resolve_index ? m.rows : stored;
+    T* packed = workspace.take<T>(kept * m.count * rows.stride);
+    rows.data = packed;
+    if (workspace.running()) {
+      if (m.dtype == TREFOIL_BF16) launch_pack<bf16, T>(context, m, packed, rows.stride, resolve_index);
+      else launch_pack<float, T>(context, m, packed, rows.stride, resolve_index);
+    }
+  }
+  if (m.index && !resolve_index) {
+    rows.index = m.index;
+    rows.stored = static_cast<int>(m.stored_rows);
+  }
+  rows.step = m.count > 1 ? m.rows * rows.stride : 0;
+  return rows;
+}
+template Rows<float> as_rows<float>(const Context&, Workspace&, const Matrix&, bool);
+template Rows<bf16> as_rows<bf16>(const Context&, Workspace&, const Matrix&, bool);
+
+bool fills_large_tiles(const Product& p) {
+  const int64_t products = p.schedule == Schedule::row_groups ? 1 : p.count;
+  return p.n > 64 && p.m > 64 && ceil_divide(p.m, 128) * ceil_divide(p.n, 128) * products >= kFullWave / 2;
+}
+
+int choose_splits(const Product& p, int side, int depth) {
+  if (p.schedule != Schedule::batch) return 1;
+  const int64_t tiles = ceil_divide(p.m, side) * ceil_divide(p.n, side) * p.count;
+  if (tiles == 0 || tiles >= kFullWave) return 1;
+  const int64_t most = p.k / (8 * depth), wanted = 2 * kFullWave / tiles;
+  const int64_t splits = wanted < most ? wanted : most;
+  return static_cast<int>(splits < 1 ? 1 : splits > 64 ? 64 : splits);
+}
+
+void add_splits(const Context& context, const Product& p) {
+  launch(context, {context.grid(int64_t{p.count} * p.m * p.n, 256), 256}, add_partials, p);
+}
+
+void multiply(const Context& context, Workspace& workspace, const Matrix& a, const Matrix& b, Product p) {
+  if (p.m == 0 || p.n == 0 || p.count == 0) return;
+  if (context.precision == Precision::bf16) multiply_as<bf16>(context, workspace, a, b, p);
+  else multiply_as<float>(context, workspace, a, b, p);
+}
+
+}  // namespace trefoil::cuda

@@ -1,0 +1,118 @@
+// platform.h over the CUDA runtime, which is linked statically: only the driver's library is needed where this runs.
+#include "platform.h"
+
+#include "launch.h"
+
+namespace trefoil::cuda {
+
+void check_cuda(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // a later call must not report this one again
+  const TrefoilCode code = error == cudaErrorMemoryAllocation ? TREFOIL_OUT_OF_MEMORY
+                           : error == cudaErrorNoDevice || error == cudaErrorInsufficientDriver ? TREFOIL_DEVICE_UNAVAILABLE
+                                                                                                 : TREFOIL_INTERNAL;
+  fail(code, "CUDA %s: %s (%s)", what, cudaGetErrorString(error), cudaGetErrorName(error));
+}
+
+namespace platform {
+
+namespace {
+
+cudaStream_t raw(Stream stream) { return reinterpret_cast<cudaStream_t>(stream); }
+cudaGraphExec_t raw(Graph graph) { return reinterpret_cast<cudaGraphExec_t>(graph); }
+
+int attribute(cudaDeviceAttr which, int index) {
+  int value = 0;
+  check_cuda(cudaDeviceGetAttribute(&value, which, index), "attribute");
+  return value;
+}
+
+}  // namespace
+
+const char* backend_name() { return "cuda"; }
+
+int device_count(std::string& reason) {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error == cudaSuccess && count > 0) return count;
+  cudaGetLastError();
+  int driver = 0;
+  cudaDriverGetVersion(&driver);
+  reason = error == cudaSuccess ? "the driver lists no device" : cudaGetErrorString(error);
+  if (driver == 0)
+    reason += "; no NVIDIA driver is installed";
+  else
+    reason += "; the driver supports CUDA " + std::to_string(driver / 1000) + "." + std::to_string(driver % 1000 / 10) + ", this library was built with " +
+              std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10);
+  return 0;
+}
+
+Properties properties(int index) {
+  cudaDeviceProp found{};
+  check_cuda(cudaGetDeviceProperties(&found, index), "properties");
+  return {found.name, found.major * 10 + found.minor, attribute(cudaDevAttrMultiProcessorCount, index),
+          static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index))};
+}
+
+void select(int index) { check_cuda(cudaSetDevice(index), "device"); }
+
+// Non-blocking: work on the default stream (zeroing of new memory) neither waits for it nor makes it wait.
+Stream create_stream() {
+  cudaStream_t stream = nullptr;
+  check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
+  return reinterpret_cast<Stream>(stream);
+}
+void destroy_stream(Stream stream) { cudaStreamDestroy(raw(stream)); }
+void synchronize(Stream stream) { check_cuda(cudaStreamSynchronize(raw(stream)), "synchronize"); }
+
+void* allocate(size_t bytes) {
+  void* memory = nullptr;
+  const cudaError_t error = cudaMalloc(&memory, bytes ? bytes : 64);
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return nullptr;
+  }
+  check_cuda(error, "allocate");
+  // On the default stream, and waited for: the memory is zero whichever thread and stream use it next.
+  cudaError_t zeroed = cudaMemset(memory, 0, bytes ? bytes : 64);
+  if (zeroed == cudaSuccess) zeroed = cudaStreamSynchronize(nullptr);
+  if (zeroed != cudaSuccess) cudaFree(memory);
+  check_cuda(zeroed, "zero");
+  return memory;
+}
+void release(void* pointer) { cudaFree(pointer); }
+
+void* allocate_pinned(size_t bytes) {
+  void* memory = nullptr;
+  check_cuda(cudaHostAlloc(&memory, bytes, cudaHostAllocDefault), "pinned memory");
+  return memory;
+}
+void release_pinned(void* pointer) { cudaFreeHost(pointer); }
+
+void copy_in(Stream stream, void* to, const void* host, size_t bytes) {
+  check_cuda(cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, raw(stream)), "copy to the device");
+}
+void copy_out(Stream stream, void* host, const void* from, size_t bytes) {
+  check_cuda(cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, raw(stream)), "copy to the host");
+}
+void copy(Stream stream, void* to, const void* from, size_t bytes) {
+  check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, raw(stream)), "copy");
+}
+void fill_zero(Stream stream, void* to, size_t bytes) { check_cuda(cudaMemsetAsync(to, 0, bytes, raw(stream)), "zero"); }
+
+// Thread-local: allocations and copies of other threads go on meanwhile.
+void capture_begin(Stream stream) { check_cuda(cudaStreamBeginCapture(raw(stream), cudaStreamCaptureModeThreadLocal), "capture"); }
+Graph capture_end(Stream stream) {
+  cudaGraph_t graph = nullptr;
+  check_cuda(cudaStreamEndCapture(raw(stream), &graph), "capture");
+  cudaGraphExec_t executable = nullptr;
+  const cudaError_t error = cudaGraphInstantiate(&executable, graph, 0);
+  cudaGraphDestroy(graph);
+  check_cuda(error, "graph");
+  return reinterpret_cast<Graph>(executable);
+}
+void replay(Stream stream, Graph graph) { check_cuda(cudaGraphLaunch(raw(graph), raw(stream)), "replay"); }
+void release_graph(Graph graph) { cudaGraphExecDestroy(raw(graph)); }
+
+}  // namespace platform
+}  // namespace trefoil::cuda

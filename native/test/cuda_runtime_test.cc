@@ -1,0 +1,132 @@
+// The runtime over memory that is not the host's, with kernels: programs on the emulated CUDA backend against the CPU, recordings
+// and their replay, errors of indices that come to light late, and the list of ops.
+#include <dlfcn.h>
+
+#include <set>
+
+#include "runtime_bench.h"
+
+using namespace trefoil::test::runtime_bench;
+using trefoil::test::Failure;
+
+namespace {
+
+std::shared_ptr<Device> open_emulated(const char* precision = "f32") {
+  DeviceOptions options;
+  options.backend = "cuda_emulated";
+  options.library = TREFOIL_TEST_CUDA_EMULATED;
+  options.precision = precision;
+  return Device::open(options);
+}
+
+std::shared_ptr<Device> open_cpu() { return Device::open({}); }
+
+// total += softmax(x + c) over rows of 5, then rows of it by index: outputs the sum and the rows.
+struct Problem {
+  std::vector<float> c = std::vector<float>(20, 0.25f);
+  std::shared_ptr<Buffer> total;
+  std::shared_ptr<Program> program;
+
+  explicit Problem(Bench& bench) {
+    total = bench.buffer(std::vector<float>(20));
+    ProgramSpec spec;
+    ValueSpec index = value({3}, ValueKind::input, 1);
+    index.dtype = TREFOIL_I32;
+    ValueSpec offset = constant(c);
+    offset.shape = {4, 5};
+    spec.values = {value({4, 5}, ValueKind::input, 0), offset, value({4, 5}), value({4, 5}), state({4, 5}, total), index, value({3, 5}), alias_of(4, {4, 5})};
+    const std::vector<double> add = {1, 2, 0, 1, 0, 0, 2};
+    spec.instructions = {{"elementwise", {0, 1}, {2}, add}, {"softmax", {2}, {3}, {}}, {"elementwise", {4, 3}, {7}, add}, {"gather_rows", {7, 5}, {6}, {}}};
+    spec.outputs = {6};
+    program = Program::create(bench.device, spec);
+  }
+  std::vector<float> run(Bench& bench, float x, const std::vector<int32_t>& index, uint32_t flags = 0) {
+    std::vector<float> input(20);
+    for (size_t i = 0; i < 20; ++i) input[i] = x * static_cast<float>(i % 7);
+    std::vector<float> rows(3);
+    std::memcpy(rows.data(), index.data(), 12);
+    return bench.call(*program, {input, rows}, flags)[0];
+  }
+};
+
+}  // namespace
+
+TEST_ONCE(cuda_program_matches_cpu_and_is_recorded) {
+  Bench cuda(open_emulated()), cpu(open_cpu());
+  Problem there(cuda), here(cpu);
+  for (int step = 0; step < 6; ++step) {
+    const std::vector<int32_t> index = {step % 4, -1, 3};
+    const std::vector<float> actual = there.run(cuda, 0.1f * static_cast<float>(step), index), expected = here.run(cpu, 0.1f * static_cast<float>(step), index);
+    for (size_t i = 0; i < 15; ++i) CHECK(std::fabs(actual[i] - expected[i]) < 1e-6f);
+    // The second run with the same addresses is recorded; later ones replay it.
+    CHECK(there.program->graph_count() == (step < 1 ? 0u : 1u));
+    CHECK(here.program->graph_count() == 0);
+  }
+  const std::vector<float> total = cuda.read(there.total), expected = cpu.read(here.total);
+  for (size_t i = 0; i < 20; ++i) CHECK(std::fabs(total[i] - expected[i]) < 1e-5f);
+  // Checked and profiled runs go instruction by instruction.
+  there.run(cuda, 1, {0, 1, 2}, kCheckFinite + kProfile);
+  CHECK(there.program->profile()[1] > 0);
+}
+
+// Runs in flight each have input memory of their own: as many recordings, and no more of them.
+TEST_ONCE(cuda_recordings_follow_the_addresses) {
+  Bench cuda(open_emulated());
+  Problem problem(cuda);
+  std::vector<float> input(20), index(3);
+  for (int round = 0; round < 5; ++round) {
+    for (int i = 0; i < 3; ++i) cuda.submit(*problem.program, {input, index});
+    for (int i = 0; i < 3; ++i) {
+      const std::vector<float> rows = cuda.collect()[0];
+      for (float x : rows) CHECK(std::fabs(x - 0.2f * static_cast<float>(round * 3 + i + 1)) < 1e-4f);
+    }
+  }
+  CHECK(problem.program->graph_count() >= 1 && problem.program->graph_count() <= 8);
+  const size_t before = cuda.device->memory().live;
+  problem.program.reset();
+  problem.total.reset();
+  CHECK(cuda.device->memory().live < before);
+}
+
+TEST_ONCE(cuda_index_errors_are_reported_once) {
+  Bench cuda(open_emulated());
+  Problem problem(cuda);
+  for (int step = 0; step < 3; ++step) {  // launched, recorded, replayed
+    try {
+      problem.run(cuda, 1, {0, 4, 1});
+      throw Failure{"expected an error"};
+    } catch (const Error& error) {
+      CHECK(error.code == TREFOIL_INDEX_OUT_OF_RANGE && std::strstr(error.what(), "gather_rows: index 4 at position 1"));
+    }
+    problem.run(cuda, 1, {0, 3, 1});
+  }
+}
+
+TEST_ONCE(cuda_non_finite_outputs_are_found) {
+  Bench cuda(open_emulated());
+  Problem problem(cuda);
+  try {
+    problem.run(cuda, INFINITY, {0, 1, 2}, kCheckFinite);
+    throw Failure{"expected an error"};
+  } catch (const Error& error) {
+    CHECK(error.code == TREFOIL_NON_FINITE && error.instruction == 0);
+  }
+}
+
+TEST_ONCE(cuda_rejects_an_unknown_precision) {
+  try {
+    open_emulated("f64");
+    throw Failure{"expected an error"};
+  } catch (const Error& error) {
+    CHECK(error.code == TREFOIL_INVALID_ARGUMENT && std::strstr(error.what(), "\"bf16\" or \"f32\""));
+  }
+}
+
+TEST_ONCE(cuda_has_every_op_of_the_cpu) {
+  std::set<std::string> missing;
+  for (const std::string& op : open_cpu()->ops()) missing.insert(op);
+  for (const std::string& op : open_emulated()->ops()) missing.erase(op);
+  std::string names;
+  for (const std::string& op : missing) names += " " + op;
+  if (!missing.empty()) throw Failure{"missing on CUDA:" + names};
+}

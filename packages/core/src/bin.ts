@@ -1,0 +1,12 @@
+import { createRequire } from "node:module";
+import { runCli } from "./cli/index.js";
+import { doctor } from "./doctor/command.js";
+
+const { version } = createRequire(import.meta.url)("../package.json") as { version: string };
+
+process.exitCode = await runCli({
+  name: "trefoil",
+  version,
+  summary: "Looks after the Trefoil engine of this machine.",
+  commands: [doctor],
+});

@@ -1,0 +1,108 @@
+import { existsSync, readFileSync } from "node:fs";
+import { addonPaths, backendLibraryPaths } from "@trefoil/native";
+import { Device, DeviceUnavailableError } from "../device/index.js";
+
+interface FoundDevice {
+  readonly name: string;
+  /** Marketing name of a GPU, "cpu" of the CPU. */
+  readonly model: string;
+  /** Instruction set and precision: "avx512", "sm_90 bf16". */
+  readonly level: string;
+  /** Threads of the CPU, multiprocessors of a GPU. */
+  readonly threads: number;
+}
+
+export interface DoctorReport {
+  readonly version: string;
+  readonly node: string;
+  readonly platform: string;
+  /** Where the engine was looked for; `error` if it does not load. */
+  readonly engine: { readonly paths: readonly string[]; readonly error?: string };
+  /** First line of the driver's own version file; null where there is none. */
+  readonly driver: string | null;
+  /** Libraries of the CUDA backend that were looked for. */
+  readonly libraries: readonly { readonly path: string; readonly exists: boolean }[];
+  readonly devices: readonly FoundDevice[];
+  /** Why there is no CUDA device. */
+  readonly cuda?: string;
+  readonly advice: readonly string[];
+}
+
+const driverFile = "/proc/driver/nvidia/version";
+
+function readDriver(): string | null {
+  if (!existsSync(driverFile)) return null;
+  return readFileSync(driverFile, "utf8").split("\n")[0]?.trim() ?? null;
+}
+
+function describe(name: string): FoundDevice {
+  const { info } = new Device(name);
+  return { name, model: info.name, level: info.isa, threads: info.threads };
+}
+
+/** All CUDA devices, or why there is none. */
+function findCuda(): { devices: FoundDevice[]; reason?: string } {
+  const devices: FoundDevice[] = [];
+  for (;;) {
+    try {
+      devices.push(describe(`cuda:${devices.length}`));
+    } catch (error) {
+      if (devices.length > 0) return { devices };
+      if (!(error instanceof Error)) throw error;
+      const reason = error instanceof DeviceUnavailableError && error.cause instanceof Error ? error.cause : error;
+      return { devices, reason: reason.message.split("\n")[0] ?? "" };
+    }
+  }
+}
+
+/** Looks at this machine; opens every device once and throws nothing that a machine can cause. */
+export function examine(version: string): DoctorReport {
+  const base = {
+    version,
+    node: process.versions.node,
+    platform: `${process.platform} ${process.arch}`,
+    driver: readDriver(),
+    libraries: backendLibraryPaths("cuda").map((path) => ({ path, exists: existsSync(path) })),
+  };
+  const paths = addonPaths();
+  let cpu: FoundDevice;
+  try {
+    cpu = describe("cpu:0");
+  } catch (error) {
+    const message = error instanceof Error ? error.message : String(error);
+    return { ...base, engine: { paths, error: message }, devices: [], advice: [message.split("\n").at(-1) ?? message] };
+  }
+  const { devices, reason } = findCuda();
+  const advice: string[] = [];
+  if (devices.length > 0) {
+    advice.push("Add --device cuda to a command, or set TREFOIL_DEVICE=cuda, to compute on the GPU.");
+  } else {
+    if (base.driver === null)
+      advice.push("For a GPU, install NVIDIA's driver. Without one everything runs on the CPU.");
+    if (!base.libraries.some(({ exists }) => exists))
+      advice.push(
+        "Build the CUDA library with `pnpm --filter @trefoil/native run build:cuda` (needs nvcc 12.4 or newer, of the CUDA toolkit).",
+      );
+  }
+  return { ...base, engine: { paths }, devices: [cpu, ...devices], ...(reason && { cuda: reason }), advice };
+}
+
+/** The report as aligned lines. */
+export function formatReport(report: DoctorReport): string {
+  const lines: [string, string][] = [
+    ["trefoil", report.version],
+    ["node", `${report.node}, ${report.platform}`],
+    ["engine", report.engine.error === undefined ? "loads" : "does not load"],
+    ...report.engine.paths.map((path): [string, string] => ["  path", path]),
+    ["driver", report.driver ?? "none found"],
+    ...report.devices.map(({ name, model, level, threads }): [string, string] => [
+      name,
+      name.startsWith("cpu") ? `${level}, ${threads} threads` : `${model}, ${level}, ${threads} multiprocessors`,
+    ]),
+  ];
+  if (report.cuda !== undefined) lines.push(["cuda", `unavailable: ${report.cuda}`]);
+  for (const { path, exists } of report.libraries)
+    lines.push(["  library", `${path}: ${exists ? "there" : "no such file"}`]);
+  for (const advice of report.advice) lines.push(["to do", advice]);
+  return `${lines.map(([key, value]) => `${key.padEnd(12)}${value}`).join("\n")}\n`;
+}

@@ -1,0 +1,61 @@
+import { defineCommand, trainBpe } from "@trefoil/core";
+import { z } from "zod";
+import { openDataset } from "../data/index.js";
+import { captionsOf, encodePairs, generatorSizesSchema, trainGenerator } from "../generator/index.js";
+import { VqImageTokenizer } from "../tokenizer/index.js";
+import { count, dataField, folder, outputFields, runOf, trainFields } from "./fields.js";
+
+export const generatorCommand = defineCommand({
+  name: "generator",
+  summary: "Train a text-to-image model: captions to the codes of a picture.",
+  description:
+    "A bidirectional transformer predicts hidden codes from the others and a caption (MUSE, arXiv 2301.00704), with a text encoder of its own. Some captions are dropped, so that guidance has a model without one.",
+  examples: ["synth2 generator --data world:paired:2000 --tokenizer models/tokenizer --output models/generator"],
+  schema: z.strictObject({
+    data: dataField,
+    heldOut: dataField.describe("Pairs to measure on. Default: none.").optional(),
+    evaluateEvery: count(500, "Steps between measurements.").meta({ unit: "steps" }),
+    tokenizer: folder("Image tokenizer."),
+    vocabulary: count(512, "Tokens of the captions' vocabulary, at most.").meta({ unit: "tokens" }),
+    ...outputFields,
+    model: generatorSizesSchema.prefault({}),
+    loss: z
+      .strictObject({
+        schedule: z
+          .enum(["cosine", "linear", "square", "arccos"])
+          .default("cosine")
+          .describe("Of the share of hidden codes."),
+        average: z
+          .enum(["picture", "batch"])
+          .default("picture")
+          .describe("Whether pictures or hidden codes count alike."),
+        dropCondition: z.number().min(0).lt(1).default(0.1).describe("Share of captions that are dropped."),
+        labelSmoothing: z.number().min(0).lt(1).default(0.1).describe("ε of the label smoothing."),
+      })
+      .prefault({}),
+    train: trainFields({ steps: 2000, learningRate: 1e-3, batch: 32 }).prefault({}),
+  }),
+  run: async (config, { progress, signal }) => {
+    const { model: sizes, loss, train: settings, output, resume, overwrite, evaluateEvery: every } = config;
+    using images = await VqImageTokenizer.open(config.tokenizer);
+    await using data = await openDataset(config.data, images.imageSize);
+    await using heldOut =
+      config.heldOut === undefined ? undefined : await openDataset(config.heldOut, images.imageSize);
+    const text = await trainBpe(await captionsOf(data.dataset), { vocabSize: config.vocabulary });
+    const encode = (from: typeof data) =>
+      encodePairs(from.dataset, images, text, sizes.maxTextTokens, { progress, signal });
+    const pairs = await encode(data);
+    const evaluation = heldOut && { pairs: await encode(heldOut), every };
+    const { gridSize, codebookSize: codes, dimension: codeWidth } = images;
+    const { completed, evaluation: scores } = await trainGenerator({
+      architecture: { ...sizes, gridSize, codes, codeWidth, vocabulary: text.vocabSize },
+      ...{ pairs, text, loss, settings, output, resume, overwrite, progress, signal },
+      tokenizerHash: images.hash,
+      run: runOf(config),
+      ...(evaluation && { evaluation }),
+    });
+    if (!completed) return;
+    if (scores) progress.log(`${scores.bitsPerCode!.toFixed(3)} bits per code on held-out pairs.`);
+    progress.log(`The generator is in ${output}.`);
+  },
+});

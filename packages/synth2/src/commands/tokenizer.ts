@@ -1,0 +1,72 @@
+import { defineCommand } from "@trefoil/core";
+import { z } from "zod";
+import { openDataset } from "../data/index.js";
+import { architectureSchema, trainTokenizer } from "../tokenizer/index.js";
+import { count, dataField, outputFields, runOf, trainFields } from "./fields.js";
+
+export const tokenizerCommand = defineCommand({
+  name: "tokenizer",
+  summary: "Train an image tokenizer (VQ-GAN): pictures to a grid of codes and back.",
+  description:
+    "Encoder, codebook and decoder learn to reconstruct pictures (arXiv 2012.09841). The codebook follows its latents by moving averages or by gradient; codes that are never used are replaced. All later stages share the one tokenizer that this writes.",
+  examples: ["synth2 tokenizer --data world:paired:2000 --output models/tokenizer"],
+  schema: z.strictObject({
+    data: dataField,
+    heldOut: dataField.describe("Pictures to measure on. Default: none.").optional(),
+    evaluateEvery: count(200, "Steps between measurements.").meta({ unit: "steps" }),
+    ...outputFields,
+    model: architectureSchema.prefault({}),
+    loss: z
+      .strictObject({
+        reconstruction: z.enum(["l1", "l2"]).default("l1").describe("Error of the pixels."),
+        commitment: z.number().nonnegative().default(0.25).describe("β, the weight of the commitment loss."),
+        reviveUntil: z
+          .number()
+          .min(0)
+          .max(1)
+          .default(0.7)
+          .describe("Share of the run in which dead codes are replaced."),
+        codebook: z
+          .strictObject({
+            learning: z.enum(["ema", "gradient"]).default("ema").describe("How codes follow their latents."),
+            decay: z.number().min(0).lt(1).default(0.95).describe("γ of the moving averages."),
+            reviveBelow: z
+              .number()
+              .min(0)
+              .default(0.5)
+              .describe("Latents per batch under which a code is dead; 0: never."),
+          })
+          .prefault({}),
+        adversarial: z
+          .strictObject({
+            weight: z.number().nonnegative().default(0).describe("Of the discriminator's loss; 0: no discriminator."),
+            startStep: z.number().int().nonnegative().default(1000).describe("Step from which the decoder sees it."),
+            channels: z.array(z.number().int().positive()).min(1).default([32, 64]).describe("Of its layers."),
+            gradientPenalty: z.number().nonnegative().default(0).describe("Weight of R1 on real pictures; 0: none."),
+          })
+          .prefault({}),
+      })
+      .prefault({}),
+    train: trainFields({ steps: 1000, learningRate: 2e-3, batch: 16 }).prefault({}),
+  }),
+  run: async (config, { progress, signal }) => {
+    const { model: architecture, loss, train: settings, output, resume, overwrite, evaluateEvery: every } = config;
+    await using data = await openDataset(config.data, architecture.imageSize);
+    await using heldOut =
+      config.heldOut === undefined ? undefined : await openDataset(config.heldOut, architecture.imageSize);
+    const evaluation = heldOut && { data: heldOut.dataset, every };
+    const { completed, evaluation: scores } = await trainTokenizer({
+      data: data.dataset,
+      dataName: data.hash,
+      ...{ architecture, loss, settings, output, resume, overwrite, progress, signal },
+      run: runOf(config),
+      ...(evaluation && { evaluation }),
+    });
+    if (!completed) return;
+    if (scores)
+      progress.log(
+        `${scores.psnr.toFixed(2)} dB, ${scores.codesUsed} codes used, perplexity ${scores.perplexity.toFixed(1)}.`,
+      );
+    progress.log(`The tokenizer is in ${output}.`);
+  },
+});

@@ -1,0 +1,37 @@
+import { SynthError } from "../errors.js";
+import type { PairedDataset } from "../types.js";
+import { SPLITS, type Split, WorldDataset } from "../world/index.js";
+import { PreparedDataset } from "./prepared.js";
+
+/** A dataset, what tells it from others, and how to let go of it. */
+export interface OpenDataset extends AsyncDisposable {
+  dataset: PairedDataset;
+  /** Equal for equal content: part of what a resumed run must find again. */
+  hash: string;
+}
+
+/**
+ * Opens images with captions: a folder made by `synth2 prepare`, or scenes of the built-in world named `world:SPLIT:COUNT` with
+ * `:SEED` behind it if it is not 0.
+ * @param worldSize width and height of pictures of the world, pixels
+ * @throws SynthError `SYNTH_OPTIONS` for a world that does not exist, `SYNTH_DATA` for a folder that cannot be read
+ */
+export async function openDataset(spec: string, worldSize = 64): Promise<OpenDataset> {
+  if (!spec.startsWith("world:")) {
+    const dataset = await PreparedDataset.open(spec);
+    return { dataset, hash: dataset.hash, [Symbol.asyncDispose]: () => dataset[Symbol.asyncDispose]() };
+  }
+  const [, split, length, seed = "0"] = /^world:(\w+):(\d+)(?::(\d+))?$/.exec(spec) ?? [];
+  if (!SPLITS.includes(split as Split) || !(Number(length) > 0)) {
+    throw new SynthError(
+      "SYNTH_OPTIONS",
+      `${spec} is no world: write world:SPLIT:COUNT or world:SPLIT:COUNT:SEED, where SPLIT is ${SPLITS.join(", ")}`,
+    );
+  }
+  const options = { split: split as Split, length: Number(length), seed: Number(seed), size: worldSize };
+  return {
+    dataset: new WorldDataset(options),
+    hash: `world-1 ${JSON.stringify(options)}`,
+    [Symbol.asyncDispose]: async () => undefined,
+  };
+}

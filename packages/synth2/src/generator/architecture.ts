@@ -1,0 +1,28 @@
+import { z } from "zod";
+
+const count = (value: number, meaning: string) => z.number().int().positive().default(value).describe(meaning);
+
+/** The sizes of a generator that a user chooses; grid and codebook come from the image tokenizer, the vocabulary from the text. */
+export const generatorSizesSchema = z.strictObject({
+  width: count(128, "Width of the transformer."),
+  layers: count(4, "Blocks of self-attention, cross-attention to the text, and feed-forward."),
+  heads: count(4, "Attention heads."),
+  feedForward: count(256, "Width inside the (gated) feed-forward layers."),
+  textWidth: count(96, "Width of the text encoder, which trains along."),
+  textLayers: count(2, "Blocks of the text encoder."),
+  maxTextTokens: count(32, "Longest caption; longer ones are refused.").meta({ unit: "tokens" }),
+});
+
+export type GeneratorSizes = z.infer<typeof generatorSizesSchema>;
+
+/** All sizes; saved in the generator's folder. */
+export const generatorArchitectureSchema = generatorSizesSchema.extend({
+  gridSize: z.number().int().positive(),
+  /** Codes of the image tokenizer; the mask token is the next number. */
+  codes: z.number().int().positive(),
+  /** Dimension of an embedding; what the continuous generator draws. */
+  codeWidth: z.number().int().positive(),
+  vocabulary: z.number().int().positive(),
+});
+
+export type GeneratorArchitecture = z.infer<typeof generatorArchitectureSchema>;

@@ -1,0 +1,97 @@
+import {
+  add,
+  attention,
+  FeedForward,
+  type InitialValues,
+  Linear,
+  Module,
+  Parameter,
+  RMSNorm,
+  reshape,
+  type Tensor,
+} from "@trefoil/core";
+
+/** Keys and values that queries of one layer read: both [batch, keys, heads, headDim]. */
+export interface AttentionMemory {
+  keys: Tensor;
+  values: Tensor;
+}
+
+/** Bidirectional attention from x to itself or to another sequence; no positions of its own. */
+export class Attention extends Module {
+  readonly queries: Linear;
+  readonly keys: Linear;
+  readonly values: Linear;
+  readonly output: Linear;
+  readonly #heads: number;
+
+  constructor(width: number, sourceWidth: number, heads: number, initial: InitialValues) {
+    super();
+    const layer = (inputs: number) => new Linear(inputs, width, { bias: false, initial });
+    [this.queries, this.keys, this.values] = [layer(width), layer(sourceWidth), layer(sourceWidth)];
+    this.output = new Linear(width, width, { bias: false, standardDeviation: 0.02, initial });
+    this.#heads = heads;
+  }
+
+  /** What queries will read of a source [batch, keys, sourceWidth]; the same for every step of decoding. */
+  memory(source: Tensor): AttentionMemory {
+    return { keys: this.#split(this.keys.forward(source)), values: this.#split(this.values.forward(source)) };
+  }
+
+  /** @param lengths i32 [batch]: how many keys are real */
+  forward(x: Tensor, { keys, values }: AttentionMemory, lengths?: Tensor): Tensor {
+    const queries = this.#split(this.queries.forward(x));
+    const mixed = attention(queries, keys, values, lengths ? { keyLengths: lengths } : {});
+    return this.output.forward(reshape(mixed, x.shape));
+  }
+
+  #split(x: Tensor): Tensor {
+    const [batch, rows, width] = x.shape as [number, number, number];
+    return reshape(x, [batch, rows, this.#heads, width / this.#heads]);
+  }
+}
+
+const feedForward = (hiddenSize: number, intermediateSize: number, initial: InitialValues): FeedForward =>
+  new FeedForward({ hiddenSize, intermediateSize, standardDeviation: 1 / Math.sqrt(3 * hiddenSize), initial });
+
+/** Self-attention, cross-attention where there is a source, feed-forward; pre-norm with residual connections. */
+export class Block extends Module {
+  readonly selfNorm: RMSNorm;
+  readonly self: Attention;
+  readonly crossNorm: RMSNorm | null;
+  readonly cross: Attention | null;
+  readonly forwardNorm: RMSNorm;
+  readonly mlp: FeedForward;
+
+  constructor(
+    sizes: { width: number; heads: number; feedForward: number; sourceWidth?: number },
+    initial: InitialValues,
+  ) {
+    super();
+    const { width, heads, sourceWidth } = sizes;
+    this.selfNorm = new RMSNorm(width);
+    this.self = new Attention(width, width, heads, initial);
+    this.crossNorm = sourceWidth === undefined ? null : new RMSNorm(width);
+    this.cross = sourceWidth === undefined ? null : new Attention(width, sourceWidth, heads, initial);
+    this.forwardNorm = new RMSNorm(width);
+    this.mlp = feedForward(width, sizes.feedForward, initial);
+  }
+
+  /**
+   * @param x [batch, sequence, width]
+   * @param lengths i32 [batch]: of the sequence itself; all of it where absent
+   * @param source what cross-attention reads, and i32 [batch] how much of it is real
+   */
+  forward(x: Tensor, lengths?: Tensor, source?: { memory: AttentionMemory; lengths: Tensor }): Tensor {
+    const inner = this.selfNorm.forward(x);
+    let y = add(x, this.self.forward(inner, this.self.memory(inner), lengths));
+    if (this.cross && this.crossNorm && source) {
+      y = add(y, this.cross.forward(this.crossNorm.forward(y), source.memory, source.lengths));
+    }
+    return add(y, this.mlp.forward(this.forwardNorm.forward(y)));
+  }
+}
+
+/** A table of learned positions. */
+export const positionTable = (rows: number, width: number, initial: InitialValues): Parameter =>
+  new Parameter([rows, width], { data: initial.normal([rows, width], 0.02) });

@@ -1,0 +1,62 @@
+import {
+  add,
+  Embedding,
+  type InitialValues,
+  Module,
+  Parameter,
+  RMSNorm,
+  reshape,
+  type Tensor,
+  where,
+} from "@trefoil/core";
+import type { GeneratorArchitecture } from "./architecture.js";
+import { Block, positionTable } from "./layers.js";
+
+/** Captions as the generator reads them. */
+export interface TextBatch {
+  /** i32 [batch, maxTextTokens]; what lies beyond the length does not matter. */
+  tokens: Tensor;
+  /** i32 [batch], at least 1. */
+  lengths: Tensor;
+  /** [batch]: 1 where the caption is kept, 0 where the condition is dropped. */
+  kept: Tensor;
+}
+
+/** What the image side reads of the captions. */
+export interface TextStates {
+  /** [batch, maxTextTokens, textWidth] */
+  states: Tensor;
+  /** i32 [batch] */
+  lengths: Tensor;
+}
+
+/** A small bidirectional transformer over the caption, trained along with the generator. */
+export class TextEncoder extends Module {
+  readonly embed: Embedding;
+  readonly positions: Parameter;
+  readonly blocks: Block[];
+  readonly norm: RMSNorm;
+  /** Stands for "no caption", [textWidth]: the only state that an image without condition reads. */
+  readonly absent: Parameter;
+
+  constructor(arch: GeneratorArchitecture, initial: InitialValues) {
+    super();
+    const { vocabulary, textWidth: width, textLayers, maxTextTokens } = arch;
+    this.embed = new Embedding(vocabulary, width, { standardDeviation: 0.3, initial });
+    this.positions = positionTable(maxTextTokens, width, initial);
+    const heads = Math.max(1, Math.round(width / (arch.width / arch.heads)));
+    const sizes = { width, heads: width % heads === 0 ? heads : 1, feedForward: 2 * width };
+    this.blocks = Array.from({ length: textLayers }, () => new Block(sizes, initial));
+    this.norm = new RMSNorm(width);
+    this.absent = new Parameter([width], { data: initial.normal([width], 0.3) });
+  }
+
+  forward({ tokens, lengths, kept }: TextBatch): TextStates {
+    const [batch] = tokens.shape as [number, number];
+    let x = add(this.embed.forward(tokens), this.positions);
+    for (const block of this.blocks) x = block.forward(x, lengths);
+    const states = where(reshape(kept, [batch, 1, 1]), this.norm.forward(x), reshape(this.absent, [1, 1, -1]));
+    // Every state of a dropped caption is the same, so how many of them are read makes no difference.
+    return { states, lengths };
+  }
+}

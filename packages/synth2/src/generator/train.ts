@@ -1,0 +1,199 @@
+import { type AdamW, compile, gradients, type Tensor, type Tokenizer, tensor } from "@trefoil/core";
+import { SynthError } from "../errors.js";
+import {
+  makeOptimizer,
+  namedState,
+  requireFreeOutput,
+  rowsOfStep,
+  runSteps,
+  type StageContext,
+  type StageOutput,
+  scalarsOf,
+  type TrainingSettings,
+} from "../training/index.js";
+import { Choices } from "../world/random.js";
+import type { GeneratorArchitecture } from "./architecture.js";
+import { saveGenerator } from "./folder.js";
+import { MaskedGenerator } from "./masked-model.js";
+import { hideCodes, keptConditions, type MaskingOptions } from "./masking.js";
+import { type CaptionTokens, textBatch } from "./text.js";
+import type { TextBatch } from "./text-encoder.js";
+
+/** Pictures as codes, with their captions: what generators learn from. */
+export interface CodedPairs {
+  /** `[pictures, L]` */
+  codes: Int32Array;
+  /** Of each picture: one or more captions. */
+  captions: readonly (readonly CaptionTokens[])[];
+}
+
+export interface GeneratorLossSettings extends Omit<MaskingOptions, "maskToken"> {
+  /** Share of captions that are dropped, so that guidance has an unconditional model. */
+  dropCondition: number;
+  /** ε of the label smoothing. */
+  labelSmoothing: number;
+}
+
+export interface TrainGeneratorOptions extends StageContext, StageOutput {
+  pairs: CodedPairs;
+  /** Measured during training; none by default. */
+  evaluation?: { pairs: CodedPairs; every: number };
+  architecture: GeneratorArchitecture;
+  loss: GeneratorLossSettings;
+  settings: TrainingSettings;
+  /** Of the captions. */
+  text: Tokenizer;
+  /** Of the image tokenizer that the codes come from. */
+  tokenizerHash: string;
+}
+
+export interface TrainGeneratorResult {
+  completed: boolean;
+  hash?: string;
+  evaluation?: Readonly<Record<string, number>>;
+}
+
+/** @throws SynthError `SYNTH_DATA` */
+function checkPairs({ codes, captions }: CodedPairs, { gridSize }: GeneratorArchitecture): void {
+  if (captions.length === 0) throw new SynthError("SYNTH_DATA", "there are no pairs to train on");
+  if (codes.length !== captions.length * gridSize ** 2) {
+    throw new SynthError(
+      "SYNTH_DATA",
+      `${codes.length} codes are not ${captions.length} pictures of ${gridSize} × ${gridSize}: were they made by another tokenizer?`,
+    );
+  }
+}
+
+/** The codes and one caption each of some pictures. */
+function pairRows(
+  { codes, captions }: CodedPairs,
+  positions: number,
+  rows: readonly number[],
+  choices: Choices,
+): { codes: Int32Array; captions: CaptionTokens[] } {
+  const some = new Int32Array(rows.length * positions);
+  const chosen = rows.map((row, i) => {
+    some.set(codes.subarray(row * positions, (row + 1) * positions), i * positions);
+    return choices.pick(captions[row]!);
+  });
+  return { codes: some, captions: chosen };
+}
+
+/** Everything a training step of the generator moves, and the step itself. */
+export class GeneratorTrainer {
+  readonly model: MaskedGenerator;
+  readonly #optimizer: AdamW;
+  readonly #loss: GeneratorLossSettings;
+  readonly #settings: TrainingSettings;
+  readonly #step;
+
+  constructor(architecture: GeneratorArchitecture, loss: GeneratorLossSettings, settings: TrainingSettings) {
+    this.#loss = loss;
+    this.#settings = settings;
+    this.model = new MaskedGenerator(architecture, settings.seed);
+    const parameters = this.model.parameters();
+    this.#optimizer = makeOptimizer(parameters, settings, { beta2: 0.96 });
+    this.#step = compile((text: TensorFields<TextBatch>, tokens: Tensor, targets: Tensor, weights: Tensor) => {
+      const result = this.model.loss(text, { tokens, targets, weights }, loss.labelSmoothing);
+      const { gradientNorm: gradNorm, learningRate } = this.#optimizer.apply(gradients(result.loss, parameters));
+      return { ...result, gradNorm, learningRate };
+    });
+  }
+
+  state() {
+    return namedState({ model: this.model, optimizer: this.#optimizer });
+  }
+
+  /** Update `index` (from 0) on these pairs: rows, captions, dropped conditions and masks follow from the seed and the index. */
+  async step(pairs: CodedPairs, index: number) {
+    const { gridSize, maxTextTokens } = this.model.architecture;
+    const { batch, seed } = this.#settings;
+    const choices = new Choices(seed, index, 0x6d61736b);
+    const positions = gridSize ** 2;
+    const rows = rowsOfStep(pairs.captions.length, batch, index, seed);
+    const { codes, captions } = pairRows(pairs, positions, rows, choices);
+    const kept = keptConditions(batch, this.#loss.dropCondition, choices);
+    const masked = hideCodes(codes, positions, choices, { ...this.#loss, maskToken: this.model.maskToken });
+    const shape = [batch, positions];
+    const fields = Object.values(masked).map((data) => tensor(data, { shape })) as [Tensor, Tensor, Tensor];
+    return await scalarsOf(await this.#step(textBatch(captions, maxTextTokens, kept), ...fields));
+  }
+
+  dispose(): void {
+    for (const parameter of this.state().values()) parameter.dispose();
+  }
+}
+
+type TensorFields<T> = Record<keyof T, Tensor>;
+
+/** Trains a masked generator on codes and captions, and saves its folder. */
+export async function trainGenerator(options: TrainGeneratorOptions): Promise<TrainGeneratorResult> {
+  const { pairs, evaluation, architecture, loss, settings, text, tokenizerHash, output, run, overwrite } = options;
+  requireFreeOutput(options);
+  checkPairs(pairs, architecture);
+  const trainer = new GeneratorTrainer(architecture, loss, settings);
+  try {
+    const measure = maskedEvaluation(trainer.model);
+    const completed = await runSteps({
+      run,
+      title: "generator",
+      config: { pairs: pairs.captions.length, tokenizerHash, text: text.hash, architecture, loss, settings },
+      steps: settings.steps,
+      parameters: trainer.state(),
+      step: (index) => trainer.step(pairs, index),
+      ...(evaluation && { evaluateEvery: evaluation.every, evaluate: () => measure(evaluation.pairs) }),
+      checkpointEvery: settings.checkpointEvery,
+      keepCheckpoints: settings.keepCheckpoints,
+      ...(options.resume !== undefined && { resume: options.resume }),
+      ...(options.progress && { progress: options.progress }),
+      ...(options.signal && { signal: options.signal }),
+    });
+    if (!completed) return { completed };
+    const hash = await saveGenerator(trainer.model, output, { text, tokenizerHash, ...(overwrite && { overwrite }) });
+    return { completed, hash, ...(evaluation && { evaluation: await measure(evaluation.pairs) }) };
+  } finally {
+    trainer.dispose();
+  }
+}
+
+const shares = [0.25, 0.5, 0.75, 1] as const;
+
+/**
+ * Nats per hidden code at fixed shares of hidden codes (`nllHidden25` … `nllHidden100`), the accuracy at half of them, and
+ * `bitsPerCode`: the mean over shares uniform on (0, 1], which bounds the likelihood of a picture's codes (absorbing diffusion).
+ */
+export function maskedEvaluation(model: MaskedGenerator): (pairs: CodedPairs) => Promise<Record<string, number>> {
+  const { gridSize, maxTextTokens } = model.architecture;
+  const positions = gridSize ** 2;
+  const measure = compile((text: TensorFields<TextBatch>, tokens: Tensor, targets: Tensor, weights: Tensor) =>
+    model.loss(text, { tokens, targets, weights }, 0),
+  );
+  return async (pairs) => {
+    const batch = Math.min(32, pairs.captions.length);
+    const choices = new Choices(0, 0x6576616c);
+    const score = async (at: number, share: number) => {
+      const rows = Array.from({ length: batch }, (_, i) => at + i);
+      const { codes, captions } = pairRows(pairs, positions, rows, choices);
+      const options = { maskToken: model.maskToken, schedule: "linear", average: "picture", share } as const;
+      const masked = hideCodes(codes, positions, choices, options);
+      const fields = Object.values(masked).map((data) => tensor(data, { shape: [batch, positions] }));
+      const result = await measure(textBatch(captions, maxTextTokens), ...(fields as [Tensor, Tensor, Tensor]));
+      return await scalarsOf(result);
+    };
+    const totals: Record<string, number> = {};
+    let batches = 0;
+    for (let at = 0; at + batch <= pairs.captions.length; at += batch, batches++) {
+      for (const share of shares) {
+        const { likelihood, accuracy } = await score(at, share);
+        const name = `nllHidden${100 * share}`;
+        totals[name] = (totals[name] ?? 0) + likelihood;
+        if (share === 0.5) totals.accuracyHidden50 = (totals.accuracyHidden50 ?? 0) + accuracy;
+      }
+      // Shares spread evenly over the batches stand for uniform ones.
+      const { likelihood } = await score(at, 1 - ((batches * 0.618034) % 1));
+      totals.bitsPerCode = (totals.bitsPerCode ?? 0) + likelihood / Math.LN2;
+    }
+    const means = Object.fromEntries(Object.entries(totals).map(([name, total]) => [name, total / batches]));
+    return { ...means, loss: means.nllHidden50! };
+  };
+}

@@ -1,0 +1,11 @@
+export * from "./data/index.js";
+export { SynthError, type SynthErrorCode } from "./errors.js";
+export * from "./generator/index.js";
+export { imageBatch, toBytes, toUnit } from "./images/pixels.js";
+export * from "./metrics/index.js";
+export * from "./sampling/index.js";
+export * from "./synthesize/index.js";
+export * from "./tokenizer/index.js";
+export * from "./training/index.js";
+export type * from "./types.js";
+export * from "./world/index.js";

@@ -1,0 +1,42 @@
+import { z } from "zod";
+import { SynthError } from "../errors.js";
+
+const count = (value: number, meaning: string) => z.number().int().positive().default(value).describe(meaning);
+
+/** The sizes of an image tokenizer; saved in its folder. */
+export const architectureSchema = z.strictObject({
+  imageSize: count(64, "Width and height of the images.").meta({ unit: "pixels" }),
+  patchSize: count(
+    4,
+    "Pixels per side that the first layer folds into channels; 1 as in the original VQ-GAN, more is faster.",
+  ),
+  channels: z
+    .array(z.number().int().positive())
+    .min(1)
+    .default([64, 128])
+    .describe("Channels of each level; every level after the first halves width and height."),
+  residualBlocks: count(1, "Residual blocks of each level."),
+  attention: z.boolean().default(false).describe("Self-attention at the coarsest level; MUSE leaves it out."),
+  groups: count(8, "Groups of the group norms."),
+  codes: count(256, "Entries of the codebook."),
+  codeWidth: count(16, "Dimension of a code, and of the embeddings that are synthesised."),
+  normaliseCodes: z.boolean().default(false).describe("Codes of length 1, compared by angle (as LlamaGen)."),
+});
+
+export type TokenizerArchitecture = z.infer<typeof architectureSchema>;
+
+/** Width and height of the grid of codes. @throws SynthError `SYNTH_OPTIONS` where the sizes do not fit together */
+export function gridSizeOf({ imageSize, patchSize, channels, groups }: TokenizerArchitecture): number {
+  const grid = imageSize / patchSize / 2 ** (channels.length - 1);
+  if (!Number.isInteger(grid) || grid < 1) {
+    throw new SynthError(
+      "SYNTH_OPTIONS",
+      `images of ${imageSize} pixels do not divide into patches of ${patchSize} and ${channels.length - 1} halvings: change imageSize, patchSize or channels`,
+    );
+  }
+  const odd = channels.find((width) => width % groups !== 0);
+  if (odd !== undefined) {
+    throw new SynthError("SYNTH_OPTIONS", `${groups} groups do not divide ${odd} channels: change groups or channels`);
+  }
+  return grid;
+}

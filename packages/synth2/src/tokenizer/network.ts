@@ -1,0 +1,193 @@
+import {
+  add,
+  attention,
+  Conv2d,
+  GroupNorm,
+  type InitialValues,
+  Linear,
+  Module,
+  reshape,
+  silu,
+  type Tensor,
+  transpose,
+  upsampleNearest2,
+} from "@trefoil/core";
+import { gridSizeOf, type TokenizerArchitecture } from "./architecture.js";
+
+/** Norm, SiLU, convolution, twice, beside a shortcut. */
+class ResidualBlock extends Module {
+  readonly norm1: GroupNorm;
+  readonly conv1: Conv2d;
+  readonly norm2: GroupNorm;
+  readonly conv2: Conv2d;
+  readonly shortcut: Conv2d | null;
+
+  constructor(inputs: number, outputs: number, groups: number, initial: InitialValues) {
+    super();
+    this.norm1 = new GroupNorm(inputs, groups);
+    this.conv1 = new Conv2d(inputs, outputs, { padding: 1, initial });
+    this.norm2 = new GroupNorm(outputs, groups);
+    this.conv2 = new Conv2d(outputs, outputs, { padding: 1, initial });
+    this.shortcut = inputs === outputs ? null : new Conv2d(inputs, outputs, { kernelSize: 1, initial });
+  }
+
+  forward(x: Tensor): Tensor {
+    const inner = this.conv1.forward(silu(this.norm1.forward(x)));
+    const outer = this.conv2.forward(silu(this.norm2.forward(inner)));
+    return add(this.shortcut ? this.shortcut.forward(x) : x, outer);
+  }
+}
+
+/** Single-head self-attention over all positions: the non-local block of VQ-GAN. */
+class AttentionBlock extends Module {
+  readonly norm: GroupNorm;
+  readonly queries: Linear;
+  readonly keys: Linear;
+  readonly values: Linear;
+  readonly output: Linear;
+
+  constructor(channels: number, groups: number, initial: InitialValues) {
+    super();
+    this.norm = new GroupNorm(channels, groups);
+    const projection = () => new Linear(channels, channels, { initial });
+    [this.queries, this.keys, this.values, this.output] = [projection(), projection(), projection(), projection()];
+  }
+
+  forward(x: Tensor): Tensor {
+    const [n, height, width, channels] = x.shape as [number, number, number, number];
+    const rows = this.norm.forward(x);
+    const heads = (layer: Linear) => reshape(layer.forward(rows), [n, height * width, 1, channels]);
+    const mixed = attention(heads(this.queries), heads(this.keys), heads(this.values));
+    return add(x, reshape(this.output.forward(reshape(mixed, [n, height * width, channels])), x.shape));
+  }
+}
+
+type Block = ResidualBlock | AttentionBlock;
+
+function middleBlocks({ channels, attention: attend, groups }: TokenizerArchitecture, initial: InitialValues): Block[] {
+  const width = channels.at(-1)!;
+  const residual = () => new ResidualBlock(width, width, groups, initial);
+  return attend ? [residual(), new AttentionBlock(width, groups, initial), residual()] : [residual()];
+}
+
+const run = (blocks: readonly Block[], x: Tensor): Tensor => blocks.reduce((value, block) => block.forward(value), x);
+
+class DownLevel extends Module {
+  readonly down: Conv2d | null;
+  readonly blocks: ResidualBlock[];
+
+  constructor(inputs: number, outputs: number, first: boolean, arch: TokenizerArchitecture, initial: InitialValues) {
+    super();
+    // Padding at the bottom and right only, as in VQ-GAN.
+    this.down = first ? null : new Conv2d(inputs, inputs, { stride: 2, padding: [0, 1], initial });
+    this.blocks = Array.from(
+      { length: arch.residualBlocks },
+      (_, i) => new ResidualBlock(i === 0 ? inputs : outputs, outputs, arch.groups, initial),
+    );
+  }
+
+  forward(x: Tensor): Tensor {
+    return run(this.blocks, this.down ? this.down.forward(x) : x);
+  }
+}
+
+class UpLevel extends Module {
+  readonly blocks: ResidualBlock[];
+  readonly up: Conv2d | null;
+
+  constructor(inputs: number, outputs: number, last: boolean, arch: TokenizerArchitecture, initial: InitialValues) {
+    super();
+    this.blocks = Array.from(
+      { length: arch.residualBlocks },
+      () => new ResidualBlock(inputs, inputs, arch.groups, initial),
+    );
+    this.up = last ? null : new Conv2d(inputs, outputs, { padding: 1, initial });
+  }
+
+  forward(x: Tensor): Tensor {
+    const y = run(this.blocks, x);
+    return this.up ? this.up.forward(upsampleNearest2(y)) : y;
+  }
+}
+
+/** Images [N, S, S, 3] to latents [N, g, g, codeWidth]. */
+export class Encoder extends Module {
+  readonly input: Conv2d;
+  readonly levels: DownLevel[];
+  readonly middle: Block[];
+  readonly norm: GroupNorm;
+  readonly output: Conv2d;
+
+  constructor(arch: TokenizerArchitecture, initial: InitialValues) {
+    super();
+    const { channels, patchSize, groups, codeWidth } = arch;
+    const patches = patchSize === 1 ? { padding: 1 } : { kernelSize: patchSize, stride: patchSize };
+    this.input = new Conv2d(3, channels[0]!, { ...patches, initial });
+    this.levels = channels.map(
+      (width, i) => new DownLevel(channels[Math.max(0, i - 1)]!, width, i === 0, arch, initial),
+    );
+    this.middle = middleBlocks(arch, initial);
+    this.norm = new GroupNorm(channels.at(-1)!, groups);
+    this.output = new Conv2d(channels.at(-1)!, codeWidth, { kernelSize: 1, initial });
+  }
+
+  forward(images: Tensor): Tensor {
+    const levels = this.levels.reduce((x, level) => level.forward(x), this.input.forward(images));
+    return this.output.forward(silu(this.norm.forward(run(this.middle, levels))));
+  }
+}
+
+/** Codes [N, g, g, codeWidth] to images [N, S, S, 3]. */
+export class Decoder extends Module {
+  readonly input: Conv2d;
+  readonly middle: Block[];
+  readonly levels: UpLevel[];
+  readonly norm: GroupNorm;
+  /** Its weight is where the adaptive weight of the discriminator compares gradients. */
+  readonly output: Conv2d;
+  readonly #patchSize: number;
+
+  constructor(arch: TokenizerArchitecture, initial: InitialValues) {
+    super();
+    const { channels, patchSize, groups, codeWidth } = arch;
+    this.input = new Conv2d(codeWidth, channels.at(-1)!, { padding: 1, initial });
+    this.middle = middleBlocks(arch, initial);
+    this.levels = channels
+      .map((width, i) => new UpLevel(width, channels[Math.max(0, i - 1)]!, i === 0, arch, initial))
+      .reverse();
+    this.norm = new GroupNorm(channels[0]!, groups);
+    this.output = new Conv2d(channels[0]!, 3 * patchSize * patchSize, { padding: 1, initial });
+    this.#patchSize = patchSize;
+  }
+
+  forward(codes: Tensor): Tensor {
+    const levels = this.levels.reduce((x, level) => level.forward(x), run(this.middle, this.input.forward(codes)));
+    return unfoldPatches(this.output.forward(silu(this.norm.forward(levels))), this.#patchSize);
+  }
+}
+
+/** [N, h, w, 3 p p] to [N, h p, w p, 3]: every pixel's channels become a patch. */
+function unfoldPatches(x: Tensor, p: number): Tensor {
+  if (p === 1) return x;
+  const [n, height, width] = x.shape as [number, number, number, number];
+  const patches = transpose(reshape(x, [n, height, width, p, 3 * p]), [0, 1, 3, 2, 4]);
+  return reshape(patches, [n, height * p, width * p, 3]);
+}
+
+/** Encoder and decoder; the codebook stands between them. */
+export class Autoencoder extends Module {
+  readonly encoder: Encoder;
+  readonly decoder: Decoder;
+  /** Width and height of the grid of codes. */
+  readonly gridSize: number;
+
+  constructor(
+    readonly architecture: TokenizerArchitecture,
+    initial: InitialValues,
+  ) {
+    super();
+    this.gridSize = gridSizeOf(architecture);
+    this.encoder = new Encoder(architecture, initial);
+    this.decoder = new Decoder(architecture, initial);
+  }
+}

@@ -1,0 +1,254 @@
+import {
+  type AdamW,
+  absolute,
+  add,
+  compile,
+  gradients,
+  InitialValues,
+  log,
+  mean,
+  multiply,
+  RandomGenerator,
+  square,
+  subtract,
+  type Tensor,
+  tensor,
+} from "@trefoil/core";
+import { imageBatch } from "../images/pixels.js";
+import {
+  makeOptimizer,
+  namedState,
+  requireFreeOutput,
+  rowsOfStep,
+  runSteps,
+  type StageContext,
+  type StageOutput,
+  scalarsOf,
+  type TrainingSettings,
+} from "../training/index.js";
+import type { PairedDataset } from "../types.js";
+import type { TokenizerArchitecture } from "./architecture.js";
+import { type CodebookUpdate, CodebookUsage, usageOf } from "./codebook.js";
+import { adaptiveWeight, PatchDiscriminator } from "./discriminator.js";
+import { saveImageTokenizer, TokenizerModel } from "./image-tokenizer.js";
+
+export interface AdversarialSettings {
+  /** Times the adaptive weight. 0: no discriminator. */
+  weight: number;
+  /** Step from which the decoder sees the discriminator; the discriminator trains from half of it on. */
+  startStep: number;
+  /** Channels of its layers; each halves the picture. */
+  channels: readonly number[];
+  /** Of the R1 penalty on real images; 0: none. */
+  gradientPenalty: number;
+}
+
+export interface TokenizerLossSettings {
+  /** Mean absolute or mean squared error of the pixels. */
+  reconstruction: "l1" | "l2";
+  codebook: CodebookUpdate;
+  /** β, the weight of the commitment loss. */
+  commitment: number;
+  /** Share of the run after which dead codes are left alone. */
+  reviveUntil: number;
+  adversarial: AdversarialSettings;
+}
+
+export interface TrainTokenizerOptions extends StageContext, StageOutput {
+  data: PairedDataset;
+  /** Tells the data apart from others when a run is resumed. */
+  dataName: string;
+  architecture: TokenizerArchitecture;
+  loss: TokenizerLossSettings;
+  settings: TrainingSettings;
+  /** Pictures to measure on, and every how many steps; none by default. */
+  evaluation?: { data: PairedDataset; every: number };
+}
+
+export interface TrainTokenizerResult {
+  completed: boolean;
+  /** Of the saved folder. */
+  hash?: string;
+  /** Over the evaluation pictures, at the end. */
+  evaluation?: TokenizerScores;
+}
+
+export type TokenizerScores = Record<"psnr" | "l1" | "codesUsed" | "perplexity", number>;
+
+/** Everything a training step of the tokenizer moves, and the step itself. */
+export class TokenizerTrainer {
+  readonly model: TokenizerModel;
+  readonly #usage: CodebookUsage;
+  readonly #discriminator: PatchDiscriminator | null;
+  readonly #optimizer: AdamW;
+  readonly #discriminatorOptimizer: AdamW | null;
+  readonly #random: RandomGenerator;
+  readonly #loss: TokenizerLossSettings;
+  readonly #settings: TrainingSettings;
+  readonly #step;
+
+  constructor(architecture: TokenizerArchitecture, loss: TokenizerLossSettings, settings: TrainingSettings) {
+    this.#loss = loss;
+    this.#settings = settings;
+    const { codes, codeWidth } = architecture;
+    this.model = new TokenizerModel(architecture, settings.seed);
+    this.model.codebook.weight.trainable = loss.codebook.learning === "gradient";
+    this.#usage = new CodebookUsage(codes, codeWidth);
+    this.#random = new RandomGenerator(settings.seed);
+    this.#optimizer = makeOptimizer(this.model.parameters(), settings);
+    const adversarial = loss.adversarial.weight > 0;
+    this.#discriminator = adversarial
+      ? new PatchDiscriminator(loss.adversarial.channels, new InitialValues(settings.seed + 1))
+      : null;
+    this.#discriminatorOptimizer = this.#discriminator && makeOptimizer(this.#discriminator.parameters(), settings);
+    this.#step = compile((images: Tensor, reviving: Tensor, phase: Phase) => this.#record(images, reviving, phase));
+  }
+
+  /** Weights, moments, counts and random state, by name. */
+  state() {
+    const parts = { model: this.model, optimizer: this.#optimizer, usage: this.#usage };
+    const more = this.#discriminator && { discriminator: this.#discriminator, judge: this.#discriminatorOptimizer! };
+    return new Map([...namedState({ ...parts, ...more }), ["random", this.#random.state] as const]);
+  }
+
+  /** One update. images [N, S, S, 3] in [-1, 1]; `index` from 0. */
+  async step(images: Tensor, index: number) {
+    const { reviveUntil, adversarial } = this.#loss;
+    const reviving = index < reviveUntil * this.#settings.steps ? 1 : 0;
+    const phase: Phase =
+      !this.#discriminator || index < adversarial.startStep / 2
+        ? "alone"
+        : index < adversarial.startStep
+          ? "judge"
+          : "adversarial";
+    return await scalarsOf(await this.#step(images, tensor(reviving), phase));
+  }
+
+  dispose(): void {
+    for (const parameter of this.state().values()) parameter.dispose();
+  }
+
+  #record(images: Tensor, reviving: Tensor, phase: Phase): Record<string, Tensor> {
+    const { model } = this;
+    const { reconstruction: kind, codebook, commitment: beta, adversarial } = this.#loss;
+    const found = model.codebook.quantise(model.latents(images));
+    const made = model.images(found.quantised);
+    const difference = subtract(images, made);
+    const [l1, l2] = [mean(absolute(difference)), mean(square(difference))];
+    const reconstruction = kind === "l1" ? l1 : l2;
+    let loss = add(reconstruction, multiply(found.commitment, beta));
+    if (codebook.learning === "gradient") loss = add(loss, found.codebookLoss);
+    const judge = phase === "alone" ? null : this.#discriminator;
+    const scalars: Record<string, Tensor> = {};
+    if (judge && phase === "adversarial") {
+      const raised = judge.generatorLoss(made);
+      const weight = multiply(
+        adaptiveWeight(reconstruction, raised, model.autoencoder.decoder.output.weight),
+        adversarial.weight,
+      );
+      loss = add(loss, multiply(raised, weight));
+      Object.assign(scalars, { adversarialLoss: raised, adversarialWeight: weight });
+    }
+    // All gradients before the first update: they are of one state of the weights.
+    const grads = gradients(loss, this.#optimizer.parameters);
+    if (judge) {
+      const verdict = judge.loss(images, made);
+      const penalty = adversarial.gradientPenalty > 0 ? judge.gradientPenalty(images) : null;
+      const total = penalty ? add(verdict.loss, multiply(penalty, adversarial.gradientPenalty / 2)) : verdict.loss;
+      this.#discriminatorOptimizer!.apply(gradients(total, this.#discriminatorOptimizer!.parameters));
+      const { realScore, fakeScore } = verdict;
+      Object.assign(scalars, { discriminatorLoss: verdict.loss, realScore, fakeScore });
+    }
+    const { gradientNorm, learningRate } = this.#optimizer.apply(grads);
+    const { revived } = this.#usage.update(model.codebook, found, codebook, this.#random, reviving);
+    const usage = usageOf(found.index, model.architecture.codes);
+    return {
+      loss,
+      l1,
+      psnr: psnrOf(l2),
+      commitment: found.commitment,
+      ...scalars,
+      ...usage,
+      revived,
+      gradNorm: gradientNorm,
+      learningRate,
+    };
+  }
+}
+
+type Phase = "alone" | "judge" | "adversarial";
+
+/** Peak signal-to-noise ratio in dB of values in [-1, 1], from their mean squared error. */
+const psnrOf = (l2: Tensor): Tensor => multiply(log(multiply(l2, 1 / 4)), -10 / Math.LN10);
+
+/** Trains a tokenizer on the pictures of a dataset and saves its folder. */
+export async function trainTokenizer(options: TrainTokenizerOptions): Promise<TrainTokenizerResult> {
+  const { data, dataName, architecture, loss, settings, output, run, overwrite, evaluation } = options;
+  requireFreeOutput(options);
+  const trainer = new TokenizerTrainer(architecture, loss, settings);
+  try {
+    const measure = evaluator(trainer.model);
+    const completed = await runSteps({
+      run,
+      title: "tokenizer",
+      config: { data: dataName, images: data.length, architecture, loss, settings },
+      steps: settings.steps,
+      parameters: trainer.state(),
+      step: async (index) => {
+        const images = await imageBatch(data, rowsOfStep(data.length, settings.batch, index, settings.seed));
+        const scalars = await trainer.step(imagesTensor(images, architecture.imageSize), index);
+        return scalars as typeof scalars & { loss: number };
+      },
+      ...(evaluation && { evaluateEvery: evaluation.every, evaluate: () => measure(evaluation.data) }),
+      checkpointEvery: settings.checkpointEvery,
+      keepCheckpoints: settings.keepCheckpoints,
+      ...(options.resume !== undefined && { resume: options.resume }),
+      ...(options.progress && { progress: options.progress }),
+      ...(options.signal && { signal: options.signal }),
+    });
+    if (!completed) return { completed };
+    const hash = await saveImageTokenizer(trainer.model, output, overwrite);
+    return { completed, hash, ...(evaluation && { evaluation: await measure(evaluation.data) }) };
+  } finally {
+    trainer.dispose();
+  }
+}
+
+/** Images as a tensor, [N, S, S, 3]. */
+export const imagesTensor = (images: Float32Array, size: number): Tensor =>
+  tensor(images, { shape: [images.length / (size * size * 3), size, size, 3] });
+
+/** Measures reconstruction and codebook over a whole dataset. */
+function evaluator(model: TokenizerModel): (data: PairedDataset) => Promise<TokenizerScores> {
+  const { codes, imageSize } = model.architecture;
+  const reconstruct = compile((images: Tensor) => {
+    const { index, quantised } = model.codebook.quantise(model.latents(images));
+    const difference = subtract(images, model.images(quantised));
+    return { index, l1: mean(absolute(difference)), l2: mean(square(difference)) };
+  });
+  return async (data) => {
+    const counts = new Float64Array(codes);
+    let [l1, l2, seen] = [0, 0, 0];
+    const rows = Math.min(32, data.length);
+    // A last, shorter batch is left out.
+    for (let at = 0; at + rows <= data.length; at += rows) {
+      const images = await imageBatch(
+        data,
+        Array.from({ length: rows }, (_, i) => at + i),
+      );
+      const result = await reconstruct(imagesTensor(images, imageSize));
+      for (const code of await result.index.data()) counts[code]!++;
+      l1 += await result.l1.item();
+      l2 += await result.l2.item();
+      seen++;
+    }
+    const total = counts.reduce((a, b) => a + b, 0);
+    const entropy = counts.reduce((sum, n) => (n > 0 ? sum - (n / total) * Math.log(n / total) : sum), 0);
+    return {
+      psnr: -10 * Math.log10(l2 / seen / 4),
+      l1: l1 / seen,
+      codesUsed: counts.filter((n) => n > 0).length,
+      perplexity: Math.exp(entropy),
+    };
+  };
+}

@@ -1,0 +1,43 @@
+import type { PairedDataset, PairedSample } from "../types.js";
+import { describe } from "./describe.js";
+import { drawPicture } from "./draw.js";
+import { Choices } from "./random.js";
+import { drawScene, type Split } from "./scene.js";
+
+export interface WorldOptions {
+  split: Split;
+  length: number;
+  /** Width and height, pixels: 64 or 128 are meant. */
+  size?: number;
+  seed?: number;
+  captionsPerScene?: number;
+}
+
+/** Pictures of the built-in world, drawn when they are asked for: the same index gives the same sample. */
+export class WorldDataset implements PairedDataset {
+  readonly length: number;
+  readonly size: number;
+  readonly #options: Required<WorldOptions>;
+
+  constructor(options: WorldOptions) {
+    this.#options = { size: 64, seed: 0, captionsPerScene: 5, ...options };
+    this.length = options.length;
+    this.size = this.#options.size;
+  }
+
+  /** @throws RangeError when the index is outside */
+  async get(index: number): Promise<PairedSample> {
+    if (!Number.isInteger(index) || index < 0 || index >= this.length) {
+      throw new RangeError(`sample ${index} of ${this.length}`);
+    }
+    const { split, seed, size, captionsPerScene } = this.#options;
+    const attributes = drawScene(split, seed, index);
+    // Streams of their own: scenes use the first, positions and words those after the splits.
+    const { pixels } = drawPicture(attributes, size, new Choices(seed, index, 16, splitKey[split]));
+    const words = new Choices(seed, index, 17, splitKey[split]);
+    const captions = Array.from({ length: captionsPerScene }, () => describe(attributes, words));
+    return { id: `${split}-${seed}-${index}`, image: pixels, captions, attributes };
+  }
+}
+
+const splitKey: Readonly<Record<Split, number>> = { paired: 0, test: 1, balanced: 2, novel: 3 };

@@ -1,0 +1,16 @@
+export {
+  ATTRIBUTES,
+  type Attribute,
+  type AttributeAccuracy,
+  attributeAccuracy,
+  checkMeaning,
+  type Tally,
+  type Verdict,
+} from "./accuracy.js";
+export { WorldDataset, type WorldOptions } from "./dataset.js";
+export { describe } from "./describe.js";
+export { drawPicture } from "./draw.js";
+export { judgePicture } from "./judge.js";
+export { type CaptionMeaning, parseCaption, type SaidObject } from "./parse.js";
+export { Choices } from "./random.js";
+export { drawScene, isHeldOut, isNovel, SPLITS, type Split, worldClasses } from "./scene.js";

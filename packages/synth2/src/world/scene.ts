@@ -1,0 +1,65 @@
+import type { SceneAttributes, SceneObject } from "../types.js";
+import { Choices } from "./random.js";
+import { type ColourName, colourNames, type ShapeName, shapeNames, sizeNames } from "./vocabulary.js";
+
+/**
+ * Which scenes: `paired` is small and skewed, and some combinations of colour and shape never occur in it; `test` is drawn like it;
+ * `balanced` draws everything alike; every scene of `novel` holds a combination that `paired` never has.
+ */
+export const SPLITS = ["paired", "test", "balanced", "novel"] as const;
+export type Split = (typeof SPLITS)[number];
+
+/** Whether the paired set never shows this: a quarter of the combinations, every colour and every shape among the rest. */
+export function isHeldOut(colour: string, shape: string): boolean {
+  return (colourNames.indexOf(colour as ColourName) + shapeNames.indexOf(shape as ShapeName)) % 4 === 3;
+}
+
+export const isNovel = ({ objects }: SceneAttributes): boolean =>
+  objects.some(({ colour, shape }) => isHeldOut(colour, shape));
+
+/** All combinations of colour and shape, as "red circle". */
+export const worldClasses: readonly string[] = colourNames.flatMap((colour) =>
+  shapeNames.map((shape) => `${colour} ${shape}`),
+);
+
+/** How much rarer the next colour, shape, kind of scene or count is in the skewed splits. */
+const skew = { colour: 0.72, shape: 0.75, kind: 0.7, count: 0.45, size: 0.5 } as const;
+const even = { colour: 1, shape: 1, kind: 1, count: 1, size: 1 } as const;
+
+/** The scene of `index`: the same for the same arguments, whatever was drawn before. */
+export function drawScene(split: Split, seed: number, index: number): SceneAttributes {
+  const choices = new Choices(seed, index, SPLITS.indexOf(split));
+  const decay = split === "paired" || split === "test" ? skew : even;
+  for (;;) {
+    const scene = drawAny(choices, decay);
+    const novel = isNovel(scene);
+    if (split === "balanced" || novel === (split === "novel")) return scene;
+  }
+}
+
+function drawAny(choices: Choices, decay: Readonly<Record<keyof typeof skew, number>>): SceneAttributes {
+  const look = () => ({
+    colour: choices.pick(colourNames, decay.colour),
+    shape: choices.pick(shapeNames, decay.shape),
+    size: choices.pick(sizeNames.toReversed(), decay.size),
+  });
+  const kind = choices.pick(["pair", "single", "count"], decay.kind);
+  if (kind === "single") return { objects: place(choices, [look()]) };
+  if (kind === "count") {
+    const each = look();
+    return { objects: place(choices, new Array(choices.pick([2, 3, 4], decay.count)).fill(each)) };
+  }
+  const first = look();
+  let second = look();
+  while (second.colour === first.colour && second.shape === first.shape) second = look();
+  return { objects: place(choices, [first, second]) };
+}
+
+/** Puts them on cells of their own. */
+function place(choices: Choices, looks: readonly Omit<SceneObject, "row" | "column">[]): SceneObject[] {
+  const cells = Array.from({ length: 9 }, (_, i) => i);
+  return looks.map((look) => {
+    const [cell = 0] = cells.splice(choices.below(cells.length), 1);
+    return { ...look, row: Math.floor(cell / 3), column: cell % 3 };
+  });
+}

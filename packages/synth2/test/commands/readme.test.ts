@@ -1,0 +1,57 @@
+import { spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { expect, test } from "vitest";
+import { encodePng, WorldDataset } from "../../src/index.js";
+import { temporaryFolder } from "../folder.js";
+
+const packageFolder = join(import.meta.dirname, "../..");
+const readme = readFileSync(join(packageFolder, "README.md"), "utf8");
+const blocks = (language: string) =>
+  [...readme.matchAll(new RegExp(`\`\`\`${language}\\n([\\s\\S]*?)\`\`\``, "g"))].map(([, body]) => body!);
+
+const train = "--train.steps 2 --train.batch 4";
+/** Sizes for a test, for what each command takes. */
+const small: Record<string, string> = {
+  prepare: "--size 16",
+  tokenizer: `${train} --model.image-size 16 --model.patch-size 2 --model.channels 16,16 --model.codes 32`,
+  generator: `${train} --model.width 32 --model.layers 1 --model.feed-forward 32 --model.max-text-tokens 48`,
+  generate: "--sampling.steps 2",
+};
+
+function run(folder: string, args: readonly string[]): Promise<{ code: number | null; output: string }> {
+  const child = spawn(process.execPath, args, { cwd: folder, stdio: ["ignore", "pipe", "pipe"] });
+  let output = "";
+  for (const stream of [child.stdout, child.stderr]) stream.on("data", (text) => (output += text));
+  return new Promise((resolve) => child.on("close", (code) => resolve({ code, output })));
+}
+
+test("runs every command of the README, in its order, and the library example", async () => {
+  const folder = await temporaryFolder();
+  const { image } = await new WorldDataset({ split: "paired", length: 1 }).get(0);
+  await mkdir(join(folder, "photos"));
+  await writeFile(join(folder, "photos/a.png"), await encodePng(image, 64, 64));
+  await writeFile(join(folder, "photos/a.txt"), "a photo\n");
+  await mkdir(join(folder, "data"));
+  await mkdir(join(folder, "models"));
+  const lines = blocks("sh").flatMap((body) => body.trim().split("\n"));
+  const commands = lines.map((line) => line.split(" ")[1]!);
+  expect(commands).toEqual(Object.keys(small));
+  for (const line of lines) {
+    const words = [...line.replace("paired:1500", "paired:16").matchAll(/"([^"]*)"|\S+/g)].map(
+      ([word, quoted]) => quoted ?? word,
+    );
+    const [name, command, ...rest] = words;
+    expect(name).toBe("synth2");
+    const cli = join(packageFolder, "bin/synth2.js");
+    const { code, output } = await run(folder, [cli, command!, ...rest, ...small[command!]!.split(" ")]);
+    expect(code, `${line}\n${output}`).toBe(0);
+  }
+  expect((await readFile(join(folder, "red.png"))).subarray(1, 4).toString()).toBe("PNG");
+  const library = pathToFileURL(join(packageFolder, "dist/index.js")).href;
+  await writeFile(join(folder, "example.mjs"), blocks("ts")[0]!.replace('"@trefoil/synth2"', JSON.stringify(library)));
+  const { output } = await run(folder, [join(folder, "example.mjs")]);
+  expect(output).toMatch(/^CIDEr-D \d\.\d{3}, BLEU-4 \d\.\d{3}, ROUGE-L \d\.\d{3}\n$/);
+}, 120_000);
