@@ -80,6 +80,14 @@ inline float max_lane(Vec a) {
   s4 = _mm_max_ps(s4, _mm_movehl_ps(s4, s4));
   return _mm_cvtss_f32(_mm_max_ss(s4, _mm_movehdup_ps(s4)));
 }
+// to[0..3] = the sums of the lanes of a, b, c and d.
+inline void sums_of_four(Vec a, Vec b, Vec c, Vec d, float* to) {
+  __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a.v, b.v), _mm512_unpackhi_ps(a.v, b.v));
+  __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c.v, d.v), _mm512_unpackhi_ps(c.v, d.v));
+  __m512 all = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+  __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+  _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+}
 // rows[i] lane j <-> rows[j] lane i, for width rows.
 inline void transpose(Vec* rows) {
   __m512d t[16];
@@ -167,6 +175,12 @@ inline float max_lane(Vec a) {
   s4 = _mm_max_ps(s4, _mm_movehl_ps(s4, s4));
   return _mm_cvtss_f32(_mm_max_ss(s4, _mm_movehdup_ps(s4)));
 }
+inline void sums_of_four(Vec a, Vec b, Vec c, Vec d, float* to) {
+  __m256 ab = _mm256_add_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v));
+  __m256 cd = _mm256_add_ps(_mm256_unpacklo_ps(c.v, d.v), _mm256_unpackhi_ps(c.v, d.v));
+  __m256 all = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+  _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+}
 inline void transpose(Vec* rows) {
   __m256d t[8];
 #pragma GCC unroll 4
@@ -242,6 +256,9 @@ inline Vec exponent(Vec x) {
 inline Vec load_bf16(const uint16_t* p) { return {vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))}; }
 inline float sum(Vec a) { return vaddvq_f32(a.v); }
 inline float max_lane(Vec a) { return vmaxvq_f32(a.v); }
+inline void sums_of_four(Vec a, Vec b, Vec c, Vec d, float* to) {
+  vst1q_f32(to, vpaddq_f32(vpaddq_f32(a.v, b.v), vpaddq_f32(c.v, d.v)));
+}
 inline void transpose(Vec* rows) {
   float32x4_t a = vtrn1q_f32(rows[0].v, rows[1].v), b = vtrn2q_f32(rows[0].v, rows[1].v);
   float32x4_t c = vtrn1q_f32(rows[2].v, rows[3].v), d = vtrn2q_f32(rows[2].v, rows[3].v);
@@ -328,6 +345,9 @@ inline float sum(Vec a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
 inline float max_lane(Vec a) {
   float x = a.v[0] > a.v[1] ? a.v[0] : a.v[1], y = a.v[2] > a.v[3] ? a.v[2] : a.v[3];
   return x > y ? x : y;
+}
+inline void sums_of_four(Vec a, Vec b, Vec c, Vec d, float* to) {
+  to[0] = sum(a), to[1] = sum(b), to[2] = sum(c), to[3] = sum(d);
 }
 inline void transpose(Vec* rows) {
   for (int i = 0; i < 4; ++i)

@@ -27,7 +27,12 @@ struct Plan {
 constexpr int64_t kWholeDepth = 512, kDepth = 320;
 constexpr int64_t kBlockFloats = 96 * 1024;            // a strip of packed B, in L2
 constexpr int64_t kPackColumns = 4 * kTileColumns;     // columns in a packing task
-constexpr int64_t kDotRows = 12, kDotColumns = 8;      // at most this many rows or columns take Method::dot
+// At most this many rows or columns take Method::dot.
+#if defined(TREFOIL_ISA_AVX512) || defined(TREFOIL_ISA_NEON)
+constexpr int64_t kDotRows = 64, kDotColumns = 8;
+#else
+constexpr int64_t kDotRows = 12, kDotColumns = 8;
+#endif
 constexpr int64_t kStreamDepth = 8;                    // rows of B that Method::stream reads side by side
 constexpr int64_t kLocalRows = 16 * kTileRows;         // at most this many rows take Method::local
 constexpr int64_t kSplits = 16;

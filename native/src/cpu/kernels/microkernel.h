@@ -108,10 +108,12 @@ MicroKernel packed_kernel(int rows, int columns) {
   return packed_kernel_for_rows<kTileRows, 1, walk, true>(rows);
 }
 
-// C[R, C] from dot products of the rows of A with the rows of B, both contiguous in k.
+// C[R, C] from dot products of the rows of A with the rows of B, both contiguous in k. B is fetched `ahead` elements before it
+// is read.
 template <int R, int C, class B>
 void dot_kernel(int64_t kc, const float* a, int64_t lda, const B* b, int64_t ldb, float* c, int64_t ldc,
-                bool accumulate) {
+                bool accumulate, int64_t ahead) {
+  static_assert(C == 1 || C == 4);
   Vec total[R][C];
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i)
@@ -121,7 +123,10 @@ void dot_kernel(int64_t kc, const float* a, int64_t lda, const B* b, int64_t ldb
   for (; k + Vec::width <= kc; k += Vec::width) {
     Vec right[C];
 #pragma GCC unroll 16
-    for (int j = 0; j < C; ++j) right[j] = load_wide(b + j * ldb + k);
+    for (int j = 0; j < C; ++j) {
+      __builtin_prefetch(b + ahead + j * ldb + k);
+      right[j] = load_wide(b + j * ldb + k);
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
       Vec left = load(a + i * lda + k);
@@ -142,13 +147,17 @@ void dot_kernel(int64_t kc, const float* a, int64_t lda, const B* b, int64_t ldb
     }
   }
 #pragma GCC unroll 16
-  for (int i = 0; i < R; ++i)
-#pragma GCC unroll 16
-    for (int j = 0; j < C; ++j) c[i * ldc + j] = (accumulate ? c[i * ldc + j] : 0.0f) + TREFOIL_ISA::sum(total[i][j]);
+  for (int i = 0; i < R; ++i) {
+    float sums[C];
+    if constexpr (C == 4) sums_of_four(total[i][0], total[i][1], total[i][2], total[i][3], sums);
+    else sums[0] = TREFOIL_ISA::sum(total[i][0]);
+#pragma GCC unroll 4
+    for (int j = 0; j < C; ++j) c[i * ldc + j] = accumulate ? c[i * ldc + j] + sums[j] : sums[j];
+  }
 }
 
 template <class B>
 using DotKernel = void (*)(int64_t kc, const float* a, int64_t lda, const B* b, int64_t ldb, float* c, int64_t ldc,
-                           bool accumulate);
+                           bool accumulate, int64_t ahead);
 
 }  // namespace trefoil::cpu::TREFOIL_ISA
