@@ -1,5 +1,5 @@
 import { fileURLToPath } from "node:url";
-import type { Case, SgemmTask, Side, TorchTask } from "../measure/side.js";
+import type { Case, SgemmTask, Side, Timing, TorchTask } from "../measure/side.js";
 import type { PeerRecord } from "../results/schema.js";
 import { LinePeer, PeerError } from "./line-peer.js";
 
@@ -106,6 +106,6 @@ async function torchSide(process: LinePeer, task: TorchTask, threads: number, co
   await process.request<object>(JSON.stringify({ define: task, threads, compile }));
   return {
     name: process.name,
-    run: (repetitions) => process.request<{ seconds: number }>(JSON.stringify({ run: repetitions })),
+    run: (repetitions) => process.request<Timing>(JSON.stringify({ run: repetitions })),
   };
 }
