@@ -30,6 +30,8 @@ export class Peers implements Disposable {
     for (const name of blasLibraries) await peers.#addBlas(name, options);
     await peers.#addTorch("pytorch", false, options.python);
     if (options.torchCompile) await peers.#addTorch("torch.compile", true, options.python);
+    const reason = "there is no harness for it yet: it needs our weights as a GGUF file";
+    peers.records.push({ name: "llama.cpp", status: "missing", reason });
     return peers;
   }
 
