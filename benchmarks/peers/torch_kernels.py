@@ -74,7 +74,7 @@ def grouped_matmul(wrap, sizes, k, n):
     return without_grad(wrap(forward), x)
 
 
-def moe_layer(wrap, tokens, hidden, intermediate, experts, top_k):
+def moe_layer(wrap, tokens, hidden, intermediate, experts, top_k, skew):
     config = MixtralConfig(
         hidden_size=hidden, intermediate_size=intermediate, num_local_experts=experts, num_experts_per_tok=top_k
     )
@@ -82,6 +82,10 @@ def moe_layer(wrap, tokens, hidden, intermediate, experts, top_k):
     block = MixtralSparseMoeBlock(config)
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
+    with torch.no_grad():
+        # A feature that is always 1 lifts the logits of the first experts over those of the later.
+        x[..., 0] = 1
+        block.gate.weight[:, 0] = -skew * torch.arange(experts)
 
     def make(implementation):
         config._experts_implementation = implementation
@@ -182,18 +186,68 @@ def sample_tokens(wrap, batch, vocabulary, temperature, top_k, top_p):
         if temperature == 0:
             return logits.argmax(dim=-1)
         scores = logits / temperature
-        # The filters of transformers' generation.
-        if top_k > 0:
-            threshold = torch.topk(scores, top_k).values[..., -1:]
-            scores = scores.masked_fill(scores < threshold, -torch.inf)
-        if top_p < 1:
-            ordered, order = torch.sort(scores, descending=False)
-            removed = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
-            removed[..., -1:] = False
-            scores = scores.masked_fill(removed.scatter(1, order, removed), -torch.inf)
-        return torch.multinomial(scores.softmax(dim=-1), num_samples=1)
+        return torch.multinomial(filtered(scores, top_k, top_p).softmax(dim=-1), num_samples=1)
 
     return without_grad(wrap(forward), logits)
+
+
+def conv2d(wrap, images, size, channels, stride, backward):
+    # Channels last is the faster layout on a CPU. Two rows and columns of zeros in all, or one at the far side.
+    inputs, outputs = channels
+    x = uniform(images, inputs, size, size).contiguous(memory_format=torch.channels_last).requires_grad_(backward)
+    weight = uniform(outputs, inputs, 3, 3).contiguous(memory_format=torch.channels_last).requires_grad_(backward)
+    padding = 1
+    if stride > 1:
+        x = F.pad(x.detach(), (0, 1, 0, 1)).contiguous(memory_format=torch.channels_last).requires_grad_(backward)
+        padding = 0
+    forward = wrap(lambda x, w: F.conv2d(x, w, stride=stride, padding=padding))
+    if not backward:
+        return without_grad(forward, x, weight)
+    upstream = uniform(images, outputs, size // stride, size // stride).contiguous(memory_format=torch.channels_last)
+    return backward_alone(forward, [x, weight], upstream)
+
+
+def vq_lookup(wrap, rows, width, codes):
+    x, codebook = uniform(rows, width), uniform(codes, width)
+
+    def forward(x, codebook):
+        return torch.addmm(codebook.square().sum(dim=1), x, codebook.T, alpha=-2).argmin(dim=1)
+
+    return without_grad(wrap(forward), x, codebook)
+
+
+def filtered(scores, top_k, top_p):
+    """The filters of transformers' generation."""
+    if top_k > 0:
+        threshold = torch.topk(scores, top_k).values[..., -1:]
+        scores = scores.masked_fill(scores < threshold, -torch.inf)
+    if top_p < 1:
+        ordered, order = torch.sort(scores, descending=False)
+        removed = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
+        removed[..., -1:] = False
+        scores = scores.masked_fill(removed.scatter(-1, order, removed), -torch.inf)
+    return scores
+
+
+def masked_diffusion_step(wrap, batch, positions, vocabulary, top_k, top_p):
+    logits, unconditional = uniform(batch, positions, vocabulary), uniform(batch, positions, vocabulary)
+    tokens = torch.arange(batch * positions) % vocabulary
+    tokens[::2] = vocabulary
+    tokens = tokens.view(batch, positions)
+    kept = positions // 4
+
+    def forward(logits, unconditional, tokens):
+        # Only what is masked is worked on: every sequence has as many masked positions.
+        masked = tokens == vocabulary
+        guided = 3 * logits[masked] - 2 * unconditional[masked]
+        drawn = torch.multinomial(filtered(guided, top_k, top_p).softmax(dim=-1), num_samples=1)
+        noise = -torch.log(-torch.log(torch.rand(drawn.shape)))
+        confidence = guided.log_softmax(dim=-1).gather(1, drawn) + noise
+        everywhere = torch.full(tokens.shape, torch.inf).masked_scatter(masked, confidence)
+        sampled = tokens.masked_scatter(masked, drawn)
+        return sampled.scatter(1, everywhere.topk(kept, largest=False).indices, vocabulary)
+
+    return without_grad(wrap(forward), logits, unconditional, tokens)
 
 
 def empty_step(wrap):

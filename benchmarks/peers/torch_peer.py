@@ -1,7 +1,7 @@
 """PyTorch as a peer: one JSON request a line, one JSON answer a line.
 
 Greets with {"version": ...}. {"define": {"kernel": name, ...}, "threads": n, "compile": bool} prepares work;
-{"run": n} does it n times and answers {"seconds": mean}. What goes wrong is answered as {"error": ...}.
+{"run": n} does it n times and answers {"seconds": mean}, and what else the work says of itself. What goes wrong is answered as {"error": ...}.
 """
 
 import gc
@@ -21,6 +21,7 @@ def main() -> None:
 
         import torch_kernels
         import torch_models
+        import torch_ppo
     except ImportError as error:
         answer({"missing": f"{error}; this Python needs torch and transformers"})
         return
@@ -38,7 +39,7 @@ def main() -> None:
                 torch.manual_seed(0)
                 task = dict(request["define"])
                 kernel = task.pop("kernel")
-                make = getattr(torch_kernels, kernel, None) or getattr(torch_models, kernel)
+                make = next(getattr(part, kernel) for part in (torch_kernels, torch_models, torch_ppo) if hasattr(part, kernel))
                 wrap = torch.compile if request["compile"] else (lambda function: function)
                 work = make(wrap=wrap, **task)
                 work()
@@ -47,8 +48,9 @@ def main() -> None:
                 repetitions = request["run"]
                 begun = time.perf_counter()
                 for _ in range(repetitions):
-                    work()
-                answer({"seconds": (time.perf_counter() - begun) / repetitions})
+                    result = work()
+                seconds = (time.perf_counter() - begun) / repetitions
+                answer({"seconds": seconds, **(result if isinstance(result, dict) else {})})
         except Exception as error:  # the benchmark goes on without this case
             answer({"error": f"{type(error).__name__}: {error}"})
 

@@ -109,7 +109,8 @@ function summarise(name: string, timings: readonly Timing[], { amount, unit }: C
   const seconds = timings.map((timing) => timing.seconds);
   const calls = timings.flatMap(({ callSeconds }) => callSeconds ?? []);
   const rate = spread(seconds.map((each) => amount / each / units[unit]));
-  const side = { name, seconds: spread(seconds), rate };
+  const score = timings.at(-1)?.score;
+  const side = { name, seconds: spread(seconds), rate, ...(score !== undefined && { score }) };
   return calls.length > 0 ? { ...side, callSeconds: spread(calls) } : side;
 }
 

@@ -1,6 +1,8 @@
 import type { Case } from "../measure/side.js";
 import { attentionCases } from "./attention.js";
+import { convolutionCases } from "./convolution.js";
 import { crossEntropyCases } from "./cross-entropy.js";
+import { imageTokenCases } from "./image-tokens.js";
 import { linearCases, matmulCases } from "./matmul.js";
 import { mixtureOfExpertsCases } from "./mixture-of-experts.js";
 import { optimizerCases } from "./optimizer.js";
@@ -18,4 +20,6 @@ export const kernelCases = (quick: boolean): Case[] =>
     rowCases,
     optimizerCases,
     samplingCases,
+    convolutionCases,
+    imageTokenCases,
   ].flatMap((make) => make(quick));

@@ -56,22 +56,26 @@ interface LayerSize {
   hidden: number;
   intermediate: number;
   experts: number;
+  skewed: boolean;
 }
 
 const topK = 2;
+const standardDeviation = 0.02;
 
 /** Forward and backward of a routed SwiGLU layer, beside transformers' Mixtral block and a dense layer over as many rows. */
-function layer({ tokens, hidden, intermediate, experts }: LayerSize): Case {
+function layer({ tokens, hidden, intermediate, experts, skewed }: LayerSize): Case {
   const rows = tokens * topK;
+  // Each expert's logits lie below those of the one before by their standard deviation over uniform inputs.
+  const skew = skewed ? standardDeviation * Math.sqrt(hidden / 3) : 0;
   return {
     family: "moe layer",
-    name: `${experts} experts top-${topK} ${tokens}x${hidden}x${intermediate} forward+backward`,
+    name: `${experts} experts top-${topK} ${skewed ? "skewed" : "even"} ${tokens}x${hidden}x${intermediate} forward+backward`,
     unit: "GFLOP/s",
     // Three matrices, one product forward and two backward.
     amount: 3 * 2 * rows * 3 * hidden * intermediate,
     bound: "compute",
     async open() {
-      const options = { hiddenSize: hidden, intermediateSize: intermediate, standardDeviation: 0.02 };
+      const options = { hiddenSize: hidden, intermediateSize: intermediate, standardDeviation };
       const routed = new MixtureOfExperts({ ...options, experts, topK });
       const dense = new FeedForward(options);
       const [x, dy, wide, dWide] = [
@@ -80,6 +84,13 @@ function layer({ tokens, hidden, intermediate, experts }: LayerSize): Case {
         uniform(rows, hidden),
         uniform(rows, hidden),
       ];
+      // A feature that is always 1 carries the skew.
+      const features = Float32Array.from(await x!.data());
+      for (let i = 0; i < features.length; i += hidden) features[i] = 1;
+      x!.set(features);
+      const gate = Float32Array.from(await routed.gate.data());
+      for (let e = 0; e < experts; e++) gate[e * hidden] = -skew * e;
+      routed.gate.set(gate);
       const backward = (input: Tensor, output: Tensor, upstream: Tensor, parameters: readonly Parameter[]) =>
         gradients(sum(output.mul(upstream)), [input, ...parameters]);
       const own = openProgram([x!, dy!, wide!, dWide!, ...routed.parameters(), ...dense.parameters()], () =>
@@ -90,20 +101,23 @@ function layer({ tokens, hidden, intermediate, experts }: LayerSize): Case {
       );
       return { ...own, references: [reference] };
     },
-    torch: { kernel: "moe_layer", tokens, hidden, intermediate, experts, top_k: topK },
+    torch: { kernel: "moe_layer", tokens, hidden, intermediate, experts, top_k: topK, skew },
   };
 }
 
 /** Products by expert, and whole routed layers. */
 export function mixtureOfExpertsCases(quick: boolean): Case[] {
-  if (quick) return [grouped(256, 64, 128, 4, true), layer({ tokens: 64, hidden: 64, intermediate: 128, experts: 4 })];
+  if (quick)
+    return [
+      grouped(256, 64, 128, 4, true),
+      layer({ tokens: 64, hidden: 64, intermediate: 128, experts: 4, skewed: true }),
+    ];
   const products = [4, 8].flatMap((experts) =>
     [false, true].map((skewed) => grouped(4096, 512, 1024, experts, skewed)),
   );
   const layers = [
     { tokens: 2048, hidden: 256, intermediate: 704 },
-    { tokens: 1024, hidden: 512, intermediate: 1408 },
     { tokens: 512, hidden: 1024, intermediate: 2816 },
-  ].flatMap((size) => [4, 8].map((experts) => layer({ ...size, experts })));
+  ].flatMap((size) => [4, 8].flatMap((experts) => [false, true].map((skewed) => layer({ ...size, experts, skewed }))));
   return [...products, ...layers];
 }

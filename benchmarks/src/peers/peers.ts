@@ -1,5 +1,5 @@
 import { fileURLToPath } from "node:url";
-import type { Case, SgemmTask, Side, TorchTask } from "../measure/side.js";
+import type { Case, SgemmTask, Side, Timing, TorchTask } from "../measure/side.js";
 import type { PeerRecord } from "../results/schema.js";
 import { LinePeer, PeerError } from "./line-peer.js";
 
@@ -30,6 +30,8 @@ export class Peers implements Disposable {
     for (const name of blasLibraries) await peers.#addBlas(name, options);
     await peers.#addTorch("pytorch", false, options.python);
     if (options.torchCompile) await peers.#addTorch("torch.compile", true, options.python);
+    const reason = "there is no harness for it yet: it needs our weights as a GGUF file";
+    peers.records.push({ name: "llama.cpp", status: "missing", reason });
     return peers;
   }
 
@@ -106,6 +108,6 @@ async function torchSide(process: LinePeer, task: TorchTask, threads: number, co
   await process.request<object>(JSON.stringify({ define: task, threads, compile }));
   return {
     name: process.name,
-    run: (repetitions) => process.request<{ seconds: number }>(JSON.stringify({ run: repetitions })),
+    run: (repetitions) => process.request<Timing>(JSON.stringify({ run: repetitions })),
   };
 }

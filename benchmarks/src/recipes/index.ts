@@ -3,8 +3,11 @@ import { checkpointCases } from "./checkpoint.js";
 import { generationCases } from "./generation.js";
 import { mergeCases } from "./merge.js";
 import { overheadCases } from "./overhead.js";
+import { ppoCases } from "./ppo.js";
 import { trainStepCases } from "./train-step.js";
 
 /** Every recipe case; `quick` is a small one of each family, for a look or a test. */
 export const recipeCases = (quick: boolean): Case[] =>
-  [overheadCases, trainStepCases, generationCases, checkpointCases, mergeCases].flatMap((make) => make(quick));
+  [overheadCases, trainStepCases, generationCases, ppoCases, checkpointCases, mergeCases].flatMap((make) =>
+    make(quick),
+  );

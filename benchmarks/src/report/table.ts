@@ -73,8 +73,13 @@ export function renderTable({ measurements }: Result): string {
       const mean = meanRatios(members, other).get(family);
       return mean === undefined ? "" : `${mean.toFixed(2)}x`;
     });
+    const scored = members.flatMap(({ name, ours, others }) =>
+      ours.score === undefined
+        ? []
+        : [`  ${name} scores ${[ours, ...others].map(({ name, score }) => `${name} ${score?.toFixed(2)}`).join(", ")}`],
+    );
     const total = members.length > 1 && others.length > 0 ? [["  geometric mean", "", "", "", ...means]] : [];
-    return textTable([head, ...rows, ...total]);
+    return [textTable([head, ...rows, ...total]), ...scored].join("\n");
   });
   return `${blocks.join("\n\n")}\n`;
 }

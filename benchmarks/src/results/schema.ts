@@ -12,6 +12,7 @@ const side = z.strictObject({
   seconds: spread.describe("of one repetition; of our kernels alone where the case is a program"),
   callSeconds: spread.optional().describe("of one repetition as a whole call from JavaScript"),
   rate: spread.describe("in the case's unit"),
+  score: z.number().optional().describe("of the last round, where the work learns: the reward of a policy"),
 });
 
 const measurement = z.strictObject({
