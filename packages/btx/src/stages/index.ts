@@ -2,7 +2,7 @@ export { BitsPerByte, type WindowOptions } from "./bits-per-byte.js";
 export { type BranchOptions, type BranchScope, branchScopes, trainBranches, withReplay } from "./branch.js";
 export { StageError, type StageErrorCode } from "./errors.js";
 export { type EvaluateOptions, evaluateModel, type ModelScores } from "./evaluate.js";
-export { type Answer, answerArithmetic, type ExactMatchOptions, exactMatch } from "./exact-match.js";
+export { type Answer, answerTask, type ExactMatchOptions, exactMatch } from "./exact-match.js";
 export { type FinetuneOptions, type FinetuneScope, finetuneMixture, finetuneScopes } from "./finetune.js";
 export { mixWithRidgeRouter } from "./mix-with-ridge.js";
 export { OpenModel } from "./model.js";

@@ -76,7 +76,8 @@ it("runs every command of the README, in its order, and the library example", as
       const kind = line.includes("ridge") ? "ridge" : command!;
       const { code, output, errors } = await btx([command!, ...rest, ...wordsOf(small[kind]!)]);
       expect(code, `${line}\n${errors}`).toBe(0);
-      if (command === "evaluate" || command === "quickstart")
+      if (line.includes("--json")) expect(JSON.parse(output).scores[0].exactMatch).toHaveProperty("facts");
+      else if (command === "evaluate" || command === "quickstart")
         expect(output).toMatch(/bits per byte, held out +code +prose +arithmetic/);
       if (line.includes("--dry-run")) expect(output).toContain("4 experts, 2 per token");
       if (command === "generate") expect(output.startsWith("34+52=")).toBe(true);
