@@ -7,12 +7,14 @@ import { generateCommand } from "./generate.js";
 import { mixCommand } from "./mix.js";
 import { quickstartCommand } from "./quickstart.js";
 import { seedCommand } from "./seed.js";
+import { statusCommand } from "./status.js";
 import { upcycleCommand } from "./upcycle.js";
 
 export const commands: readonly Command[] = [
   quickstartCommand,
   seedCommand,
   branchCommand,
+  statusCommand,
   mixCommand,
   upcycleCommand,
   averageCommand,

@@ -1,11 +1,21 @@
+export { domainsOfArrayJob } from "./array-index.js";
 export { BitsPerByte, type WindowOptions } from "./bits-per-byte.js";
-export { type BranchOptions, type BranchScope, branchScopes, trainBranches, withReplay } from "./branch.js";
+export {
+  type BranchOptions,
+  type BranchScope,
+  branchScopes,
+  namesToTrain,
+  trainBranches,
+  withReplay,
+} from "./branch.js";
+export { type BranchJobsOptions, runBranchJobs } from "./branch-jobs.js";
+export { type BranchState, type BranchStatus, branchStatus, writeBranchPlan } from "./branch-status.js";
 export { StageError, type StageErrorCode } from "./errors.js";
 export { type EvaluateOptions, evaluateModel, type ModelScores } from "./evaluate.js";
 export { type Answer, answerTask, type ExactMatchOptions, exactMatch } from "./exact-match.js";
 export { type FinetuneOptions, type FinetuneScope, finetuneMixture, finetuneScopes } from "./finetune.js";
 export { mixWithRidgeRouter } from "./mix-with-ridge.js";
-export { OpenModel } from "./model.js";
+export { checkOutput, OpenModel } from "./model.js";
 export {
   type QuickstartOptions,
   type QuickstartResults,

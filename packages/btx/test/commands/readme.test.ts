@@ -20,6 +20,7 @@ const small: Record<string, string> = {
   quickstart: `${model} ${train} ${data} --seed.steps 2 --branch.steps 2 --finetune.steps 2 --router.tokens 512 --windows 4 --problems 4`,
   seed: `${model} ${train} ${data} --train.steps 2`,
   branch: `${train} ${data} --train.steps 2`,
+  status: "",
   mix: data,
   upcycle: "",
   average: "",
@@ -80,6 +81,7 @@ it("runs every command of the README, in its order, and the library example", as
       else if (command === "evaluate" || command === "quickstart")
         expect(output).toMatch(/bits per byte, held out +code +prose +arithmetic/);
       if (line.includes("--dry-run")) expect(output).toContain("4 experts, 2 per token");
+      if (command === "status") expect(output.match(/ done /g)).toHaveLength(3);
       if (command === "generate") expect(output.startsWith("34+52=")).toBe(true);
     }
     const [example] = blocks("ts");
