@@ -6,6 +6,7 @@ import { finetuneCommand } from "./finetune.js";
 import { generateCommand } from "./generate.js";
 import { mixCommand } from "./mix.js";
 import { quickstartCommand } from "./quickstart.js";
+import { routingCommand } from "./routing.js";
 import { seedCommand } from "./seed.js";
 import { statusCommand } from "./status.js";
 import { upcycleCommand } from "./upcycle.js";
@@ -20,5 +21,6 @@ export const commands: readonly Command[] = [
   averageCommand,
   finetuneCommand,
   evaluateCommand,
+  routingCommand,
   generateCommand,
 ];

@@ -25,6 +25,7 @@ export {
 } from "./quickstart.js";
 export { type LabelledText, type RidgeRouterOptions, setRidgeRouters } from "./ridge-router.js";
 export { type DomainRouting, firstChoices, routingTable } from "./routing.js";
+export { type LayerRouting, summarizeRouting } from "./routing-summary.js";
 export { continuations, type RoutedSample, routedSamples } from "./samples.js";
 export { type SeedOptions, type SeedSizes, trainSeed } from "./seed.js";
 export {
