@@ -1,3 +1,4 @@
 export * from "./domains/index.js";
 export * from "./mix/index.js";
 export * from "./stages/index.js";
+export * from "./tasks/index.js";

@@ -2,17 +2,21 @@ import { mkdir } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
 import { defineCommand, Mixtral, writeFileAtomic, writeReport } from "@trefoil/core";
 import { z } from "zod";
-import { closeDomains, hasBuiltIn } from "../domains/index.js";
+import { closeDomains } from "../domains/index.js";
 import { type DomainRouting, evaluateModel, type ModelScores, OpenModel, routingTable } from "../stages/index.js";
+import { makeTask, taskNames } from "../tasks/index.js";
 import { dataFields, folder, openData } from "./fields.js";
 import { routingSection, scoresSections, scoresTable } from "./scores.js";
 
 export const evaluateCommand = defineCommand({
   name: "evaluate",
-  summary: "Held-out bits per byte of models on every domain, exact match of arithmetic, routing.",
+  summary: "Held-out bits per byte of models on every domain, exact match of checkable tasks, routing.",
+  description:
+    "Tasks are answered greedily after four solved examples, or as many as fit. arithmetic: problems held out of @arithmetic; word-problems: one sum, difference, product or quotient in words; programs: one line in a small language, run in an interpreter of its own on several inputs; facts: capitals and chemical symbols.",
   examples: [
     "btx evaluate --models models/seed,experts/code,models/finetuned",
     "btx evaluate --models models/finetuned --report runs/evaluation",
+    "btx evaluate --models models/finetuned --tasks arithmetic,programs --json",
   ],
   schema: z.strictObject({
     models: z
@@ -30,36 +34,33 @@ export const evaluateCommand = defineCommand({
       .meta({ unit: "windows" }),
     sequence: z.number().int().min(2).default(256).describe("Tokens of a window.").meta({ unit: "tokens" }),
     batch: z.number().int().positive().default(16).describe("Windows evaluated at a time.").meta({ unit: "rows" }),
+    tasks: z
+      .array(z.enum(taskNames))
+      .default([...taskNames])
+      .describe("What is asked, one right answer each."),
     problems: z
       .number()
       .int()
       .nonnegative()
       .default(200)
-      .describe("Held-out arithmetic problems, where a domain is @arithmetic.")
+      .describe("Questions of each task, at most; 0: none.")
       .meta({ unit: "problems" }),
+    json: z.boolean().default(false).describe("Print scores and routing as JSON instead of a table."),
     report: folder("Folder for report.html and results.json.").optional(),
   }),
   run: async (config, { progress, signal, stdout }) => {
     const { windows, sequence, batch, problems, data } = config;
     const scores: ModelScores[] = [];
     const routing: Record<string, DomainRouting[]> = {};
+    const asked = problems > 0 ? [...new Set(config.tasks)] : [];
+    const tasks = asked.map((name) => makeTask(name, { count: problems, heldOutShare: data.heldOut }));
     const names = shortNames(config.models);
     const stage = progress.stage("evaluate", { total: config.models.length, unit: "models" });
     for (const [i, path] of config.models.entries()) {
       using opened = await OpenModel.open(path);
       const domains = await openData(data, opened.tokenizer, signal);
       try {
-        const asked = hasBuiltIn(data.domains, "@arithmetic") ? problems : 0;
-        const arithmetic = asked > 0 ? { count: asked, heldOutShare: data.heldOut } : undefined;
-        scores.push(
-          await evaluateModel(opened, names[i]!, domains, {
-            batch,
-            sequence,
-            windows,
-            signal,
-            ...(arithmetic && { arithmetic }),
-          }),
-        );
+        scores.push(await evaluateModel(opened, names[i]!, domains, { batch, sequence, windows, tasks, signal }));
         if (opened.model instanceof Mixtral) {
           routing[names[i]!] = await routingTable(opened.model, domains, { batch, sequence, windows }, signal);
         }
@@ -69,10 +70,13 @@ export const evaluateCommand = defineCommand({
       stage.update(i + 1);
     }
     stage.succeed();
-    stdout.write(scoresTable(scores));
+    const json = `${JSON.stringify({ scores, routing }, null, 2)}\n`;
+    stdout.write(config.json ? json : scoresTable(scores));
+    const unanswered = asked.filter((task) => scores.some(({ exactMatch }) => exactMatch[task] === null));
+    if (unanswered.length > 0) progress.warn(`too long for the context of a model: ${unanswered.join(", ")}`);
     if (config.report === undefined) return;
     await mkdir(config.report, { recursive: true });
-    await writeFileAtomic(join(config.report, "results.json"), `${JSON.stringify({ scores, routing }, null, 2)}\n`);
+    await writeFileAtomic(join(config.report, "results.json"), json);
     const sections = Object.entries(routing).map(([name, table]) => routingSection(`Routing of ${name}`, table));
     await writeReport(join(config.report, "report.html"), {
       title: "btx evaluate",

@@ -6,17 +6,21 @@ import { finetuneCommand } from "./finetune.js";
 import { generateCommand } from "./generate.js";
 import { mixCommand } from "./mix.js";
 import { quickstartCommand } from "./quickstart.js";
+import { routingCommand } from "./routing.js";
 import { seedCommand } from "./seed.js";
+import { statusCommand } from "./status.js";
 import { upcycleCommand } from "./upcycle.js";
 
 export const commands: readonly Command[] = [
   quickstartCommand,
   seedCommand,
   branchCommand,
+  statusCommand,
   mixCommand,
   upcycleCommand,
   averageCommand,
   finetuneCommand,
   evaluateCommand,
+  routingCommand,
   generateCommand,
 ];

@@ -4,17 +4,20 @@ import { formatTable } from "./table.js";
 
 /** Scores for the terminal: one row per model. */
 export function scoresTable(scores: readonly ModelScores[]): string {
-  const domains = Object.keys(scores[0]?.bitsPerByte ?? {});
-  const withArithmetic = scores.some(({ exactMatch }) => exactMatch !== undefined);
-  const columns = ["bits per byte, held out", ...domains, "mean", ...(withArithmetic ? ["arithmetic solved"] : [])];
+  const [domains, tasks] = namesIn(scores);
+  const columns = ["bits per byte, held out", ...domains, "mean", ...tasks.map((task) => `${task} solved`)];
   const rows = scores.map(({ model, bitsPerByte, exactMatch }) => [
     model,
     ...domains.map((domain) => bitsPerByte[domain]!.toFixed(3)),
     meanOf(bitsPerByte).toFixed(3),
-    ...(withArithmetic ? [exactMatch === undefined ? null : `${(exactMatch * 100).toFixed(1)} %`] : []),
+    ...tasks.map((task) => (exactMatch[task] == null ? null : `${(exactMatch[task] * 100).toFixed(1)} %`)),
   ]);
   return formatTable(columns, rows);
 }
+
+/** Domains and tasks that models were scored on. */
+const namesIn = ([first]: readonly ModelScores[]) =>
+  [Object.keys(first?.bitsPerByte ?? {}), Object.keys(first?.exactMatch ?? {})] as const;
 
 export const meanOf = (values: Readonly<Record<string, number>>): number => {
   const all = Object.values(values);
@@ -23,24 +26,24 @@ export const meanOf = (values: Readonly<Record<string, number>>): number => {
 
 /** The same for a report, as a table and as bars. */
 export function scoresSections(scores: readonly ModelScores[]): Section[] {
-  const domains = Object.keys(scores[0]?.bitsPerByte ?? {});
+  const [domains, tasks] = namesIn(scores);
   return [
     {
       kind: "table",
       title: "Held-out bits per byte",
       caption:
-        "Lower is better. Arithmetic solved: problems that nobody trained on, answered greedily, the whole line right.",
+        "Lower is better. Solved: questions answered greedily after solved examples, the whole line right; a program is run. A dash: longer than the context.",
       columns: [
         { label: "model" },
         ...domains.map((label) => ({ label, unit: "bits/byte", best: "lowest" as const })),
         { label: "mean", unit: "bits/byte", best: "lowest" },
-        { label: "arithmetic solved", unit: "%", best: "highest" },
+        ...tasks.map((task) => ({ label: `${task} solved`, unit: "%", best: "highest" as const })),
       ],
       rows: scores.map(({ model, bitsPerByte, exactMatch }) => [
         model,
         ...domains.map((domain) => bitsPerByte[domain]!),
         meanOf(bitsPerByte),
-        exactMatch === undefined ? null : exactMatch * 100,
+        ...tasks.map((task) => (exactMatch[task] == null ? null : exactMatch[task] * 100)),
       ]),
     },
     {

@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { type Report, RUN_LAYOUT, writeReport } from "@trefoil/core";
 import { type LossPoint, lossCurve } from "../stages/index.js";
@@ -10,16 +11,15 @@ export const curveSeries = (name: string, curve: readonly LossPoint[]) => ({
   smooth: 0.9,
 });
 
-/** `report.html` of one or several training runs: loss curves and the configuration. */
+/** `report.html` of one or several training runs, those that have begun: loss curves and the configuration. */
 export async function writeTrainingReport(
   path: string,
   title: string,
   runs: Readonly<Record<string, string>>,
   config: object,
 ): Promise<void> {
-  const curves = await Promise.all(
-    Object.entries(runs).map(async ([name, run]) => curveSeries(name, await lossCurve(run))),
-  );
+  const begun = Object.entries(runs).filter(([, run]) => existsSync(join(run, RUN_LAYOUT.metrics)));
+  const curves = await Promise.all(begun.map(async ([name, run]) => curveSeries(name, await lossCurve(run))));
   const report: Report = {
     title,
     sections: [

@@ -65,9 +65,8 @@ export function heldOutProblems(heldOutShare: number, count: number): Problem[] 
   return inHashOrder(heldOut, ({ prompt }) => prompt).slice(0, count);
 }
 
-/** Solved problems from the training side, to stand before a question as they do in the training text. */
-export function solvedExamples(heldOutShare: number, count: number): string {
+/** Up to `count` problems from the training side, to stand solved before a question as they do in the training text. */
+export function solvedExamples(heldOutShare: number, count: number): Problem[] {
   const train = allProblems().filter((problem) => !isHeldOutProblem(problem, heldOutShare));
-  const examples = inHashOrder(train, ({ prompt }) => prompt).slice(0, count);
-  return examples.map(({ prompt, answer }) => `${prompt}${answer}\n`).join("");
+  return inHashOrder(train, ({ prompt }) => prompt).slice(0, count);
 }

@@ -1,7 +1,8 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { type CausalLM, type Parameter, saveModel } from "@trefoil/core";
+import { type CausalLM, type Parameter, RunDirectoryError, runOwner, saveModel } from "@trefoil/core";
 import type { DomainTokens } from "../domains/index.js";
+import { clearFailure, writeBranchPlan, writeFailure } from "./branch-status.js";
 import { StageError } from "./errors.js";
 import { checkOutput, OpenModel } from "./model.js";
 import { context } from "./seed.js";
@@ -36,28 +37,43 @@ export interface BranchOptions extends StageContext {
 
 /**
  * Branches the seed: one independent copy per domain, trained on that domain (arXiv 2403.07816, §3.1). Returns whether
- * all came to the end.
+ * all came to the end. One that fails does not stop the others; what is on disk says how each fares (`branchStatus`).
+ * @throws StageError `BTX_BRANCHES` naming those that failed, or the error itself where one branch was asked for
  */
 export async function trainBranches(options: BranchOptions): Promise<boolean> {
-  const { domains, only, resume, output } = options;
-  const unknown = only?.find((name) => !domains.some((domain) => domain.name === name));
-  if (unknown !== undefined) {
-    throw new StageError(
-      "BTX_OPTIONS",
-      `there is no domain ${unknown}: the domains are ${domains.map(({ name }) => name).join(", ")}`,
-    );
-  }
+  const { domains, only, resume, overwrite, output, run, settings } = options;
+  const names = domains.map(({ name }) => name);
+  const wanted = namesToTrain(names, only).filter((name) => !(resume && existsSync(join(output, name))));
+  for (const name of wanted) checkOutput(join(output, name), overwrite);
+  await writeBranchPlan(run, { output, domains: names, steps: settings.steps });
+  const failures: { name: string; error: unknown }[] = [];
   for (const domain of domains) {
-    if (only && !only.includes(domain.name)) continue;
-    if (resume && existsSync(join(output, domain.name))) continue;
-    if (!(await trainBranch(domain, options))) return false;
+    if (!wanted.includes(domain.name)) continue;
+    try {
+      if (!(await trainBranch(domain, options))) return false;
+    } catch (error) {
+      // Of a run directory that is not this process's to write, nothing is said either.
+      if (!(error instanceof RunDirectoryError)) await writeFailure(run, domain.name, error);
+      failures.push({ name: domain.name, error });
+    }
   }
-  return true;
+  if (failures.length === 0) return true;
+  if (wanted.length === 1) throw failures[0]!.error;
+  const list = failures.map(({ name, error }) => `${name} (${error instanceof Error ? error.message : error})`);
+  throw new StageError("BTX_BRANCHES", `${failures.length} of ${wanted.length} branches failed: ${list.join(", ")}`);
+}
+
+/** All domains, or those named. @throws StageError for a name that is none */
+export function namesToTrain(names: readonly string[], only?: readonly string[]): string[] {
+  const unknown = only?.find((name) => !names.includes(name));
+  if (unknown === undefined) return names.filter((name) => !only || only.includes(name));
+  throw new StageError("BTX_OPTIONS", `there is no domain ${unknown}: the domains are ${names.join(", ")}`);
 }
 
 async function trainBranch(domain: DomainTokens, options: BranchOptions): Promise<boolean> {
   const { seed, domains, replay, scope, settings, progress, signal, resume, overwrite } = options;
-  checkOutput(join(options.output, domain.name), overwrite);
+  const owner = await runOwner(join(options.run, domain.name));
+  if (!owner || owner.gone) await clearFailure(options.run, domain.name);
   using source = await OpenModel.open(seed);
   const { completed } = await train({
     model: source.model,

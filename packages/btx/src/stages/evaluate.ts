@@ -1,6 +1,7 @@
 import type { DomainTokens } from "../domains/index.js";
+import type { Task } from "../tasks/index.js";
 import { BitsPerByte, type WindowOptions } from "./bits-per-byte.js";
-import { answerArithmetic, type ExactMatchOptions, exactMatch } from "./exact-match.js";
+import { answerTask, exactMatch } from "./exact-match.js";
 import type { OpenModel } from "./model.js";
 import { context } from "./seed.js";
 
@@ -9,28 +10,30 @@ export interface ModelScores {
   model: string;
   /** By domain. */
   bitsPerByte: Record<string, number>;
-  /** Share of arithmetic problems solved, 0 to 1; absent when none were asked. */
-  exactMatch?: number;
+  /** By task, the share of questions answered right, 0 to 1; null where they do not fit into the context. */
+  exactMatch: Record<string, number | null>;
 }
 
 export interface EvaluateOptions extends WindowOptions {
-  /** Ask arithmetic problems too. */
-  arithmetic?: Pick<ExactMatchOptions, "count" | "heldOutShare">;
+  /** Questions that are asked too. */
+  tasks?: readonly Task[];
   signal?: AbortSignal;
 }
 
-/** Scores a model on held-out text. @param name under which it is reported */
+/** Scores a model on held-out text, and on questions. @param name under which it is reported */
 export async function evaluateModel(
   { model, tokenizer }: OpenModel,
   name: string,
   domains: readonly DomainTokens[],
   options: EvaluateOptions,
 ): Promise<ModelScores> {
-  const { arithmetic, signal } = options;
+  const { tasks = [], signal } = options;
   const measure = new BitsPerByte(model, tokenizer);
-  const scores: ModelScores = { model: name, bitsPerByte: {} };
+  const scores: ModelScores = { model: name, bitsPerByte: {}, exactMatch: {} };
   for (const domain of domains) scores.bitsPerByte[domain.name] = await measure.of(domain.heldOut, options, signal);
-  if (arithmetic)
-    scores.exactMatch = exactMatch(await answerArithmetic(model, tokenizer, { ...arithmetic, ...context({ signal }) }));
+  for (const task of tasks) {
+    const answers = await answerTask(model, tokenizer, task, context({ signal }));
+    scores.exactMatch[task.name] = answers ? exactMatch(answers) : null;
+  }
   return scores;
 }

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { type BalanceForm, ByteTokenizer, writeFileAtomic } from "@trefoil/core";
 import { closeDomains, type DomainSpec, type DomainTokens, hasBuiltIn, openDomains } from "../domains/index.js";
 import { averageModels, mix } from "../mix/index.js";
+import { makeTask } from "../tasks/index.js";
 import { type BranchScope, trainBranches } from "./branch.js";
 import { evaluateModel, type ModelScores } from "./evaluate.js";
 import { finetuneMixture } from "./finetune.js";
@@ -171,13 +172,13 @@ async function measure(options: QuickstartOptions, domains: readonly DomainToken
   ];
   const window = { batch: train.batch, sequence: train.sequence, windows };
   const asked = hasBuiltIn(options.domains, "@arithmetic") && problems > 0;
+  const tasks = asked ? [makeTask("arithmetic", { count: problems, heldOutShare })] : [];
   const stage = progress?.stage("evaluate", { total: models.length, unit: "models" });
   const scores: ModelScores[] = [];
   const routing: DomainRouting[][] = [];
   for (const [name, path] of models) {
     using opened = await OpenModel.open(path);
-    const arithmetic = asked && { arithmetic: { count: problems, heldOutShare } };
-    scores.push(await evaluateModel(opened, name, domains, { ...window, ...arithmetic, ...context({ signal }) }));
+    scores.push(await evaluateModel(opened, name, domains, { ...window, tasks, ...context({ signal }) }));
     if (path === at.mixture || path === at.finetuned)
       routing.push(await routingTable(opened.mixture, domains, window, signal));
     stage?.update(scores.length);

@@ -20,12 +20,14 @@ const small: Record<string, string> = {
   quickstart: `${model} ${train} ${data} --seed.steps 2 --branch.steps 2 --finetune.steps 2 --router.tokens 512 --windows 4 --problems 4`,
   seed: `${model} ${train} ${data} --train.steps 2`,
   branch: `${train} ${data} --train.steps 2`,
+  status: "",
   mix: data,
   upcycle: "",
   average: "",
   ridge: `${data} --router.tokens 512 --router.sequence 32`,
   finetune: `${train} ${data} --train.steps 2`,
   evaluate: `${data} --windows 4 --sequence 32 --batch 4 --problems 4`,
+  routing: `${data} --windows 4 --sequence 32 --batch 4 --tokens 16`,
   generate: "--max-new-tokens 4",
 };
 
@@ -76,11 +78,42 @@ it("runs every command of the README, in its order, and the library example", as
       const kind = line.includes("ridge") ? "ridge" : command!;
       const { code, output, errors } = await btx([command!, ...rest, ...wordsOf(small[kind]!)]);
       expect(code, `${line}\n${errors}`).toBe(0);
-      if (command === "evaluate" || command === "quickstart")
+      if (line.includes("--json")) expect(JSON.parse(output).scores[0].exactMatch).toHaveProperty("facts");
+      else if (command === "evaluate" || command === "quickstart")
         expect(output).toMatch(/bits per byte, held out +code +prose +arithmetic/);
       if (line.includes("--dry-run")) expect(output).toContain("4 experts, 2 per token");
+      if (command === "routing") {
+        expect(output).toMatch(/^load +code +prose +arithmetic +seed +evenness/);
+        const { domains, summary } = JSON.parse(readFileSync("runs/routing/routing.json", "utf8"));
+        expect([domains.length, summary.length]).toEqual([3, 2]);
+        expect(readFileSync("runs/routing/report.html", "utf8")).toContain("Domains and experts");
+      }
+      if (command === "status") expect(output.match(/ done /g)).toHaveLength(3);
       if (command === "generate") expect(output.startsWith("34+52=")).toBe(true);
     }
+    // The configuration file, on files such as it names.
+    for (const path of ["src", "lib"]) mkdirSync(path);
+    const jsonl = (lineOf: (i: number) => object) =>
+      Array.from({ length: 60 }, (_, i) => `${JSON.stringify(lineOf(i))}\n`).join("");
+    for (let i = 0; i < 60; i++)
+      writeFileSync(join(i % 2 ? "src" : "lib", `${i}.ts`), `// ${i}\n${numbers(i).join(";\n")}\n`);
+    writeFileSync(
+      "papers.jsonl",
+      jsonl((i) => ({ abstract: `Paper ${i}: ${numbers(i + 60).join(" ")}` })),
+    );
+    writeFileSync(
+      "chat.jsonl",
+      jsonl((i) => ({ prompt: `Which, ${i}? `, completion: numbers(i + 120).join(" ") })),
+    );
+    writeFileSync("data.yaml", blocks("yaml")[0]!);
+    const yaml =
+      "branch --config data.yaml --seed models/seed --output experts-of-file --only chat --train.accumulate 2";
+    const packed = "--train.documents packed --train.recompute --train.steps 3";
+    const told = await btx([...wordsOf(yaml), ...wordsOf(train), ...wordsOf(packed)]);
+    expect(told.code, told.errors).toBe(0);
+    const usage = JSON.parse(readFileSync("experts-of-file-run/chat/domains.json", "utf8")) as { name: string }[];
+    expect(usage.map(({ name }) => name)).toEqual(["code", "papers", "chat"]);
+
     const [example] = blocks("ts");
     const library = pathToFileURL(fileURLToPath(new URL("../../dist/index.js", import.meta.url))).href;
     const core = import.meta.resolve("@trefoil/core");

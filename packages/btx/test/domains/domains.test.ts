@@ -106,7 +106,7 @@ describe("arithmetic", () => {
     const asked = heldOutProblems(0.2, 100);
     expect(asked).toHaveLength(100);
     expect(asked.every(({ prompt, answer }) => !trained.has(`${prompt}${answer}`))).toBe(true);
-    expect(solvedExamples(0.2, 4).trimEnd().split("\n")).toHaveLength(4);
+    expect(solvedExamples(0.2, 4)).toHaveLength(4);
   });
 
   it("is the same every time, and holds out the share asked for", () => {

@@ -8,6 +8,7 @@ import {
   evaluateModel,
   finetuneMixture,
   firstChoices,
+  makeTask,
   mix,
   mixWithRidgeRouter,
   OpenModel,
@@ -128,10 +129,15 @@ describe("the stages", () => {
     const window = { batch: 4, sequence: 32, windows: 8 };
     const scores = await evaluateModel(opened, "tuned", domains, {
       ...window,
-      arithmetic: { count: 10, heldOutShare: 0.1 },
+      tasks: [
+        makeTask("arithmetic", { count: 10, heldOutShare: 0.1 }),
+        makeTask("programs", { count: 2, heldOutShare: 0.1 }),
+      ],
     });
     expect(Object.keys(scores.bitsPerByte)).toEqual(["arithmetic", "prose"]);
-    expect(scores.exactMatch).toBeGreaterThanOrEqual(0);
+    expect(scores.exactMatch.arithmetic).toBeGreaterThanOrEqual(0);
+    // A program takes more bytes than the model has positions.
+    expect(scores.exactMatch.programs).toBe(null);
     const table = await routingTable(opened.mixture, domains, window);
     for (const { share, weight } of table) {
       for (const row of [...share, ...weight]) expect(row.reduce((a, b) => a + b, 0)).toBeCloseTo(1, 4);

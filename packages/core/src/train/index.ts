@@ -17,5 +17,7 @@ export {
   type StageOptions,
 } from "./progress.js";
 export * from "./report/index.js";
-export { openRunDirectory, RUN_LAYOUT, type RunDirectory, type RunDirectoryOptions } from "./run-directory.js";
+export { openRunDirectory, type RunDirectory, type RunDirectoryOptions } from "./run-directory.js";
+export { RUN_LAYOUT } from "./run-layout.js";
+export { type RunOwner, runOwner } from "./run-lock.js";
 export { openTensorBoardFile, type TensorBoardOptions } from "./tensorboard.js";

@@ -2,17 +2,8 @@ import { mkdir, open, readdir, rename, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { stringify } from "yaml";
 import { RunDirectoryError } from "./errors.js";
+import { RUN_LAYOUT } from "./run-layout.js";
 import { lockDirectory } from "./run-lock.js";
-
-/** Names inside a run directory. */
-export const RUN_LAYOUT = {
-  config: "config.yaml",
-  metrics: "metrics.jsonl",
-  tensorboard: "tensorboard",
-  checkpoints: "checkpoints",
-  report: "report.html",
-  lock: "run.lock",
-} as const;
 
 export interface RunDirectoryOptions {
   /** Name of the run: "finetune" makes `runs/finetune-2026-11-23-063500`. */

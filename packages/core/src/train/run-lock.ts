@@ -1,9 +1,11 @@
 import { createHash } from "node:crypto";
 import { readFileSync, unlinkSync } from "node:fs";
 import { link, readFile, rm, unlink, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
-import { isOwnerGone, parseOwner, thisProcess } from "../io/process-owner.js";
+import { isOwnerGone, type ProcessOwner, parseOwner, thisProcess } from "../io/process-owner.js";
 import { RunDirectoryError } from "./errors.js";
+import { RUN_LAYOUT } from "./run-layout.js";
 
 /** A claim left by a process that was killed while it held one must not make others wait for ever. */
 const maxTries = 200;
@@ -32,6 +34,21 @@ export async function lockDirectory(path: string, now: Date): Promise<() => Prom
     process.off("exit", releaseNow);
     releaseNow();
   };
+}
+
+/** Who holds the lock of a run directory. */
+export interface RunOwner extends Pick<ProcessOwner, "pid" | "host" | "since"> {
+  /** Whether the process is gone for certain: it was killed. Of another machine nothing is certain. */
+  readonly gone: boolean;
+}
+
+/** The process that writes to a run directory, or was killed doing so; undefined when nobody holds the lock. */
+export async function runOwner(directory: string): Promise<RunOwner | undefined> {
+  const text = await readLock(join(directory, RUN_LAYOUT.lock));
+  const owner = text === undefined ? undefined : parseOwner(text);
+  if (text === undefined || !owner) return undefined;
+  const { pid, host, since } = owner;
+  return { pid, host, since, gone: isOwnerGone(text) };
 }
 
 async function createLock(path: string, text: string): Promise<boolean> {

@@ -1,0 +1,47 @@
+import { inHashOrder } from "../domains/documents.js";
+import { heldOutProblems, solvedExamples } from "../domains/index.js";
+import { facts } from "./facts.js";
+import { programs } from "./programs.js";
+import { wordProblems } from "./word-problems.js";
+
+/** A question of one or more lines, answered by the line that follows. */
+export interface Question {
+  /** Ends where the answer begins. */
+  readonly prompt: string;
+  /** One right answer. */
+  readonly answer: string;
+  /** Whether some other line is right as well. Default: only the answer itself, white space around it aside. */
+  readonly accepts?: (line: string) => boolean;
+}
+
+/** Questions whose answers a program can check. */
+export interface Task {
+  readonly name: string;
+  /** Solved questions that stand before each prompt, never among those asked. */
+  readonly examples: readonly Question[];
+  readonly questions: readonly Question[];
+}
+
+export const taskNames = ["arithmetic", "word-problems", "programs", "facts"] as const;
+export type TaskName = (typeof taskNames)[number];
+
+/** Solved examples before a question. */
+const shots = 4;
+
+/**
+ * A task's questions in an order that is the same everywhere and favours none.
+ * @param options `count`: questions at most; `heldOutShare`: of arithmetic, the share that was held out of the training text
+ */
+export function makeTask(name: TaskName, { count, heldOutShare }: { count: number; heldOutShare: number }): Task {
+  if (name === "arithmetic")
+    return { name, examples: solvedExamples(heldOutShare, shots), questions: heldOutProblems(heldOutShare, count) };
+  const all = { "word-problems": wordProblems, programs, facts }[name]();
+  const ordered = inHashOrder(all, ({ prompt }) => prompt);
+  return { name, examples: ordered.slice(0, shots), questions: ordered.slice(shots, shots + count) };
+}
+
+/** Whether a model's line answers a question. */
+export function isRight(question: Question, line: string): boolean {
+  const given = line.trim();
+  return given === question.answer || (question.accepts?.(given) ?? false);
+}
