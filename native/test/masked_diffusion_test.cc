@@ -118,7 +118,7 @@ TEST(masked_diffusion_matches_definition) {
 }
 
 TEST(masked_diffusion_distribution) {
-  const size_t codes = 20, draws = emulated(device) ? 2000 : 40000;
+  const size_t codes = 20, draws = emulated(device) ? 1000 : 40000;
   Problem problem = make_problem(2, 1, draws, codes);
   problem.tokens.values.assign(draws, kMask);
   problem.remaining[0] = 0;

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 import btx_vectors
+import mixtures
 import models
 import ops_attention
 import ops_elementwise
@@ -22,7 +23,7 @@ from recorder import Recorder
 
 FIXTURES = Path(__file__).parent / "fixtures"
 # What this script makes there.
-OWN = ("ops.safetensors", "llama", "btx.json")
+OWN = ("ops.safetensors", "llama", "btx.json", "mixtures.safetensors")
 
 
 def write(directory: Path) -> None:
@@ -32,6 +33,7 @@ def write(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "ops.safetensors").write_bytes(suite.serialize())
     models.write(directory / "llama")
+    (directory / "mixtures.safetensors").write_bytes(mixtures.document(directory / "llama" / "gqa"))
     (directory / "btx.json").write_text(btx_vectors.document())
 
 

@@ -1,5 +1,6 @@
-// Measures the peak memory of `mix` on four checkpoints of about 1 GB each, made of random weights.
-//   node scripts/mix-memory.mjs [folder for 8 GB of files; default: a temporary one]
+// Measures the peak memory of `mix` on four checkpoints of about 1 GB each, made of random weights, and its time beside that
+// of copying the folder it wrote with `cp`, both until everything is on disk.
+//   node scripts/mix-memory.mjs [folder for 12 GB of files; default: a temporary one]
 import { spawnSync } from "node:child_process";
 import { randomFillSync } from "node:crypto";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -74,14 +75,25 @@ try {
   });
   if (status !== 0) throw new Error(stderr);
   const { bytes, seconds, peak } = JSON.parse(stdout);
+  const began = performance.now();
+  const copy = spawnSync("sh", [
+    "-c",
+    'cp -r "$1" "$2" && sync -f "$2"',
+    "sh",
+    join(folder, "mixture"),
+    join(folder, "copy"),
+  ]);
+  if (copy.status !== 0) throw new Error(String(copy.stderr));
+  const copying = (performance.now() - began) / 1000;
   const largest = Math.max(...shapes().map(([, shape]) => 4 * shape.reduce((a, b) => a * b, 1)));
   const limit = 3 * largest + 200e6;
   const mega = (value) => `${(value / 1e6).toFixed(0)} MB`;
   console.log(
-    `wrote ${mega(bytes)} in ${seconds.toFixed(1)} s; peak memory ${mega(peak)}, largest tensor ${mega(largest)}, limit ${mega(limit)}`,
+    `wrote ${mega(bytes)} in ${seconds.toFixed(1)} s, cp took ${copying.toFixed(1)} s (${(copying / seconds).toFixed(2)} of cp's rate); peak memory ${mega(peak)}, largest tensor ${mega(largest)}, limit ${mega(limit)}`,
   );
   process.exitCode = peak <= limit ? 0 : 1;
 } finally {
-  for (const name of ["a", "b", "c", "d", "mixture"]) rmSync(join(folder, name), { recursive: true, force: true });
+  for (const name of ["a", "b", "c", "d", "mixture", "copy"])
+    rmSync(join(folder, name), { recursive: true, force: true });
   if (given === undefined) rmSync(folder, { recursive: true, force: true });
 }

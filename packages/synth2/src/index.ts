@@ -4,6 +4,7 @@ export * from "./generator/index.js";
 export { imageBatch, toBytes, toUnit } from "./images/pixels.js";
 export * from "./metrics/index.js";
 export * from "./sampling/index.js";
+export * from "./synthesize/index.js";
 export * from "./tokenizer/index.js";
 export * from "./training/index.js";
 export type * from "./types.js";

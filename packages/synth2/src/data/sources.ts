@@ -187,9 +187,6 @@ async function* fromTars(paths: readonly string[], problems: Problems): AsyncIte
         if (sample) yield sample;
       }
       if (samples === 0) problems.add(path, "shard is empty");
-    } catch (error) {
-      if (!(error instanceof SynthError)) throw error;
-      problems.add(path, error.message);
     } finally {
       await file.close();
     }
@@ -203,19 +200,25 @@ const mostMembers = 64;
 async function* groups(members: AsyncIterable<TarMember>, path: string, problems: Problems) {
   let group: TarMember[] = [];
   let key: string | undefined;
-  for await (const member of members) {
-    const name = normalize(member.name);
-    if (isAbsolute(name) || name.startsWith("..")) {
-      problems.add(`${path}: ${member.name}`, "member's name leaves the tar");
-      continue;
+  try {
+    for await (const member of members) {
+      const name = normalize(member.name);
+      if (isAbsolute(name) || name.startsWith("..")) {
+        problems.add(`${path}: ${member.name}`, "member's name leaves the tar");
+        continue;
+      }
+      const next = keyOf(member.name);
+      if (next !== key && group.length > 0) {
+        yield group;
+        group = [];
+      }
+      key = next;
+      if (group.length < mostMembers) group.push(member);
     }
-    const next = keyOf(member.name);
-    if (next !== key && group.length > 0) {
-      yield group;
-      group = [];
-    }
-    key = next;
-    if (group.length < mostMembers) group.push(member);
+  } catch (error) {
+    if (!(error instanceof SynthError)) throw error;
+    // What came whole before the broken place is kept.
+    problems.add(path, error.message);
   }
   if (group.length > 0) yield group;
 }

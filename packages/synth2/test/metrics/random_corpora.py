@@ -1,7 +1,6 @@
 """Writes random-corpora.jsonl: random corpora with CIDEr-D, BLEU and ROUGE-L.
 
-A double in Python, written from the formulas and checked against the golden values in golden.test.ts, which pycocoevalcap
-made. Needs the standard library alone: python3 random_corpora.py
+A double in Python, written from the formulas; the values that pycocoevalcap itself made are in golden.test.ts. Needs the standard library alone: python3 random_corpora.py
 """
 
 import json

@@ -1,0 +1,131 @@
+import { readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { ModelFolder, tensor } from "@trefoil/core";
+import { expect, it } from "vitest";
+import { mix, OpenModel, planMix, planUpcycle, upcycle } from "../../src/index.js";
+import { temporaryFolder, tinyConfig, writeCheckpoint } from "../checkpoints.js";
+
+const json = (folder: string, name: string) => JSON.parse(readFileSync(join(folder, name), "utf8"));
+const tokens = tensor(
+  Int32Array.from({ length: 24 }, (_, i) => (i * 37) % 256),
+  { shape: [1, 24] },
+);
+
+async function logits(path: string): Promise<Float32Array> {
+  using opened = await OpenModel.open(path);
+  return (await opened.model.logits(tokens).data()) as Float32Array;
+}
+
+async function expectSame(one: string, other: string): Promise<void> {
+  const [a, b] = [await logits(one), await logits(other)];
+  const largest = Math.max(...a.map(Math.abs));
+  // Float32 rounding of a few gated sums in two layers.
+  for (let i = 0; i < a.length; i++) expect(Math.abs(a[i]! - b[i]!)).toBeLessThan(2e-5 * largest);
+}
+
+it("split and blend of equal checkpoints, all experts with equal gates, compute the dense model", async () => {
+  const folder = temporaryFolder();
+  const seed = await writeCheckpoint(join(folder, "seed"), { seed: 4 });
+  const equal = { kind: "random", standardDeviation: 0 } as const;
+  const split = { experts: [seed, seed], output: join(folder, "split"), router: equal, expertsPerToken: 6 };
+  await mix({ ...split, arrange: { kind: "split", chunks: 3 } });
+  await expectSame(seed, split.output);
+  // Blended experts of one checkpoint are its chunks, each twice: their sum over N, the gates, is the dense layer.
+  const blend = { experts: [seed, seed], output: join(folder, "blend"), router: equal };
+  await mix({ ...blend, arrange: { kind: "blend" } });
+  await expectSame(seed, blend.output);
+  expect(json(split.output, "config.json")).toMatchObject({ num_local_experts: 6, intermediate_size: 4 });
+});
+
+it("upcycled without noise a checkpoint computes what it did, in all layers or some", async () => {
+  const folder = temporaryFolder();
+  const seed = await writeCheckpoint(join(folder, "seed"), { seed: 5, dtype: "BF16" });
+  const shared = { model: seed, experts: 3, router: { kind: "random", standardDeviation: 1 } } as const;
+  await upcycle({ ...shared, output: join(folder, "all") });
+  await expectSame(seed, join(folder, "all"));
+  await upcycle({ ...shared, output: join(folder, "last"), layers: [1] });
+  await expectSame(seed, join(folder, "last"));
+  // transformers' Mixtral has no dense layers: it must not load this silently.
+  expect(json(join(folder, "last"), "config.json")).toMatchObject({
+    model_type: "trefoil_mixtral",
+    trefoil: { moe_layers: [1], expert_names: ["copy 0", "copy 1", "copy 2"] },
+  });
+  const plan = await planUpcycle({ ...shared, output: join(folder, "x"), layers: [1] });
+  const { hiddenSize: d, intermediateSize: f } = tinyConfig;
+  expect(plan.parameters - plan.activeParameters).toBe(3 * d * f);
+  await expect(planUpcycle({ ...shared, output: join(folder, "x"), layers: [2] })).rejects.toMatchObject({
+    code: "MIX_OPTIONS",
+  });
+});
+
+it("adds noise of the size asked for, different for every expert, the same for the same seed", async () => {
+  const folder = temporaryFolder();
+  const config = { hiddenSize: 64, headDim: 16, intermediateSize: 96, layers: 1 };
+  const seed = await writeCheckpoint(join(folder, "seed"), { seed: 6, config });
+  const name = (e: number) => `model.layers.0.block_sparse_moe.experts.${e}.w2.weight`;
+  const noisy = async (output: string) => {
+    await upcycle({ model: seed, experts: 2, noise: 0.1, output: join(folder, output) });
+    await using made = await ModelFolder.open(join(folder, output));
+    return [await made.readF32(name(0)), await made.readF32(name(1))] as const;
+  };
+  await using source = await ModelFolder.open(seed);
+  const dense = await source.readF32("model.layers.0.mlp.down_proj.weight");
+  const rms = (values: Float32Array) =>
+    Math.sqrt(values.reduce((sum, value) => sum + value * value, 0) / values.length);
+  const [one, two] = await noisy("a");
+  // 6144 draws: the standard deviation is known to about 1 %.
+  for (const copy of [one, two])
+    expect(rms(copy.map((value, k) => value - dense[k]!)) / rms(dense)).toBeCloseTo(0.1, 2);
+  expect(one).not.toEqual(two);
+  expect(await noisy("b")).toEqual([one, two]);
+});
+
+it("takes the seed as a generalist, names experts, and compares configurations field by field", async () => {
+  const folder = temporaryFolder();
+  const [a, b, seed] = await Promise.all(
+    ["a", "b", "seed"].map((name, i) => writeCheckpoint(join(folder, name), { seed: i })),
+  );
+  const options = { experts: [a!, b!], generalist: seed!, output: join(folder, "moe") };
+  const { compared } = await planMix({ ...options, names: ["code", "prose"] });
+  expect(compared.find(({ field }) => field === "rope_theta")).toEqual({
+    field: "rope_theta",
+    values: [5e4, 5e4, 5e4],
+    equal: true,
+  });
+  await mix(options);
+  const names = ["a", "b", "generalist"];
+  expect(json(options.output, "config.json").trefoil.expert_names).toEqual(names);
+  expect(json(options.output, "config.json").model_type).toBe("mixtral");
+  expect(json(options.output, "btx_mix.json").experts).toHaveLength(3);
+  await expect(planMix({ ...options, names: ["x", "x"] })).rejects.toMatchObject({ code: "MIX_OPTIONS" });
+  await expect(planMix({ ...options, arrange: { kind: "split", chunks: 5 } })).rejects.toMatchObject({
+    code: "MIX_OPTIONS",
+  });
+});
+
+it("mixes Mistral folders; carries a window that all have, and refuses to compute with it", async () => {
+  const folder = temporaryFolder();
+  const make = (name: string, seed: number, slidingWindow?: number) =>
+    writeCheckpoint(join(folder, name), {
+      seed,
+      config: { family: "mistral", ...(slidingWindow && { slidingWindow }) },
+    });
+  await mix({ experts: [await make("a", 1), await make("b", 2)], output: join(folder, "open") });
+  expect(json(join(folder, "open"), "config.json")).toMatchObject({ model_type: "mixtral", sliding_window: null });
+  expect((await logits(join(folder, "open"))).every(Number.isFinite)).toBe(true);
+  await mix({ experts: [await make("c", 1, 32), await make("d", 2, 32)], output: join(folder, "windowed") });
+  expect(json(join(folder, "windowed"), "config.json").sliding_window).toBe(32);
+  await expect(OpenModel.open(join(folder, "windowed"))).rejects.toThrow("sliding_window 32");
+});
+
+it("names a shard that is missing", async () => {
+  const folder = temporaryFolder();
+  const a = await writeCheckpoint(join(folder, "a"), { seed: 1 });
+  const b = await writeCheckpoint(join(folder, "b"), { seed: 2, shardBytes: 4000 });
+  const shard = Object.values(json(b, "model.safetensors.index.json").weight_map)[0] as string;
+  rmSync(join(b, shard));
+  await expect(mix({ experts: [a, b], output: join(folder, "moe") })).rejects.toMatchObject({
+    code: "MODEL_FOLDER_MISSING_SHARD",
+    message: expect.stringContaining(shard),
+  });
+});

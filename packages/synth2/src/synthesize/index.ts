@@ -1,0 +1,1 @@
+export { type CaptionRow, type SynthesizeOptions, type SynthesizeResult, synthesize } from "./synthesize.js";

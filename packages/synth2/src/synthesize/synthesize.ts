@@ -1,0 +1,160 @@
+import { existsSync } from "node:fs";
+import { mkdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { SafetensorsFile, type StoredTensor, saveSafetensors, writeFileAtomic } from "@trefoil/core";
+import { SynthError } from "../errors.js";
+import { encodeCaption, type OpenMaskedGenerator, requireSameTokenizer } from "../generator/index.js";
+import { toBytes } from "../images/pixels.js";
+import { MaskedSampler, pictureSeed, type SamplingOptions } from "../sampling/index.js";
+import type { VqImageTokenizer } from "../tokenizer/index.js";
+import type { StageContext } from "../training/index.js";
+
+export interface CaptionRow {
+  /** Names the picture: with the seed it decides what is drawn. Equal ids and captions give equal pictures. */
+  id: string;
+  caption: string;
+}
+
+export interface SynthesizeOptions extends StageContext {
+  generator: OpenMaskedGenerator;
+  tokenizer: VqImageTokenizer;
+  captions: AsyncIterable<CaptionRow> | Iterable<CaptionRow>;
+  /** Folder of the shards. */
+  output: string;
+  sampling: SamplingOptions;
+  seed: number;
+  /** Pictures of a shard. */
+  shardSize: number;
+  /** Decode pictures too, as `pixels` u8 [n, S, S, 3]. */
+  pixels?: boolean;
+  /** Hash of the text tokenizer that the captions were made with, to be sure that it is the generator's. */
+  vocabulary?: string;
+}
+
+export interface SynthesizeResult {
+  completed: boolean;
+  pictures: number;
+  shards: number;
+  /** Captions longer than the generator reads. */
+  skipped: number;
+}
+
+const manifestFile = "synthesis.json";
+const shardName = (shard: number): string => `shard-${String(shard).padStart(5, "0")}`;
+
+/**
+ * Draws an embedding for every caption. Shard after shard appears whole: `shard-00000.safetensors` with `embeddings` f32 [n, L, D] and
+ * `codes` i32 [n, L], after `shard-00000.jsonl` with id and caption. Memory is bounded by one shard. Called again on a folder that was
+ * begun, it goes on behind the last whole shard and ends with the same files.
+ * @throws SynthError `SYNTH_TOKENIZER_MISMATCH`, `SYNTH_VOCABULARY_MISMATCH`; `SYNTH_RESUME` where the folder was begun otherwise
+ */
+export async function synthesize(options: SynthesizeOptions): Promise<SynthesizeResult> {
+  const { generator, tokenizer, captions, output, sampling, seed, shardSize, pixels = false, signal } = options;
+  requireSameTokenizer("the generator", generator.tokenizerHash, tokenizer.hash);
+  if (options.vocabulary !== undefined && options.vocabulary !== generator.text.hash) {
+    throw new SynthError(
+      "SYNTH_VOCABULARY_MISMATCH",
+      "the captions were made with another vocabulary than the generator's: give captions as text, or train the generator with that tokenizer",
+    );
+  }
+  const manifest = {
+    tokenizer: tokenizer.hash,
+    generator: generator.hash,
+    positions: tokenizer.positions,
+    dimension: tokenizer.dimension,
+    sampling,
+    seed,
+    shardSize,
+    pixels,
+  };
+  await begin(output, `${JSON.stringify(manifest, null, 2)}\n`);
+  const sampler = new MaskedSampler(generator.model, sampling);
+  const stage = options.progress?.stage("synthesize", { total: 0, unit: "pictures" });
+  const result: SynthesizeResult = { completed: true, pictures: 0, shards: 0, skipped: 0 };
+  const write = async (rows: readonly EncodedRow[]): Promise<void> => {
+    const name = join(output, shardName(result.shards));
+    const lines = `${rows.map(({ id, caption }) => JSON.stringify({ id, caption })).join("\n")}\n`;
+    if (existsSync(`${name}.safetensors`)) await checkShard(name, lines);
+    else {
+      const codes = await sampler.sample({
+        captions: rows.map(({ tokens }) => tokens),
+        seeds: rows.map(({ id, caption }) => pictureSeed(seed, `${id}\0${caption}`)),
+        ...(signal && { signal }),
+      });
+      await writeFileAtomic(`${name}.jsonl`, lines);
+      // The tensors come last: where they are, the shard is whole.
+      const tensors = await shardTensors(tokenizer, codes, rows.length, pixels);
+      await saveSafetensors(`${name}.safetensors`, tensors, { tokenizer: tokenizer.hash, generator: generator.hash });
+    }
+    result.shards++;
+    result.pictures += rows.length;
+    stage?.update(result.pictures);
+  };
+  try {
+    let rows: EncodedRow[] = [];
+    for await (const { id, caption } of captions) {
+      signal?.throwIfAborted();
+      try {
+        const tokens = encodeCaption(caption, generator.text, generator.model.architecture.maxTextTokens);
+        rows.push({ id, caption, tokens });
+      } catch (error) {
+        if (!(error instanceof SynthError)) throw error;
+        result.skipped++;
+      }
+      if (rows.length < shardSize) continue;
+      await write(rows);
+      rows = [];
+    }
+    if (rows.length > 0) await write(rows);
+    stage?.succeed();
+  } catch (error) {
+    stage?.fail();
+    if (!signal?.aborted) throw error;
+    result.completed = false;
+  }
+  return result;
+}
+
+interface EncodedRow extends CaptionRow {
+  tokens: Int32Array;
+}
+
+async function begin(output: string, manifest: string): Promise<void> {
+  await mkdir(output, { recursive: true });
+  const path = join(output, manifestFile);
+  if (!existsSync(path)) {
+    await writeFileAtomic(path, manifest);
+    return;
+  }
+  if ((await readFile(path, "utf8")) === manifest) return;
+  throw new SynthError(
+    "SYNTH_RESUME",
+    `${output} was begun with other models or settings: go on with the same ones, or name another folder`,
+  );
+}
+
+/** A shard that is there must be of the same captions. */
+async function checkShard(name: string, lines: string): Promise<void> {
+  await using _ = await SafetensorsFile.open(`${name}.safetensors`);
+  if ((await readFile(`${name}.jsonl`, "utf8")) === lines) return;
+  throw new SynthError(
+    "SYNTH_RESUME",
+    `${name} holds other captions: go on with the same ones, or name another folder`,
+  );
+}
+
+async function shardTensors(
+  tokenizer: VqImageTokenizer,
+  codes: Int32Array,
+  count: number,
+  pixels: boolean,
+): Promise<Record<string, StoredTensor>> {
+  const { positions, dimension, imageSize } = tokenizer;
+  const tensors: Record<string, StoredTensor> = {
+    codes: { dtype: "I32", shape: [count, positions], data: codes },
+    embeddings: { dtype: "F32", shape: [count, positions, dimension], data: tokenizer.embed(codes) },
+  };
+  if (!pixels) return tensors;
+  const data = toBytes(await tokenizer.decode(codes, count));
+  return { ...tensors, pixels: { dtype: "U8", shape: [count, imageSize, imageSize, 3], data } };
+}
