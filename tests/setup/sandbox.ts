@@ -31,13 +31,16 @@ export class Sandbox {
     for (const name of ["scripts", "native/scripts", "package.json", "pnpm-lock.yaml", "pnpm-workspace.yaml"]) {
       cpSync(join(repository, name), join(this.root, name), { recursive: true });
     }
-    for (const recipe of ["core", "btx"]) mkdirSync(join(this.root, "packages", recipe, "src"), { recursive: true });
-    mkdirSync(join(this.root, "packages", "btx", "dist"));
-    writeFileSync(join(this.root, "packages", "btx", "src", "cli.ts"), "");
-    writeFileSync(
-      join(this.root, "packages", "btx", "dist", "cli.js"),
-      "console.log(JSON.stringify(process.argv.slice(2))); process.exitCode = Number(process.env.QUICKSTART_STATUS ?? 0);",
-    );
+    mkdirSync(join(this.root, "packages", "core", "src"), { recursive: true });
+    for (const recipe of ["btx", "contrastive-rlhf"]) {
+      const folder = join(this.root, "packages", recipe);
+      for (const part of ["src", "dist"]) mkdirSync(join(folder, part), { recursive: true });
+      writeFileSync(join(folder, "src", "cli.ts"), "");
+      writeFileSync(
+        join(folder, "dist", "cli.js"),
+        `console.log(JSON.stringify(["${recipe}", ...process.argv.slice(2)])); process.exitCode = Number(process.env.QUICKSTART_STATUS ?? 0);`,
+      );
+    }
     // Stands in for turbo: notes its tasks, and ends as TURBO_STATUS says.
     writeFileSync(
       join(this.root, "turbo.fake"),

@@ -118,12 +118,30 @@ describe("set-up", () => {
     expect(result.stderr).toBe("");
     expect(result.status).toBe(0);
     expect(result.calls).toEqual(["pnpm install --frozen-lockfile", "turbo run build:native build"]);
-    expect(JSON.parse(result.stdout.trim().split("\n").at(-1) ?? "")).toEqual(["quickstart", "--out", "a folder"]);
+    expect(JSON.parse(result.stdout.trim().split("\n").at(-1) ?? "")).toEqual([
+      "btx",
+      "quickstart",
+      "--out",
+      "a folder",
+    ]);
     expect(readFileSync(join(sandbox.root, "probe.cc"), "utf8")).toContain("#include <span>");
   });
 
-  it("ends with the status of the quickstart", () => {
-    expect(sandbox.run("start.mjs", completeMachine, { env: { QUICKSTART_STATUS: "3" } }).status).toBe(3);
+  const quickstarts = (stdout: string) => stdout.split("\n").filter((line) => line.startsWith("["));
+
+  it("runs all quickstarts one after the other where no recipe is named", () => {
+    const result = sandbox.run("start.mjs", completeMachine, { args: ["--device", "cpu"] });
+    expect(result.status).toBe(0);
+    expect(quickstarts(result.stdout)).toEqual([
+      '["btx","quickstart","--device","cpu"]',
+      '["contrastive-rlhf","quickstart","--device","cpu"]',
+    ]);
+  });
+
+  it("ends with the status of the first quickstart that fails", () => {
+    const result = sandbox.run("start.mjs", completeMachine, { env: { QUICKSTART_STATUS: "3" } });
+    expect(result.status).toBe(3);
+    expect(quickstarts(result.stdout)).toEqual(['["btx","quickstart"]']);
   });
 
   it("installs again only when the lockfile has changed", () => {

@@ -22,7 +22,13 @@ export interface ExperimentResult {
   seeds: number;
 }
 
-const words: Record<Finding["holds"], string> = { yes: "holds", no: "does not hold", partly: "partly", open: "open" };
+const words: Record<Finding["holds"], string> = {
+  yes: "holds",
+  no: "does not hold",
+  partly: "partly",
+  "not shown": "not shown",
+  open: "open",
+};
 
 export const findingText = ({ statement, holds, evidence }: Finding): string =>
   `${words[holds].padEnd(13)}  ${statement} (${evidence})`;

@@ -14,6 +14,8 @@ export interface PromptText {
 
 export interface DemonstrationText extends PromptText {
   completion: string;
+  /** Whether the completion ends there, or was cut off; an end when it is not said. */
+  ended?: boolean;
 }
 
 export interface PreferenceText extends PromptText {
@@ -21,6 +23,8 @@ export interface PreferenceText extends PromptText {
   rejected: string;
   /** How much better the chosen response is said to be. */
   margin: number | undefined;
+  /** Which responses end, as against those cut off at a limit of length; both do when it is not said. */
+  ended?: { chosen: boolean; rejected: boolean };
 }
 
 /** Rows with `prompt`: a string or chat messages; other fields are kept for reward functions. @throws RlhfError `RLHF_DATA` */
@@ -34,14 +38,17 @@ export async function readDemonstrations(path: string, tokenizer: Tokenizer): Pr
   const texts = new RowTexts(tokenizer);
   return await parseRows(path, (row) => {
     if (row.value.completion === undefined && row.value.chosen !== undefined) {
-      const { chosen, ...rest } = texts.preference(row);
-      return { ...rest, completion: chosen };
+      const { chosen, ended, ...rest } = texts.preference(row);
+      return { ...rest, completion: chosen, ...(ended && { ended: ended.chosen }) };
     }
     return { ...texts.prompt(row), completion: texts.completion(row, "completion") };
   });
 }
 
-/** Rows with `chosen` and `rejected`, `prompt` explicit or their common beginning, and optional `margin`. @throws RlhfError `RLHF_DATA` */
+/**
+ * Rows with `chosen` and `rejected`, `prompt` explicit or their common beginning, and optional `margin`, `chosen_ended` and
+ * `rejected_ended`: false for a response that was cut off. @throws RlhfError `RLHF_DATA`
+ */
 export async function readPreferences(path: string, tokenizer: Tokenizer): Promise<PreferenceText[]> {
   const texts = new RowTexts(tokenizer);
   return await parseRows(path, (row) => texts.preference(row));
@@ -87,7 +94,8 @@ class RowTexts {
     const { margin } = source.value;
     if (margin !== undefined && (typeof margin !== "number" || !Number.isFinite(margin)))
       throw new RowProblem('"margin" must be a number');
-    return { ...prompt, chosen, rejected, margin };
+    const ended = { chosen: endedField(source, "chosen"), rejected: endedField(source, "rejected") };
+    return { ...prompt, chosen, rejected, margin, ended };
   }
 
   /** What the template adds to the prompt for the answer. */
@@ -106,6 +114,13 @@ class RowTexts {
       throw new RowProblem("chat messages need a chat_template in tokenizer_config.json; this tokenizer has none");
     return this.#template.render(messages, addGenerationPrompt);
   }
+}
+
+function endedField({ value }: JsonRow, response: "chosen" | "rejected"): boolean {
+  const field = `${response}_ended`;
+  const ended = value[field] ?? true;
+  if (typeof ended !== "boolean") throw new RowProblem(`"${field}" must be true or false`);
+  return ended;
 }
 
 /** A row without a prompt: the common beginning of both responses becomes one. */

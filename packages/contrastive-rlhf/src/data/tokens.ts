@@ -14,7 +14,7 @@ export interface PreferenceEpisodes {
   margin: number;
 }
 
-/** Texts to token ids for one model: begin token before prompts, end token after responses, lengths checked. */
+/** Texts to token ids for one model: begin token before prompts, end token after responses that end, lengths checked. */
 export class EpisodeEncoder {
   /** Responses that were cut to fit; their ends are lost. */
   truncated = 0;
@@ -50,14 +50,15 @@ export class EpisodeEncoder {
   }
 
   demonstration(row: DemonstrationText): Episode {
-    return this.#episode(this.prompt(row), row.completion, row.templated);
+    return this.#episode(this.prompt(row), row.completion, row);
   }
 
   /** @throws RlhfError `RLHF_DATA` when nothing is left to tell the responses apart */
   preference(row: PreferenceText): PreferenceEpisodes {
     const prompt = this.prompt(row);
-    const chosen = this.#episode(prompt, row.chosen, row.templated);
-    const rejected = this.#episode(prompt, row.rejected, row.templated);
+    const { templated, ended = { chosen: true, rejected: true } } = row;
+    const chosen = this.#episode(prompt, row.chosen, { templated, ended: ended.chosen });
+    const rejected = this.#episode(prompt, row.rejected, { templated, ended: ended.rejected });
     if (chosen.response.join() === rejected.response.join()) {
       throw new RlhfError(
         "RLHF_DATA",
@@ -67,12 +68,18 @@ export class EpisodeEncoder {
     return { line: row.line, chosen, rejected, margin: row.margin ?? 0 };
   }
 
-  #episode(prompt: Int32Array, text: string, templated: boolean): Episode {
+  #episode(
+    prompt: Int32Array,
+    text: string,
+    { templated, ended = true }: Pick<DemonstrationText, "templated" | "ended">,
+  ): Episode {
     const ids = this.#tokenizer.encode(text, { specialTokens: templated });
     // A chat template may have ended the response already, with white space behind the end.
     const end = ids.lastIndexOf(this.#eos);
-    const response = end >= 0 && templated ? ids.slice(0, end + 1) : Int32Array.of(...ids, this.#eos);
     const room = this.#maxLength - prompt.length;
+    let response = ids;
+    if (templated && end >= 0) response = ids.slice(0, ended ? end + 1 : end);
+    else if (ended) response = Int32Array.of(...ids, this.#eos);
     if (response.length > room) this.truncated++;
     return { prompt, response: response.slice(0, room) };
   }

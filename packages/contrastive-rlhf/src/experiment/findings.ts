@@ -5,8 +5,8 @@ import { type ArmSummary, pairedRows, rowFinder, summarise, tested } from "./sum
 
 export interface Finding {
   statement: string;
-  /** `open`: the results do not decide. */
-  holds: "yes" | "no" | "partly" | "open";
+  /** `no`: the results say the opposite; `not shown`: they do not tell it from nothing; `open`: there are none. */
+  holds: "yes" | "no" | "partly" | "not shown" | "open";
   evidence: string;
 }
 
@@ -55,6 +55,14 @@ export function falsifierFindings(rows: readonly ResultRow[], settings: Experime
   ];
 }
 
+/** A claim that each of some cells shows (`wins`), contradicts (`losses`) or leaves undecided. */
+function overCells(wins: number, losses: number, cells: number): Finding["holds"] {
+  if (cells === 0) return "open";
+  if (wins === cells) return "yes";
+  if (wins > 0) return "partly";
+  return losses > 0 ? "no" : "not shown";
+}
+
 /** What the paper says, in our words, and whether it shows here. */
 export function claimFindings(rows: readonly ResultRow[], settings: ExperimentSettings): Finding[] {
   const { arms, holmP } = summarise(rows, settings);
@@ -74,7 +82,7 @@ export function claimFindings(rows: readonly ResultRow[], settings: ExperimentSe
     });
     const wins = found.filter(({ test, p }) => p < 0.05 && test.mean > 0).length;
     const losses = found.filter(({ test, p }) => p < 0.05 && test.mean < 0).length;
-    const holds = found.length === 0 ? "open" : wins === found.length ? "yes" : wins === 0 ? "no" : "partly";
+    const holds = overCells(wins, losses, found.length);
     const list = found.map(({ cell, test, p }) => `${cellName(cell)}: ${interval(test)}, Holm p ${p.toPrecision(2)}`);
     return {
       statement,
@@ -84,7 +92,8 @@ export function claimFindings(rows: readonly ResultRow[], settings: ExperimentSe
   };
   /** Of one difference per seed. */
   const positive = (statement: string, test: PairedTest | undefined, what: string): Finding => {
-    const holds = !test ? "open" : test.interval[0] > 0 ? "yes" : "no";
+    const [low, high] = test?.interval ?? [];
+    const holds = !test ? "open" : low! > 0 ? "yes" : high! < 0 ? "no" : "not shown";
     return { statement, holds, evidence: `${what}: ${interval(test)}` };
   };
   /** Mean over cells of the difference of two arms, for each seed that has all. */
@@ -167,7 +176,7 @@ export function claimFindings(rows: readonly ResultRow[], settings: ExperimentSe
     },
     {
       statement: "Prompts with low offline rewards gain more",
-      holds: splits.length === 0 ? "open" : lowWins === splits.length ? "yes" : lowWins === 0 ? "no" : "partly",
+      holds: overCells(lowWins, splits.filter((test) => test.interval[1] < 0).length, splits.length),
       evidence: `low minus high half is above 0 in ${lowWins} of ${splits.length} cells: ${splits.map(interval).join("; ")}`,
     },
     positive(

@@ -23,10 +23,13 @@ export interface UnitRequest {
 }
 export type UnitAnswer = { row: ResultRow } | { finished: true } | { error: string };
 
-const unitsOf = ({ seeds, showcaseSeeds }: ExperimentSettings): Unit[] => [
-  ...Array.from({ length: seeds }, (_, i): Unit => ({ seed: i + 1, model: "small" })),
-  ...Array.from({ length: showcaseSeeds }, (_, i): Unit => ({ seed: i + 1, model: "showcase" })),
-];
+/** The first showcase comes after two small seeds: an experiment that is stopped early has some of everything. */
+function unitsOf({ seeds, showcaseSeeds }: ExperimentSettings): Unit[] {
+  const units = (count: number, model: ModelSize) =>
+    Array.from({ length: count }, (_, i): Unit => ({ seed: i + 1, model }));
+  const [small, showcase] = [units(seeds, "small"), units(showcaseSeeds, "showcase")];
+  return [...small.slice(0, 2), ...showcase.slice(0, 1), ...small.slice(2), ...showcase.slice(1)];
+}
 
 /** Trains the arms of a unit that have no result. Returns whether all were trained. */
 export async function runUnit(

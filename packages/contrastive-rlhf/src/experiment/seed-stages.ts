@@ -25,6 +25,7 @@ import {
 import {
   gold,
   pairsOf,
+  preferenceOf,
   promptTexts,
   taskDemonstrations,
   taskPreferences,
@@ -49,6 +50,8 @@ const sharpness = 6;
 const rollouts = 64;
 const minibatch = 32;
 const rolloutsPerPrompt = 4;
+/** Off learned rewards without an end: one SFT response in 300 is cut off, too few for a reward model to judge those that PPO finds. */
+const unendedPenalty = 1;
 /** Iterations that are averaged to one point of the frontier. */
 const frontierWindow = 10;
 
@@ -163,7 +166,7 @@ export class SeedStages {
     if (cell.kind === "offset")
       return { rewards: new RewardSum([{ reward: syntheticReward(cell, this.#seed), weight: 1 }]), preferences };
     const settings = this.#training(this.#settings.rewardSteps, 2e-3);
-    const options = { from: policy, preferences, heldOut: 0.05, centre: 0, normalise: "mean" as const, settings };
+    const options = { from: policy, preferences, heldOut: 0.1, centre: 0, normalise: "mean" as const, settings };
     const path = await this.#stage(`reward-${rate}`, (where) =>
       trainRewardModel({ ...options, ...where, ...this.#context }),
     );
@@ -230,7 +233,7 @@ export class SeedStages {
           scored = arm.samples * prompts.length;
           baseline = { kind: "offline", store: made.store, samples: arm.samples, aggregation: { kind: "mean" } };
         }
-        const settings = this.#ppoSettings(baseline, arm.kind === "leave-one-out" && arm.budget);
+        const settings = this.#ppoSettings(cell, baseline, arm.kind === "leave-one-out" && arm.budget);
         scored += settings.iterations * settings.promptsPerIteration * settings.samplesPerPrompt;
         const judged = (samples: readonly Pick<ScoredSample, "promptText" | "responseText" | "ended">[]) =>
           samples.map((sample) => cellGold(cell, sample));
@@ -284,7 +287,9 @@ export class SeedStages {
     const responses = await respond(policy, { prompts: texts, samples: offlineSamples, sampler, batch });
     const { total } = await rewards.score(responses);
     const offline = heldOut.map((_, i) => fourDigits(mean(total.slice(i * offlineSamples, (i + 1) * offlineSamples))));
-    const { samples } = this.#settings;
+    const { samples, fewPrompts } = this.#settings;
+    // Few prompts make two minibatches of gradients, whose variance is noise.
+    if (cell.kind === "offset" && cell.prompts === fewPrompts) return { offline };
     const made = await this.#baselines(cell, policy, rewards, prompts, Math.max(...samples));
     if (!made) return { offline };
     const gradient = await measureGradientVariance({
@@ -299,7 +304,7 @@ export class SeedStages {
     return { offline, gradient, ...defined({ rewardAccuracy: accuracy }) };
   }
 
-  #ppoSettings(baseline: PpoSettings["baseline"], twice: boolean): PpoSettings {
+  #ppoSettings(cell: Cell, baseline: PpoSettings["baseline"], twice: boolean): PpoSettings {
     const grouped = baseline.kind === "leave-one-out";
     const { learningRate, klCoefficient } = this.#settings.tuned;
     const rate = learningRate * rateOf[this.#model];
@@ -327,7 +332,7 @@ export class SeedStages {
       critic: { kind: grouped ? "none" : "separate", warmupIterations: 0, learningRate: 2 * rate, coefficient: 1 },
       baseline,
       shaper: { kind: "identity" },
-      penalties: {},
+      penalties: cell.kind === "flips" ? { unended: { kind: "subtract", value: unendedPenalty } } : {},
       // Only numbers that are not finite stop a run: a threshold would end noisy arms before quiet ones.
       alarms: { enabled: true, grace: this.#settings.iterations },
       checkpointEvery: this.#settings.iterations,
@@ -345,11 +350,9 @@ function cpuSeconds(since: NodeJS.CpuUsage): number {
 
 /** Pairs of neighbouring responses whose rewards differ, the better first. */
 function byReward(responses: readonly ScoredSample[], scores: readonly number[]): PreferenceText[] {
-  return pairsOf(responses).flatMap(({ prompt, responses: [a, b] }, i) => {
+  return pairsOf(responses).flatMap((pair, i) => {
     const difference = scores[2 * i]! - scores[2 * i + 1]!;
-    if (difference === 0 || a.text === b.text || a.text === "" || b.text === "") return [];
-    const [chosen, rejected] = difference > 0 ? [a.text, b.text] : [b.text, a.text];
-    return [{ line: i + 1, prompt, templated: false, row: { prompt }, chosen, rejected, margin: undefined }];
+    return difference === 0 ? [] : preferenceOf(pair, i, difference > 0);
   });
 }
 

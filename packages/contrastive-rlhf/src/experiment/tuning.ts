@@ -31,7 +31,7 @@ export interface TuningPoint extends TunedSettings {
   gold: number;
 }
 
-/** Found by `tunePpo` before any other run, and kept for all arms. */
+/** Found by `tunePpo` before any other run (results/tuning.jsonl), and kept for all arms. */
 export const tunedSettings: TunedSettings = { learningRate: 2e-3, klCoefficient: 0.15 };
 
 /**

@@ -269,7 +269,8 @@ function ppoSettings({ iterations, learningRate, seed }: QuickstartSettings, bas
     critic: { kind: "separate", warmupIterations: 0, learningRate: 3 * learningRate, coefficient: 1 },
     baseline,
     shaper: { kind: "identity" },
-    penalties: {},
+    // Hardly any SFT response is cut off: the reward model cannot know what to think of those that PPO finds.
+    penalties: { unended: { kind: "subtract", value: 1 } },
     // A few thousand letters: single ratios leave the range that means trouble at scale. Only broken numbers stop it.
     alarms: { enabled: true, grace: iterations },
     checkpointEvery: 50,

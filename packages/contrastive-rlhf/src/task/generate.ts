@@ -55,10 +55,25 @@ export function taskDemonstrations(prompts: readonly string[], noise: number, se
   });
 }
 
+interface PairSide {
+  text: string;
+  ended: boolean;
+}
+
 /** Two responses to one prompt. */
 export interface ResponsePair {
   prompt: string;
-  responses: readonly [{ text: string; ended: boolean }, { text: string; ended: boolean }];
+  responses: readonly [PairSide, PairSide];
+}
+
+/** What an annotator says of the `i`th pair; nothing of equal texts. */
+export function preferenceOf(pair: ResponsePair, i: number, firstIsBetter: boolean): PreferenceText[] {
+  const { prompt, responses } = pair;
+  const [chosen, rejected] = firstIsBetter ? responses : ([responses[1], responses[0]] as const);
+  if (chosen.text === rejected.text) return [];
+  const texts = { chosen: chosen.text, rejected: rejected.text, margin: undefined };
+  const ended = { chosen: chosen.ended, rejected: rejected.ended };
+  return [{ line: i + 1, prompt, templated: false, row: { prompt }, ...texts, ended }];
 }
 
 /**
@@ -72,13 +87,15 @@ export function taskPreferences(
   seed: number,
 ): PreferenceText[] {
   const random = stream(seed, 3);
-  return pairs.flatMap(({ prompt, responses: [a, b] }, i) => {
+  return pairs.flatMap((pair, i) => {
+    const {
+      prompt,
+      responses: [a, b],
+    } = pair;
     const difference = gold(prompt, a.text, a.ended) - gold(prompt, b.text, b.ended);
     const likesA = random.next() < 1 / (1 + Math.exp(-sharpness * difference));
     const flipped = random.next() < flips;
-    if (a.text === b.text || a.text === "" || b.text === "") return [];
-    const [chosen, rejected] = likesA !== flipped ? [a.text, b.text] : [b.text, a.text];
-    return [{ line: i + 1, prompt, templated: false, row: { prompt }, chosen, rejected, margin: undefined }];
+    return preferenceOf(pair, i, likesA !== flipped);
   });
 }
 

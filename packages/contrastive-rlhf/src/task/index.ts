@@ -1,5 +1,6 @@
 export {
   pairsOf,
+  preferenceOf,
   promptNormal,
   promptTexts,
   type ResponsePair,

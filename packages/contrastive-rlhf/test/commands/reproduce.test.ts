@@ -1,7 +1,15 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { type ExperimentSettings, falsifierFindings, readResults, runExperiment, summarise } from "../../src/index.js";
+import {
+  claimFindings,
+  type ExperimentSettings,
+  falsifierFindings,
+  type ResultRow,
+  readResults,
+  runExperiment,
+  summarise,
+} from "../../src/index.js";
 import { temporaryFolder } from "../stages/small.js";
 
 const settings: ExperimentSettings = {
@@ -45,3 +53,27 @@ test("the experiment: one line per arm, contrast blind to offsets, a torn line r
   const timeless = (some: typeof rows) => some.map(({ seconds: _, ...row }) => row);
   expect(timeless(await readResults(folder.path))).toEqual(timeless(rows));
 }, 120_000);
+
+test("a gain that the seeds do not tell from nothing is not shown; one below nothing does not hold", () => {
+  const gains = { shown: [0.3, 0.4, 0.35, 0.3], none: [0.3, -0.3, 0.2, -0.25], against: [-0.3, -0.4, -0.35, -0.3] };
+  const verdicts = Object.entries(gains).map(([, some]) => {
+    const rows = some.flatMap((gain, i) =>
+      [
+        ["PPO", 1],
+        ["DPO", 1],
+        ["contrast k=2", 1 + gain],
+      ].map(
+        ([arm, gold]): ResultRow =>
+          ({ cell: "flips 0.2", arm, seed: i + 1, gold, golds: [gold, gold], lengths: [3, 3] }) as ResultRow,
+      ),
+    );
+    const claims = claimFindings(rows, { ...settings, offsets: [], binary: [] });
+    const of = (words: string) => claims.find(({ statement }) => statement.includes(words))!.holds;
+    return [of("beat DPO"), of("beat PPO under the paper's")];
+  });
+  expect(verdicts).toEqual([
+    ["yes", "open"],
+    ["not shown", "open"],
+    ["no", "open"],
+  ]);
+});

@@ -30,6 +30,7 @@ describe("rows", () => {
       readPreferences(path, plain),
     );
     expect(pair).toMatchObject({ prompt: "q", chosen: "x", rejected: "y", margin: 0.5 });
+    expect(pair!.ended).toEqual({ chosen: true, rejected: true });
     const demonstrations = await withRows(
       [
         { prompt: "q", completion: "x" },
@@ -116,6 +117,24 @@ describe("rows", () => {
     ).rejects.toThrow(/use messages for both/);
     await expect(withRows([""], read)).rejects.toThrow(/has no rows/);
     await expect(readPrompts("/nowhere/rows.jsonl", plain)).rejects.toThrow(/does not exist/);
+  });
+
+  test("only responses that ended have an end token", async () => {
+    const cut = { prompt: "q", chosen: "x", rejected: "yz", rejected_ended: false };
+    const encoder = new EpisodeEncoder(plain, [257], 16);
+    const [row] = await withRows([cut], (path) => readPreferences(path, plain));
+    const { chosen, rejected } = encoder.preference(row!);
+    expect([...chosen.response]).toEqual([120, 257]);
+    expect([...rejected.response]).toEqual([121, 122]);
+    const swapped = { ...cut, chosen: "yz", rejected: "x", chosen_ended: false, rejected_ended: true };
+    const [demonstration] = await withRows([swapped], (path) => readDemonstrations(path, plain));
+    expect([...encoder.demonstration(demonstration!).response]).toEqual([121, 122]);
+    // The end that a chat template writes is not one of a response that was cut.
+    const templated = { line: 1, prompt: "q", completion: "x</s>\n", templated: true, row: {} };
+    expect([...encoder.demonstration({ ...templated, ended: false }).response]).toEqual([120]);
+    await expect(withRows([{ ...cut, rejected_ended: "no" }], (path) => readPreferences(path, plain))).rejects.toThrow(
+      /:1: "rejected_ended" must be true or false/,
+    );
   });
 
   test("long responses are cut and counted; long prompts are refused; special tokens in texts are text", () => {
