@@ -9,6 +9,7 @@ export * from "./nn/index.js";
 export * as nn from "./nn/index.js";
 export * from "./ops/index.js";
 export * from "./optim/index.js";
+export * from "./statistics/paired.js";
 export * from "./tensor/index.js";
 export * from "./text/index.js";
 export * from "./train/index.js";

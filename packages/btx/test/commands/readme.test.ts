@@ -24,6 +24,8 @@ const small: Record<string, string> = {
   mix: data,
   upcycle: "",
   average: "",
+  reproduce: `${model} --workers 1 --seeds 1 --steps 4 --seed-steps 2 --batch 4 --sequence 32 --windows 4 --problems 0 --max-bytes 60000`,
+  ensemble: `${data} --windows 4 --sequence 32 --batch 4 --max-new-tokens 4`,
   ridge: `${data} --router.tokens 512 --router.sequence 32`,
   finetune: `${train} ${data} --train.steps 2`,
   evaluate: `${data} --windows 4 --sequence 32 --batch 4 --problems 4`,

@@ -1,3 +1,15 @@
+export {
+  fromCounts,
+  holm,
+  type PairedTest,
+  pairedTest,
+  signFlipP,
+  signTestP,
+  studentP,
+  type WinTieLose,
+  wilsonInterval,
+  winTieLose,
+} from "@trefoil/core";
 export { type Advantages, explainedVariance, generalisedAdvantages, whiten } from "./advantages.js";
 export { type Aggregation, aggregate, mean, quantile, standardDeviation, variance } from "./aggregate.js";
 export {
@@ -30,15 +42,3 @@ export {
   rewardModelLoss,
 } from "./preference-loss.js";
 export { type Compared, RewardShaper, type Shaper } from "./shapers.js";
-export {
-  fromCounts,
-  holm,
-  type PairedTest,
-  pairedTest,
-  signFlipP,
-  signTestP,
-  studentP,
-  type WinTieLose,
-  wilsonInterval,
-  winTieLose,
-} from "./statistics.js";

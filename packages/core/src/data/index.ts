@@ -1,4 +1,4 @@
-export { ignoredTarget, type TokenBatch } from "./batch.js";
+export { emptyBatch, ignoredTarget, type TokenBatch } from "./batch.js";
 export { ChatEncoder, type ChatMessage, type Conversation } from "./chat.js";
 export { readDocuments, type TextDocument, type TextSource } from "./documents.js";
 export { DataError, type DataErrorCode } from "./errors.js";

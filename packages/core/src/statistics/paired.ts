@@ -1,4 +1,4 @@
-import { mean, variance } from "./aggregate.js";
+const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 /** Φ⁻¹(0.975) */
 const normal975 = 1.959963984540054;
@@ -111,7 +111,7 @@ export interface PairedTest {
 export function pairedTest(differences: readonly number[]): PairedTest {
   const n = differences.length;
   const centre = mean(differences);
-  const deviation = Math.sqrt(variance(differences, 1));
+  const deviation = Math.sqrt(differences.reduce((sum, value) => sum + (value - centre) ** 2, 0) / (n - 1));
   const error = deviation / Math.sqrt(n);
   const half = studentQuantile(0.95, n - 1) * error;
   const t = centre / error;
