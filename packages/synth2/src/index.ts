@@ -1,3 +1,4 @@
+export * from "./captions/index.js";
 export * from "./data/index.js";
 export { SynthError, type SynthErrorCode } from "./errors.js";
 export * from "./generator/index.js";
@@ -8,4 +9,5 @@ export * from "./synthesize/index.js";
 export * from "./tokenizer/index.js";
 export * from "./training/index.js";
 export type * from "./types.js";
+export * from "./vlm/index.js";
 export * from "./world/index.js";

@@ -156,6 +156,8 @@ export abstract class CausalLM<C extends DecoderConfig = DecoderConfig> extends 
       caches?: { layers: readonly NonNullable<AttentionContext["cache"]>["at"][]; start: Tensor; lengths: Tensor };
       router?: RouterTraining | undefined;
       recompute?: boolean;
+      /** Takes the place of the states [batch, sequence, hidden] that enter a layer: what adapters insert. */
+      beforeLayer?: (x: Tensor, layer: number) => Tensor;
     } = {},
   ): { hidden: Tensor; routing: Routing[] } {
     if (tokens.rank !== 2) throw new ShapeError("hidden", "tokens must be [batch, sequence]", [tokens.shape]);
@@ -173,6 +175,7 @@ export abstract class CausalLM<C extends DecoderConfig = DecoderConfig> extends 
       const cache = caches && { at: caches.layers[i]!, start: caches.start, lengths: caches.lengths };
       const forward = (input: Tensor) =>
         layer.forward(input, { rotary: this.#rotary, positions, segments, cache }, context.router);
+      x = context.beforeLayer?.(x, i) ?? x;
       const result = context.recompute ? recompute(forward, x) : forward(x);
       if (result.routing) routing.push(result.routing);
       x = result.output;

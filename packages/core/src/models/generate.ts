@@ -9,6 +9,9 @@ import { InvalidUseError } from "../tensor/errors.js";
 import { full, Parameter, type Tensor, tensor } from "../tensor/tensor.js";
 import type { CausalLM } from "./causal-lm.js";
 
+/** What generation needs of a model; one that conditions a language model on something else has it too. */
+export type GenerativeModel = Pick<CausalLM, "config" | "hidden" | "logitsAt">;
+
 export interface GenerateOptions extends SamplingOptions {
   /** Tokens to add to each prompt at most. */
   maxNewTokens: number;
@@ -45,13 +48,13 @@ export class Generator implements Disposable {
   readonly batch: number;
   /** Prompt plus new tokens, at most. */
   readonly maxLength: number;
-  readonly #model: CausalLM;
+  readonly #model: GenerativeModel;
   readonly #caches: KeyValueCache[];
   readonly #token: Parameter;
   readonly #lengths: Parameter;
   readonly #random = new RandomGenerator(0);
 
-  constructor(model: CausalLM, batch: number, maxLength: number, cacheDtype: "f32" | "bf16" = "f32") {
+  constructor(model: GenerativeModel, batch: number, maxLength: number, cacheDtype: "f32" | "bf16" = "f32") {
     const { keyValueHeads, headDim, layers, maxPositions } = model.config;
     if (maxLength > maxPositions) {
       throw new InvalidUseError(`prompt and new tokens take ${maxLength} positions; the model has ${maxPositions}`);
@@ -153,7 +156,7 @@ export class Generator implements Disposable {
 
 /** Generates from `prompts` once. For many calls of one size keep a `Generator`. */
 export async function generate(
-  model: CausalLM,
+  model: GenerativeModel,
   prompts: readonly Int32Array[],
   options: GenerateOptions,
 ): Promise<Generation[]> {

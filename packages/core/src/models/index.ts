@@ -7,7 +7,7 @@ export {
   type LossResult,
 } from "./causal-lm.js";
 export { createModel, type LoadOptions, loadModel, loadWeights, type SaveModelOptions, saveModel } from "./folder.js";
-export { type GenerateOptions, type Generation, Generator, generate } from "./generate.js";
+export { type GenerateOptions, type Generation, type GenerativeModel, Generator, generate } from "./generate.js";
 export { Llama } from "./llama.js";
 export { Mixtral, type MixtralConfig } from "./mixtral.js";
 export { type DiskTensor, diskLayout, type MixtralLayout } from "./weights.js";

@@ -1,7 +1,21 @@
 import type { Command } from "@trefoil/core";
+import { captionCommand, evaluateCommand } from "./caption.js";
+import { captionsCommand } from "./captions.js";
 import { generateCommand } from "./generate.js";
 import { generatorCommand } from "./generator.js";
+import { languageModelCommand } from "./language-model.js";
 import { prepareCommand } from "./prepare.js";
 import { tokenizerCommand } from "./tokenizer.js";
+import { vlmCommand } from "./vlm.js";
 
-export const commands: readonly Command[] = [prepareCommand, tokenizerCommand, generatorCommand, generateCommand];
+export const commands: readonly Command[] = [
+  prepareCommand,
+  tokenizerCommand,
+  generatorCommand,
+  generateCommand,
+  languageModelCommand,
+  captionsCommand,
+  vlmCommand,
+  captionCommand,
+  evaluateCommand,
+];

@@ -27,7 +27,7 @@ interface FolderConfig {
 }
 
 /** SHA-256 of an architecture and the values of parameters by name: equal exactly for models that compute alike. */
-async function hashModel(architecture: unknown, parameters: ReadonlyMap<string, Parameter>): Promise<string> {
+export async function hashModel(architecture: unknown, parameters: ReadonlyMap<string, Parameter>): Promise<string> {
   const hash = createHash("sha256").update(JSON.stringify(architecture));
   for (const name of [...parameters.keys()].sort()) {
     const data = await parameters.get(name)!.data();

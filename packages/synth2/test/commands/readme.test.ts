@@ -19,6 +19,11 @@ const small: Record<string, string> = {
   tokenizer: `${train} --model.image-size 16 --model.patch-size 2 --model.channels 16,16 --model.codes 32`,
   generator: `${train} --model.width 32 --model.layers 1 --model.feed-forward 32 --model.max-text-tokens 48`,
   generate: "--sampling.steps 2",
+  "language-model": `${train} --model.hidden-size 32 --model.layers 2 --model.intermediate-size 32`,
+  captions: "--min-words 1 --max-words 200 --attempts 100 --batch 4 --count 4 --temperature 2",
+  vlm: `${train} --model.width 32 --model.latents 2`,
+  caption: "--max-tokens 8",
+  evaluate: "--max-tokens 8",
 };
 
 function run(folder: string, args: readonly string[]): Promise<{ code: number | null; output: string }> {
@@ -40,9 +45,13 @@ test("runs every command of the README, in its order, and the library example", 
   const commands = lines.map((line) => line.split(" ")[1]!);
   expect(commands).toEqual(Object.keys(small));
   for (const line of lines) {
-    const words = [...line.replace("paired:1500", "paired:16").matchAll(/"([^"]*)"|\S+/g)].map(
-      ([word, quoted]) => quoted ?? word,
-    );
+    const words = [
+      ...line
+        .replaceAll("paired:1500", "paired:16")
+        .replace("test:500", "test:8")
+        .replace("--count 2000 ", "")
+        .matchAll(/"([^"]*)"|\S+/g),
+    ].map(([word, quoted]) => quoted ?? word);
     const [name, command, ...rest] = words;
     expect(name).toBe("synth2");
     const cli = join(packageFolder, "bin/synth2.js");

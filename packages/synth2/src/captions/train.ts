@@ -1,0 +1,151 @@
+import {
+  compile,
+  gradients,
+  Llama,
+  saveModel,
+  type Tensor,
+  type Tokenizer,
+  type TransformerConfigFields,
+  tensor,
+  tokenizerFiles,
+} from "@trefoil/core";
+import { z } from "zod";
+import { SynthError } from "../errors.js";
+import {
+  makeOptimizer,
+  namedState,
+  requireFreeOutput,
+  rowsOfStep,
+  runSteps,
+  type StageContext,
+  type StageOutput,
+  scalarsOf,
+  type TrainingSettings,
+} from "../training/index.js";
+import { Choices } from "../world/random.js";
+import { classPrompt } from "./classes.js";
+import { captionRows, disposeModel, hashLanguageModel } from "./language-model.js";
+
+const count = (value: number, meaning: string) => z.number().int().positive().default(value).describe(meaning);
+
+/** The sizes of the built-in language model. */
+export const languageSizesSchema = z
+  .strictObject({
+    hiddenSize: count(128, "Width."),
+    layers: count(4, "Layers."),
+    heads: count(4, "Attention heads."),
+    intermediateSize: count(352, "Width inside the feed-forward layers."),
+    maxPositions: count(64, "Longest caption with its class.").meta({ unit: "tokens" }),
+  })
+  .refine(({ hiddenSize, heads }) => hiddenSize % (2 * heads) === 0, {
+    message: "hiddenSize must be a multiple of twice the heads",
+  });
+
+export type LanguageSizes = z.infer<typeof languageSizesSchema>;
+
+/** A human caption and the classes of its picture. */
+export interface ClassedCaption {
+  caption: string;
+  classes: readonly string[];
+}
+
+export interface TrainLanguageModelOptions extends StageContext, StageOutput {
+  captions: readonly ClassedCaption[];
+  /** Tells the captions apart when a run is resumed. */
+  dataName: string;
+  tokenizer: Tokenizer;
+  sizes: LanguageSizes;
+  settings: TrainingSettings;
+}
+
+/**
+ * Trains a small Llama on human captions, half of them behind their class ("red circle: a large red disc"), half plain: one model that
+ * writes captions of a class, and that a vision-language model is built on. The folder is a Hugging Face one.
+ * @throws SynthError `SYNTH_DATA` without captions, `SYNTH_MODEL` for a tokenizer without begin and end of text
+ */
+export async function trainLanguageModel(
+  options: TrainLanguageModelOptions,
+): Promise<{ completed: boolean; hash?: string }> {
+  const { captions, dataName, tokenizer, sizes, settings, output, overwrite = false } = options;
+  requireFreeOutput(options);
+  if (captions.length === 0) throw new SynthError("SYNTH_DATA", "there are no captions to train on");
+  const { bosTokenId: start, eosTokenId: end } = tokenizer;
+  if (start === undefined || end === undefined) {
+    throw new SynthError(
+      "SYNTH_MODEL",
+      "the tokenizer has no begin or no end of text: captions could not start or end",
+    );
+  }
+  const config: TransformerConfigFields = {
+    family: "llama",
+    ...sizes,
+    vocabSize: tokenizer.vocabSize,
+    keyValueHeads: sizes.heads,
+    headDim: sizes.hiddenSize / sizes.heads,
+    rmsNormEps: 1e-5,
+    ropeTheta: 1e4,
+    tieWordEmbeddings: true,
+    bosTokenId: start,
+    eosTokenIds: [end],
+    initializerRange: 0.02,
+  };
+  const model = new Llama(config, settings.seed);
+  const parameters = model.parameters();
+  const optimizer = makeOptimizer(parameters, settings);
+  try {
+    const step = compile((tokens: Tensor, targets: Tensor, weights: Tensor) => {
+      const { loss } = model.loss(tokens, targets, { weights });
+      const { gradientNorm: gradNorm, learningRate } = optimizer.apply(gradients(loss, parameters));
+      return { loss, gradNorm, learningRate };
+    });
+    const sequence = longestRow(captions, tokenizer, sizes.maxPositions);
+    const shape = [settings.batch, sequence];
+    const completed = await runSteps({
+      run: options.run,
+      title: "language-model",
+      config: { data: dataName, captions: captions.length, tokenizer: tokenizer.hash, sizes, settings },
+      steps: settings.steps,
+      parameters: namedState({ model, optimizer }),
+      step: async (index) => {
+        const choices = new Choices(settings.seed, index, 0x636c6173);
+        const texts = rowsOfStep(captions.length, settings.batch, index, settings.seed).map((row) =>
+          tokenizer.encode(maybeClassed(captions[row]!, choices)),
+        );
+        const rows = captionRows(texts, { start, end, sequence });
+        const [tokens, targets, weights] = [rows.tokens, rows.targets, rows.weights].map((data) =>
+          tensor(data, { shape }),
+        ) as [Tensor, Tensor, Tensor];
+        return await scalarsOf(await step(tokens, targets, weights));
+      },
+      checkpointEvery: settings.checkpointEvery,
+      keepCheckpoints: settings.keepCheckpoints,
+      ...(options.resume !== undefined && { resume: options.resume }),
+      ...(options.progress && { progress: options.progress }),
+      ...(options.signal && { signal: options.signal }),
+    });
+    if (!completed) return { completed };
+    const files = tokenizerFiles(tokenizer) as Record<string, object>;
+    await saveModel(model, output, { config, files, overwrite });
+    return { completed, hash: await hashLanguageModel(model) };
+  } finally {
+    disposeModel(model);
+    for (const parameter of optimizer.namedState().values()) parameter.dispose();
+  }
+}
+
+/** Tokens of the longest caption behind any of its classes, end of text included. */
+function longestRow(captions: readonly ClassedCaption[], tokenizer: Tokenizer, most: number): number {
+  let longest = 1;
+  for (const { caption, classes } of captions) {
+    for (const name of ["", ...classes]) {
+      const { length } = tokenizer.encode(name === "" ? caption : `${classPrompt(name)} ${caption}`);
+      longest = Math.max(longest, length + 1);
+    }
+  }
+  return Math.min(longest, most);
+}
+
+/** Half of the captions get one of their classes in front. */
+function maybeClassed({ caption, classes }: ClassedCaption, choices: Choices): string {
+  return classes.length > 0 && choices.chance(0.5) ? `${classPrompt(choices.pick(classes))} ${caption}` : caption;
+}

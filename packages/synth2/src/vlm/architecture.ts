@@ -1,0 +1,30 @@
+import { z } from "zod";
+
+const count = (value: number, meaning: string) => z.number().int().positive().default(value).describe(meaning);
+
+/** The sizes of the trained part of a vision-language model that a user chooses. */
+export const vlmSizesSchema = z.strictObject({
+  latents: count(16, "Latents of the resampler: what the language model reads of a picture."),
+  width: count(128, "Width of the resampler."),
+  layers: count(2, "Layers of the resampler."),
+  heads: count(4, "Attention heads, of the resampler and of the gated blocks."),
+  everyLayers: count(1, "Layers of the language model from one gated block to the next."),
+});
+
+export type VlmSizes = z.infer<typeof vlmSizesSchema>;
+
+/** All sizes; saved in the model's folder. Pictures come from the image tokenizer, text from the language model. */
+export const vlmArchitectureSchema = vlmSizesSchema
+  .extend({
+    gridSize: z.number().int().positive(),
+    /** Dimension of an embedding of the image tokenizer. */
+    codeWidth: z.number().int().positive(),
+    /** Width and layers of the language model. */
+    textWidth: z.number().int().positive(),
+    textLayers: z.number().int().positive(),
+  })
+  .refine(({ width, textWidth, heads }) => width % heads === 0 && textWidth % heads === 0, {
+    message: "heads must divide the width of the resampler and that of the language model",
+  });
+
+export type VlmArchitecture = z.infer<typeof vlmArchitectureSchema>;

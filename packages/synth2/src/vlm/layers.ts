@@ -1,0 +1,165 @@
+import {
+  add,
+  attention,
+  broadcastTo,
+  concat,
+  gelu,
+  type InitialValues,
+  LayerNorm,
+  Linear,
+  Module,
+  multiply,
+  Parameter,
+  reshape,
+  type Tensor,
+  tanh,
+} from "@trefoil/core";
+import type { VlmArchitecture } from "./architecture.js";
+
+/** Keys and values of a picture for one gated block, [batch, latents, heads, headDim] each. */
+export interface PictureMemory {
+  keys: Tensor;
+  values: Tensor;
+}
+
+/** Attention from one sequence to another, without positions, masks and biases. */
+export class CrossAttention extends Module {
+  readonly queries: Linear;
+  readonly keys: Linear;
+  readonly values: Linear;
+  readonly output: Linear;
+  readonly #heads: number;
+
+  constructor(width: number, sourceWidth: number, heads: number, initial: InitialValues) {
+    super();
+    const layer = (inputs: number) => new Linear(inputs, width, { bias: false, initial });
+    [this.queries, this.keys, this.values] = [layer(width), layer(sourceWidth), layer(sourceWidth)];
+    this.output = layer(width);
+    this.#heads = heads;
+  }
+
+  /** @param source [batch, keys, sourceWidth] */
+  memory(source: Tensor): PictureMemory {
+    return { keys: this.#split(this.keys.forward(source)), values: this.#split(this.values.forward(source)) };
+  }
+
+  /** x [batch, sequence, width] -> the same shape */
+  forward(x: Tensor, { keys, values }: PictureMemory): Tensor {
+    return this.output.forward(reshape(attention(this.#split(this.queries.forward(x)), keys, values), x.shape));
+  }
+
+  #split(x: Tensor): Tensor {
+    const [batch, rows, width] = x.shape as [number, number, number];
+    return reshape(x, [batch, rows, this.#heads, width / this.#heads]);
+  }
+}
+
+/** Norm, linear to four times the width, GELU, linear back. */
+class GeluFeedForward extends Module {
+  readonly norm: LayerNorm;
+  readonly up: Linear;
+  readonly down: Linear;
+
+  constructor(width: number, initial: InitialValues) {
+    super();
+    this.norm = new LayerNorm(width);
+    this.up = new Linear(width, 4 * width, { bias: false, initial });
+    this.down = new Linear(4 * width, width, { bias: false, initial });
+  }
+
+  forward(x: Tensor): Tensor {
+    return this.down.forward(gelu(this.up.forward(this.norm.forward(x))));
+  }
+}
+
+/** Latents read the picture and one another, then pass a feed-forward layer. */
+class ResamplerLayer extends Module {
+  readonly pictureNorm: LayerNorm;
+  readonly latentNorm: LayerNorm;
+  readonly attention: CrossAttention;
+  readonly mlp: GeluFeedForward;
+
+  constructor(width: number, heads: number, initial: InitialValues) {
+    super();
+    this.pictureNorm = new LayerNorm(width);
+    this.latentNorm = new LayerNorm(width);
+    this.attention = new CrossAttention(width, width, heads, initial);
+    this.mlp = new GeluFeedForward(width, initial);
+  }
+
+  forward(latents: Tensor, picture: Tensor): Tensor {
+    const queries = this.latentNorm.forward(latents);
+    const memory = this.attention.memory(concat([this.pictureNorm.forward(picture), queries], 1));
+    const attended = add(latents, this.attention.forward(queries, memory));
+    return add(attended, this.mlp.forward(attended));
+  }
+}
+
+/**
+ * Perceiver resampler (Flamingo, arXiv 2204.14198, section 2.1.1): learned latents that read a picture of any size through
+ * cross-attention, keys and values from picture and latents. The embeddings get learned rows and columns first.
+ */
+export class PerceiverResampler extends Module {
+  readonly embed: Linear;
+  /** Of the rows and of the columns of the grid, [gridSize, width] each. */
+  readonly rows: Parameter;
+  readonly columns: Parameter;
+  /** [latents, width] */
+  readonly latents: Parameter;
+  readonly layers: ResamplerLayer[];
+  readonly norm: LayerNorm;
+  readonly #gridSize: number;
+
+  constructor(architecture: VlmArchitecture, initial: InitialValues) {
+    super();
+    const { width, heads, latents, layers, gridSize, codeWidth } = architecture;
+    const table = (size: number, deviation: number) =>
+      new Parameter([size, width], { data: initial.normal([size, width], deviation) });
+    this.embed = new Linear(codeWidth, width, { bias: false, initial });
+    [this.rows, this.columns] = [table(gridSize, 0.1), table(gridSize, 0.1)];
+    this.latents = table(latents, 0.5);
+    this.layers = Array.from({ length: layers }, () => new ResamplerLayer(width, heads, initial));
+    this.norm = new LayerNorm(width);
+    this.#gridSize = gridSize;
+  }
+
+  /** embeddings [batch, gridSize², codeWidth] -> [batch, latents, width] */
+  forward(embeddings: Tensor): Tensor {
+    const [batch] = embeddings.shape as [number];
+    const [size, width] = [this.#gridSize, this.rows.shape[1]!];
+    const grid = add(reshape(this.rows, [size, 1, width]), reshape(this.columns, [1, size, width]));
+    const picture = add(this.embed.forward(embeddings), reshape(grid, [size * size, width]));
+    const [latents] = this.latents.shape as [number];
+    const start = broadcastTo(reshape(this.latents, [1, latents, width]), [batch, latents, width]);
+    return this.norm.forward(this.layers.reduce((x, layer) => layer.forward(x, picture), start));
+  }
+}
+
+/**
+ * Gated cross-attention before a layer of a language model (Flamingo, section 2.1.2): y + tanh(α) attention, then y + tanh(β)
+ * feed-forward. Both gates start at 0, which leaves the language model as it is.
+ */
+export class GatedBlock extends Module {
+  readonly norm: LayerNorm;
+  readonly attention: CrossAttention;
+  readonly mlp: GeluFeedForward;
+  /** α and β, [1] each. */
+  readonly attentionGate: Parameter;
+  readonly mlpGate: Parameter;
+
+  constructor({ width, textWidth, heads }: VlmArchitecture, initial: InitialValues) {
+    super();
+    this.norm = new LayerNorm(textWidth);
+    this.attention = new CrossAttention(textWidth, width, heads, initial);
+    this.mlp = new GeluFeedForward(textWidth, initial);
+    this.attentionGate = new Parameter([1]);
+    this.mlpGate = new Parameter([1]);
+  }
+
+  /** x [batch, sequence, textWidth] -> the same shape */
+  forward(x: Tensor, memory: PictureMemory): Tensor {
+    const attended = this.attention.forward(this.norm.forward(x), memory);
+    const y = add(x, multiply(tanh(this.attentionGate), attended));
+    return add(y, multiply(tanh(this.mlpGate), this.mlp.forward(y)));
+  }
+}
