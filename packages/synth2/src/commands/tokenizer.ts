@@ -18,8 +18,14 @@ export const tokenizerCommand = defineCommand({
     model: architectureSchema.prefault({}),
     loss: z
       .strictObject({
-        reconstruction: z.enum(["l1", "l2"]).default("l1").describe("Error of the pixels."),
-        commitment: z.number().nonnegative().default(0.25).describe("β, the weight of the commitment loss."),
+        reconstruction: z.enum(["l1", "l2"]).default("l2").describe("Error of the pixels."),
+        contrast: z
+          .number()
+          .min(0)
+          .max(1)
+          .default(0.8)
+          .describe("Share of a pixel's weight that grows with its distance from its picture's mean colour."),
+        commitment: z.number().nonnegative().default(0.05).describe("β, the weight of the commitment loss."),
         reviveUntil: z
           .number()
           .min(0)
@@ -29,11 +35,11 @@ export const tokenizerCommand = defineCommand({
         codebook: z
           .strictObject({
             learning: z.enum(["ema", "gradient"]).default("ema").describe("How codes follow their latents."),
-            decay: z.number().min(0).lt(1).default(0.95).describe("γ of the moving averages."),
+            decay: z.number().min(0).lt(1).default(0.98).describe("γ of the moving averages."),
             reviveBelow: z
               .number()
               .min(0)
-              .default(0.5)
+              .default(0.3)
               .describe("Latents per batch under which a code is dead; 0: never."),
           })
           .prefault({}),
@@ -47,7 +53,7 @@ export const tokenizerCommand = defineCommand({
           .prefault({}),
       })
       .prefault({}),
-    train: trainFields({ steps: 1000, learningRate: 2e-3, batch: 16 }).prefault({}),
+    train: trainFields({ steps: 2000, learningRate: 4e-3, batch: 8 }).prefault({}),
   }),
   run: async (config, { progress, signal }) => {
     const { model: architecture, loss, train: settings, output, resume, overwrite, evaluateEvery: every } = config;

@@ -19,6 +19,7 @@ const small: Record<string, string> = {
   tokenizer: `${train} --model.image-size 16 --model.patch-size 2 --model.channels 16,16 --model.codes 32`,
   generator: `${train} --model.width 32 --model.layers 1 --model.feed-forward 32 --model.max-text-tokens 48`,
   generate: "--sampling.steps 2",
+  synthesize: "--sampling.steps 2",
 };
 
 function run(folder: string, args: readonly string[]): Promise<{ code: number | null; output: string }> {
@@ -34,6 +35,7 @@ test("runs every command of the README, in its order, and the library example", 
   await mkdir(join(folder, "photos"));
   await writeFile(join(folder, "photos/a.png"), await encodePng(image, 64, 64));
   await writeFile(join(folder, "photos/a.txt"), "a photo\n");
+  await writeFile(join(folder, "captions.jsonl"), '{"caption":"a red circle"}\n');
   await mkdir(join(folder, "data"));
   await mkdir(join(folder, "models"));
   const lines = blocks("sh").flatMap((body) => body.trim().split("\n"));
