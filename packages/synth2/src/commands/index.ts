@@ -2,6 +2,7 @@ import type { Command } from "@trefoil/core";
 import { generateCommand } from "./generate.js";
 import { generatorCommand } from "./generator.js";
 import { prepareCommand } from "./prepare.js";
+import { quickstartCommand } from "./quickstart.js";
 import { synthesizeCommand } from "./synthesize.js";
 import { tokenizerCommand } from "./tokenizer.js";
 
@@ -11,4 +12,5 @@ export const commands: readonly Command[] = [
   generatorCommand,
   generateCommand,
   synthesizeCommand,
+  quickstartCommand,
 ];

@@ -18,7 +18,7 @@ export const architectureSchema = z.strictObject({
   residualBlocks: count(1, "Residual blocks of each level."),
   attention: z.boolean().default(false).describe("Self-attention at the coarsest level; MUSE leaves it out."),
   groups: count(8, "Groups of the group norms."),
-  codes: count(512, "Entries of the codebook."),
+  codes: count(128, "Entries of the codebook."),
   codeWidth: count(8, "Dimension of a code, and of the embeddings that are synthesised."),
   normaliseCodes: z.boolean().default(false).describe("Codes of length 1, compared by angle (as LlamaGen)."),
 });

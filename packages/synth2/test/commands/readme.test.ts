@@ -20,6 +20,7 @@ const small: Record<string, string> = {
   generator: `${train} --model.width 32 --model.layers 1 --model.feed-forward 32 --model.max-text-tokens 48`,
   generate: "--sampling.steps 2",
   synthesize: "--sampling.steps 2",
+  quickstart: `--run quick --pairs 16 --held-out 8 --tokenizer.train.steps 2 --generator.train.steps 2 --sampling.steps 2`,
 };
 
 function run(folder: string, args: readonly string[]): Promise<{ code: number | null; output: string }> {
@@ -52,6 +53,8 @@ test("runs every command of the README, in its order, and the library example", 
     expect(code, `${line}\n${output}`).toBe(0);
   }
   expect((await readFile(join(folder, "red.png"))).subarray(1, 4).toString()).toBe("PNG");
+  expect(await readFile(join(folder, "quick/report.html"), "utf8")).toContain("data:image/png;base64,");
+  expect((await readFile(join(folder, "quick/pictures.png"))).subarray(1, 4).toString()).toBe("PNG");
   const library = pathToFileURL(join(packageFolder, "dist/index.js")).href;
   await writeFile(join(folder, "example.mjs"), blocks("ts")[0]!.replace('"@trefoil/synth2"', JSON.stringify(library)));
   const { output } = await run(folder, [join(folder, "example.mjs")]);
