@@ -14,7 +14,7 @@ import { tokenizerLossSchema } from "./tokenizer.js";
 
 export const quickstartCommand = defineCommand({
   name: "quickstart",
-  summary: "From nothing to generated pictures in about two minutes, on the built-in world.",
+  summary: "From nothing to generated pictures on the built-in world.",
   description:
     "Trains an image tokenizer and a generator on a few pairs of the built-in world, draws pictures and embeddings for captions that neither has seen, and reads them back with a judge. Writes report.html and pictures.png.",
   examples: ["synth2 quickstart", "synth2 quickstart --run runs/mine --resume"],
@@ -35,7 +35,13 @@ export const quickstartCommand = defineCommand({
         train: trainFields({ steps: 700, learningRate: 3e-3, batch: 16 }).prefault({}),
       })
       .prefault({}),
-    sampling: samplingSchema.prefault({ order: "halton", guidanceRamp: false }),
+    sampling: samplingSchema.prefault({
+      order: "halton",
+      guidance: 1,
+      temperature: 0.8,
+      steps: 24,
+      guidanceRamp: false,
+    }),
   }),
   run: async (config, { progress, signal, stdout, version }) => {
     const { resume, sampling, tokenizer, generator: drawing } = config;

@@ -7,7 +7,7 @@ import type { PairedDataset, RgbImage } from "../types.js";
 import { type AttributeAccuracy, attributeAccuracy, judgePicture } from "../world/index.js";
 
 /** Pictures in a row of bytes, cut apart. */
-export function cutPictures(bytes: Uint8Array, size: number): RgbImage[] {
+function cutPictures(bytes: Uint8Array, size: number): RgbImage[] {
   const each = size * size * 3;
   return Array.from({ length: bytes.length / each }, (_, i) => ({
     width: size,
