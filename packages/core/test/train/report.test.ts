@@ -47,7 +47,7 @@ describe("a page", () => {
     const script = page.match(/<script>(.*?)<\/script>/s)?.[1] as string;
     const hash = createHash("sha256").update(script).digest("base64");
     expect(page).toContain(
-      `default-src &#39;none&#39;; style-src &#39;unsafe-inline&#39;; script-src &#39;sha256-${hash}&#39;`,
+      `default-src &#39;none&#39;; style-src &#39;unsafe-inline&#39;; img-src data:; script-src &#39;sha256-${hash}&#39;`,
     );
     expect(page.replaceAll("http://www.w3.org/2000/svg", "")).not.toMatch(/https?:|url\(|@import|src=|href=/);
   });
@@ -212,6 +212,15 @@ test("tokens keep their text and their line breaks, with the group's name to hov
   const page = render({ kind: "tokens", groups: ["zero", "one"], samples: [{ tokens }] });
   expect(page).toMatch(/data-tip="one, 62%">a &lt;b&gt;↵\n<\/span>/);
   expect(page).toContain('data-tip="group 9">c</span>');
+});
+
+test("images are part of the page, with their text escaped", () => {
+  const png = Uint8Array.of(137, 80, 78, 71, 0, 255);
+  const page = render({ kind: "images", size: 64, images: [{ png, alt: '"<b>', label: "a <red> circle" }] });
+  const [data] = attributes(page, /<img src="data:image\/png;base64,([^"]*)" alt="&quot;&lt;b&gt;" width="64">/g);
+  expect(Uint8Array.from(Buffer.from(data!, "base64"))).toEqual(png);
+  expect(page).toContain("<figcaption>a &lt;red&gt; circle</figcaption>");
+  expect(page).toContain("img-src data:;");
 });
 
 describe("scales", () => {

@@ -27,10 +27,10 @@ export const generatorCommand = defineCommand({
           .describe("Of the share of hidden codes."),
         average: z
           .enum(["picture", "batch"])
-          .default("picture")
+          .default("batch")
           .describe("Whether pictures or hidden codes count alike."),
         dropCondition: z.number().min(0).lt(1).default(0.1).describe("Share of captions that are dropped."),
-        labelSmoothing: z.number().min(0).lt(1).default(0.1).describe("ε of the label smoothing."),
+        labelSmoothing: z.number().min(0).lt(1).default(0).describe("ε of the label smoothing."),
       })
       .prefault({}),
     train: trainFields({ steps: 2000, learningRate: 1e-3, batch: 32 }).prefault({}),

@@ -5,6 +5,8 @@ import { generateCommand } from "./generate.js";
 import { generatorCommand } from "./generator.js";
 import { languageModelCommand } from "./language-model.js";
 import { prepareCommand } from "./prepare.js";
+import { quickstartCommand } from "./quickstart.js";
+import { synthesizeCommand } from "./synthesize.js";
 import { tokenizerCommand } from "./tokenizer.js";
 import { vlmCommand } from "./vlm.js";
 
@@ -18,4 +20,6 @@ export const commands: readonly Command[] = [
   vlmCommand,
   captionCommand,
   evaluateCommand,
+  synthesizeCommand,
+  quickstartCommand,
 ];

@@ -17,7 +17,7 @@ export const prepareCommand = defineCommand({
     images: folder("Where the files that a .json or .jsonl names are. Default: beside it.").optional(),
     split: z.string().optional().describe("Of Karpathy's JSON: train, restval, val or test. Default: all."),
     output: folder("Folder to make."),
-    size: count(64, "Width and height of the pictures.").meta({ unit: "pixels" }),
+    size: count(48, "Width and height of the pictures; the tokenizer must have the same.").meta({ unit: "pixels" }),
     limit: z.number().int().positive().optional().describe("Stop after so many pictures."),
     threads: count(1, "Threads that decode."),
     overwrite: z.boolean().default(false).describe("Replace an existing output."),

@@ -4,6 +4,34 @@ import { openDataset } from "../data/index.js";
 import { architectureSchema, trainTokenizer } from "../tokenizer/index.js";
 import { count, dataField, outputFields, runOf, trainFields } from "./fields.js";
 
+/** The loss, with what it is by default. */
+export const tokenizerLossSchema = z.strictObject({
+  reconstruction: z.enum(["l1", "l2"]).default("l2").describe("Error of the pixels."),
+  contrast: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(0.8)
+    .describe("Share of a pixel's weight that grows with its distance from its picture's mean colour."),
+  commitment: z.number().nonnegative().default(0.25).describe("β, the weight of the commitment loss."),
+  reviveUntil: z.number().min(0).max(1).default(0.7).describe("Share of the run in which dead codes are replaced."),
+  codebook: z
+    .strictObject({
+      learning: z.enum(["ema", "gradient"]).default("ema").describe("How codes follow their latents."),
+      decay: z.number().min(0).lt(1).default(0.98).describe("γ of the moving averages."),
+      reviveBelow: z.number().min(0).default(0.3).describe("Latents per batch under which a code is dead; 0: never."),
+    })
+    .prefault({}),
+  adversarial: z
+    .strictObject({
+      weight: z.number().nonnegative().default(0).describe("Of the discriminator's loss; 0: no discriminator."),
+      startStep: z.number().int().nonnegative().default(1000).describe("Step from which the decoder sees it."),
+      channels: z.array(z.number().int().positive()).min(1).default([32, 64]).describe("Of its layers."),
+      gradientPenalty: z.number().nonnegative().default(0).describe("Weight of R1 on real pictures; 0: none."),
+    })
+    .prefault({}),
+});
+
 export const tokenizerCommand = defineCommand({
   name: "tokenizer",
   summary: "Train an image tokenizer (VQ-GAN): pictures to a grid of codes and back.",
@@ -16,38 +44,8 @@ export const tokenizerCommand = defineCommand({
     evaluateEvery: count(200, "Steps between measurements.").meta({ unit: "steps" }),
     ...outputFields,
     model: architectureSchema.prefault({}),
-    loss: z
-      .strictObject({
-        reconstruction: z.enum(["l1", "l2"]).default("l1").describe("Error of the pixels."),
-        commitment: z.number().nonnegative().default(0.25).describe("β, the weight of the commitment loss."),
-        reviveUntil: z
-          .number()
-          .min(0)
-          .max(1)
-          .default(0.7)
-          .describe("Share of the run in which dead codes are replaced."),
-        codebook: z
-          .strictObject({
-            learning: z.enum(["ema", "gradient"]).default("ema").describe("How codes follow their latents."),
-            decay: z.number().min(0).lt(1).default(0.95).describe("γ of the moving averages."),
-            reviveBelow: z
-              .number()
-              .min(0)
-              .default(0.5)
-              .describe("Latents per batch under which a code is dead; 0: never."),
-          })
-          .prefault({}),
-        adversarial: z
-          .strictObject({
-            weight: z.number().nonnegative().default(0).describe("Of the discriminator's loss; 0: no discriminator."),
-            startStep: z.number().int().nonnegative().default(1000).describe("Step from which the decoder sees it."),
-            channels: z.array(z.number().int().positive()).min(1).default([32, 64]).describe("Of its layers."),
-            gradientPenalty: z.number().nonnegative().default(0).describe("Weight of R1 on real pictures; 0: none."),
-          })
-          .prefault({}),
-      })
-      .prefault({}),
-    train: trainFields({ steps: 1000, learningRate: 2e-3, batch: 16 }).prefault({}),
+    loss: tokenizerLossSchema.prefault({}),
+    train: trainFields({ steps: 2000, learningRate: 4e-3, batch: 8 }).prefault({}),
   }),
   run: async (config, { progress, signal }) => {
     const { model: architecture, loss, train: settings, output, resume, overwrite, evaluateEvery: every } = config;

@@ -5,7 +5,7 @@ const count = (value: number, meaning: string) => z.number().int().positive().de
 
 /** The sizes of an image tokenizer; saved in its folder. */
 export const architectureSchema = z.strictObject({
-  imageSize: count(64, "Width and height of the images.").meta({ unit: "pixels" }),
+  imageSize: count(48, "Width and height of the images.").meta({ unit: "pixels" }),
   patchSize: count(
     4,
     "Pixels per side that the first layer folds into channels; 1 as in the original VQ-GAN, more is faster.",
@@ -13,13 +13,13 @@ export const architectureSchema = z.strictObject({
   channels: z
     .array(z.number().int().positive())
     .min(1)
-    .default([64, 128])
+    .default([48])
     .describe("Channels of each level; every level after the first halves width and height."),
   residualBlocks: count(1, "Residual blocks of each level."),
   attention: z.boolean().default(false).describe("Self-attention at the coarsest level; MUSE leaves it out."),
   groups: count(8, "Groups of the group norms."),
-  codes: count(256, "Entries of the codebook."),
-  codeWidth: count(16, "Dimension of a code, and of the embeddings that are synthesised."),
+  codes: count(128, "Entries of the codebook."),
+  codeWidth: count(8, "Dimension of a code, and of the embeddings that are synthesised."),
   normaliseCodes: z.boolean().default(false).describe("Codes of length 1, compared by angle (as LlamaGen)."),
 });
 

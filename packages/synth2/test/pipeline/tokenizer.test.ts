@@ -109,6 +109,7 @@ describe("an image tokenizer", () => {
     const adversarial = { weight: 0.5, startStep: 6, channels: [8], gradientPenalty: 1 };
     const loss = {
       reconstruction: "l2",
+      contrast: 0,
       codebook: { learning: "gradient", decay: 0.9, reviveBelow: 0.5 },
       commitment: 0.25,
       reviveUntil: 0.5,

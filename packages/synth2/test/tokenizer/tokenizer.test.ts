@@ -139,6 +139,7 @@ describe("image tokenizer", () => {
         architecture,
         {
           reconstruction: "l2",
+          contrast: 0,
           codebook: { learning, decay: 0.9, reviveBelow: 0.1 },
           commitment: 0.25,
           reviveUntil: 0.8,

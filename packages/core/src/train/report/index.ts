@@ -4,6 +4,7 @@ export type {
   BarsSection,
   Fact,
   HeatmapSection,
+  ImagesSection,
   LineSeries,
   LinesSection,
   NoteSection,

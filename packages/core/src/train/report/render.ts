@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { replaceFile } from "../run-directory.js";
 import { renderBars } from "./bars.js";
 import { renderHeatmap } from "./heatmap.js";
+import { renderImages } from "./images.js";
 import { renderLines } from "./lines.js";
 import { html, Markup } from "./markup.js";
 import { renderNote, renderTable, renderText, renderTokens } from "./prose.js";
@@ -16,7 +17,7 @@ import { CSS } from "./theme.js";
  */
 export function renderReport({ title, subtitle, facts = [], sections }: Report): string {
   const scriptHash = createHash("sha256").update(SCRIPT).digest("base64");
-  const policy = `default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-${scriptHash}'`;
+  const policy = `default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-${scriptHash}'`;
   const sub = subtitle === undefined ? undefined : html`<p class="subtitle">${subtitle}</p>`;
   const head = facts.length === 0 ? undefined : html`<dl class="facts">${facts.map(renderFact)}</dl>`;
   const page = html`<!doctype html>
@@ -78,6 +79,8 @@ function renderBody(section: Section, id: string): Markup {
       return renderText(section);
     case "tokens":
       return renderTokens(section);
+    case "images":
+      return renderImages(section);
     case "note":
       return renderNote(section);
   }

@@ -85,6 +85,20 @@ export interface TokensSection extends SectionBase {
   }[];
 }
 
+export interface ImagesSection extends SectionBase {
+  readonly kind: "images";
+  readonly images: readonly {
+    /** A whole PNG file; the page holds a copy. */
+    readonly png: Uint8Array;
+    /** What the picture shows, for those who cannot see it. */
+    readonly alt: string;
+    /** Stands under the picture. */
+    readonly label?: string;
+  }[];
+  /** Width on the page in pixels; small pictures keep their pixels visible. 96 by default. */
+  readonly size?: number;
+}
+
 export interface NoteSection extends SectionBase {
   readonly kind: "note";
   readonly tone?: "info" | "warning";
@@ -99,6 +113,7 @@ export type Section =
   | TableSection
   | TextSection
   | TokensSection
+  | ImagesSection
   | NoteSection;
 
 /** A number at the head of the report: "final loss 2.31 nats". */

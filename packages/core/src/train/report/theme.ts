@@ -93,6 +93,10 @@ pre { padding: 12px 14px; background: var(--page); border-radius: 7px; max-heigh
 .tokens { line-height: 2; }
 .token { padding: 1px 0 2px; background: color-mix(in srgb, var(--colour) var(--strength), transparent); border-bottom: 2px solid var(--colour); border-radius: 2px 2px 0 0; box-decoration-break: clone; -webkit-box-decoration-break: clone; }
 .token + .token { margin-left: 1px; }
+.images { display: flex; flex-wrap: wrap; gap: 10px 12px; }
+.images figure { margin: 0; max-width: 100%; }
+.images img { display: block; width: 100%; height: auto; border-radius: 4px; image-rendering: pixelated; }
+.images figcaption { margin-top: 4px; font-size: 12px; line-height: 1.4; color: var(--soft); overflow-wrap: anywhere; }
 details summary { cursor: pointer; color: var(--accent); font-size: 13px; }
 details[open] summary { margin-bottom: 10px; }
 .note { padding: 12px 16px; border-radius: 7px; background: var(--info-surface); border-left: 3px solid var(--accent); }
