@@ -116,6 +116,7 @@ export const ensembleCommand = defineCommand({
       const scores = ["ensemble", ...chosen.map(({ path }) => path)].map((model) => ({
         model,
         bitsPerByte: {} as Record<string, number>,
+        exactMatch: {},
       }));
       for (const { name, heldOut } of shown) {
         const batches: TokenBatch[] = [...evaluationBatches(heldOut, { batch, sequence, maxWindows: windows })];

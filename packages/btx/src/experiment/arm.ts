@@ -7,7 +7,8 @@ import {
   type WindowNats,
   windowNats,
 } from "../ensemble/index.js";
-import { answerArithmetic, exactMatch, OpenModel, routingTable } from "../stages/index.js";
+import { answerTask, exactMatch, OpenModel, routingTable } from "../stages/index.js";
+import { makeTask } from "../tasks/index.js";
 import { noCost, totalCost } from "./cost.js";
 import { scoreWindows, specialisation, type Windows } from "./measure.js";
 import type { Made, SeedModels } from "./models.js";
@@ -51,9 +52,8 @@ async function score({ path, cost }: Made, { domains, settings }: SeedModels, wi
   const { model, tokenizer } = opened;
   const scores = await scoreWindows(windows, tokenizer, (batches) => windowNats(model, batches));
   const { problems: count, batch, sequence, windows: number } = settings;
-  const asked = count > 0 && {
-    exactMatch: exactMatch(await answerArithmetic(model, tokenizer, { count, heldOutShare })),
-  };
+  const answers = count > 0 && (await answerTask(model, tokenizer, makeTask("arithmetic", { count, heldOutShare })));
+  const asked = answers && { exactMatch: exactMatch(answers) };
   if (!(model instanceof Mixtral)) return { ...cost, ...scores, ...asked };
   const routing = await routingTable(model, domains, { batch, sequence, windows: number });
   return { ...cost, ...scores, ...asked, specialisation: specialisation(routing), routing };
