@@ -172,7 +172,10 @@ export function claimFindings(rows: readonly ResultRow[], settings: ExperimentSe
       statement: "Contrast changes the variance of policy gradients by (1 + 1/k) / (1 + ρ)",
       holds:
         ratios.length === 0 ? "open" : agree === ratios.length && error < 1.25 ? "yes" : agree > 0 ? "partly" : "no",
-      evidence: `measured and predicted ratio are on the same side of 1 in ${agree} of ${ratios.length} cells and k, and apart by a factor ${error.toFixed(2)} on average`,
+      evidence:
+        ratios.length === 0
+          ? "no result"
+          : `measured and predicted ratio are on the same side of 1 in ${agree} of ${ratios.length} cells and k, and apart by a factor ${error.toFixed(2)} on average`,
     },
     {
       statement: "Prompts with low offline rewards gain more",
