@@ -118,4 +118,19 @@ export interface NativeAddon {
   /** Copies bytes `[offset, offset + target.byteLength)` of the file; a range outside it throws. */
   readMapping(mapping: number, offset: number, target: ArrayBufferView): void;
   unmapFile(mapping: number): void;
+
+  /**
+   * Weighted mean of stored weights (`"F32"`, `"F16"` or `"BF16"` each), written to `target` where there is one, on a thread of
+   * libuv's pool. The arrays are not copied: leave them alone until the promise settles.
+   * Resolves to `[1 if a finite mean does not fit into targetDtype, ‖mean‖², ‖source_i - mean‖², …]`.
+   */
+  weightedMean(
+    sources: ArrayBufferView[],
+    dtypes: string[],
+    weights: number[],
+    target?: ArrayBufferView | undefined,
+    targetDtype?: string | undefined,
+  ): Promise<Float64Array>;
+  /** Resolves to one number of 53 bits, a hash of the bytes; as `weightedMean`, without a copy. */
+  checksum(bytes: ArrayBufferView): Promise<Float64Array>;
 }

@@ -10,6 +10,7 @@ static Napi::Object load(Napi::Env env, Napi::Object exports) {
     define_buffers(exports);
     define_programs(exports);
     define_files(exports);
+    define_stored(exports);
   } catch (...) {
     throw_current(env);
   }

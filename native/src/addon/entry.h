@@ -29,5 +29,6 @@ void define_devices(Napi::Object exports);
 void define_buffers(Napi::Object exports);
 void define_programs(Napi::Object exports);
 void define_files(Napi::Object exports);
+void define_stored(Napi::Object exports);
 
 }  // namespace trefoil::addon

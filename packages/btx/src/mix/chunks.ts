@@ -1,8 +1,8 @@
-import { decodeFloats, dtypeBytes } from "@trefoil/core";
+import { decodeFloats, dtypeBytes, type StoredWeights } from "@trefoil/core";
 import type { Source } from "./compatibility.js";
 import { MixError } from "./errors.js";
 
-export type FloatDtype = "F32" | "F16" | "BF16";
+export type FloatDtype = StoredWeights["dtype"];
 
 /** Elements held of each source at a time, about: with all buffers it stays in cache, and is far below any limit of memory. */
 const chunkElements = 1 << 18;
@@ -13,9 +13,8 @@ const bufferSets = 3;
 export interface Chunk {
   readonly firstRow: number;
   readonly rows: number;
-  /** As stored, and as floats. Both are valid until the next chunk but one is asked for. */
-  readonly stored: readonly Uint8Array[];
-  readonly values: readonly Float32Array[];
+  /** Of each source, valid until the next chunk but one is asked for. */
+  readonly stored: readonly StoredWeights[];
 }
 
 /** One tensor of every source, chunk by chunk; the next one is read while one is used. */
@@ -43,12 +42,14 @@ export async function* chunksOf(sources: readonly Source[], name: string): Async
   };
   let next = read(0);
   for (let index = 0; next !== undefined; index++) {
-    const stored = await next;
+    const stored = (await next).map((bytes, i) => ({ dtype: infos[i]!.dtype as FloatDtype, bytes }));
     next = read(index + 1);
-    const values = stored.map((bytes, i) => decodeFloats(infos[i]!.dtype as FloatDtype, bytes));
-    yield { firstRow: index * step, rows: Math.min(step, rows - index * step), stored, values };
+    yield { firstRow: index * step, rows: Math.min(step, rows - index * step), stored };
   }
 }
+
+/** The stored values as floats: a view where they are F32. */
+export const valuesOf = ({ dtype, bytes }: StoredWeights): Float32Array => decodeFloats(dtype, bytes);
 
 /** A vector is one element per row. */
 const rowsOf = (shape: readonly number[]): [rows: number, width: number] => [
@@ -57,8 +58,9 @@ const rowsOf = (shape: readonly number[]): [rows: number, width: number] => [
 ];
 
 /** @throws MixError naming the first value of a chunk that is NaN or infinite, its tensor and its place */
-export function refuseNonFinite(sources: readonly Source[], name: string, { firstRow, values }: Chunk): void {
-  for (const [s, source] of values.entries()) {
+export function refuseNonFinite(sources: readonly Source[], name: string, { firstRow, stored }: Chunk): void {
+  for (const [s, weights] of stored.entries()) {
+    const source = valuesOf(weights);
     const at = source.findIndex((value) => !Number.isFinite(value));
     if (at < 0) continue;
     const { path, folder } = sources[s]!;

@@ -1,6 +1,14 @@
-import { crc32 } from "node:zlib";
-import { dtypeBytes, encodeFloats, ModelFolder, type ModelFolderWriter } from "@trefoil/core";
-import type { FloatDtype } from "./chunks.js";
+import {
+  checksum,
+  dtypeBytes,
+  encodeFloats,
+  ModelFolder,
+  type ModelFolderWriter,
+  meanOfStored,
+  type StoredMean,
+  type StoredWeights,
+} from "@trefoil/core";
+import { type FloatDtype, valuesOf } from "./chunks.js";
 import { MixError } from "./errors.js";
 
 /** A run of bytes that was written, to be compared with what is read back. */
@@ -8,7 +16,13 @@ interface Run {
   readonly name: string;
   readonly offset: number;
   readonly bytes: number;
-  readonly crc: number;
+  readonly sum: number;
+}
+
+/** A tensor of the result. */
+export interface Target {
+  readonly name: string;
+  readonly dtype: FloatDtype;
 }
 
 /** Readers at work at a time when the result is read back. */
@@ -24,17 +38,11 @@ export class TensorSink {
     readonly onProgress: (bytes: number) => void = () => undefined,
   ) {}
 
-  /** @param first elements of the tensor before `values` @param stored the same values as bytes of `dtype`, where there are */
-  async write(
-    target: { name: string; dtype: FloatDtype },
-    first: number,
-    values: Float32Array,
-    stored?: Uint8Array,
-  ): Promise<void> {
-    const bytes = stored ?? encode(target.dtype, values, target.name);
-    const offset = first * dtypeBytes[target.dtype];
-    this.#runs.push({ name: target.name, offset, bytes: bytes.byteLength, crc: crc32(bytes) });
-    await this.writer.writeAt(target.name, offset, bytes);
+  /** @param first elements of the tensor before `bytes`, which are of its dtype */
+  async write({ name, dtype }: Target, first: number, bytes: Uint8Array): Promise<void> {
+    const offset = first * dtypeBytes[dtype];
+    const [sum] = await Promise.all([checksum(bytes), this.writer.writeAt(name, offset, bytes)]);
+    this.#runs.push({ name, offset, bytes: bytes.byteLength, sum });
     this.#bytes += bytes.byteLength;
     this.onProgress(this.#bytes);
   }
@@ -47,8 +55,8 @@ export class TensorSink {
       const largest = Math.max(0, ...this.#runs.map(({ bytes }) => bytes));
       const check = async () => {
         const buffer = new Uint8Array(largest);
-        for (const { name, offset, bytes, crc } of runs) {
-          if (crc32(await folder.readRange(name, offset, buffer.subarray(0, bytes))) === crc) continue;
+        for (const { name, offset, bytes, sum } of runs) {
+          if ((await checksum(await folder.readRange(name, offset, buffer.subarray(0, bytes)))) === sum) continue;
           throw new MixError(
             "MIX_VERIFICATION",
             `${name} does not read back as it was written: the disk may be failing; nothing was kept`,
@@ -63,16 +71,40 @@ export class TensorSink {
   }
 }
 
-/** Stores floats as `dtype`; a value that F16 cannot hold is refused, not turned into infinity. */
-function encode(dtype: FloatDtype, values: Float32Array, name: string): Uint8Array {
-  if (dtype === "F16") {
-    const large = values.find((value) => Math.abs(value) >= 65520);
-    if (large !== undefined) {
-      throw new MixError("MIX_NOT_FINITE", `${name} holds ${large}, which F16 cannot: write BF16 or F32`, {
-        tensor: name,
-        dtype,
-      });
-    }
+/** Floats as a tensor stores them. @throws MixError naming a value that F16 cannot hold: it would become infinite */
+export function encode(target: Target, values: Float32Array): Uint8Array {
+  if (target.dtype === "F16") refuseLarge(target, values);
+  return encodeFloats(target.dtype, values);
+}
+
+/** Stored weights of one dtype in that of a tensor: what both hold is not copied. @throws MixError as `encode` */
+export async function convert(target: Target, stored: StoredWeights): Promise<Uint8Array> {
+  return stored.dtype === target.dtype ? stored.bytes : (await meanAs(target, [stored], [1])).bytes;
+}
+
+/** The weighted mean of stored weights, as a tensor stores it. @throws MixError as `encode` */
+export async function meanAs(
+  target: Target,
+  stored: readonly StoredWeights[],
+  weights: readonly number[],
+): Promise<{ bytes: Uint8Array; sums: StoredMean }> {
+  const elements = stored[0]!.bytes.byteLength / dtypeBytes[stored[0]!.dtype];
+  const into = (dtype: FloatDtype) => ({ dtype, bytes: new Uint8Array(elements * dtypeBytes[dtype]) });
+  const { dtype, bytes } = into(target.dtype);
+  const sums = await meanOfStored(stored, weights, { dtype, bytes });
+  if (sums.overflow) {
+    const exact = into("F32");
+    await meanOfStored(stored, weights, exact);
+    refuseLarge(target, valuesOf(exact));
   }
-  return encodeFloats(dtype, values);
+  return { bytes, sums };
+}
+
+function refuseLarge({ name, dtype }: Target, values: Float32Array): void {
+  const large = values.find((value) => Math.abs(value) >= 65520);
+  if (large === undefined) return;
+  throw new MixError("MIX_NOT_FINITE", `${name} holds ${large}, which F16 cannot: write BF16 or F32`, {
+    tensor: name,
+    dtype,
+  });
 }

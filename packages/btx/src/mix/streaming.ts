@@ -1,8 +1,8 @@
-import { InitialValues } from "@trefoil/core";
+import { InitialValues, meanOfStored, type StoredMean, type StoredWeights } from "@trefoil/core";
 import type { ExpertArrangement, Piece } from "./arrangement.js";
-import { type Chunk, chunksOf, type FloatDtype, refuseNonFinite } from "./chunks.js";
+import { type Chunk, chunksOf, type FloatDtype, refuseNonFinite, valuesOf } from "./chunks.js";
 import type { Source } from "./compatibility.js";
-import type { TensorSink } from "./sink.js";
+import { convert, encode, meanAs, type Target, type TensorSink } from "./sink.js";
 import type { ExpertTarget, Projection } from "./tensors.js";
 
 /** Squared distances of sources from their weighted mean, summed over chunks. */
@@ -14,16 +14,13 @@ class DivergenceSum {
     this.#distance = new Float64Array(sources);
   }
 
-  /** @returns whether all values are finite: if one is not, neither is a sum */
-  add(values: readonly Float32Array[], mean: Float64Array): boolean {
-    let total = 0;
-    for (let i = 0; i < values.length; i++) {
-      const sum = squaredDistance(values[i]!, mean);
-      this.#distance[i]! += sum;
-      total += sum;
-    }
-    this.#norm += squaredNorm(mean, values[0]!.length);
-    return Number.isFinite(total + this.#norm);
+  /** @returns whether all values are finite */
+  add({ squaredDistances, squaredNorm }: StoredMean): boolean {
+    this.#norm += squaredNorm;
+    squaredDistances.forEach((squared, i) => {
+      this.#distance[i]! += squared;
+    });
+    return Number.isFinite(this.#norm) && this.#distance.every(Number.isFinite);
   }
 
   /** ‖θ_i − θ̄‖ / ‖θ̄‖ for each source. */
@@ -32,49 +29,29 @@ class DivergenceSum {
   }
 }
 
-function squaredDistance(source: Float32Array, mean: Float64Array): number {
-  let sum = 0;
-  for (let k = 0; k < source.length; k++) sum += (source[k]! - mean[k]!) ** 2;
-  return sum;
+/** What becomes of one chunk: the sums of its mean, and the writes, which may go on while the next chunk is worked on. */
+interface ChunkWork {
+  readonly sums: Promise<StoredMean>;
+  readonly writes: Promise<unknown>;
 }
 
-function squaredNorm(values: Float64Array, length: number): number {
-  let sum = 0;
-  for (let k = 0; k < length; k++) sum += values[k]! ** 2;
-  return sum;
-}
-
-/** Weighted mean in double precision; the first source plus weighted differences, so that equal sources give exactly themselves. */
-function meanOf(values: readonly Float32Array[], weights: readonly number[], mean: Float64Array): void {
-  const [first, ...others] = values as [Float32Array, ...Float32Array[]];
-  for (let k = 0; k < first.length; k++) mean[k] = first[k]!;
-  others.forEach((source, i) => {
-    addDifference(source, first, weights[i + 1]!, mean);
-  });
-}
-
-function addDifference(source: Float32Array, first: Float32Array, weight: number, mean: Float64Array): void {
-  for (let k = 0; k < source.length; k++) mean[k]! += weight * (source[k]! - first[k]!);
-}
-
-/** Calls `write` for each chunk with the mean of the sources; the writes of one chunk go on while the next is worked on. */
+/** Works through one tensor of every source. @returns the sources' distances from their mean @throws MixError */
 async function overChunks(
   sources: readonly Source[],
   source: string,
-  weights: readonly number[],
-  write: (chunk: Chunk, mean: Float64Array) => Promise<void>[],
+  work: (chunk: Chunk) => ChunkWork,
 ): Promise<number[]> {
   const divergence = new DivergenceSum(sources.length);
-  let mean = new Float64Array(0);
   let writing: Promise<unknown> = Promise.resolve();
   try {
     for await (const chunk of chunksOf(sources, source)) {
-      if (mean.length === 0) mean = new Float64Array(chunk.values[0]!.length);
-      meanOf(chunk.values, weights, mean);
-      if (!divergence.add(chunk.values, mean)) refuseNonFinite(sources, source, chunk);
-      await writing;
-      writing = Promise.all(write(chunk, mean));
+      const { sums, writes } = work(chunk);
+      const before = writing;
+      writing = Promise.all([before, writes]);
+      // It may fail while nobody waits for it yet.
       writing.catch(() => undefined);
+      if (!divergence.add(await sums)) refuseNonFinite(sources, source, chunk);
+      await before;
     }
   } finally {
     // Nothing may be written after the caller has given up.
@@ -88,18 +65,17 @@ export async function writeAverage(
   sources: readonly Source[],
   source: string,
   weights: readonly number[],
-  target: { name: string; dtype: FloatDtype },
+  target: Target,
   sink: TensorSink,
 ): Promise<number[]> {
-  const single = sources.length === 1 && sources[0]!.folder.info(source).dtype === target.dtype;
-  return await overChunks(sources, source, weights, ({ firstRow, rows, values, stored }, mean) => {
-    const size = values[0]!.length;
-    const first = firstRow * (size / rows);
-    return [
-      single
-        ? sink.write(target, first, values[0]!, stored[0])
-        : sink.write(target, first, Float32Array.from(mean.subarray(0, size))),
-    ];
+  const { shape } = sources[0]!.folder.info(source);
+  const width = shape.slice(1).reduce((a, b) => a * b, 1);
+  return await overChunks(sources, source, ({ firstRow, stored }) => {
+    const mean = meanAs(target, stored, weights);
+    return {
+      sums: mean.then(({ sums }) => sums),
+      writes: mean.then(({ bytes }) => sink.write(target, firstRow * width, bytes)),
+    };
   });
 }
 
@@ -125,49 +101,51 @@ export async function writeExperts(
 ): Promise<number[]> {
   const { arrangement, projection, targets, dtype, noise } = job;
   const width = sources[0]!.folder.info(source).shape[1]!;
-  const same = sources.map(({ folder }) => folder.info(source).dtype === dtype);
   const streams = noise && targets.map((_, e) => new InitialValues(noise.seed * 1024 + e));
   const noisy = (values: Float32Array, expert: number): Float32Array => {
     const random = streams![expert]!.normal([values.length], noise!.standardDeviation);
     return values.map((value, k) => value + random[k]!);
   };
-  return await overChunks(sources, source, weights, (chunk) =>
-    arrangement.experts.flatMap(({ pieces }, e) => {
+  /** In order: the streams of noise go on from chunk to chunk. */
+  const bytesOf = (target: Target, expert: number, { stored, values }: Block): Promise<Uint8Array> | Uint8Array => {
+    if (noise) return encode(target, noisy(stored ? valuesOf(stored) : values, expert));
+    return stored ? convert(target, stored) : encode(target, values);
+  };
+  return await overChunks(sources, source, (chunk) => {
+    const blocks = arrangement.experts.flatMap(({ pieces }, e) => {
       const { name, first } = targets[e]!;
-      const blocks =
-        projection === "down_proj"
-          ? [columns(chunk, pieces, width, arrangement)]
-          : rowBlocks(chunk, pieces, width, same);
-      return blocks.map(({ at, values, from }) => {
-        const stored = from && !noise && same[from.source] ? from.stored : undefined;
-        return sink.write({ name, dtype }, first + at, noise ? noisy(values, e) : values, stored);
-      });
-    }),
-  );
+      const made =
+        projection === "down_proj" ? [columns(chunk, pieces, width, arrangement)] : rowBlocks(chunk, pieces, width);
+      return made.map((block) => ({ target: { name, dtype }, first: first + block.at, expert: e, block }));
+    });
+    const writes = Promise.all(
+      blocks.map(async ({ target, first, expert, block }) => {
+        await sink.write(target, first, await bytesOf(target, expert, block));
+      }),
+    );
+    return { sums: meanOfStored(chunk.stored, weights), writes };
+  });
 }
 
-/** Values of one expert's matrix: `at` is the number of its elements before them. */
-interface Block {
-  readonly at: number;
-  readonly values: Float32Array;
-  /** The same as they are stored in one source. */
-  readonly from?: { readonly source: number; readonly stored: Uint8Array };
-}
+/** Part of one expert's matrix: `at` is the number of its elements before it. */
+type Block = { readonly at: number } & (
+  | { /** As it lies in one source. */ readonly stored: StoredWeights; readonly values?: never }
+  | { readonly stored?: never; readonly values: Float32Array }
+);
 
 /** Rows of a gate or up projection [F, D]: a piece is a run of rows. */
-function rowBlocks(chunk: Chunk, pieces: readonly Piece[], width: number, same: readonly boolean[]): Block[] {
-  const { firstRow, rows, values, stored } = chunk;
+function rowBlocks(chunk: Chunk, pieces: readonly Piece[], width: number): Block[] {
+  const { firstRow, rows, stored } = chunk;
   const blocks: Block[] = [];
   let before = 0;
   for (const { source, start, end } of pieces) {
     const [low, high] = [Math.max(start, firstRow), Math.min(end, firstRow + rows)];
     if (low < high) {
-      const [from, to] = [(low - firstRow) * width, (high - firstRow) * width];
-      const bytes = stored[source]!.byteLength / (rows * width);
+      const { dtype, bytes } = stored[source]!;
+      const rowBytes = bytes.byteLength / rows;
       blocks.push({
         at: (before + low - start) * width,
-        values: values[source]!.subarray(from, to),
-        ...(same[source] && { from: { source, stored: stored[source]!.subarray(from * bytes, to * bytes) } }),
+        stored: { dtype, bytes: bytes.subarray((low - firstRow) * rowBytes, (high - firstRow) * rowBytes) },
       });
     }
     before += end - start;
@@ -177,7 +155,7 @@ function rowBlocks(chunk: Chunk, pieces: readonly Piece[], width: number, same: 
 
 /** Rows of a down projection [D, F]: a piece is a run of columns. */
 function columns(
-  { firstRow, rows, values, stored }: Chunk,
+  { firstRow, rows, stored }: Chunk,
   pieces: readonly Piece[],
   width: number,
   { intermediateSize, downScale }: ExpertArrangement,
@@ -185,12 +163,13 @@ function columns(
   const at = firstRow * intermediateSize;
   const only = pieces[0]!;
   if (pieces.length === 1 && only.end - only.start === width && downScale === 1)
-    return { at, values: values[only.source]!, from: { source: only.source, stored: stored[only.source]! } };
+    return { at, stored: stored[only.source]! };
+  const floats = new Map(pieces.map(({ source }) => [source, valuesOf(stored[source]!)]));
   const block = new Float32Array(rows * intermediateSize);
   for (let row = 0; row < rows; row++) {
     let to = row * intermediateSize;
     for (const { source, start, end } of pieces) {
-      block.set(values[source]!.subarray(row * width + start, row * width + end), to);
+      block.set(floats.get(source)!.subarray(row * width + start, row * width + end), to);
       to += end - start;
     }
   }

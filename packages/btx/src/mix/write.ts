@@ -1,9 +1,9 @@
 import { generationConfigJson, ModelFolderWriter, mixtralConfigJson } from "@trefoil/core";
-import { chunksOf } from "./chunks.js";
+import { chunksOf, valuesOf } from "./chunks.js";
 import type { Source } from "./compatibility.js";
 import { configDtypes, type MixPlan, type MixtureOptions } from "./plan.js";
 import { routerRows } from "./router.js";
-import { TensorSink } from "./sink.js";
+import { encode, TensorSink } from "./sink.js";
 import { writeAverage, writeExperts } from "./streaming.js";
 import { expertTargets, projections, sourceName } from "./tensors.js";
 
@@ -80,7 +80,8 @@ async function writeTensors(
     } else if (from.kind === "router") {
       // Drawn now, in the order of layers, whatever order the jobs end in.
       const values = rows(moeLayers.indexOf(from.layer));
-      jobs.push(() => sink.write({ name, dtype }, 0, values));
+      const target = { name, dtype };
+      jobs.push(() => sink.write(target, 0, encode(target, values)));
     }
   }
   for (const layer of moeLayers) {
@@ -111,9 +112,10 @@ async function writeTensors(
 
 async function rootMeanSquare(source: Source, name: string): Promise<number> {
   let [sum, count] = [0, 0];
-  for await (const { values } of chunksOf([source], name)) {
-    for (const value of values[0]!) sum += value * value;
-    count += values[0]!.length;
+  for await (const { stored } of chunksOf([source], name)) {
+    const values = valuesOf(stored[0]!);
+    for (const value of values) sum += value * value;
+    count += values.length;
   }
   return Math.sqrt(sum / count);
 }

@@ -11,3 +11,4 @@ export {
 export { DeviceUnavailableError } from "./errors.js";
 export { MappedFile } from "./mapped-file.js";
 export { Storage } from "./storage.js";
+export { checksum, meanOfStored, type StoredMean, type StoredWeights } from "./stored.js";
