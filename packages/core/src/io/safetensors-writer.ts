@@ -13,6 +13,9 @@ export interface StoredTensor {
   readonly data: ArrayBufferView;
 }
 
+/** Bytes after which the disk is set to work, so that `finish` has little left to wait for. */
+const flushBytes = 1 << 26;
+
 /**
  * Writes a safetensors file tensor by tensor. All tensors are declared first; their bytes may then come in any order. The
  * file appears under its name when `finish` is done, never before. The bytes equal those of the Python library.
@@ -23,6 +26,8 @@ export class SafetensorsWriter {
   readonly #temporary: string;
   readonly #written = new Map<string, number>();
   #handle: FileHandle | undefined;
+  #unflushed = 0;
+  #flushing: Promise<void> | undefined;
 
   private constructor(path: string, temporary: string, handle: FileHandle, tensors: ReadonlyMap<string, TensorInfo>) {
     this.#path = path;
@@ -74,6 +79,18 @@ export class SafetensorsWriter {
     }
     this.#written.set(name, written);
     await writeFully(this.#handle, bytes, info.byteOffset + byteOffset);
+    this.#unflushed += bytes.byteLength;
+    if (this.#unflushed >= flushBytes) this.#flush();
+  }
+
+  /** One at a time, while writes go on. An error is one of `finish`. */
+  #flush(): void {
+    if (this.#flushing || !this.#handle) return;
+    this.#unflushed = 0;
+    this.#flushing = this.#handle.datasync().then(() => {
+      this.#flushing = undefined;
+    });
+    this.#flushing.catch(() => undefined);
   }
 
   /**
@@ -94,6 +111,7 @@ export class SafetensorsWriter {
           );
         }
       }
+      await this.#flushing;
       await this.#handle.sync();
       await this.#handle.close();
       this.#handle = undefined;
@@ -109,6 +127,7 @@ export class SafetensorsWriter {
   async abort(): Promise<void> {
     const handle = this.#handle;
     this.#handle = undefined;
+    await this.#flushing?.catch(() => undefined);
     await handle?.close();
     await rm(this.#temporary, { force: true });
   }
