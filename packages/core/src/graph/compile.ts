@@ -7,6 +7,7 @@ import { lower } from "./lower.js";
 import { type ProgramBuilder, printInstruction, printProgram } from "./program.js";
 import { currentTrace, Trace } from "./trace.js";
 import { mapTree } from "./tree.js";
+import type { WeightCopies } from "./weight-copies.js";
 
 /** Outputs up to this many bytes come back with the run; larger ones stay on the device. */
 const hostOutputBytes = 64 * 1024;
@@ -46,6 +47,11 @@ export interface CompiledFunction<A extends readonly unknown[], R> {
   memory(...args: A): { arenaBytes: number; workspaceBytes: number; temporaryBytes: number };
 }
 
+export interface CompileOptions {
+  /** Matrix products read these copies of their right operands instead of f32 parameters. */
+  weights?: WeightCopies | undefined;
+}
+
 const isTensor = (value: unknown): value is Tensor => value instanceof Tensor;
 
 /**
@@ -61,7 +67,10 @@ const isTensor = (value: unknown): value is Tensor => value instanceof Tensor;
  * });
  * const loss = await step(tokens, targets);
  */
-export function compile<A extends readonly unknown[], R>(fn: (...args: A) => R): CompiledFunction<A, R> {
+export function compile<A extends readonly unknown[], R>(
+  fn: (...args: A) => R,
+  options: CompileOptions = {},
+): CompiledFunction<A, R> {
   const programs = new Map<string, Compiled<R>>();
 
   const flatten = (args: A): { key: string; tensors: Tensor[] } => {
@@ -99,7 +108,7 @@ export function compile<A extends readonly unknown[], R>(fn: (...args: A) => R):
         "the result of a compiled function",
       );
     });
-    const builder = lower(outputs, trace.assignments, trace.placeholders);
+    const builder = lower(outputs, trace.assignments, trace.placeholders, options.weights);
     const program = new DeviceProgram(defaultDevice(), builder.spec(parameterBuffer));
     const parameters = builder.values.flatMap(({ origin }) => (origin.kind === "state" ? [origin.parameter] : []));
     return { program, builder, outputs, result, parameters };
@@ -120,7 +129,7 @@ export function compile<A extends readonly unknown[], R>(fn: (...args: A) => R):
     return { compiled, tensors };
   };
 
-  const run = async (args: A, options: { checkFinite?: boolean; profile?: boolean } = {}): Promise<R> => {
+  const run = async (args: A, how: { checkFinite?: boolean; profile?: boolean } = {}): Promise<R> => {
     const { compiled, tensors } = prepare(args);
     const pending = tensors.filter(({ source }) => source.kind === "op" || source.kind === "full");
     if (pending.length > 0) await materialise(pending);
@@ -138,9 +147,9 @@ export function compile<A extends readonly unknown[], R>(fn: (...args: A) => R):
     });
     const targets = results.map(({ target }) => target);
     try {
-      await program.run(tensors.map(leafInput), targets, options);
+      await program.run(tensors.map(leafInput), targets, how);
     } catch (error) {
-      throw options.checkFinite ? nonFinite(error, compiled.builder) : error;
+      throw how.checkFinite ? nonFinite(error, compiled.builder) : error;
     }
     let at = 0;
     return mapTree(compiled.result, (leaf) => (isTensor(leaf) ? results[at++]!.tensor : leaf), "result");

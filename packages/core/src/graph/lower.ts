@@ -5,6 +5,7 @@ import { type ElementwiseNode, emitChain, fuseElementwise } from "./fuse-element
 import { fuseResiduals } from "./fuse-residual.js";
 import { topologicalOrder } from "./order.js";
 import { type Instruction, ProgramBuilder, rootOf, type Value } from "./program.js";
+import type { WeightCopies } from "./weight-copies.js";
 
 /** An instruction before elementwise ops are put into kernels. */
 export type Step =
@@ -20,13 +21,17 @@ interface Lowering {
  * Turns a graph into a program: schedule, common subexpressions, epilogue fusion, elementwise fusion, in-place updates, dead
  * code. Assignments take effect after everything that reads the old value.
  * @param inputs leaves that are given to every run, in this order; other parameters become fixed state, host data constants
+ * @param copies of weights, which products read in their place
  */
 export function lower(
   outputs: readonly Tensor[],
   assignments: ReadonlyMap<Parameter, Tensor>,
   inputs: readonly Tensor[],
+  copies?: WeightCopies,
 ): ProgramBuilder {
-  const { lowering, valueFor } = buildSteps([...outputs, ...assignments.values()], inputs);
+  // A weight that this program writes has a new value before its copy has.
+  const copyOf = (weight: Parameter) => (assignments.has(weight) ? undefined : copies?.of(weight));
+  const { lowering, valueFor } = buildSteps([...outputs, ...assignments.values()], inputs, copyOf);
   const { program } = lowering;
   program.outputs = outputs.map((output) => materialised(lowering, valueFor(output)));
   const pending = new Map<Value, Value>();
@@ -54,9 +59,13 @@ function pinned(program: ProgramBuilder, pending: ReadonlyMap<Value, Value>): Se
   return new Set([...program.outputs, ...pending.values()]);
 }
 
+/** Kernels whose second operand may be stored in bf16. */
+const products: ReadonlySet<string> = new Set(["matmul", "grouped_matmul"]);
+
 function buildSteps(
   roots: readonly Tensor[],
   given: readonly Tensor[],
+  copyOf: (weight: Parameter) => Parameter | undefined,
 ): { lowering: Lowering; valueFor: (tensor: Tensor) => Value } {
   const program = new ProgramBuilder();
   const steps: Step[] = [];
@@ -87,9 +96,16 @@ function buildSteps(
   const valueFor = (tensor: Tensor): Value =>
     tensor.source.kind === "op" ? produced.get(tensor.source.node)![tensor.source.output]! : leafValue(tensor);
 
+  const stored = (value: Value): Value => {
+    const { origin, dtype } = value;
+    const copy = origin.kind === "state" && dtype === "f32" ? copyOf(origin.parameter) : undefined;
+    return copy ? leafValue(copy) : value;
+  };
+
   for (const node of topologicalOrder(roots)) {
     const op = opOf(node);
     const inputs = node.inputs.map((input) => input && valueFor(input));
+    if (products.has(op.kernel)) inputs[1] = stored(inputs[1]!);
     // Scalars and types are part of the key: a reshape or cast of the same input is another value.
     const types = node.outputs.map((type) => `${type.dtype}[${type.shape.join(",")}]`).join(";");
     const key = `${op.name}(${inputs.map((input) => input?.id ?? "_").join(",")}){${node.attributes.join(",")}}${types}`;

@@ -1,5 +1,6 @@
-import { compile } from "../graph/compile.js";
+import { type CompiledFunction, compile } from "../graph/compile.js";
 import { RandomGenerator } from "../graph/random.js";
+import { WeightCopies } from "../graph/weight-copies.js";
 import { KeyValueCache } from "../nn/self-attention.js";
 import { add } from "../ops/elementwise.js";
 import { iota } from "../ops/indexing.js";
@@ -12,6 +13,17 @@ import type { CausalLM } from "./causal-lm.js";
 /** What generation needs of a model; one that conditions a language model on something else has it too. */
 export type GenerativeModel = Pick<CausalLM, "config" | "hidden" | "logitsAt">;
 
+export interface GeneratorOptions {
+  /** Dtype of the key-value cache; bf16 halves its memory. Default f32. */
+  cacheDtype?: "f32" | "bf16";
+  /**
+   * How matrices are stored while generating. Small batches wait for their weights to be read, and bf16 halves the bytes; weights
+   * are then rounded to 8 bits of significand, and every sum stays f32. Each call of `generate` copies the weights as they are
+   * then, which takes as long as a token or two. Default f32, without copies.
+   */
+  weights?: "f32" | "bf16";
+}
+
 export interface GenerateOptions extends SamplingOptions {
   /** Tokens to add to each prompt at most. */
   maxNewTokens: number;
@@ -19,8 +31,6 @@ export interface GenerateOptions extends SamplingOptions {
   eosTokenIds?: readonly number[];
   /** Seed of the sampler. Default 0. */
   seed?: number;
-  /** Dtype of the key-value cache; bf16 halves its memory. Default f32. */
-  cacheDtype?: "f32" | "bf16";
   /** Called with every new token: row, token id, log-probability at temperature 1. */
   onToken?: (row: number, token: number, logProbability: number) => void;
   /** Stops between tokens; what was generated so far is returned. */
@@ -43,6 +53,11 @@ const stepsAhead = 2;
 
 const roundUp = (value: number, quantum: number): number => Math.ceil(value / quantum) * quantum;
 
+interface Drawn {
+  token: Tensor;
+  logProbability: Tensor;
+}
+
 /** Batched generation with a key-value cache, for one batch size and length; programs are kept between calls. */
 export class Generator implements Disposable {
   readonly batch: number;
@@ -53,8 +68,12 @@ export class Generator implements Disposable {
   readonly #token: Parameter;
   readonly #lengths: Parameter;
   readonly #random = new RandomGenerator(0);
+  readonly #weights: WeightCopies | undefined;
+  readonly #prefill: CompiledFunction<[tokens: Tensor, lengths: Tensor, sampling: SamplingOptions], Drawn>;
+  readonly #decode: CompiledFunction<[sampling: SamplingOptions], Drawn>;
 
-  constructor(model: GenerativeModel, batch: number, maxLength: number, cacheDtype: "f32" | "bf16" = "f32") {
+  constructor(model: GenerativeModel, batch: number, maxLength: number, options: GeneratorOptions = {}) {
+    const { cacheDtype = "f32", weights = "f32" } = options;
     const { keyValueHeads, headDim, layers, maxPositions } = model.config;
     if (maxLength > maxPositions) {
       throw new InvalidUseError(`prompt and new tokens take ${maxLength} positions; the model has ${maxPositions}`);
@@ -68,10 +87,13 @@ export class Generator implements Disposable {
     );
     this.#token = new Parameter([batch, 1], { dtype: "i32", trainable: false });
     this.#lengths = new Parameter([batch], { dtype: "i32", trainable: false });
+    this.#weights = weights === "bf16" ? new WeightCopies() : undefined;
+    this.#prefill = compile(this.#prefillStep, { weights: this.#weights });
+    this.#decode = compile(this.#decodeStep, { weights: this.#weights });
   }
 
   /** Runs the prompts, right-padded to one length, and draws the first new token of each row. */
-  readonly #prefill = compile((tokens: Tensor, lengths: Tensor, sampling: SamplingOptions) => {
+  readonly #prefillStep = (tokens: Tensor, lengths: Tensor, sampling: SamplingOptions): Drawn => {
     const [batch, sequence] = tokens.shape as [number, number];
     const caches = { layers: this.#caches, start: full([batch], 0, "i32"), lengths: full([batch], sequence, "i32") };
     const { hidden } = this.#model.hidden(tokens, { caches });
@@ -79,18 +101,18 @@ export class Generator implements Disposable {
     const last = add(add(iota(batch).mul(sequence), lengths), -1);
     this.#lengths.assign(lengths);
     return this.#draw(this.#model.logitsAt(hidden, last), sampling);
-  });
+  };
 
-  readonly #decode = compile((sampling: SamplingOptions) => {
+  readonly #decodeStep = (sampling: SamplingOptions): Drawn => {
     const lengths = add(this.#lengths, 1);
     const caches = { layers: this.#caches, start: this.#lengths, lengths };
     const { hidden } = this.#model.hidden(this.#token, { caches, positions: reshape(this.#lengths, [this.batch, 1]) });
     const logits = this.#model.logitsAt(hidden, iota(this.batch));
     this.#lengths.assign(lengths);
     return this.#draw(logits, sampling);
-  });
+  };
 
-  #draw(logits: Tensor, sampling: SamplingOptions): { token: Tensor; logProbability: Tensor } {
+  #draw(logits: Tensor, sampling: SamplingOptions): Drawn {
     const drawn = this.#random.sampleTokens(logits, sampling);
     this.#token.assign(reshape(drawn.token, [this.batch, 1]));
     return drawn;
@@ -120,6 +142,7 @@ export class Generator implements Disposable {
       padded.set(prompt, row * sequence);
     });
     this.#random.seed(seed);
+    await this.#weights?.refresh();
     const lengths = Int32Array.from(prompts, (prompt) => prompt.length);
     const rows = prompts.map(() => ({ tokens: [] as number[], logProbabilities: [] as number[], finished: false }));
     const inFlight = [this.#prefill(tensor(padded, { shape: [this.batch, sequence] }), tensor(lengths), sampling)];
@@ -144,9 +167,10 @@ export class Generator implements Disposable {
     }));
   }
 
-  /** Frees the caches now. */
+  /** Frees the caches and copies now. */
   dispose(): void {
     for (const cache of this.#caches) cache.dispose();
+    this.#weights?.[Symbol.dispose]();
   }
 
   [Symbol.dispose](): void {
@@ -158,9 +182,9 @@ export class Generator implements Disposable {
 export async function generate(
   model: GenerativeModel,
   prompts: readonly Int32Array[],
-  options: GenerateOptions,
+  options: GenerateOptions & GeneratorOptions,
 ): Promise<Generation[]> {
   const longest = Math.max(0, ...prompts.map((prompt) => prompt.length));
-  using generator = new Generator(model, prompts.length, longest + options.maxNewTokens, options.cacheDtype);
+  using generator = new Generator(model, prompts.length, longest + options.maxNewTokens, options);
   return await generator.generate(prompts, options);
 }

@@ -7,7 +7,15 @@ export {
   type LossResult,
 } from "./causal-lm.js";
 export { createModel, type LoadOptions, loadModel, loadWeights, type SaveModelOptions, saveModel } from "./folder.js";
-export { type GenerateOptions, type Generation, type GenerativeModel, Generator, generate } from "./generate.js";
+export {
+  type GenerateOptions,
+  type Generation,
+  type GenerativeModel,
+  Generator,
+  type GeneratorOptions,
+  generate,
+} from "./generate.js";
+export { GgufError, type SaveGgufOptions, saveGguf } from "./gguf.js";
 export { Llama } from "./llama.js";
 export { Mixtral, type MixtralConfig } from "./mixtral.js";
 export { type DiskTensor, diskLayout, type MixtralLayout } from "./weights.js";

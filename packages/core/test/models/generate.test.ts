@@ -1,5 +1,15 @@
 import { describe, expect, it } from "vitest";
-import { compile, Generator, generate, Llama, Mixtral, type Tensor, tensor } from "../../src/index.js";
+import {
+  bf16ToF32,
+  compile,
+  f32ToBf16,
+  Generator,
+  generate,
+  Llama,
+  Mixtral,
+  type Tensor,
+  tensor,
+} from "../../src/index.js";
 
 const sizes = {
   vocabSize: 64,
@@ -88,6 +98,31 @@ describe("a generator", () => {
     // bf16 keeps 8 bits: keys and values are off by up to 2^-9 each.
     expect(Math.abs(rounded!.logProbabilities[0]! - exact!.logProbabilities[0]!)).toBeLessThan(0.1);
   });
+
+  it.each(Object.entries(models))(
+    "with bf16 weights equals a %s whose matrices were rounded, and follows them",
+    async (_name, make) => {
+      const model = make();
+      using generator = new Generator(model, prompts.length, 64, { weights: "bf16" });
+      const options = { maxNewTokens: 12, temperature: 0 };
+      await generator.generate(prompts, options);
+      for (const [name, parameter] of model.namedParameters()) {
+        const values = (await parameter.data()) as Float32Array;
+        // Other matrices than before; those that are multiplied by can be held by bf16, the embedding and the norms cannot.
+        const other = values.map((value, i) => (i % 2 ? value : -value));
+        if (parameter.rank > 1) parameter.set(name.includes("embed") ? other : bf16ToF32(f32ToBf16(other)));
+      }
+      const expected = await generate(model, prompts, options);
+      const rows = await generator.generate(prompts, options);
+      rows.forEach(({ tokens, logProbabilities }, row) => {
+        expect([...tokens], `row ${row}`).toEqual([...expected[row]!.tokens]);
+        // The same products in f32, summed in another order.
+        logProbabilities.forEach((each, i) => {
+          expect(each).toBeCloseTo(expected[row]!.logProbabilities[i]!, 4);
+        });
+      });
+    },
+  );
 
   it("refuses what does not fit, and says why", async () => {
     const model = models.llama();
