@@ -26,9 +26,10 @@ interface FolderConfig {
   [key: string]: unknown;
 }
 
-/** SHA-256 of an architecture and the values of parameters by name: equal exactly for models that compute alike. */
-export async function hashModel(architecture: unknown, parameters: ReadonlyMap<string, Parameter>): Promise<string> {
-  const hash = createHash("sha256").update(JSON.stringify(architecture));
+/** SHA-256 of an architecture (flat) and the values of parameters by name: equal exactly for models that compute alike. */
+export async function hashModel(architecture: object, parameters: ReadonlyMap<string, Parameter>): Promise<string> {
+  const fields = Object.entries(architecture).sort(([a], [b]) => (a < b ? -1 : 1));
+  const hash = createHash("sha256").update(JSON.stringify(fields));
   for (const name of [...parameters.keys()].sort()) {
     const data = await parameters.get(name)!.data();
     hash.update(`\0${name}\0`).update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
@@ -77,7 +78,7 @@ export async function saveModelFolder(module: Module, path: string, options: Sav
 }
 
 /** Reads `config.json` and checks its kind. @throws SynthError `SYNTH_MODEL` */
-export async function readModelConfig<A>(
+export async function readModelConfig<A extends object>(
   path: string,
   kind: string,
   schema: z.ZodType<A>,
@@ -101,7 +102,7 @@ export async function readModelConfig<A>(
 export async function loadModelWeights(
   module: Module,
   path: string,
-  expected: { architecture: unknown; sha256: string },
+  expected: { architecture: object; sha256: string },
 ): Promise<void> {
   await using file = await SafetensorsFile.open(join(path, weightsFile));
   for (const [name, parameter] of module.namedParameters()) {

@@ -17,6 +17,12 @@ export const architectureSchema = z.strictObject({
     .describe("Channels of each level; every level after the first halves width and height."),
   residualBlocks: count(1, "Residual blocks of each level."),
   attention: z.boolean().default(false).describe("Self-attention at the coarsest level; MUSE leaves it out."),
+  codesSee: z
+    .enum(["picture", "patch"])
+    .default("picture")
+    .describe(
+      "What a code depends on: the picture around it and its statistics (3 × 3 convolutions, group norms), as in VQ-GAN, or its own patch alone, so that equal patches have equal codes: easier to generate.",
+    ),
   groups: count(8, "Groups of the group norms."),
   codes: count(128, "Entries of the codebook."),
   codeWidth: count(8, "Dimension of a code, and of the embeddings that are synthesised."),

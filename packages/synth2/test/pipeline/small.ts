@@ -28,7 +28,7 @@ const tokenizerArchitecture = {
 const tokenizerLoss: TokenizerLossSettings = {
   reconstruction: "l1",
   contrast: 0,
-  codebook: { learning: "ema", decay: 0.9, reviveBelow: 0.5 },
+  codebook: { learning: "ema", decay: 0.9, reviveBelow: 0.5, reviveCandidates: 4 },
   commitment: 0.25,
   reviveUntil: 0.7,
   adversarial: { weight: 0, startStep: 0, channels: [8], gradientPenalty: 0 },
