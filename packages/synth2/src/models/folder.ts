@@ -20,7 +20,7 @@ const weightsFile = "model.safetensors";
 /** What a folder of a model of this package declares beside its architecture. */
 interface FolderConfig {
   model_type: string;
-  architecture: unknown;
+  architecture: object;
   /** SHA-256 of architecture and weights. */
   sha256: string;
   [key: string]: unknown;
@@ -82,7 +82,7 @@ export async function readModelConfig<A extends object>(
   path: string,
   kind: string,
   schema: z.ZodType<A>,
-): Promise<{ architecture: A; sha256: string; config: Readonly<Record<string, unknown>> }> {
+): Promise<{ architecture: A; sha256: string; config: Readonly<FolderConfig> }> {
   const file = join(path, configFile);
   if (!existsSync(file)) {
     throw new SynthError("SYNTH_MODEL", `${path} holds no ${configFile}: give the folder that \`synth2\` wrote`);
@@ -95,10 +95,14 @@ export async function readModelConfig<A extends object>(
   if (!parsed.success || typeof config.sha256 !== "string") {
     throw new SynthError("SYNTH_MODEL", `${file} does not describe a ${kind}: ${parsed.error?.message ?? "no sha256"}`);
   }
-  return { architecture: parsed.data, sha256: config.sha256, config };
+  return { architecture: parsed.data, sha256: config.sha256, config: config as FolderConfig };
 }
 
-/** Fills a module's parameters from the folder. @throws SynthError `SYNTH_MODEL` where they do not fit or were changed */
+/**
+ * Fills a module's parameters from the folder.
+ * @param expected the folder's configuration, as it is written there: fields that came later are not in its hash
+ * @throws SynthError `SYNTH_MODEL` where they do not fit or were changed
+ */
 export async function loadModelWeights(
   module: Module,
   path: string,

@@ -26,10 +26,22 @@ export const architectureSchema = z.strictObject({
   groups: count(8, "Groups of the group norms."),
   codes: count(128, "Entries of the codebook."),
   codeWidth: count(8, "Dimension of a code, and of the embeddings that are synthesised."),
+  structureCodes: z
+    .number()
+    .int()
+    .nonnegative()
+    .default(0)
+    .describe(
+      "Entries of a second codebook, for patches in grey of one mean and contrast: a code is then one entry of each, and what is left to the first is colour. New combinations of the two are codes too. 0: one codebook.",
+    ),
   normaliseCodes: z.boolean().default(false).describe("Codes of length 1, compared by angle (as LlamaGen)."),
 });
 
 export type TokenizerArchitecture = z.infer<typeof architectureSchema>;
+
+/** Sizes of the codebooks: a code of a position is one entry of each. */
+export const booksOf = ({ codes, structureCodes }: TokenizerArchitecture): number[] =>
+  structureCodes > 0 ? [codes, structureCodes] : [codes];
 
 /** Width and height of the grid of codes. @throws SynthError `SYNTH_OPTIONS` where the sizes do not fit together */
 export function gridSizeOf({ imageSize, patchSize, channels, groups }: TokenizerArchitecture): number {

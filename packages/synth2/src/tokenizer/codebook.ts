@@ -27,6 +27,7 @@ import {
   sum,
   type Tensor,
   vectorQuantise,
+  vqLookup,
   where,
 } from "@trefoil/core";
 
@@ -64,6 +65,11 @@ export class Codebook extends Module {
   /** The codes as they are compared and handed on, [K, D]. */
   table(): Tensor {
     return this.normalise ? unitRows(this.weight) : this.weight;
+  }
+
+  /** Numbers of the nearest codes of latents [R, D]: i32 [R]. */
+  nearest(latents: Tensor): Tensor {
+    return vqLookup(this.normalise ? unitRows(latents) : latents, this.table()).index;
   }
 
   /** Nearest codes of latents [R, D] (VQ-VAE, arXiv 1711.00937, equations 1 to 3). */

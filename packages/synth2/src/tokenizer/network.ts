@@ -2,18 +2,26 @@ import {
   add,
   attention,
   Conv2d,
+  divide,
   GroupNorm,
   type InitialValues,
   Linear,
   Module,
+  mean,
+  multiply,
   RMSNorm,
   reshape,
   silu,
+  sqrt,
+  square,
+  subtract,
+  sum,
   type Tensor,
+  tensor,
   transpose,
   upsampleNearest2,
 } from "@trefoil/core";
-import { gridSizeOf, type TokenizerArchitecture } from "./architecture.js";
+import { booksOf, gridSizeOf, type TokenizerArchitecture } from "./architecture.js";
 
 type Side = "encoder" | "decoder";
 type Norm = GroupNorm | RMSNorm;
@@ -120,7 +128,7 @@ class UpLevel extends Module {
   }
 }
 
-/** Images [N, S, S, 3] to latents [N, g, g, codeWidth]. */
+/** Images [N, S, S, C] to latents [N, g, g, codeWidth]. */
 export class Encoder extends Module {
   readonly input: Conv2d;
   readonly levels: DownLevel[];
@@ -128,11 +136,11 @@ export class Encoder extends Module {
   readonly norm: Norm;
   readonly output: Conv2d;
 
-  constructor(arch: TokenizerArchitecture, initial: InitialValues) {
+  constructor(arch: TokenizerArchitecture, initial: InitialValues, inputs = 3) {
     super();
     const { channels, patchSize, codeWidth } = arch;
     const patches = patchSize === 1 ? { padding: 1 } : { kernelSize: patchSize, stride: patchSize };
-    this.input = new Conv2d(3, channels[0]!, { ...patches, initial });
+    this.input = new Conv2d(inputs, channels[0]!, { ...patches, initial });
     this.levels = channels.map(
       (width, i) => new DownLevel(channels[Math.max(0, i - 1)]!, width, i === 0, arch, initial),
     );
@@ -159,7 +167,8 @@ export class Decoder extends Module {
 
   constructor(arch: TokenizerArchitecture, initial: InitialValues) {
     super();
-    const { channels, patchSize, codeWidth } = arch;
+    const { channels, patchSize } = arch;
+    const codeWidth = arch.codeWidth * booksOf(arch).length;
     this.input = new Conv2d(codeWidth, channels.at(-1)!, { padding: 1, initial });
     this.middle = middleBlocks(arch, "decoder", initial);
     this.levels = channels
@@ -184,9 +193,26 @@ function unfoldPatches(x: Tensor, p: number): Tensor {
   return reshape(patches, [n, height * p, width * p, 3]);
 }
 
-/** Encoder and decoder; the codebook stands between them. */
+/**
+ * Images [N, S, S, 3] to their patches in grey, each of mean 0 and deviation 1, [N, S, S, 1]: what is drawn, without its colours.
+ * @param patch pixels per side
+ */
+export function structureOf(images: Tensor, patch: number): Tensor {
+  const [n, size] = images.shape as [number, number];
+  const luminance = sum(multiply(images, tensor([0.299, 0.587, 0.114])), { axes: 3 });
+  const patches = reshape(luminance, [n, size / patch, patch, size / patch, patch]);
+  const overPatch = { axes: [2, 4], keepDims: true };
+  const centred = subtract(patches, mean(patches, overPatch));
+  // Flat patches stay flat: less than a hundredth of the range is no structure.
+  const deviation = sqrt(add(mean(square(centred), overPatch), 1e-4));
+  return reshape(divide(centred, deviation), [n, size, size, 1]);
+}
+
+/** Encoders and decoder; the codebooks stand between them. */
 export class Autoencoder extends Module {
   readonly encoder: Encoder;
+  /** Reads what `structureOf` leaves, where there is a codebook for it. */
+  readonly structureEncoder: Encoder | null;
   readonly decoder: Decoder;
   /** Width and height of the grid of codes. */
   readonly gridSize: number;
@@ -198,6 +224,16 @@ export class Autoencoder extends Module {
     super();
     this.gridSize = gridSizeOf(architecture);
     this.encoder = new Encoder(architecture, initial);
+    this.structureEncoder = architecture.structureCodes > 0 ? new Encoder(architecture, initial, 1) : null;
     this.decoder = new Decoder(architecture, initial);
+  }
+
+  /** Latents of images [N, S, S, 3] for each codebook, [N g g, codeWidth] each. */
+  encode(images: Tensor): Tensor[] {
+    const rows = (latents: Tensor) => reshape(latents, [-1, this.architecture.codeWidth]);
+    const first = rows(this.encoder.forward(images));
+    if (!this.structureEncoder) return [first];
+    const structure = structureOf(images, this.architecture.imageSize / this.gridSize);
+    return [first, rows(this.structureEncoder.forward(structure))];
   }
 }

@@ -23,6 +23,8 @@ const tokenizerArchitecture = {
   groups: 4,
   codes: 32,
   codeWidth: 4,
+  codesSee: "picture" as const,
+  structureCodes: 0,
   normaliseCodes: false,
 };
 const tokenizerLoss: TokenizerLossSettings = {
