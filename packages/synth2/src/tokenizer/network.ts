@@ -2,32 +2,49 @@ import {
   add,
   attention,
   Conv2d,
+  divide,
   GroupNorm,
   type InitialValues,
   Linear,
   Module,
+  mean,
+  multiply,
+  RMSNorm,
   reshape,
   silu,
+  sqrt,
+  square,
+  subtract,
+  sum,
   type Tensor,
+  tensor,
   transpose,
   upsampleNearest2,
 } from "@trefoil/core";
-import { gridSizeOf, type TokenizerArchitecture } from "./architecture.js";
+import { booksOf, gridSizeOf, type TokenizerArchitecture } from "./architecture.js";
+
+type Side = "encoder" | "decoder";
+type Norm = GroupNorm | RMSNorm;
+
+/** Statistics of a group norm are the whole picture's: where codes see only their patch, every position is normalised by itself. */
+const normOf = (channels: number, { groups, codesSee }: Pick<TokenizerArchitecture, "groups" | "codesSee">): Norm =>
+  codesSee === "patch" ? new RMSNorm(channels) : new GroupNorm(channels, groups);
 
 /** Norm, SiLU, convolution, twice, beside a shortcut. */
 class ResidualBlock extends Module {
-  readonly norm1: GroupNorm;
+  readonly norm1: Norm;
   readonly conv1: Conv2d;
-  readonly norm2: GroupNorm;
+  readonly norm2: Norm;
   readonly conv2: Conv2d;
   readonly shortcut: Conv2d | null;
 
-  constructor(inputs: number, outputs: number, groups: number, initial: InitialValues) {
+  constructor(inputs: number, outputs: number, arch: TokenizerArchitecture, side: Side, initial: InitialValues) {
     super();
-    this.norm1 = new GroupNorm(inputs, groups);
-    this.conv1 = new Conv2d(inputs, outputs, { padding: 1, initial });
-    this.norm2 = new GroupNorm(outputs, groups);
-    this.conv2 = new Conv2d(outputs, outputs, { padding: 1, initial });
+    const window = side === "encoder" && arch.codesSee === "patch" ? { kernelSize: 1 } : { padding: 1 };
+    this.norm1 = normOf(inputs, arch);
+    this.conv1 = new Conv2d(inputs, outputs, { ...window, initial });
+    this.norm2 = normOf(outputs, arch);
+    this.conv2 = new Conv2d(outputs, outputs, { ...window, initial });
     this.shortcut = inputs === outputs ? null : new Conv2d(inputs, outputs, { kernelSize: 1, initial });
   }
 
@@ -40,15 +57,15 @@ class ResidualBlock extends Module {
 
 /** Single-head self-attention over all positions: the non-local block of VQ-GAN. */
 class AttentionBlock extends Module {
-  readonly norm: GroupNorm;
+  readonly norm: Norm;
   readonly queries: Linear;
   readonly keys: Linear;
   readonly values: Linear;
   readonly output: Linear;
 
-  constructor(channels: number, groups: number, initial: InitialValues) {
+  constructor(channels: number, arch: TokenizerArchitecture, initial: InitialValues) {
     super();
-    this.norm = new GroupNorm(channels, groups);
+    this.norm = normOf(channels, arch);
     const projection = () => new Linear(channels, channels, { initial });
     [this.queries, this.keys, this.values, this.output] = [projection(), projection(), projection(), projection()];
   }
@@ -64,10 +81,10 @@ class AttentionBlock extends Module {
 
 type Block = ResidualBlock | AttentionBlock;
 
-function middleBlocks({ channels, attention: attend, groups }: TokenizerArchitecture, initial: InitialValues): Block[] {
-  const width = channels.at(-1)!;
-  const residual = () => new ResidualBlock(width, width, groups, initial);
-  return attend ? [residual(), new AttentionBlock(width, groups, initial), residual()] : [residual()];
+function middleBlocks(arch: TokenizerArchitecture, side: Side, initial: InitialValues): Block[] {
+  const width = arch.channels.at(-1)!;
+  const residual = () => new ResidualBlock(width, width, arch, side, initial);
+  return arch.attention ? [residual(), new AttentionBlock(width, arch, initial), residual()] : [residual()];
 }
 
 const run = (blocks: readonly Block[], x: Tensor): Tensor => blocks.reduce((value, block) => block.forward(value), x);
@@ -79,10 +96,11 @@ class DownLevel extends Module {
   constructor(inputs: number, outputs: number, first: boolean, arch: TokenizerArchitecture, initial: InitialValues) {
     super();
     // Padding at the bottom and right only, as in VQ-GAN.
-    this.down = first ? null : new Conv2d(inputs, inputs, { stride: 2, padding: [0, 1], initial });
+    const window = arch.codesSee === "patch" ? { kernelSize: 2 } : { padding: [0, 1] as [number, number] };
+    this.down = first ? null : new Conv2d(inputs, inputs, { stride: 2, ...window, initial });
     this.blocks = Array.from(
       { length: arch.residualBlocks },
-      (_, i) => new ResidualBlock(i === 0 ? inputs : outputs, outputs, arch.groups, initial),
+      (_, i) => new ResidualBlock(i === 0 ? inputs : outputs, outputs, arch, "encoder", initial),
     );
   }
 
@@ -99,7 +117,7 @@ class UpLevel extends Module {
     super();
     this.blocks = Array.from(
       { length: arch.residualBlocks },
-      () => new ResidualBlock(inputs, inputs, arch.groups, initial),
+      () => new ResidualBlock(inputs, inputs, arch, "decoder", initial),
     );
     this.up = last ? null : new Conv2d(inputs, outputs, { padding: 1, initial });
   }
@@ -110,24 +128,24 @@ class UpLevel extends Module {
   }
 }
 
-/** Images [N, S, S, 3] to latents [N, g, g, codeWidth]. */
+/** Images [N, S, S, C] to latents [N, g, g, codeWidth]. */
 export class Encoder extends Module {
   readonly input: Conv2d;
   readonly levels: DownLevel[];
   readonly middle: Block[];
-  readonly norm: GroupNorm;
+  readonly norm: Norm;
   readonly output: Conv2d;
 
-  constructor(arch: TokenizerArchitecture, initial: InitialValues) {
+  constructor(arch: TokenizerArchitecture, initial: InitialValues, inputs = 3) {
     super();
-    const { channels, patchSize, groups, codeWidth } = arch;
+    const { channels, patchSize, codeWidth } = arch;
     const patches = patchSize === 1 ? { padding: 1 } : { kernelSize: patchSize, stride: patchSize };
-    this.input = new Conv2d(3, channels[0]!, { ...patches, initial });
+    this.input = new Conv2d(inputs, channels[0]!, { ...patches, initial });
     this.levels = channels.map(
       (width, i) => new DownLevel(channels[Math.max(0, i - 1)]!, width, i === 0, arch, initial),
     );
-    this.middle = middleBlocks(arch, initial);
-    this.norm = new GroupNorm(channels.at(-1)!, groups);
+    this.middle = middleBlocks(arch, "encoder", initial);
+    this.norm = normOf(channels.at(-1)!, arch);
     this.output = new Conv2d(channels.at(-1)!, codeWidth, { kernelSize: 1, initial });
   }
 
@@ -142,20 +160,21 @@ export class Decoder extends Module {
   readonly input: Conv2d;
   readonly middle: Block[];
   readonly levels: UpLevel[];
-  readonly norm: GroupNorm;
+  readonly norm: Norm;
   /** Its weight is where the adaptive weight of the discriminator compares gradients. */
   readonly output: Conv2d;
   readonly #patchSize: number;
 
   constructor(arch: TokenizerArchitecture, initial: InitialValues) {
     super();
-    const { channels, patchSize, groups, codeWidth } = arch;
+    const { channels, patchSize } = arch;
+    const codeWidth = arch.codeWidth * booksOf(arch).length;
     this.input = new Conv2d(codeWidth, channels.at(-1)!, { padding: 1, initial });
-    this.middle = middleBlocks(arch, initial);
+    this.middle = middleBlocks(arch, "decoder", initial);
     this.levels = channels
       .map((width, i) => new UpLevel(width, channels[Math.max(0, i - 1)]!, i === 0, arch, initial))
       .reverse();
-    this.norm = new GroupNorm(channels[0]!, groups);
+    this.norm = normOf(channels[0]!, arch);
     this.output = new Conv2d(channels[0]!, 3 * patchSize * patchSize, { padding: 1, initial });
     this.#patchSize = patchSize;
   }
@@ -174,9 +193,26 @@ function unfoldPatches(x: Tensor, p: number): Tensor {
   return reshape(patches, [n, height * p, width * p, 3]);
 }
 
-/** Encoder and decoder; the codebook stands between them. */
+/**
+ * Images [N, S, S, 3] to their patches in grey, each of mean 0 and deviation 1, [N, S, S, 1]: what is drawn, without its colours.
+ * @param patch pixels per side
+ */
+export function structureOf(images: Tensor, patch: number): Tensor {
+  const [n, size] = images.shape as [number, number];
+  const luminance = sum(multiply(images, tensor([0.299, 0.587, 0.114])), { axes: 3 });
+  const patches = reshape(luminance, [n, size / patch, patch, size / patch, patch]);
+  const overPatch = { axes: [2, 4], keepDims: true };
+  const centred = subtract(patches, mean(patches, overPatch));
+  // Flat patches stay flat: less than a hundredth of the range is no structure.
+  const deviation = sqrt(add(mean(square(centred), overPatch), 1e-4));
+  return reshape(divide(centred, deviation), [n, size, size, 1]);
+}
+
+/** Encoders and decoder; the codebooks stand between them. */
 export class Autoencoder extends Module {
   readonly encoder: Encoder;
+  /** Reads what `structureOf` leaves, where there is a codebook for it. */
+  readonly structureEncoder: Encoder | null;
   readonly decoder: Decoder;
   /** Width and height of the grid of codes. */
   readonly gridSize: number;
@@ -188,6 +224,16 @@ export class Autoencoder extends Module {
     super();
     this.gridSize = gridSizeOf(architecture);
     this.encoder = new Encoder(architecture, initial);
+    this.structureEncoder = architecture.structureCodes > 0 ? new Encoder(architecture, initial, 1) : null;
     this.decoder = new Decoder(architecture, initial);
+  }
+
+  /** Latents of images [N, S, S, 3] for each codebook, [N g g, codeWidth] each. */
+  encode(images: Tensor): Tensor[] {
+    const rows = (latents: Tensor) => reshape(latents, [-1, this.architecture.codeWidth]);
+    const first = rows(this.encoder.forward(images));
+    if (!this.structureEncoder) return [first];
+    const structure = structureOf(images, this.architecture.imageSize / this.gridSize);
+    return [first, rows(this.structureEncoder.forward(structure))];
   }
 }
