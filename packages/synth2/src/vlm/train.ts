@@ -145,7 +145,8 @@ async function pairsFrom(data: EmbeddedDataset, { at, count }: { at: number; cou
     const position = at + i;
     return new Permutation(data.length, seed, Math.floor(position / data.length)).at(position % data.length);
   });
-  return await Promise.all(indices.map((index) => data.get(index)));
+  if (count === 0) return [];
+  return data.getMany ? await data.getMany(indices) : await Promise.all(indices.map((index) => data.get(index)));
 }
 
 /** Trains resampler and gated blocks on pictures and captions, and saves them; the language model stays as it is. */
