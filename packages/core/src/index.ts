@@ -2,6 +2,7 @@ export * from "./cli/index.js";
 export * from "./data/index.js";
 export * from "./device/index.js";
 export * from "./diffusion/index.js";
+export * from "./experiment/index.js";
 export * from "./graph/index.js";
 export * from "./io/index.js";
 export * from "./models/index.js";

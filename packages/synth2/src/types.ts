@@ -58,6 +58,8 @@ export interface EmbeddedDataset {
   /** SHA-256 of the image tokenizer that the embeddings come from; datasets mix only when it is the same. */
   readonly tokenizerHash: string;
   get(index: number): EmbeddedSample | Promise<EmbeddedSample>;
+  /** Several at once, where that costs less. */
+  getMany?(indices: readonly number[]): Promise<EmbeddedSample[]>;
 }
 
 /** A frozen image tokenizer: pixels to codes to embeddings and back. Images are NHWC in [-1, 1]. */

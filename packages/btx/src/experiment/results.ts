@@ -1,6 +1,4 @@
-import { existsSync } from "node:fs";
-import { appendFile, readFile } from "node:fs/promises";
-import { join } from "node:path";
+import { readResultRows } from "@trefoil/core";
 import type { DomainRouting } from "../stages/index.js";
 import type { Cost } from "./cost.js";
 import type { WindowScores } from "./measure.js";
@@ -18,21 +16,4 @@ export interface ResultRow extends WindowScores, Cost {
 
 export const resultKey = ({ arm, seed }: Pick<ResultRow, "arm" | "seed">): string => `${seed} ${arm}`;
 
-const fileOf = (directory: string): string => join(directory, "results.jsonl");
-
-export async function readResults(directory: string): Promise<ResultRow[]> {
-  if (!existsSync(fileOf(directory))) return [];
-  // A line torn by a kill is left out, and its arm run again.
-  return (await readFile(fileOf(directory), "utf8")).split("\n").flatMap((line) => {
-    try {
-      return [JSON.parse(line) as ResultRow];
-    } catch {
-      return [];
-    }
-  });
-}
-
-/** The line feed before a row ends a line that a kill has torn. */
-export async function appendResult(directory: string, row: ResultRow): Promise<void> {
-  await appendFile(fileOf(directory), `\n${JSON.stringify(row)}\n`);
-}
+export const readResults = (directory: string): Promise<ResultRow[]> => readResultRows(directory);

@@ -1,6 +1,4 @@
-import { existsSync } from "node:fs";
-import { appendFile, readFile } from "node:fs/promises";
-import { join } from "node:path";
+import { readResultRows } from "@trefoil/core";
 import type { GradientVariance } from "../stages/index.js";
 
 /** One trained arm of one seed: a line of `results.jsonl`. */
@@ -35,21 +33,4 @@ export interface ResultRow {
 export const resultKey = ({ cell, arm, seed }: Pick<ResultRow, "cell" | "arm" | "seed">): string =>
   `${seed} ${cell} ${arm}`;
 
-const fileOf = (directory: string): string => join(directory, "results.jsonl");
-
-export async function readResults(directory: string): Promise<ResultRow[]> {
-  if (!existsSync(fileOf(directory))) return [];
-  // A line torn by a kill is left out, and its arm run again.
-  return (await readFile(fileOf(directory), "utf8")).split("\n").flatMap((line) => {
-    try {
-      return [JSON.parse(line) as ResultRow];
-    } catch {
-      return [];
-    }
-  });
-}
-
-/** The line feed before a row ends a line that a kill has torn. */
-export async function appendResult(directory: string, row: ResultRow): Promise<void> {
-  await appendFile(fileOf(directory), `\n${JSON.stringify(row)}\n`);
-}
+export const readResults = (directory: string): Promise<ResultRow[]> => readResultRows(directory);

@@ -75,7 +75,7 @@ export interface CaptionRowOptions {
 
 /**
  * Next-token rows of texts: `tokens` i32 [n, sequence] begin with `start`, `targets` end with `end` (-1 behind it), and `weights` make
- * the loss a mean over all targets of the batch.
+ * the loss a mean over all `count` targets of the batch.
  */
 export function captionRows(texts: readonly Int32Array[], { start, end, sequence }: CaptionRowOptions) {
   const tokens = new Int32Array(texts.length * sequence);
@@ -88,5 +88,5 @@ export function captionRows(texts: readonly Int32Array[], { start, end, sequence
     count += Math.min(text.length + 1, sequence);
   });
   const weights = Float32Array.from(targets, (target) => (target >= 0 ? 1 / count : 0));
-  return { tokens, targets, weights };
+  return { tokens, targets, weights, count };
 }

@@ -5,6 +5,17 @@ import { captionsOf, encodePairs, generatorFor, generatorSizesSchema, trainGener
 import { VqImageTokenizer } from "../tokenizer/index.js";
 import { count, dataField, folder, outputFields, runOf, trainFields } from "./fields.js";
 
+/** The loss, with what it is by default. */
+export const generatorLossSchema = z.strictObject({
+  schedule: z
+    .enum(["cosine", "linear", "square", "arccos"])
+    .default("cosine")
+    .describe("Of the share of hidden codes."),
+  average: z.enum(["picture", "batch"]).default("batch").describe("Whether pictures or hidden codes count alike."),
+  dropCondition: z.number().min(0).lt(1).default(0.1).describe("Share of captions that are dropped."),
+  labelSmoothing: z.number().min(0).lt(1).default(0).describe("ε of the label smoothing."),
+});
+
 export const generatorCommand = defineCommand({
   name: "generator",
   summary: "Train a text-to-image model: captions to the codes of a picture.",
@@ -19,20 +30,7 @@ export const generatorCommand = defineCommand({
     vocabulary: count(512, "Tokens of the captions' vocabulary, at most.").meta({ unit: "tokens" }),
     ...outputFields,
     model: generatorSizesSchema.prefault({}),
-    loss: z
-      .strictObject({
-        schedule: z
-          .enum(["cosine", "linear", "square", "arccos"])
-          .default("cosine")
-          .describe("Of the share of hidden codes."),
-        average: z
-          .enum(["picture", "batch"])
-          .default("batch")
-          .describe("Whether pictures or hidden codes count alike."),
-        dropCondition: z.number().min(0).lt(1).default(0.1).describe("Share of captions that are dropped."),
-        labelSmoothing: z.number().min(0).lt(1).default(0).describe("ε of the label smoothing."),
-      })
-      .prefault({}),
+    loss: generatorLossSchema.prefault({}),
     train: trainFields({ steps: 2000, learningRate: 1e-3, batch: 32 }).prefault({}),
   }),
   run: async (config, { progress, signal }) => {

@@ -7,6 +7,7 @@ import { generatorCommand } from "./generator.js";
 import { languageModelCommand } from "./language-model.js";
 import { prepareCommand } from "./prepare.js";
 import { quickstartCommand } from "./quickstart.js";
+import { reproduceCommand } from "./reproduce.js";
 import { synthesizeCommand } from "./synthesize.js";
 import { tokenizerCommand } from "./tokenizer.js";
 import { vlmCommand } from "./vlm.js";
@@ -24,4 +25,5 @@ export const commands: readonly Command[] = [
   evaluateCommand,
   synthesizeCommand,
   quickstartCommand,
+  reproduceCommand,
 ];

@@ -2,21 +2,35 @@ import { defineCommand } from "@trefoil/core";
 import { z } from "zod";
 import { LanguageModel } from "../captions/index.js";
 import { openDataset } from "../data/index.js";
+import { SynthError } from "../errors.js";
+import { openGenerator } from "../generator/index.js";
+import { type SamplingOptions, samplingSchema } from "../sampling/index.js";
+import { readCaptionRows } from "../synthesize/index.js";
 import { VqImageTokenizer } from "../tokenizer/index.js";
-import { CodedDataset, SyntheticDataset, trainVlm, vlmSizesSchema } from "../vlm/index.js";
-import { count, dataField, folder, outputFields, runOf, trainFields } from "./fields.js";
+import type { EmbeddedDataset } from "../types.js";
+import { CodedDataset, OnTheFlyDataset, SyntheticDataset, trainVlm, vlmSizesSchema } from "../vlm/index.js";
+import { count, dataField, folder, outputFields, runOf, seedField, trainFields } from "./fields.js";
 
 export const vlmCommand = defineCommand({
   name: "vlm",
   summary: "Train a vision-language model: embeddings of pictures to captions.",
   description:
-    "A Perceiver resampler and gated cross-attention (Flamingo, arXiv 2204.14198) let a frozen language model read the image tokenizer's embeddings. With --synthetic, pairs from synthesize join the real ones: of human captions (GenImage) or of written ones (GenPair).",
+    "A Perceiver resampler and gated cross-attention (Flamingo, arXiv 2204.14198) let a frozen language model read the image tokenizer's embeddings. With --synthetic or --on-the-fly, synthesised pairs join the real ones: of human captions (GenImage) or of written ones (GenPair).",
   examples: [
     "synth2 vlm --data world:paired:2000 --tokenizer models/tokenizer --language-model models/language --output models/vlm",
   ],
   schema: z.strictObject({
     data: dataField,
     synthetic: folder("Pairs that synthesize wrote.").optional(),
+    onTheFly: z
+      .strictObject({
+        captions: z.string().min(1).describe('JSON lines with "caption".').meta({ placeholder: "file.jsonl" }),
+        generator: folder("Generator."),
+        seed: seedField.describe("Key of the random numbers."),
+        sampling: samplingSchema.prefault({}),
+      })
+      .describe("Instead of --synthetic: pairs drawn when they are needed, and kept nowhere.")
+      .optional(),
     syntheticShare: z.number().min(0).max(1).default(0.5).describe("Share of them in the batches; 1: no real pairs."),
     tokenizer: folder("Image tokenizer."),
     languageModel: folder("Language model; it stays as it is."),
@@ -30,14 +44,46 @@ export const vlmCommand = defineCommand({
     using images = await VqImageTokenizer.open(config.tokenizer);
     using language = await LanguageModel.open(config.languageModel);
     await using data = await openDataset(config.data, images.imageSize);
-    await using synthetic = config.synthetic === undefined ? undefined : await SyntheticDataset.open(config.synthetic);
+    await using synthetic = await openSynthetic(config, images);
     const real = await CodedDataset.encode(data.dataset, images, { progress, signal });
     const { completed } = await trainVlm({
-      data: synthetic ? { real, synthetic, syntheticShare: config.syntheticShare } : { real, syntheticShare: 0 },
-      dataName: JSON.stringify([data.hash, config.synthetic ?? null]),
+      data: synthetic
+        ? { real, synthetic: synthetic.dataset, syntheticShare: config.syntheticShare }
+        : { real, syntheticShare: 0 },
+      dataName: JSON.stringify([data.hash, config.synthetic ?? config.onTheFly ?? null]),
       ...{ language, sizes, maxTextTokens, settings, output, resume, overwrite, progress, signal },
       run: runOf(config),
     });
     if (completed) progress.log(`The vision-language model is in ${output}.`);
   },
 });
+
+interface SyntheticFields {
+  synthetic?: string | undefined;
+  onTheFly?: { captions: string; generator: string; seed: number; sampling: SamplingOptions } | undefined;
+}
+
+async function openSynthetic(
+  { synthetic, onTheFly }: SyntheticFields,
+  images: VqImageTokenizer,
+): Promise<(AsyncDisposable & { dataset: EmbeddedDataset }) | undefined> {
+  if (synthetic !== undefined && onTheFly) {
+    throw new SynthError("SYNTH_OPTIONS", "give --synthetic or --on-the-fly, one of them");
+  }
+  if (synthetic !== undefined) {
+    const dataset = await SyntheticDataset.open(synthetic);
+    return { dataset, [Symbol.asyncDispose]: () => dataset[Symbol.asyncDispose]() };
+  }
+  if (!onTheFly) return undefined;
+  const { captions, sampling, seed } = onTheFly;
+  const generator = await openGenerator(onTheFly.generator);
+  const dispose = async () => generator.model.dispose();
+  try {
+    const rows = readCaptionRows(captions);
+    const dataset = await OnTheFlyDataset.open({ captions: rows, generator, images, sampling, seed });
+    return { dataset, [Symbol.asyncDispose]: dispose };
+  } catch (error) {
+    await dispose();
+    throw error;
+  }
+}

@@ -1,9 +1,20 @@
 import { join } from "node:path";
 import { RUN_LAYOUT, readMetricsFile, type Section, writeReport } from "@trefoil/core";
+import type { CaptionerScores, PictureUse } from "../vlm/index.js";
 import { ATTRIBUTES, type AttributeAccuracy } from "../world/index.js";
 import { type Drawn, pngOf, type Reconstructions } from "./pictures.js";
 
 const shown = 12;
+
+/** A vision-language model, measured on pictures that it has not seen. */
+export interface ArmResult {
+  arm: string;
+  /** By kind of pictures. */
+  scores: Readonly<Record<string, CaptionerScores>>;
+  use: PictureUse;
+  /** Of the pictures that `reconstructions` shows. */
+  captions: readonly string[];
+}
 
 /** `report.html` of a quickstart: losses, reconstructions, codebook, generated pictures, how one came about, faithfulness. */
 export async function writeQuickstartReport(
@@ -11,21 +22,27 @@ export async function writeQuickstartReport(
   results: {
     reconstructions: Reconstructions;
     drawn: Drawn;
-    runs: Readonly<Record<"tokenizer" | "generator", string>>;
+    arms: readonly ArmResult[];
+    runs: Readonly<Record<"tokenizer" | "generator" | "human" | "genpair", string>>;
   },
   config: object,
 ): Promise<void> {
-  const { reconstructions, drawn, runs } = results;
+  const { reconstructions, drawn, arms, runs } = results;
   const used = [...reconstructions.usage].sort((a, b) => b - a);
   const total = used.reduce((a, b) => a + b, 0);
   const rank = used.map((_, i) => i + 1);
   await writeReport(join(run, RUN_LAYOUT.report), {
-    title: "Synth² quickstart: the image side",
-    subtitle: "An image tokenizer and a text-to-image generator, trained on the same few pairs of the built-in world.",
+    title: "Synth² quickstart",
+    subtitle:
+      "An image tokenizer, a text-to-image generator, a language model and two vision-language models, trained on the same few pairs of the built-in world.",
     facts: [
       { label: "reconstructions read as said", value: percent(reconstructions.accuracy.exact) },
       { label: "generated pictures as said", value: percent(drawn.accuracy.exact) },
       { label: "codes used", value: used.filter((count) => count > 0).length },
+      ...arms.map(({ arm, scores }) => ({
+        label: `CIDEr × 100, ${arm}`,
+        value: (100 * Object.values(scores)[0]!.cider).toFixed(1),
+      })),
     ],
     sections: [
       await pairsSection(reconstructions),
@@ -53,6 +70,8 @@ export async function writeQuickstartReport(
         ),
         size: 78,
       },
+      await captionsSection(reconstructions, arms),
+      ...armSections(arms),
       accuracyTable({ reconstructions: reconstructions.accuracy, generated: drawn.accuracy }),
       {
         kind: "lines",
@@ -63,9 +82,51 @@ export async function writeQuickstartReport(
       },
       await lossSection("Tokenizer: reconstruction", runs.tokenizer, "psnr", "PSNR", "dB"),
       await lossSection("Generator: likelihood of hidden codes", runs.generator, "likelihood", "loss", "nats per code"),
+      await lossSection("Vision-language model, human pairs", runs.human, "loss", "loss", "nats per token"),
+      await lossSection("Vision-language model, with GenPair", runs.genpair, "loss", "loss", "nats per token"),
       { kind: "text", title: "Configuration", text: JSON.stringify(config, null, 2), collapsed: true },
     ],
   });
+}
+
+async function captionsSection({ originals }: Reconstructions, arms: readonly ArmResult[]): Promise<Section> {
+  const images = await Promise.all(
+    originals.slice(0, shown).map(async (original, i) => ({
+      png: await pngOf(original),
+      alt: `Unseen picture ${i + 1}`,
+      label: arms.map(({ arm, captions }) => `${arm}: ${captions[i]}`).join("; "),
+    })),
+  );
+  return { kind: "images", title: "Captions of unseen pictures", images, size: 144 };
+}
+
+function armSections(arms: readonly ArmResult[]): Section[] {
+  const kinds = Object.keys(arms[0]!.scores);
+  return [
+    {
+      kind: "bars",
+      title: "CIDEr of captions of unseen pictures",
+      caption: "One seed and few pictures: differences between the arms are within chance.",
+      y: { label: "CIDEr × 100" },
+      categories: kinds,
+      series: arms.map(({ arm, scores }) => ({ name: arm, values: kinds.map((kind) => 100 * scores[kind]!.cider) })),
+    },
+    {
+      kind: "table",
+      title: "What captions say",
+      caption:
+        "Share of captions of which everything is true, and cross-entropy of human captions beside their own picture and beside another: a model that does not look has the same.",
+      columns: ["arm", ...kinds.map((kind) => `true, ${kind}`), "nats, own picture", "nats, another"].map((label) => ({
+        label,
+      })),
+      rows: arms.map(({ arm, scores, use }) => [
+        arm,
+        ...kinds.map((kind) => scores[kind]!.attributes?.exact ?? null),
+        use.own,
+        use.other,
+      ]),
+    },
+  ];
 }
 
 export const percent = (share: number): string => `${(100 * share).toFixed(0)} %`;

@@ -5,8 +5,10 @@ export { type CaptionerScores, scoreDataset } from "./evaluate.js";
 export { type OpenVlm, openVlm, saveVlm } from "./folder.js";
 export { GatedBlock, PerceiverResampler, type PictureMemory } from "./layers.js";
 export { type CaptionTargets, VisionLanguageModel } from "./model.js";
+export { OnTheFlyDataset } from "./on-the-fly.js";
+export { measurePictureUse, type PictureUse } from "./picture-use.js";
+export { captionTargets } from "./targets.js";
 export {
-  captionTargets,
   mixOfStep,
   type TrainVlmOptions,
   type TrainVlmResult,

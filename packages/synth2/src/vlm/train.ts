@@ -1,5 +1,5 @@
 import { type AdamW, compile, gradients, Permutation, type Tensor, tensor } from "@trefoil/core";
-import { captionRows, type LanguageModel } from "../captions/language-model.js";
+import type { LanguageModel } from "../captions/language-model.js";
 import { SynthError } from "../errors.js";
 import { requireSameTokenizer } from "../generator/index.js";
 import {
@@ -16,7 +16,8 @@ import type { EmbeddedDataset } from "../types.js";
 import { Choices } from "../world/random.js";
 import { type VlmArchitecture, type VlmSizes, vlmArchitectureSchema } from "./architecture.js";
 import { saveVlm } from "./folder.js";
-import { type CaptionTargets, VisionLanguageModel } from "./model.js";
+import { VisionLanguageModel } from "./model.js";
+import { captionTargets } from "./targets.js";
 
 /**
  * What a vision-language model learns from. Human captions of real pictures; with `synthetic`, also pairs whose embeddings were drawn:
@@ -144,25 +145,8 @@ async function pairsFrom(data: EmbeddedDataset, { at, count }: { at: number; cou
     const position = at + i;
     return new Permutation(data.length, seed, Math.floor(position / data.length)).at(position % data.length);
   });
-  return await Promise.all(indices.map((index) => data.get(index)));
-}
-
-/** Captions as the language model is trained on them. */
-export function captionTargets(
-  captions: readonly string[],
-  { language, maxTextTokens: sequence }: { language: LanguageModel; maxTextTokens: number },
-): Record<keyof CaptionTargets, Tensor> {
-  const { tokenizer, start, ends } = language;
-  const rows = captionRows(
-    captions.map((caption) => tokenizer.encode(caption)),
-    { start, end: ends[0], sequence },
-  );
-  const shape = [captions.length, sequence];
-  return {
-    tokens: tensor(rows.tokens, { shape }),
-    targets: tensor(rows.targets, { shape }),
-    weights: tensor(rows.weights, { shape }),
-  };
+  if (count === 0) return [];
+  return data.getMany ? await data.getMany(indices) : await Promise.all(indices.map((index) => data.get(index)));
 }
 
 /** Trains resampler and gated blocks on pictures and captions, and saves them; the language model stays as it is. */

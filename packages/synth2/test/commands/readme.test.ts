@@ -13,6 +13,21 @@ const blocks = (language: string) =>
   [...readme.matchAll(new RegExp(`\`\`\`${language}\\n([\\s\\S]*?)\`\`\``, "g"))].map(([, body]) => body!);
 
 const train = "--train.steps 2 --train.batch 4";
+/** All stages in seconds; they learn nothing. */
+const tiny = {
+  ...{ pairs: 16, synthetic: 8, vocabulary: 320 },
+  tokenizer: {
+    model: { imageSize: 16, patchSize: 2, channels: [16, 16], codes: 32 },
+    train: { steps: 2, batch: 4 },
+  },
+  generator: {
+    model: { width: 32, layers: 1, feedForward: 32, maxTextTokens: 48 },
+    train: { steps: 2, batch: 4 },
+  },
+  sampling: { steps: 2 },
+  language: { model: { hiddenSize: 32, layers: 1, heads: 2, intermediateSize: 32 }, train: { steps: 300, batch: 8 } },
+  vlm: { model: { width: 16, latents: 2, heads: 2, layers: 1 }, train: { steps: 2, batch: 4 } },
+};
 /** Sizes for a test, for what each command takes. */
 const small: Record<string, string> = {
   prepare: "--size 16",
@@ -25,7 +40,8 @@ const small: Record<string, string> = {
   caption: "--max-tokens 8",
   evaluate: "--max-tokens 8",
   synthesize: "--sampling.steps 2",
-  quickstart: `--run quick --pairs 16 --held-out 8 --tokenizer.train.steps 2 --generator.train.steps 2 --sampling.steps 2`,
+  quickstart: "--config tiny.json --run quick --held-out 8",
+  reproduce: "--config tiny.json --seeds 1 --test-pictures 4 --timed-steps 1 --workers 1",
 };
 
 function run(folder: string, args: readonly string[]): Promise<{ code: number | null; output: string }> {
@@ -42,6 +58,7 @@ test("runs every command of the README, in its order, and the library example", 
   await writeFile(join(folder, "photos/a.png"), await encodePng(image, 64, 64));
   await writeFile(join(folder, "photos/a.txt"), "a photo\n");
   await writeFile(join(folder, "captions.jsonl"), '{"caption":"a red circle"}\n');
+  await writeFile(join(folder, "tiny.json"), JSON.stringify(tiny));
   await mkdir(join(folder, "data"));
   await mkdir(join(folder, "models"));
   const lines = blocks("sh").flatMap((body) => body.trim().split("\n"));
@@ -63,9 +80,10 @@ test("runs every command of the README, in its order, and the library example", 
   }
   expect((await readFile(join(folder, "red.png"))).subarray(1, 4).toString()).toBe("PNG");
   expect(await readFile(join(folder, "quick/report.html"), "utf8")).toContain("data:image/png;base64,");
+  expect(await readFile(join(folder, "runs/reproduce/report.html"), "utf8")).toContain("GenPair");
   expect((await readFile(join(folder, "quick/pictures.png"))).subarray(1, 4).toString()).toBe("PNG");
   const library = pathToFileURL(join(packageFolder, "dist/index.js")).href;
   await writeFile(join(folder, "example.mjs"), blocks("ts")[0]!.replace('"@trefoil/synth2"', JSON.stringify(library)));
   const { output } = await run(folder, [join(folder, "example.mjs")]);
   expect(output).toMatch(/^CIDEr-D \d\.\d{3}, BLEU-4 \d\.\d{3}, ROUGE-L \d\.\d{3}\n$/);
-}, 120_000);
+}, 300_000);

@@ -1,7 +1,20 @@
-import { Llama } from "@trefoil/core";
+import { join } from "node:path";
+import { Llama, trainBpe } from "@trefoil/core";
 import { expect, it } from "vitest";
-import { Captioner, type LanguageModel, VlmTrainer } from "../../src/index.js";
-import { settings, vlmSizes } from "./small.js";
+import {
+  Captioner,
+  hashLanguageModel,
+  LanguageModel,
+  measurePictureUse,
+  openVlm,
+  scoreDataset,
+  trainVlm,
+  VisionLanguageModel,
+  VlmTrainer,
+  vlmArchitecture,
+} from "../../src/index.js";
+import { temporaryFolder } from "../folder.js";
+import { plainPictures, settings, trainSmallLanguage, vlmSizes } from "./small.js";
 
 const model = new Llama(
   {
@@ -48,3 +61,49 @@ it("learns to say what is in a picture, on a frozen language model that knows no
   using captioner = new Captioner(trainer.model, language, { maxTokens: 6, batch: 5 });
   expect(await captioner.captionAll(real)).toEqual(Array.from({ length: 16 }, (_, index) => captionOf(index)));
 });
+
+it("reads its pictures on a trained language model, which stays as it is", async () => {
+  const folder = await temporaryFolder();
+  const at = (name: string) => join(folder, name);
+  const real = plainPictures();
+  const texts = real.samples.flatMap(({ captions }) => captions);
+  await trainSmallLanguage(at("language"), 100, {
+    captions: texts.map((caption) => ({ caption, classes: [] })),
+    tokenizer: await trainBpe(texts, { vocabSize: 300 }),
+  });
+  using language = await LanguageModel.open(at("language"));
+  const measure = (model: VisionLanguageModel) => measurePictureUse(model, real, { language, maxTextTokens: 12 });
+  const captionsOf = async (model: VisionLanguageModel) => {
+    using captioner = new Captioner(model, language, { maxTokens: 12, batch: 16 });
+    return await captioner.captionAll(real);
+  };
+
+  // Gates are 0: what the language model says of any picture. It has learned all that there is to know without seeing, ln 32 nats of a
+  // caption; a word for each of "a red circle" and its end, half of which start with "there is".
+  const unseeing = new VisionLanguageModel(vlmArchitecture(vlmSizes, real, language), language.model);
+  const blind = await measure(unseeing);
+  expect(blind.own).toBe(blind.other);
+  expect(blind.own).toBeLessThan(1.1 * (Math.log(32) / 4));
+  expect(new Set(await captionsOf(unseeing)).size).toBe(1);
+
+  const { hash } = await trainVlm({
+    ...{ data: { real, syntheticShare: 0 }, dataName: "plain", language, sizes: vlmSizes, maxTextTokens: 12 },
+    ...{ settings: settings(250, { learningRate: 6e-3 }), output: at("vlm"), run: at("vlm-run") },
+  });
+  const opened = await openVlm(at("vlm"), language);
+  expect(opened.hash).toBe(hash);
+  const { own, other } = await measure(opened.model);
+  // What is left is which of its two captions a picture has, ln 2 nats.
+  expect(own).toBeLessThan(1.3 * (Math.log(2) / 4));
+  expect(other).toBeGreaterThan(4 * own);
+  const seeing = await captionsOf(opened.model);
+  const { attributes } = scoreDataset(seeing, real);
+  // By chance a quarter.
+  expect(attributes!.accuracy.colour).toBeGreaterThan(0.95);
+  expect(attributes!.accuracy.shape).toBeGreaterThan(0.95);
+  expect(attributes!.grammatical).toBe(1);
+  expect(await hashLanguageModel(language.model)).toBe(language.hash);
+  // A picture's caption does not depend on those beside it.
+  using alone = new Captioner(opened.model, language, { maxTokens: 12, batch: 1 });
+  expect(await alone.caption((await real.get(3)).embedding, 1)).toEqual([seeing[3]]);
+}, 60_000);

@@ -1,5 +1,12 @@
 import { trainBpe } from "@trefoil/core";
-import { captionsOf, classedCaptions, type TrainingSettings, trainLanguageModel } from "../../src/index.js";
+import {
+  type CodedDataset,
+  captionsOf,
+  classedCaptions,
+  type EmbeddedDataset,
+  type TrainingSettings,
+  trainLanguageModel,
+} from "../../src/index.js";
 import { world } from "../pipeline/small.js";
 
 export const settings = (steps: number, extra: Partial<TrainingSettings> = {}): TrainingSettings => ({
@@ -30,3 +37,28 @@ export async function trainSmallLanguage(output: string, steps: number, extra: o
 }
 
 export const vlmSizes = { latents: 4, width: 32, layers: 1, heads: 2, everyLayers: 1 };
+
+/** Embeddings that say plainly what is in the picture: its colour in the first position, its shape in the last. */
+export function plainPictures(): EmbeddedDataset & Pick<CodedDataset, "samples"> {
+  const [colours, shapes] = [
+    ["red", "green", "blue", "white"],
+    ["circle", "square", "star", "ring"],
+  ];
+  const samples = colours.flatMap((colour, c) =>
+    shapes.map((shape, s) => ({
+      id: `${c}${s}`,
+      captions: [`a ${colour} ${shape}`, `there is a ${colour} ${shape}`],
+      attributes: { objects: [{ colour, shape, size: "large" as const, row: 1, column: 1 }] },
+    })),
+  );
+  return {
+    ...{ length: 16, positions: 4, dimension: 8, tokenizerHash: "plain", samples },
+    get: (index) => {
+      const embedding = new Float32Array(32);
+      embedding[index >> 2] = 1;
+      embedding[28 + (index & 3)] = 1;
+      const { id, captions } = samples[index]!;
+      return { id, captions, embedding };
+    },
+  };
+}

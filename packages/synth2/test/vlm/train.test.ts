@@ -3,20 +3,14 @@ import { join } from "node:path";
 import { saveSafetensors, trainBpe } from "@trefoil/core";
 import { describe, expect, it } from "vitest";
 import {
-  Captioner,
   CodedDataset,
-  type EmbeddedDataset,
-  hashLanguageModel,
   LanguageModel,
   mixOfStep,
   openVlm,
   SyntheticDataset,
-  scoreDataset,
   type TrainVlmOptions,
   trainVlm,
-  VlmTrainer,
   VqImageTokenizer,
-  vlmArchitecture,
 } from "../../src/index.js";
 import { temporaryFolder } from "../folder.js";
 import { trainSmallTokenizer, world } from "../pipeline/small.js";
@@ -45,78 +39,7 @@ async function prepare(languageSteps: number) {
   return { at, images, language, real, train };
 }
 
-/** Embeddings that say plainly what is in the picture: its colour in the first position, its shape in the last. */
-function plainPictures(): EmbeddedDataset & Pick<CodedDataset, "samples"> {
-  const [colours, shapes] = [
-    ["red", "green", "blue", "white"],
-    ["circle", "square", "star", "ring"],
-  ];
-  const samples = colours.flatMap((colour, c) =>
-    shapes.map((shape, s) => ({
-      id: `${c}${s}`,
-      captions: [`a ${colour} ${shape}`, `there is a ${colour} ${shape}`],
-      attributes: { objects: [{ colour, shape, size: "large" as const, row: 1, column: 1 }] },
-    })),
-  );
-  return {
-    ...{ length: 16, positions: 4, dimension: 8, tokenizerHash: "plain", samples },
-    get: (index) => {
-      const embedding = new Float32Array(32);
-      embedding[index >> 2] = 1;
-      embedding[28 + (index & 3)] = 1;
-      const { id, captions } = samples[index]!;
-      return { id, captions, embedding };
-    },
-  };
-}
-
 describe("training a vision-language model", () => {
-  it("lowers the loss, writes captions of the grammar, and leaves the language model as it is", async () => {
-    const folder = await temporaryFolder();
-    const at = (name: string) => join(folder, name);
-    const real = plainPictures();
-    const texts = real.samples.flatMap(({ captions }) => captions);
-    await trainSmallLanguage(at("language"), 60, {
-      captions: texts.map((caption) => ({ caption, classes: [] })),
-      tokenizer: await trainBpe(texts, { vocabSize: 300 }),
-    });
-    using language = await LanguageModel.open(at("language"));
-    const losses: number[] = [];
-    const trainer = new VlmTrainer(vlmArchitecture(vlmSizes, real, language), {
-      language,
-      maxTextTokens: 12,
-      settings: settings(1),
-    });
-    const captionsOf = async (model: VlmTrainer["model"]) => {
-      using captioner = new Captioner(model, language, { maxTokens: 12, batch: 16 });
-      return await captioner.captionAll(real);
-    };
-    // Gates are 0: what the language model says of any picture.
-    const blind = await captionsOf(trainer.model);
-    expect(new Set(blind).size).toBe(1);
-    trainer.dispose();
-    const { hash } = await trainVlm({
-      ...{ data: { real, syntheticShare: 0 }, dataName: "plain", language, sizes: vlmSizes, maxTextTokens: 12 },
-      ...{ settings: settings(400, { learningRate: 6e-3 }), output: at("vlm"), run: at("vlm-run") },
-    });
-    const lines = (await readFile(join(at("vlm-run"), "metrics.jsonl"), "utf8")).trim().split("\n");
-    for (const line of lines) {
-      const { loss } = JSON.parse(line) as { loss?: number };
-      if (loss !== undefined) losses.push(loss);
-    }
-    const mean = (some: number[]) => some.reduce((a, b) => a + b) / some.length;
-    expect(mean(losses.slice(-10))).toBeLessThan(0.9 * mean(losses.slice(0, 10)));
-    const opened = await openVlm(at("vlm"), language);
-    expect(opened.hash).toBe(hash);
-    const seeing = await captionsOf(opened.model);
-    const { attributes } = scoreDataset(seeing, real);
-    expect(attributes!.grammatical).toBe(1);
-    expect(await hashLanguageModel(language.model)).toBe(language.hash);
-    // A picture's caption does not depend on those beside it.
-    using alone = new Captioner(opened.model, language, { maxTokens: 12, batch: 1 });
-    expect(await alone.caption((await real.get(3)).embedding, 1)).toEqual([seeing[3]]);
-  }, 120_000);
-
   it("mixes real and synthetic pairs, stopped and resumed ends the same, and refuses what does not fit", async () => {
     const { at, images, language, real, train } = await prepare(4);
     const shards = at("synthesis");

@@ -1,0 +1,83 @@
+import { appendFile, mkdtemp, readFile, truncate } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { type ExperimentPlan, readResultRows, runUnits } from "../../src/index.js";
+
+interface Row {
+  unit: number;
+  arm: string;
+  threads?: string;
+}
+
+const folder = () => mkdtemp(join(tmpdir(), "trefoil-experiment-"));
+
+function plan(directory: string, extra: Partial<ExperimentPlan<object, number, Row>> = {}) {
+  const ran: string[] = [];
+  const given: ExperimentPlan<object, number, Row> = {
+    ...{ directory, settings: {}, units: [1, 2, 3], workers: 1 },
+    keysOf: (unit) => [`${unit} a`, `${unit} b`],
+    keyOf: ({ unit, arm }) => `${unit} ${arm}`,
+    run: async ({ unit, known }, signal, emit) => {
+      for (const arm of ["a", "b"]) {
+        if (signal?.aborted) return false;
+        if (known.includes(`${unit} ${arm}`)) continue;
+        ran.push(`${unit} ${arm}`);
+        await emit({ unit, arm });
+      }
+      return true;
+    },
+    worker: new URL("./worker.mjs", import.meta.url),
+    describe: ({ unit, arm }) => `${unit} ${arm}`,
+    ...extra,
+  };
+  return { given, ran };
+}
+
+describe("an experiment of units", () => {
+  it("runs each arm once, stopped goes on, and runs an arm again whose line a kill has torn", async () => {
+    const directory = await folder();
+    const stopping = new AbortController();
+    const first = plan(directory, { signal: stopping.signal });
+    const stoppingAt = {
+      ...first.given,
+      describe: ({ unit, arm }: Row) => {
+        if (`${unit} ${arm}` === "2 a") stopping.abort();
+        return "";
+      },
+      progress: { stage: () => ({ update() {}, succeed() {}, fail() {} }), log() {}, warn() {} } as never,
+    };
+    expect(await runUnits(stoppingAt)).toBe(false);
+    expect(first.ran).toEqual(["1 a", "1 b", "2 a"]);
+    const path = join(directory, "results.jsonl");
+    await truncate(path, (await readFile(path)).length - 5);
+    const second = plan(directory);
+    expect(await runUnits(second.given)).toBe(true);
+    expect(second.ran).toEqual(["2 a", "2 b", "3 a", "3 b"]);
+    expect((await readResultRows<Row>(directory)).map(second.given.keyOf)).toEqual([
+      ...first.ran.slice(0, 2),
+      ...second.ran,
+    ]);
+    const third = plan(directory);
+    expect(await runUnits(third.given)).toBe(true);
+    expect(third.ran).toEqual([]);
+  });
+
+  it("gives units to processes of one thread, and tells why one broke", async () => {
+    const directory = await folder();
+    await appendFile(join(directory, "results.jsonl"), '{"unit":1,"arm":"a"}\n');
+    expect(await runUnits(plan(directory, { workers: 2 }).given)).toBe(true);
+    const rows = await readResultRows<Row>(directory);
+    expect(rows.map(({ unit, arm }) => `${unit} ${arm}`).toSorted()).toEqual([
+      "1 a",
+      "1 b",
+      "2 a",
+      "2 b",
+      "3 a",
+      "3 b",
+    ]);
+    expect(rows.slice(1).every(({ threads }) => threads === "1")).toBe(true);
+    const broken = plan(await folder(), { workers: 2, units: [13] }).given;
+    await expect(runUnits(broken)).rejects.toThrow("unit 13 breaks");
+  });
+});

@@ -1,0 +1,230 @@
+import { markdownTable, type Section, type TableSection, terminalTable } from "@trefoil/core";
+import {
+  type ArmSummary,
+  arms,
+  type ExperimentSettings,
+  type Finding,
+  type ResultRow,
+  STAGES,
+  tests,
+  totalSeconds,
+  ways,
+} from "../experiment/index.js";
+import { pngOf } from "../quickstart/pictures.js";
+import { ATTRIBUTES, WorldDataset } from "../world/index.js";
+
+export interface ReproduceResult {
+  rows: readonly ResultRow[];
+  arms: readonly ArmSummary[];
+  findings: readonly Finding[];
+  settings: ExperimentSettings;
+  completed: boolean;
+}
+
+const average = (values: readonly number[]): number | null => {
+  const finite = values.filter(Number.isFinite);
+  return finite.length > 0 ? finite.reduce((sum, value) => sum + value, 0) / finite.length : null;
+};
+
+const findingTable = ({ findings }: ReproduceResult): TableSection => ({
+  kind: "table",
+  title: "Expectations, stated before the run",
+  caption:
+    "Differences of CIDEr × 100 or shares, paired by seed. Not shown: the 95 % interval includes the bound. Where the generator is not faithful, the lines about GenPair say what unfaithful pairs do.",
+  columns: ["statement", "holds", "evidence"].map((label) => ({ label })),
+  rows: findings.map(({ statement, holds, evidence }) => [statement, holds, evidence]),
+});
+
+function faithfulnessTable({ rows }: ReproduceResult): TableSection {
+  const measured = rows.flatMap(({ faithfulness }) => (faithfulness ? [faithfulness] : []));
+  const line = (name: string, key: "reconstructed" | "generated") => [
+    name,
+    average(measured.map((each) => each[key].exact)),
+    ...ATTRIBUTES.map((attribute) => average(measured.map((each) => each[key].accuracy[attribute]))),
+  ];
+  return {
+    kind: "table",
+    title: "Faithfulness: what a judge without learned parts reads in pictures, against their captions",
+    caption:
+      "Balanced scenes; means over seeds. Everything: share of pictures of which all that the caption says is true.",
+    columns: ["pictures", "everything", ...ATTRIBUTES].map((label) => ({ label })),
+    rows: [line("true, behind the image tokenizer", "reconstructed"), line("generated", "generated")],
+  };
+}
+
+function captionsTable({ rows }: ReproduceResult): TableSection {
+  const reports = rows.flatMap(({ captions }) => (captions ? [captions] : []));
+  const line = (
+    name: string,
+    of: (report: (typeof reports)[number]["balanced"]) => (number | undefined)[],
+    key: "balanced" | "skewed",
+  ) => {
+    const values = reports.map((report) => of(report[key]).map((value) => value ?? Number.NaN));
+    return [name, ...(values[0] ?? []).map((_, i) => average(values.map((row) => row[i]!)))];
+  };
+  const written = ({ written: set, combinations }: (typeof reports)[number]["balanced"]) => [
+    set.clusterEntropy,
+    set.topClusters.top5,
+    set.duplicates,
+    combinations?.written.effective,
+    combinations?.written.novel,
+  ];
+  const human = ({ human: set, combinations }: (typeof reports)[number]["balanced"]) => [
+    set.clusterEntropy,
+    set.topClusters.top5,
+    set.duplicates,
+    combinations?.human.effective,
+    combinations?.human.novel,
+  ];
+  return {
+    kind: "table",
+    title: "Captions",
+    caption:
+      "Entropy of their clusters (nats) and share in the 5 fullest, clusters fitted on the human ones; repeated ones; combinations of colour and shape: e to their entropy, and share that no pair has.",
+    columns: ["captions", "entropy", "top 5", "repeated", "combinations", "new"].map((label) => ({ label })),
+    rows: [line("human", human, "balanced"), line("balanced", written, "balanced"), line("skewed", written, "skewed")],
+  };
+}
+
+const armTable = ({ arms: summaries }: ReproduceResult): TableSection => ({
+  kind: "table",
+  title: "CIDEr of captions of unseen pictures",
+  caption:
+    "CIDEr × 100, means over seeds; difference to human pairs only with its 95 % interval of paired seeds. test: skewed as the pairs; balanced: all looks alike; novel: looks that no pair has. True: share of captions of which everything is true. Nats per token of human captions beside their own and beside another picture.",
+  columns: [
+    { label: "arm" },
+    { label: "seeds" },
+    ...tests.flatMap((test) => [{ label: test, best: "highest" as const }, { label: `${test}: minus human` }]),
+    ...tests.map((test) => ({ label: `true, ${test}` })),
+    ...["own", "another", "CPU seconds"].map((label) => ({ label })),
+  ],
+  rows: summaries.map((arm) => [
+    arm.arm,
+    arm.seeds,
+    ...tests.flatMap((test) => {
+      const against = arm.againstHuman?.[test];
+      const interval = against && `${against.interval[0].toFixed(1)} to ${against.interval[1].toFixed(1)}`;
+      return [arm.cider[test], against ? `${against.mean.toFixed(1)} (${interval})` : null];
+    }),
+    ...tests.map((test) => arm.exact[test]),
+    arm.own,
+    arm.other,
+    arm.seconds,
+  ]),
+});
+
+function efficiencyTable({ rows }: ReproduceResult): TableSection {
+  const measured = rows.flatMap(({ efficiency }) => (efficiency ? [efficiency] : []));
+  return {
+    kind: "table",
+    title: "What an update costs",
+    caption:
+      "CPU milliseconds of an update on synthetic pictures alone, means over seeds, the four ways in turns; resident memory at the peak of a process that does this alone; what a cache holds of a picture.",
+    columns: [
+      { label: "generation" },
+      { label: "path" },
+      ...STAGES.map((label) => ({ label, unit: "ms" })),
+      { label: "all", unit: "ms", best: "lowest" as const },
+      { label: "peak", unit: "MB" },
+      { label: "cached", unit: "bytes" },
+    ],
+    rows: ways.map(({ generation, path }) => {
+      const cells = measured.flatMap((each) =>
+        each.filter((cell) => cell.generation === generation && cell.path === path),
+      );
+      const of = (value: (cell: (typeof cells)[number]) => number) => average(cells.map(value));
+      return [
+        generation,
+        path,
+        ...STAGES.map((stage) => of(({ seconds }) => 1000 * seconds[stage])),
+        of((cell) => 1000 * totalSeconds(cell)),
+        of(({ peakBytes }) => peakBytes / 1e6),
+        cells[0]?.cachedBytes ?? null,
+      ];
+    }),
+  };
+}
+
+/** The first unseen pictures of seed 1 with each arm's caption. */
+async function captionsSection({ rows, settings }: ReproduceResult): Promise<Section[]> {
+  const written = rows.filter(({ seed, written: captions }) => seed === 1 && captions);
+  const count = Math.min(...written.map((row) => row.written!.length));
+  if (written.length === 0 || count === 0) return [];
+  const size = settings.pipeline.tokenizer.model.imageSize;
+  const data = new WorldDataset({ split: "test", length: count, size, seed: 1 });
+  const images = await Promise.all(
+    Array.from({ length: count }, async (_, i) => {
+      const { image, captions } = await data.get(i);
+      const said = written.map(({ arm, written: own }) => `${arm}: ${own![i]}`);
+      return {
+        png: await pngOf({ pixels: image, width: size, height: size }),
+        alt: captions[0]!,
+        label: [`people: ${captions[0]}`, ...said].join("; "),
+      };
+    }),
+  );
+  return [{ kind: "images", title: "Captions of unseen pictures, seed 1", images, size: 144 }];
+}
+
+export async function reproduceSections(result: ReproduceResult): Promise<Section[]> {
+  return [
+    findingTable(result),
+    faithfulnessTable(result),
+    armTable(result),
+    {
+      kind: "bars",
+      width: "full",
+      title: "CIDEr by arm",
+      y: { label: "CIDEr × 100" },
+      categories: [...tests],
+      series: result.arms.map(({ arm, cider }) => ({ name: arm, values: tests.map((test) => cider[test]) })),
+    },
+    efficiencyTable(result),
+    {
+      kind: "bars",
+      title: "What an update costs",
+      y: { label: "CPU time of an update", unit: "ms" },
+      categories: ways.map(({ generation, path }) => `${path}, ${generation}`),
+      series: STAGES.map((stage, i) => ({
+        name: stage,
+        values: efficiencyTable(result).rows.map((row) => row[2 + i] as number | null),
+      })),
+    },
+    captionsTable(result),
+    ...(await captionsSection(result)),
+    {
+      kind: "text",
+      title: "Every seed",
+      text: seedLines(result).join("\n"),
+      collapsed: true,
+    },
+    { kind: "text", title: "Settings", text: JSON.stringify(result.settings, null, 2), collapsed: true },
+  ];
+}
+
+const seedLines = ({ rows }: ReproduceResult): string[] =>
+  arms.flatMap(({ name }) =>
+    rows
+      .filter(({ arm, scores }) => arm === name && scores)
+      .map(({ seed, scores }) => {
+        const ciders = tests.map((test) => `${test} ${(100 * scores![test].cider).toFixed(2)}`);
+        return `${name}, seed ${seed}: ${ciders.join(", ")}`;
+      }),
+  );
+
+const tables = (result: ReproduceResult): TableSection[] => [
+  faithfulnessTable(result),
+  armTable(result),
+  efficiencyTable(result),
+  captionsTable(result),
+  findingTable(result),
+];
+
+/** For the terminal. */
+export const resultsTables = (result: ReproduceResult): string => tables(result).map(terminalTable).join("\n");
+
+export function markdownSummary(result: ReproduceResult): string {
+  const { completed, settings } = result;
+  const done = completed ? `All arms of ${settings.seeds} seeds.` : "Not complete.";
+  return `${done}\n\n${tables(result).map(markdownTable).join("\n")}`;
+}

@@ -1,0 +1,180 @@
+import { existsSync } from "node:fs";
+import { mkdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { type RunUnit, runUnits, writeFileAtomic } from "@trefoil/core";
+import { compareCaptions, type LanguageModel } from "../captions/index.js";
+import { SynthError } from "../errors.js";
+import { captionsOf, type OpenMaskedGenerator } from "../generator/index.js";
+import { maxCaptionTokens, Stages } from "../pipeline/index.js";
+import { drawCaptions, reconstruct } from "../quickstart/pictures.js";
+import type { VqImageTokenizer } from "../tokenizer/index.js";
+import type { StageContext } from "../training/index.js";
+import { Captioner, type CaptionerScores, measurePictureUse, scoreDataset } from "../vlm/index.js";
+import { measureEfficiency } from "./efficiency.js";
+import { measurePeak } from "./peak.js";
+import {
+  type Arm,
+  arms,
+  type ExperimentSettings,
+  efficiencyRow,
+  faithfulnessRow,
+  rowsOfSeed,
+  type TestName,
+  tests,
+} from "./plan.js";
+import { type ResultRow, resultKey } from "./results.js";
+
+/** Captions of an arm that its row keeps, to be shown. */
+const shown = 12;
+
+interface SeedModels {
+  stages: Stages;
+  images: VqImageTokenizer;
+  generator: OpenMaskedGenerator;
+  language: LanguageModel;
+}
+
+/** Runs the rows of a seed that have no result: faithfulness first, then the arms, then what each way of training costs. */
+export const runSeed: RunUnit<ExperimentSettings, number, ResultRow> = async (request, signal, emit) => {
+  const { directory, settings, unit: seed, known } = request;
+  const stages = new Stages(join(directory, `seed-${seed}`), seed, settings.pipeline, signal ? { signal } : {});
+  let before = process.cpuUsage();
+  try {
+    using images = await stages.tokenizer();
+    const generator = await stages.generator(images);
+    using _ = { [Symbol.dispose]: () => generator.model.dispose() };
+    using language = await stages.language(generator);
+    const models = { stages, images, generator, language };
+    for (const name of rowsOfSeed) {
+      if (known.includes(resultKey({ arm: name, seed }))) continue;
+      signal?.throwIfAborted();
+      const measured = await measureRow(name, models, settings, signal);
+      const { user, system } = process.cpuUsage(before);
+      before = process.cpuUsage();
+      await emit({ arm: name, seed, seconds: (user + system) / 1e6, ...measured });
+    }
+    return true;
+  } catch (error) {
+    if (signal?.aborted) return false;
+    throw error;
+  }
+};
+
+async function measureRow(
+  name: string,
+  models: SeedModels,
+  settings: ExperimentSettings,
+  signal: AbortSignal | undefined,
+): Promise<Omit<ResultRow, "arm" | "seed" | "seconds">> {
+  if (name === faithfulnessRow) return await measureFaithfulness(models, settings);
+  if (name === efficiencyRow) {
+    const { stages, language } = models;
+    const { pipeline, timedSteps: steps } = settings;
+    const { seed, folder } = stages;
+    const captions = await stages.captions("balanced", language);
+    await using cached = await stages.synthetic("balanced", captions, models);
+    const efficiency = await measureEfficiency({ ...models, pipeline, seed, steps, captions, cached }, (way) =>
+      measurePeak({ folder, seed, pipeline, way }, signal),
+    );
+    return { efficiency };
+  }
+  return await runArm(arms.find((arm) => arm.name === name)!, models, settings);
+}
+
+/** What generated pictures of balanced captions show, beside true ones of the same captions; and what the written captions are like. */
+async function measureFaithfulness({ stages, images, generator, language }: SeedModels, settings: ExperimentSettings) {
+  const truth = stages.data("balanced", settings.testPictures);
+  const prompts: string[] = [];
+  for (let i = 0; i < truth.length; i++) prompts.push((await truth.get(i)).captions[0]!);
+  const { accuracy: reconstructed } = await reconstruct(truth, images);
+  const drawn = await drawCaptions(prompts, generator, images, {
+    ...{ sampling: stages.settings.sampling, seed: stages.seed, ...stages.context },
+  });
+  const human = await captionsOf(stages.pairs);
+  const compare = async (origin: "balanced" | "skewed") =>
+    compareCaptions(
+      (await stages.captions(origin, language)).map(({ caption }) => caption),
+      human,
+    );
+  return {
+    faithfulness: { reconstructed, generated: drawn.accuracy },
+    captions: { balanced: await compare("balanced"), skewed: await compare("skewed") },
+  };
+}
+
+async function runArm({ name, extra, share }: Arm, models: SeedModels, { pipeline, testPictures }: ExperimentSettings) {
+  const { stages, images, language } = models;
+  const real = await stages.coded(stages.pairs, images);
+  const context = stages.context;
+  const train = async () => {
+    const named = name.replaceAll(/\W+/g, "-");
+    if (extra === undefined) return await stages.vlm(named, language, { real, syntheticShare: 0 });
+    if (extra === "truth") {
+      const synthetic = await stages.coded(stages.data("balanced", pipeline.synthetic, 1), images);
+      return await stages.vlm(named, language, { real, synthetic, syntheticShare: share });
+    }
+    await using synthetic = await stages.synthetic(extra, await stages.captions(extra, language), models);
+    return await stages.vlm(named, language, { real, synthetic, syntheticShare: share });
+  };
+  const { model } = await train();
+  try {
+    using captioner = new Captioner(model, language, { maxTokens: maxCaptionTokens, batch: 32 });
+    const scores: Partial<Record<TestName, CaptionerScores>> = {};
+    let written: string[] = [];
+    for (const test of tests) {
+      const coded = await stages.coded(stages.data(test, testPictures), images);
+      const captions = await captioner.captionAll(coded, context);
+      scores[test] = scoreDataset(captions, coded);
+      if (test === "test") written = captions.slice(0, shown);
+    }
+    const unseen = await stages.coded(stages.data("test", testPictures), images);
+    const use = await measurePictureUse(model, unseen, { language, maxTextTokens: maxCaptionTokens });
+    return { scores: scores as Record<TestName, CaptionerScores>, use, written };
+  } finally {
+    model.dispose();
+  }
+}
+
+export interface ExperimentOptions extends StageContext {
+  /** Seeds worked on at a time, each by a process of one thread; 1: in this process. */
+  workers: number;
+}
+
+/** More seeds may join an experiment; nothing else may change. @throws SynthError `SYNTH_RESUME` */
+async function keepSettings(directory: string, { seeds: _, ...settings }: ExperimentSettings): Promise<void> {
+  await mkdir(directory, { recursive: true });
+  const [path, text] = [join(directory, "settings.json"), `${JSON.stringify(settings, null, 2)}\n`];
+  if (!existsSync(path)) await writeFileAtomic(path, text);
+  else if ((await readFile(path, "utf8")) !== text) {
+    throw new SynthError("SYNTH_RESUME", `${directory} holds an experiment of other settings: name another folder`);
+  }
+}
+
+/**
+ * Runs every row of every seed that has no result yet. Returns whether all were run.
+ * @throws SynthError `SYNTH_RESUME` where the folder holds an experiment of other settings
+ */
+export async function runExperiment(
+  directory: string,
+  settings: ExperimentSettings,
+  { workers, progress, signal }: ExperimentOptions,
+): Promise<boolean> {
+  await keepSettings(directory, settings);
+  return await runUnits({
+    ...{ directory, settings, workers, progress, signal },
+    units: Array.from({ length: settings.seeds }, (_, i) => i + 1),
+    keysOf: (seed) => rowsOfSeed.map((arm) => resultKey({ arm, seed })),
+    keyOf: resultKey,
+    run: runSeed,
+    worker: new URL("./worker.js", import.meta.url),
+    describe: ({ seed, arm, faithfulness, scores, seconds }) => {
+      const share = (value: number) => `${(100 * value).toFixed(0)} %`;
+      const found = faithfulness
+        ? `${share(faithfulness.generated.exact)} of pictures as said, true ones ${share(faithfulness.reconstructed.exact)}`
+        : scores
+          ? tests.map((test) => `${test} ${(100 * scores[test].cider).toFixed(1)}`).join(", ")
+          : "measured";
+      return `seed ${seed}, ${arm}: ${found} (${seconds.toFixed(0)} CPU seconds)`;
+    },
+  });
+}

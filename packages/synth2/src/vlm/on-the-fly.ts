@@ -1,0 +1,81 @@
+import { SynthError } from "../errors.js";
+import { encodeCaption, type OpenMaskedGenerator, requireSameTokenizer } from "../generator/index.js";
+import { MaskedSampler, pictureSeed, type SamplingOptions } from "../sampling/index.js";
+import type { CaptionRow } from "../synthesize/index.js";
+import type { VqImageTokenizer } from "../tokenizer/index.js";
+import type { EmbeddedDataset, EmbeddedSample } from "../types.js";
+
+interface OnTheFlyOptions {
+  captions: AsyncIterable<CaptionRow> | Iterable<CaptionRow>;
+  generator: OpenMaskedGenerator;
+  images: VqImageTokenizer;
+  sampling: SamplingOptions;
+  seed: number;
+}
+
+/** Embeddings drawn when they are asked for and kept nowhere: the same that `synthesize` writes of the same captions and seed. */
+export class OnTheFlyDataset implements EmbeddedDataset {
+  readonly positions: number;
+  readonly dimension: number;
+  readonly tokenizerHash: string;
+  readonly #sampler: MaskedSampler;
+
+  private constructor(
+    readonly options: Omit<OnTheFlyOptions, "captions">,
+    readonly rows: readonly (CaptionRow & { tokens: Int32Array })[],
+    /** Captions left out, longer than the generator reads. */
+    readonly skipped: number,
+  ) {
+    const { generator, images, sampling } = options;
+    this.positions = images.positions;
+    this.dimension = images.dimension;
+    this.tokenizerHash = images.hash;
+    this.#sampler = new MaskedSampler(generator.model, sampling);
+  }
+
+  /** @throws SynthError `SYNTH_TOKENIZER_MISMATCH`, `SYNTH_DATA` without a caption that fits */
+  static async open({ captions, ...options }: OnTheFlyOptions): Promise<OnTheFlyDataset> {
+    const { generator, images } = options;
+    requireSameTokenizer("the generator", generator.tokenizerHash, images.hash);
+    const rows: (CaptionRow & { tokens: Int32Array })[] = [];
+    let skipped = 0;
+    for await (const { id, caption } of captions) {
+      try {
+        const tokens = encodeCaption(caption, generator.text, generator.model.architecture.maxTextTokens);
+        rows.push({ id, caption, tokens });
+      } catch (error) {
+        if (!(error instanceof SynthError)) throw error;
+        skipped++;
+      }
+    }
+    if (rows.length === 0) throw new SynthError("SYNTH_DATA", "there is no caption that the generator reads");
+    return new OnTheFlyDataset(options, rows, skipped);
+  }
+
+  get length(): number {
+    return this.rows.length;
+  }
+
+  async get(index: number): Promise<EmbeddedSample> {
+    return (await this.getMany([index]))[0]!;
+  }
+
+  /** @throws RangeError when an index is outside */
+  async getMany(indices: readonly number[]): Promise<EmbeddedSample[]> {
+    const { seed, images } = this.options;
+    const rows = indices.map((index) => {
+      const row = this.rows[index];
+      if (!row) throw new RangeError(`sample ${index} of ${this.length}`);
+      return row;
+    });
+    const codes = await this.#sampler.sample({
+      captions: rows.map(({ tokens }) => tokens),
+      seeds: rows.map(({ id, caption }) => pictureSeed(seed, `${id}\0${caption}`)),
+    });
+    return rows.map(({ id, caption }, row) => ({
+      id,
+      captions: [caption],
+      embedding: images.embed(codes.subarray(row * this.positions, (row + 1) * this.positions)),
+    }));
+  }
+}
