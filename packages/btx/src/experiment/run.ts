@@ -1,5 +1,4 @@
 import { fork } from "node:child_process";
-import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { ByteTokenizer } from "@trefoil/core";
@@ -9,7 +8,7 @@ import { runArm } from "./arm.js";
 import { windowsOf } from "./measure.js";
 import { SeedModels } from "./models.js";
 import { armName, armsOf, domainNames, type ExperimentSettings, heldOutShare } from "./plan.js";
-import { appendResult, type ResultRow, readResults, resultKey } from "./results.js";
+import { appendResult, keepSettings, type ResultRow, readResults, resultKey } from "./results.js";
 
 /** What a worker process is asked, and what it answers. */
 export interface SeedRequest {
@@ -61,7 +60,7 @@ export async function runExperiment(
   settings: ExperimentSettings,
   { workers, progress, signal }: ExperimentOptions,
 ): Promise<boolean> {
-  await mkdir(directory, { recursive: true });
+  await keepSettings(directory, settings);
   // Once, for all processes.
   closeDomains(await open(directory, settings));
   const known = (await readResults(directory)).map(resultKey);
