@@ -99,7 +99,8 @@ export const reproduceCommand = defineCommand({
     const settings = (summary && (await experimentSettings(output))) || given;
     if (!summary) await runExperiment(output, settings, { workers, progress, signal });
     const rows = await readResults(output);
-    if (summary && rows.length === 0) throw new StageError("BTX_OPTIONS", `${output} holds no results.jsonl: run first`);
+    if (summary && rows.length === 0)
+      throw new StageError("BTX_OPTIONS", `${output} holds no results.jsonl: run first`);
     const completed = isComplete(rows, settings);
     const result = { arms: summarise(rows, settings), findings: findings(rows, settings), settings, completed };
     if (summary) {
