@@ -5,9 +5,12 @@ import { closeDomains, type DomainTokens } from "../domains/index.js";
 import {
   bitsPerByteFrom,
   domainTfIdf,
+  ensembleMeans,
   ensembleNats,
   ensembleRules,
+  ensembleWeights,
   generateFromEnsemble,
+  geometricNats,
   meanPosterior,
   textWeights,
   windowNats,
@@ -23,7 +26,7 @@ export const ensembleCommand = defineCommand({
   name: "ensemble",
   summary: "Use branches together without merging them (Branch-Train-Merge): score text, or continue a prompt.",
   description:
-    "Every token's probability is a weighted mean over the models (arXiv 2208.03306). With cosine and distance, a model belongs to the domain that its folder is named after; models without one are left out. Costs one forward pass for each model that counts, under bayes for all.",
+    "Every token's probability is a weighted mean over the models (arXiv 2208.03306), arithmetic or geometric. With cosine and distance, a model belongs to the domain that its folder is named after; models without one are left out. Costs one forward pass for each model that counts, under bayes for all.",
   examples: [
     "btx ensemble --models experts/code,experts/prose,models/seed",
     "btx ensemble --models experts/code,experts/prose --rule cosine --top-k 1 --prompt 'export '",
@@ -41,6 +44,10 @@ export const ensembleCommand = defineCommand({
       .describe(
         "bayes: posterior of each model given the text so far; cosine: the nearest by tf-idf, averaged; distance: exp(-d²/T) of tf-idf; uniform: all the same.",
       ),
+    mean: z
+      .enum(ensembleMeans)
+      .default("arithmetic")
+      .describe("arithmetic: weighted sum of probabilities; geometric: weighted product of them, normalised."),
     topK: z.number().int().positive().optional().describe("Models that count, at most. Default: all."),
     temperature: z.number().positive().default(0.1).describe("T of distance."),
     prior: z.array(z.number().positive()).default([]).describe("Of bayes; by default all the same."),
@@ -97,6 +104,7 @@ export const ensembleCommand = defineCommand({
         const room = modelConfig.maxPositions - ids.length;
         const tokens = await generateFromEnsemble(models, ids, {
           ...options,
+          mean: config.mean,
           ...(fixed && { weights: fixed }),
           maxNewTokens: Math.max(1, Math.min(config.maxNewTokens, room)),
           temperature: config.sampling,
@@ -127,13 +135,19 @@ export const ensembleCommand = defineCommand({
           stdout.write(`${mean.map((weight) => weight.toFixed(4)).join(",")}\n`);
           return;
         }
-        const mixed = ensembleNats(nats, batches, { ...options, context, tokenizer, ...(tfIdf && { tfIdf }) });
+        const text = { ...options, context, tokenizer, ...(tfIdf && { tfIdf }) };
+        const mixed =
+          config.mean === "geometric"
+            ? await geometricNats(models, batches, ensembleWeights(nats, batches, text), signal)
+            : ensembleNats(nats, batches, text);
         [mixed, ...nats].forEach((each, i) => {
           scores[i]!.bitsPerByte[name] = bitsPerByteFrom(each, batches, lengths, context);
         });
       }
       stdout.write(scoresTable(scores));
-      stdout.write(`The second half of each window, given the first; ${rule} over ${chosen.length} models.\n`);
+      stdout.write(
+        `The second half of each window, given the first; ${rule} over ${chosen.length} models, ${config.mean} mean.\n`,
+      );
     } finally {
       closeDomains(domains);
       for (const each of opened) each[Symbol.dispose]();

@@ -70,10 +70,10 @@ const findingTable = ({ findings }: ReproduceResult): TableSection => ({
 });
 
 /** Score by share of the compute that finetuning takes; 0 is the plain average, 1 sparse upcycling. */
-function sweepSection({ arms, settings }: ReproduceResult): Section[] {
+export function sweepPoints({ arms, settings }: ReproduceResult): { share: number; arm: ArmSummary }[] {
   const of = (name: string) => arms.find(({ arm }) => arm === name);
   const mixture = { kind: "mixture", regime: "levers", variant: "top-2" } as const;
-  const points = [
+  return [
     { share: 0, arm: of(armName({ kind: "average", regime: "levers" })) },
     ...settings.shares.map((share) => ({ share, arm: of(armName({ ...mixture, share })) })),
     { share: finetuneShare.levers, arm: of(armName(mixture)) },
@@ -81,6 +81,10 @@ function sweepSection({ arms, settings }: ReproduceResult): Section[] {
   ]
     .flatMap(({ share, arm }) => (arm ? [{ share, arm }] : []))
     .sort((a, b) => a.share - b.share);
+}
+
+function sweepSection(result: ReproduceResult): Section[] {
+  const points = sweepPoints(result);
   const x = points.map(({ share }) => share);
   return [
     {
@@ -135,18 +139,4 @@ export function resultsTable(result: ReproduceResult): string {
       ),
     )
     .join("\n");
-}
-
-export function markdownSummary(result: ReproduceResult): string {
-  const line = (cells: readonly string[]) => `| ${cells.join(" | ")} |`;
-  const tables = [findingTable(result), armTable(result)].map(({ title, caption, columns, rows }) =>
-    [
-      `## ${title}\n\n${caption}\n`,
-      line(columns.map(({ label }) => label)),
-      line(columns.map(() => "---")),
-      ...rows.map((row) => line(row.map(cellText))),
-    ].join("\n"),
-  );
-  const done = result.completed ? `All arms of ${result.settings.seeds} seeds.` : "Not complete.";
-  return `${done}\n\n${tables.join("\n\n")}\n`;
 }

@@ -3,9 +3,19 @@ import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { defineCommand, writeReport } from "@trefoil/core";
 import { z } from "zod";
-import { type ExperimentSettings, findings, readResults, runExperiment, summarise } from "../experiment/index.js";
+import {
+  type ExperimentSettings,
+  experimentSettings,
+  findings,
+  isComplete,
+  readResults,
+  runExperiment,
+  summarise,
+} from "../experiment/index.js";
+import { StageError } from "../stages/index.js";
 import { folder, modelFields, size } from "./fields.js";
-import { markdownSummary, reproduceSections, resultsTable } from "./reproduce-report.js";
+import { reproduceMarkdown } from "./reproduce-markdown.js";
+import { reproduceSections, resultsTable } from "./reproduce-report.js";
 
 const whole = { seeds: 3, steps: 4000, seedSteps: 6000, full: ["paper", "levers"] as const, shares: [0.2, 0.4, 0.8] };
 const small = { seeds: 2, steps: 1000, seedSteps: 1500, full: ["levers"] as const, shares: [0.25, 0.85] };
@@ -15,7 +25,11 @@ export const reproduceCommand = defineCommand({
   summary: "The experiment: which of the paper's claims hold in small? Paired seeds, expectations stated before.",
   description:
     "Trains a seed on the built-in code, prose and arithmetic, then Branch-Train-MiX and its variants in the paper's regime and with four levers, Branch-Train-Merge, the plain average, dense continued training and sparse upcycling, matched by FLOPs, tokens and time. Every arm of every seed is a line of results.jsonl; stopped, it goes on where it was.",
-  examples: ["btx reproduce --output runs/reproduce", "btx reproduce --output runs/small --small"],
+  examples: [
+    "btx reproduce --output runs/reproduce",
+    "btx reproduce --output runs/small --small",
+    "btx reproduce --output runs/small --summary",
+  ],
   schema: z.strictObject({
     output: folder("Folder of results and report; one that is there is completed.").default("runs/reproduce"),
     small: z
@@ -24,6 +38,10 @@ export const reproduceCommand = defineCommand({
       .describe(
         "2 seeds, a quarter of the steps, and variants and matchings in the regime with levers alone; what is given beside it counts.",
       ),
+    summary: z
+      .boolean()
+      .default(false)
+      .describe("Run nothing: print the results that are there as Markdown, with the settings they were made with."),
     workers: size(Math.min(availableParallelism(), 8), "Seeds worked on at a time, each by a process of one thread."),
     seeds: z
       .number()
@@ -66,9 +84,9 @@ export const reproduceCommand = defineCommand({
     maxBytes: size(4_000_000, "Text read of each domain, at most."),
   }),
   run: async (config, { progress, signal, stdout }) => {
-    const { output, small: isSmall, workers, model: sizes, seeds, steps, seedSteps, shares, ...rest } = config;
+    const { output, small: isSmall, summary, workers, model: sizes, seeds, steps, seedSteps, shares, ...rest } = config;
     const defaults = isSmall ? small : whole;
-    const settings: ExperimentSettings = {
+    const given: ExperimentSettings = {
       ...rest,
       sizes,
       full: defaults.full,
@@ -77,9 +95,18 @@ export const reproduceCommand = defineCommand({
       seedSteps: seedSteps ?? defaults.seedSteps,
       shares: shares ?? defaults.shares,
     };
-    const completed = await runExperiment(output, settings, { workers, progress, signal });
+    // A summary is of what was run, whatever the defaults are now.
+    const settings = (summary && (await experimentSettings(output))) || given;
+    if (!summary) await runExperiment(output, settings, { workers, progress, signal });
     const rows = await readResults(output);
+    if (summary && rows.length === 0)
+      throw new StageError("BTX_OPTIONS", `${output} holds no results.jsonl: run first`);
+    const completed = isComplete(rows, settings);
     const result = { arms: summarise(rows, settings), findings: findings(rows, settings), settings, completed };
+    if (summary) {
+      stdout.write(reproduceMarkdown(result));
+      return;
+    }
     stdout.write(`\n${resultsTable(result)}\n`);
     const report = join(output, "report.html");
     const subtitle = completed ? `${settings.seeds} paired seeds` : "Not all arms are done";
@@ -88,7 +115,7 @@ export const reproduceCommand = defineCommand({
       subtitle,
       sections: reproduceSections(result, rows),
     });
-    await writeFile(join(output, "summary.md"), markdownSummary(result));
+    await writeFile(join(output, "summary.md"), reproduceMarkdown(result));
     progress.log(`${completed ? "Done" : "Stopped; the same command goes on"}. The report is in ${report}.`);
   },
 });

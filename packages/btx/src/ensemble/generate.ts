@@ -10,12 +10,15 @@ import {
   tensor,
 } from "@trefoil/core";
 import { StageError } from "../stages/errors.js";
-import { keepLargest, mixProbabilities, Posterior } from "./weights.js";
+import type { EnsembleMean } from "./score.js";
+import { keepLargest, mixGeometrically, mixProbabilities, Posterior } from "./weights.js";
 
 export interface EnsembleGenerateOptions {
   maxNewTokens: number;
   /** 0: always the likeliest token. Default 0. */
   temperature?: number;
+  /** Default arithmetic. */
+  mean?: EnsembleMean;
   /** How much each model counts; absent: the posterior, token by token. */
   weights?: readonly number[];
   /** Of the posterior: models that count. Default: all. */
@@ -61,7 +64,7 @@ class Decoder implements Disposable {
 }
 
 /**
- * Continues a prompt with the mixture of the models' probabilities, `p(x_t) = Σ_j w_j p_j(x_t)`. A model whose given weight is 0 is not
+ * Continues a prompt with the mean of the models' probabilities, `p(x_t) = Σ_j w_j p_j(x_t)` or its geometric kind. A model whose given weight is 0 is not
  * run. @returns new tokens, the ending one included @throws StageError when the text does not fit a model's context
  */
 export async function generateFromEnsemble(
@@ -70,7 +73,7 @@ export async function generateFromEnsemble(
   options: EnsembleGenerateOptions,
 ): Promise<number[]> {
   const { maxNewTokens, temperature = 0, topK = models.length, eosTokenIds = [], onToken, signal } = options;
-  const { random = Math.random } = options;
+  const { mean = "arithmetic", random = Math.random } = options;
   const length = prompt.length + maxNewTokens;
   const room = Math.min(...models.map(({ config }) => config.maxPositions));
   if (prompt.length === 0) throw new StageError("BTX_OPTIONS", "the prompt is empty: give at least one token");
@@ -93,10 +96,13 @@ export async function generateFromEnsemble(
       seen += fresh.length;
       const last = logs.map((rows) => rows.subarray((fresh.length - 1) * vocabulary));
       const weights = given ?? keepLargest(posterior.weights, topK);
-      const probabilities = mixProbabilities(
-        weights,
-        last.map((row) => row.map(Math.exp)),
-      );
+      const probabilities =
+        mean === "geometric"
+          ? mixGeometrically(weights, last)
+          : mixProbabilities(
+              weights,
+              last.map((row) => row.map(Math.exp)),
+            );
       const token = draw(probabilities, temperature, random);
       posterior.observe(last.map((row) => row[token]!));
       generated.push(token);

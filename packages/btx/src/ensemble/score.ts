@@ -13,6 +13,10 @@ import type { WindowNats } from "./windows.js";
 export const ensembleRules = ["bayes", "cosine", "distance", "uniform"] as const;
 export type EnsembleRule = (typeof ensembleRules)[number];
 
+/** `p = Σ w_j p_j`, or `p ∝ Π p_j^w_j` (a product of experts), normalised. */
+export const ensembleMeans = ["arithmetic", "geometric"] as const;
+export type EnsembleMean = (typeof ensembleMeans)[number];
+
 export interface EnsembleOptions {
   rule: EnsembleRule;
   /** Models that count. Default: all. */
@@ -44,18 +48,27 @@ export function textWeights(
   );
 }
 
+/** What weights are made from, beside the rule. */
+export interface EnsembleText {
+  /** Tokens at the beginning of a window that `cosine` and `distance` look at. */
+  context: number;
+  tokenizer: Tokenizer;
+  tfIdf?: TfIdf;
+}
+
 /**
- * Nats of each token under the ensemble, `-ln Σ_j w_j p_j(x_t)`. Weights come from the first `context` tokens of a window, those of
- * `bayes` from all tokens before the one predicted.
+ * How much each model counts for each token: from the first `context` tokens of a window, under `bayes` from all tokens before the one
+ * predicted.
  * @param models nats under each model, [models][window * sequence]
+ * @returns [models][window * sequence], summing to 1 over models; 0 where nothing is predicted
  */
-export function ensembleNats(
+export function ensembleWeights(
   models: readonly WindowNats[],
   batches: readonly TokenBatch[],
-  options: EnsembleOptions & { context: number; tokenizer: Tokenizer; tfIdf?: TfIdf },
-): WindowNats {
+  options: EnsembleOptions & EnsembleText,
+): Float64Array[] {
   const { context, tokenizer, tfIdf, topK = models.length, prior } = options;
-  const mixed = new Float32Array(models[0]!.length);
+  const all = models.map((nats) => new Float64Array(nats.length));
   let at = 0;
   for (const { tokens, targets, batch, sequence } of batches) {
     for (let row = 0; row < batch; row++) {
@@ -64,16 +77,32 @@ export function ensembleNats(
       const fixed = textWeights(models.length, options, tfIdf, text);
       for (let i = 0; i < sequence; i++, at++) {
         if (targets[row * sequence + i]! < 0) continue;
-        const logs = models.map((nats) => -nats[at]!);
         const weights = fixed ?? keepLargest(posterior.weights, topK);
-        const largest = Math.max(...logs.filter((_, j) => weights[j]! > 0));
-        const sum = logs.reduce((total, log, j) => total + weights[j]! * Math.exp(log - largest), 0);
-        mixed[at] = -(largest + Math.log(sum));
-        posterior.observe(logs);
+        all.forEach((own, j) => {
+          own[at] = weights[j]!;
+        });
+        posterior.observe(models.map((nats) => -nats[at]!));
       }
     }
   }
-  return mixed;
+  return all;
+}
+
+/**
+ * Nats of each token under the arithmetic mean, `-ln Σ_j w_j p_j(x_t)`.
+ * @param models nats under each model, [models][window * sequence]
+ */
+export function ensembleNats(
+  models: readonly WindowNats[],
+  batches: readonly TokenBatch[],
+  options: EnsembleOptions & EnsembleText,
+): WindowNats {
+  const weights = ensembleWeights(models, batches, options);
+  return models[0]!.map((_, at) => {
+    const least = Math.min(...models.map((nats, j) => (weights[j]![at]! > 0 ? nats[at]! : Number.POSITIVE_INFINITY)));
+    if (least === Number.POSITIVE_INFINITY) return 0;
+    return least - Math.log(models.reduce((sum, nats, j) => sum + weights[j]![at]! * Math.exp(least - nats[at]!), 0));
+  });
 }
 
 /**

@@ -24,6 +24,19 @@ export function mixProbabilities(weights: readonly number[], rows: readonly Arra
   return mixed;
 }
 
+/** `p(x) ∝ Π_j p_j(x)^w_j`, normalised: models agree, where the arithmetic mean lets any one speak. @param logs of probabilities, nats */
+export function mixGeometrically(weights: readonly number[], logs: readonly ArrayLike<number>[]): Float64Array {
+  const sums = new Float64Array(logs[0]!.length);
+  logs.forEach((row, j) => {
+    const weight = weights[j]!;
+    if (weight > 0) for (let i = 0; i < sums.length; i++) sums[i]! += weight * row[i]!;
+  });
+  const largest = sums.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
+  const powers = sums.map((sum) => Math.exp(sum - largest));
+  const total = powers.reduce((a, b) => a + b, 0);
+  return powers.map((power) => power / total);
+}
+
 /**
  * The posterior of each model after what it has seen: `p(j | x_≤t) ∝ p_j(x_t | x_<t) p(j | x_<t)`. In logarithms, so that long
  * texts do not underflow.

@@ -1,4 +1,3 @@
-import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { ByteTokenizer, type RunUnit, runUnits } from "@trefoil/core";
 import { closeDomains, openDomains } from "../domains/index.js";
@@ -7,7 +6,7 @@ import { runArm } from "./arm.js";
 import { windowsOf } from "./measure.js";
 import { SeedModels } from "./models.js";
 import { armName, armsOf, domainNames, type ExperimentSettings, heldOutShare } from "./plan.js";
-import { type ResultRow, resultKey } from "./results.js";
+import { keepSettings, type ResultRow, resultKey } from "./results.js";
 
 const open = (directory: string, { maxBytes }: ExperimentSettings) =>
   openDomains(Object.fromEntries(domainNames.map((name) => [name, `@${name}`])), {
@@ -46,7 +45,7 @@ export async function runExperiment(
   settings: ExperimentSettings,
   { workers, progress, signal }: ExperimentOptions,
 ): Promise<boolean> {
-  await mkdir(directory, { recursive: true });
+  await keepSettings(directory, settings);
   // Once, for all processes.
   closeDomains(await open(directory, settings));
   return await runUnits({

@@ -11,8 +11,9 @@ export interface ArmSummary {
   switching: number;
   /** Change of prose, which every arm's seed has learnt, against the seed; above 0: forgotten. */
   forgetting: number;
-  /** Of `mean` against dense continued training at equal FLOPs, paired by seed. */
+  /** Of `mean` and `switching` against dense continued training at equal FLOPs, paired by seed. */
   againstDense?: PairedTest;
+  switchingAgainstDense?: PairedTest;
   exactMatch?: number;
   specialisation?: number;
   tokens: number;
@@ -47,8 +48,9 @@ export function summarise(rows: readonly ResultRow[], settings: ExperimentSettin
       own.every((row) => row[key] !== undefined) ? { [key]: of((row) => row[key]!) } : {};
     const forgotten = differences(rows, arm, { kind: "seed" }, (row) => row.bitsPerByte.prose!);
     const dense: Arm = { kind: "dense", match: "FLOPs" };
-    const test =
-      armName(arm) === armName(dense) ? undefined : tested(differences(rows, arm, dense, ({ mean }) => mean));
+    const against = (score: Score) =>
+      armName(arm) === armName(dense) ? undefined : tested(differences(rows, arm, dense, score));
+    const [onMean, onSwitching] = [against(({ mean }) => mean), against(({ switching }) => switching)];
     return [
       {
         arm: armName(arm),
@@ -59,7 +61,8 @@ export function summarise(rows: readonly ResultRow[], settings: ExperimentSettin
         mean: of(({ mean }) => mean),
         switching: of(({ switching }) => switching),
         forgetting: average(forgotten),
-        ...(test && { againstDense: test }),
+        ...(onMean && { againstDense: onMean }),
+        ...(onSwitching && { switchingAgainstDense: onSwitching }),
         ...optional("exactMatch"),
         ...optional("specialisation"),
         tokens: of(({ tokens }) => tokens),

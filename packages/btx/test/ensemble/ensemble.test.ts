@@ -1,12 +1,16 @@
 import { readFileSync } from "node:fs";
-import { emptyBatch, generate, Llama, type TokenBatch } from "@trefoil/core";
+import { emptyBatch, generate, Llama, logSoftmax, type TokenBatch, tensor } from "@trefoil/core";
 import { describe, expect, it } from "vitest";
 import {
   distanceWeights,
+  ensembleMeans,
   ensembleNats,
+  ensembleWeights,
   generateFromEnsemble,
+  geometricNats,
   keepLargest,
   meanPosterior,
+  mixGeometrically,
   mixProbabilities,
   Posterior,
   TfIdf,
@@ -46,6 +50,8 @@ describe("weights", () => {
     expectClose(keepLargest(weights, 2), golden.top2Weights);
     expectClose(mixProbabilities(keepLargest(weights, 2), golden.probabilities), golden.top2Mixture);
     expectClose(mixProbabilities([0, 0.5, 0.5, 0], golden.probabilities), golden.top2Uniform);
+    const logs = golden.probabilities.map((row: number[]) => row.map(Math.log));
+    expectClose(mixGeometrically(keepLargest(weights, 2), logs), golden.top2Geometric);
   });
 
   it("updates the posterior as the reference, and far below what a double holds", () => {
@@ -106,14 +112,42 @@ describe("ensembles", () => {
     expect(posterior[0]! + posterior[1]!).toBeCloseTo(1, 12);
   });
 
+  it("gives a token the geometric mean of its probabilities, over models of different widths", async () => {
+    const wider = new Llama({ ...config, hiddenSize: 32, headDim: 16, tieWordEmbeddings: false }, 3);
+    const three = [...models, wider];
+    const nats = [];
+    for (const model of three) nats.push(await windowNats(model, batches));
+    const weights = ensembleWeights(nats, batches, { rule: "bayes", topK: 2, context: 4, tokenizer });
+    const found = await geometricNats(three, batches, weights);
+    const logs: Float32Array[][] = [];
+    for (const { tokens, batch, sequence } of batches) {
+      const ids = tensor(tokens, { shape: [batch, sequence] });
+      logs.push(
+        await Promise.all(three.map(async (model) => (await logSoftmax(model.logits(ids)).data()) as Float32Array)),
+      );
+    }
+    for (const [window, { targets }] of batches.entries()) {
+      for (let i = 0; i < 8; i++) {
+        const rows = logs[window]!.map((all) => all.subarray(i * config.vocabSize, (i + 1) * config.vocabSize));
+        const mixed = mixGeometrically(
+          weights.map((own) => own[8 * window + i]!),
+          rows,
+        );
+        expect(mixed.reduce((a, b) => a + b, 0)).toBeCloseTo(1, 12);
+        expect(Math.exp(-found[8 * window + i]!)).toBeCloseTo(mixed[targets[i]!]!, 6);
+      }
+    }
+  });
+
   it("generates what its only model would, and what the mixed probabilities say", async () => {
     const prompt = tokenizer.encode("12+34=");
     const [alone] = await generate(models[0]!, [prompt], { maxNewTokens: 6, temperature: 0 });
     const both = [models[0]!, models[0]!];
-    for (const weights of [[1, 0], [0.5, 0.5], undefined])
-      expect(await generateFromEnsemble(both, prompt, { maxNewTokens: 6, ...(weights && { weights }) })).toEqual([
-        ...alone!.tokens,
-      ]);
+    for (const mean of ensembleMeans)
+      for (const weights of [[1, 0], [0.5, 0.5], undefined])
+        expect(
+          await generateFromEnsemble(both, prompt, { maxNewTokens: 6, mean, ...(weights && { weights }) }),
+        ).toEqual([...alone!.tokens]);
     const tokens = await generateFromEnsemble(models, prompt, { maxNewTokens: 4 });
     // Each token is the likeliest of all under the same ensemble scored without a cache.
     const text = [...prompt, ...tokens];
