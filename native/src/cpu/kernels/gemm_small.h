@@ -20,6 +20,7 @@ constexpr int kDotTileRows = 2;
 #endif
 constexpr int kDotTileColumns = 4;
 constexpr int64_t kDotDepth = 1024;  // of k: what passes by each other stays in L1 and L2
+constexpr int64_t kDotAhead = 16 * 1024;  // bytes of B to fetch before their use, at least
 
 template <int R, int C, class B>
 DotKernel<B> dot_kernel_for_rows(int rows) {
@@ -33,22 +34,24 @@ DotKernel<B> dot_kernel_for_rows(int rows) {
 // Every row of A passes by a few rows of B, which are then in the nearest cache: B is read from memory once.
 template <class B>
 void run_dot_tile(const Gemm& g, Rows a, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+  const int64_t tile = kDotTileColumns * g.b.stride;
+  const int64_t ahead = ceil_div(kDotAhead, at_least(tile * static_cast<int64_t>(sizeof(B)), 1)) * tile;
   for (int64_t j = 0; j < columns;) {
     const bool four = columns - j >= kDotTileColumns;
     const int64_t width = four ? kDotTileColumns : 1;
     for (int64_t k = 0; k == 0 || k < g.k; k += kDotDepth) {
       const int64_t depth = at_most(g.k - k, kDotDepth);
       const B* b = stored_row<B>(g.b, column + j) + k;
-      int64_t ahead = width * g.b.stride;  // the next rows of B, fetched by the first rows of A to pass
+      const B* next = b - k + ahead + width * k;  // fetched by the first rows of A to pass
       for (int64_t i = 0; i < rows;) {
         const int64_t left = rows - i, tiles = ceil_div(left, kDotTileRows);
         const int count = static_cast<int>(ceil_div(left, tiles));
         const DotKernel<B> kernel =
             four ? dot_kernel_for_rows<kDotTileRows, kDotTileColumns, B>(count) : dot_kernel_for_rows<kDotTileRows, 1, B>(count);
         kernel(depth, a.data + i * a.stride + k, a.stride, b, g.b.stride, g.c + (row + i) * g.c_stride + column + j, g.c_stride,
-               g.accumulate || k > 0, ahead);
+               g.accumulate || k > 0, next);
         i += count;
-        ahead = 0;
+        next = b;  // at hand: no more to fetch
       }
     }
     j += width;

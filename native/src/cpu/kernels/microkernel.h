@@ -108,11 +108,12 @@ MicroKernel packed_kernel(int rows, int columns) {
   return packed_kernel_for_rows<kTileRows, 1, walk, true>(rows);
 }
 
-// C[R, C] from dot products of the rows of A with the rows of B, both contiguous in k. B is fetched `ahead` elements before it
-// is read.
+// C[R, C] from dot products of the rows of A with the rows of B, both contiguous in k. Meanwhile the C * kc elements from `next`
+// on are fetched, in order of their addresses: C short runs at once would be too many for the memory to follow.
 template <int R, int C, class B>
 void dot_kernel(int64_t kc, const float* a, int64_t lda, const B* b, int64_t ldb, float* c, int64_t ldc,
-                bool accumulate, int64_t ahead) {
+                bool accumulate, const B* next) {
+  constexpr int kStep = C * Vec::width, kLineOfB = kLine * static_cast<int>(sizeof(float) / sizeof(B));
   static_assert(C == 1 || C == 4);
   Vec total[R][C];
 #pragma GCC unroll 16
@@ -121,12 +122,11 @@ void dot_kernel(int64_t kc, const float* a, int64_t lda, const B* b, int64_t ldb
     for (int j = 0; j < C; ++j) total[i][j] = splat(0.0f);
   int64_t k = 0;
   for (; k + Vec::width <= kc; k += Vec::width) {
+#pragma GCC unroll 16
+    for (int j = 0; j < kStep; j += kLineOfB) __builtin_prefetch(next + C * k + j);
     Vec right[C];
 #pragma GCC unroll 16
-    for (int j = 0; j < C; ++j) {
-      __builtin_prefetch(b + ahead + j * ldb + k);
-      right[j] = load_wide(b + j * ldb + k);
-    }
+    for (int j = 0; j < C; ++j) right[j] = load_wide(b + j * ldb + k);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
       Vec left = load(a + i * lda + k);
@@ -158,6 +158,6 @@ void dot_kernel(int64_t kc, const float* a, int64_t lda, const B* b, int64_t ldb
 
 template <class B>
 using DotKernel = void (*)(int64_t kc, const float* a, int64_t lda, const B* b, int64_t ldb, float* c, int64_t ldc,
-                           bool accumulate, int64_t ahead);
+                           bool accumulate, const B* next);
 
 }  // namespace trefoil::cpu::TREFOIL_ISA
