@@ -25,6 +25,7 @@ export const generatorCommand = defineCommand({
           .enum(["cosine", "linear", "square", "arccos"])
           .default("cosine")
           .describe("Of the share of hidden codes."),
+        leastHidden: z.number().min(0).lt(1).default(0.5).describe("Least share of hidden codes in training."),
         average: z
           .enum(["picture", "batch"])
           .default("batch")
