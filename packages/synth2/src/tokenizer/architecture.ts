@@ -32,7 +32,7 @@ export const architectureSchema = z.strictObject({
     .nonnegative()
     .default(0)
     .describe(
-      "Entries of a second codebook, for patches in grey of one mean and contrast: a code is then one entry of each, and what is left to the first is colour. New combinations of the two are codes too. 0: one codebook.",
+      "Entries of a second codebook, for patches in grey of one mean and contrast; the first one then codes the range of colours of a patch, and a code is one entry of each, so that new combinations are codes too. 0: one codebook.",
     ),
   normaliseCodes: z.boolean().default(false).describe("Codes of length 1, compared by angle (as LlamaGen)."),
 });

@@ -2,12 +2,15 @@ import {
   add,
   attention,
   Conv2d,
+  concat,
   divide,
   GroupNorm,
   type InitialValues,
   Linear,
   Module,
+  max,
   mean,
+  min,
   multiply,
   RMSNorm,
   reshape,
@@ -193,14 +196,20 @@ function unfoldPatches(x: Tensor, p: number): Tensor {
   return reshape(patches, [n, height * p, width * p, 3]);
 }
 
+/** The pixels of patches apart from one another: [N, S, S, C] to [N, g, p, g, p, C]; axes 2 and 4 are those of a patch. */
+function patchesOf(images: Tensor, patch: number): Tensor {
+  const [n, size, , channels] = images.shape as [number, number, number, number];
+  return reshape(images, [n, size / patch, patch, size / patch, patch, channels]);
+}
+
 /**
  * Images [N, S, S, 3] to their patches in grey, each of mean 0 and deviation 1, [N, S, S, 1]: what is drawn, without its colours.
  * @param patch pixels per side
  */
 export function structureOf(images: Tensor, patch: number): Tensor {
   const [n, size] = images.shape as [number, number];
-  const luminance = sum(multiply(images, tensor([0.299, 0.587, 0.114])), { axes: 3 });
-  const patches = reshape(luminance, [n, size / patch, patch, size / patch, patch]);
+  const luminance = sum(multiply(images, tensor([0.299, 0.587, 0.114])), { axes: 3, keepDims: true });
+  const patches = patchesOf(luminance, patch);
   const overPatch = { axes: [2, 4], keepDims: true };
   const centred = subtract(patches, mean(patches, overPatch));
   // Flat patches stay flat: less than a hundredth of the range is no structure.
@@ -208,11 +217,40 @@ export function structureOf(images: Tensor, patch: number): Tensor {
   return reshape(divide(centred, deviation), [n, size, size, 1]);
 }
 
+/**
+ * The range of colours of each patch, least and greatest value of each channel, [N, g, g, 6]: what block truncation coding keeps
+ * beside the structure (Delp and Mitchell 1979).
+ */
+export function coloursOf(images: Tensor, patch: number): Tensor {
+  const patches = patchesOf(images, patch);
+  return concat([min(patches, { axes: [2, 4] }), max(patches, { axes: [2, 4] })], 3);
+}
+
+/** Ranges of colours [N, g, g, 6] to latents [N, g, g, codeWidth]; every position by itself. */
+export class ColourEncoder extends Module {
+  readonly layers: Linear[];
+
+  constructor({ channels, codeWidth }: TokenizerArchitecture, initial: InitialValues) {
+    super();
+    const width = channels.at(-1)!;
+    this.layers = [
+      new Linear(6, width, { initial }),
+      new Linear(width, width, { initial }),
+      new Linear(width, codeWidth, { initial }),
+    ];
+  }
+
+  forward(colours: Tensor): Tensor {
+    return this.layers.reduce((x, layer, i) => layer.forward(i === 0 ? x : silu(x)), colours);
+  }
+}
+
 /** Encoders and decoder; the codebooks stand between them. */
 export class Autoencoder extends Module {
+  /** Reads pictures; or what `structureOf` leaves of them, where there is a codebook for it. */
   readonly encoder: Encoder;
-  /** Reads what `structureOf` leaves, where there is a codebook for it. */
-  readonly structureEncoder: Encoder | null;
+  /** Reads `coloursOf` pictures, where structure has a codebook of its own. */
+  readonly colourEncoder: ColourEncoder | null;
   readonly decoder: Decoder;
   /** Width and height of the grid of codes. */
   readonly gridSize: number;
@@ -223,17 +261,20 @@ export class Autoencoder extends Module {
   ) {
     super();
     this.gridSize = gridSizeOf(architecture);
-    this.encoder = new Encoder(architecture, initial);
-    this.structureEncoder = architecture.structureCodes > 0 ? new Encoder(architecture, initial, 1) : null;
+    const apart = architecture.structureCodes > 0;
+    this.encoder = new Encoder(architecture, initial, apart ? 1 : 3);
+    this.colourEncoder = apart ? new ColourEncoder(architecture, initial) : null;
     this.decoder = new Decoder(architecture, initial);
   }
 
   /** Latents of images [N, S, S, 3] for each codebook, [N g g, codeWidth] each. */
   encode(images: Tensor): Tensor[] {
     const rows = (latents: Tensor) => reshape(latents, [-1, this.architecture.codeWidth]);
-    const first = rows(this.encoder.forward(images));
-    if (!this.structureEncoder) return [first];
-    const structure = structureOf(images, this.architecture.imageSize / this.gridSize);
-    return [first, rows(this.structureEncoder.forward(structure))];
+    if (!this.colourEncoder) return [rows(this.encoder.forward(images))];
+    const patch = this.architecture.imageSize / this.gridSize;
+    return [
+      rows(this.colourEncoder.forward(coloursOf(images, patch))),
+      rows(this.encoder.forward(structureOf(images, patch))),
+    ];
   }
 }
