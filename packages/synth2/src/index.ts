@@ -1,6 +1,7 @@
 export * from "./captions/index.js";
 export * from "./data/index.js";
 export { SynthError, type SynthErrorCode } from "./errors.js";
+export * from "./faithfulness/index.js";
 export * from "./generator/index.js";
 export { imageBatch, toBytes, toUnit } from "./images/pixels.js";
 export * from "./metrics/index.js";

@@ -1,7 +1,7 @@
 import { defineCommand, trainBpe } from "@trefoil/core";
 import { z } from "zod";
 import { openDataset } from "../data/index.js";
-import { captionsOf, encodePairs, generatorSizesSchema, trainGenerator } from "../generator/index.js";
+import { captionsOf, encodePairs, generatorFor, generatorSizesSchema, trainGenerator } from "../generator/index.js";
 import { VqImageTokenizer } from "../tokenizer/index.js";
 import { count, dataField, folder, outputFields, runOf, trainFields } from "./fields.js";
 
@@ -44,9 +44,8 @@ export const generatorCommand = defineCommand({
       encodePairs(from.dataset, images, text, sizes.maxTextTokens, { progress, signal });
     const pairs = await encode(data);
     const evaluation = heldOut && { pairs: await encode(heldOut), every };
-    const { gridSize, codebookSize: codes, dimension: codeWidth } = images;
     const { completed, evaluation: scores } = await trainGenerator({
-      architecture: { ...sizes, gridSize, codes, codeWidth, vocabulary: text.vocabSize },
+      architecture: generatorFor(sizes, images, text.vocabSize),
       ...{ pairs, text, loss, settings, output, resume, overwrite, progress, signal },
       tokenizerHash: images.hash,
       run: runOf(config),

@@ -1,6 +1,7 @@
 import type { Command } from "@trefoil/core";
 import { captionCommand, evaluateCommand } from "./caption.js";
 import { captionsCommand } from "./captions.js";
+import { faithfulnessCommand } from "./faithfulness.js";
 import { generateCommand } from "./generate.js";
 import { generatorCommand } from "./generator.js";
 import { languageModelCommand } from "./language-model.js";
@@ -16,6 +17,7 @@ export const commands: readonly Command[] = [
   tokenizerCommand,
   generatorCommand,
   generateCommand,
+  faithfulnessCommand,
   languageModelCommand,
   captionsCommand,
   vlmCommand,

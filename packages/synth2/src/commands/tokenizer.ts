@@ -20,6 +20,7 @@ export const tokenizerLossSchema = z.strictObject({
       learning: z.enum(["ema", "gradient"]).default("ema").describe("How codes follow their latents."),
       decay: z.number().min(0).lt(1).default(0.98).describe("γ of the moving averages."),
       reviveBelow: z.number().min(0).default(0.3).describe("Latents per batch under which a code is dead; 0: never."),
+      reviveCandidates: count(8, "A dead code becomes the worst represented of this many latents, drawn at random."),
     })
     .prefault({}),
   adversarial: z

@@ -1,7 +1,13 @@
 import { SynthError } from "../errors.js";
 import type { PairedDataset } from "../types.js";
-import { SPLITS, type Split, WorldDataset } from "../world/index.js";
+import { SPLITS, type Split, WorldDataset, type WorldName } from "../world/index.js";
 import { PreparedDataset } from "./prepared.js";
+
+/** Names of worlds as users write them. */
+const worldsBySpec: ReadonlyMap<string, WorldName> = new Map([
+  ["world", "full"],
+  ["small-world", "small"],
+]);
 
 /** A dataset, what tells it from others, and how to let go of it. */
 export interface OpenDataset extends AsyncDisposable {
@@ -11,24 +17,26 @@ export interface OpenDataset extends AsyncDisposable {
 }
 
 /**
- * Opens images with captions: a folder made by `synth2 prepare`, or scenes of the built-in world named `world:SPLIT:COUNT` with
- * `:SEED` behind it if it is not 0.
+ * Opens images with captions: a folder made by `synth2 prepare`, or scenes of the built-in world named `world:SPLIT:COUNT` (or
+ * `small-world:SPLIT:COUNT`) with `:SEED` behind it if it is not 0.
  * @param worldSize width and height of pictures of the world, pixels
  * @throws SynthError `SYNTH_OPTIONS` for a world that does not exist, `SYNTH_DATA` for a folder that cannot be read
  */
 export async function openDataset(spec: string, worldSize = 64): Promise<OpenDataset> {
-  if (!spec.startsWith("world:")) {
+  const [name = "", ...rest] = spec.split(":");
+  const world = worldsBySpec.get(name);
+  if (world === undefined || rest.length === 0) {
     const dataset = await PreparedDataset.open(spec);
     return { dataset, hash: dataset.hash, [Symbol.asyncDispose]: () => dataset[Symbol.asyncDispose]() };
   }
-  const [, split, length, seed = "0"] = /^world:(\w+):(\d+)(?::(\d+))?$/.exec(spec) ?? [];
+  const [, split, length, seed = "0"] = /^[\w-]+:(\w+):(\d+)(?::(\d+))?$/.exec(spec) ?? [];
   if (!SPLITS.includes(split as Split) || !(Number(length) > 0)) {
     throw new SynthError(
       "SYNTH_OPTIONS",
-      `${spec} is no world: write world:SPLIT:COUNT or world:SPLIT:COUNT:SEED, where SPLIT is ${SPLITS.join(", ")}`,
+      `${spec} is no world: write world:SPLIT:COUNT or world:SPLIT:COUNT:SEED (or small-world:…), where SPLIT is ${SPLITS.join(", ")}`,
     );
   }
-  const options = { split: split as Split, length: Number(length), seed: Number(seed), size: worldSize };
+  const options = { world, split: split as Split, length: Number(length), seed: Number(seed), size: worldSize };
   return {
     dataset: new WorldDataset(options),
     hash: `world-1 ${JSON.stringify(options)}`,

@@ -18,11 +18,27 @@ export type GeneratorSizes = z.infer<typeof generatorSizesSchema>;
 /** All sizes; saved in the generator's folder. */
 export const generatorArchitectureSchema = generatorSizesSchema.extend({
   gridSize: z.number().int().positive(),
-  /** Codes of the image tokenizer; the mask token is the next number. */
+  /** Codes of the image tokenizer. */
   codes: z.number().int().positive(),
+  /** Sizes of its codebooks, whose product `codes` is; one book unless given. Each is predicted for itself. */
+  books: z.array(z.number().int().positive()).min(1).optional(),
   /** Dimension of an embedding; what the continuous generator draws. */
   codeWidth: z.number().int().positive(),
   vocabulary: z.number().int().positive(),
+});
+
+/** The architecture of a generator for the codes of an image tokenizer. */
+export const generatorFor = (
+  sizes: GeneratorSizes,
+  images: { gridSize: number; codebookSize: number; dimension: number; books: readonly number[] },
+  vocabulary: number,
+): GeneratorArchitecture => ({
+  ...sizes,
+  gridSize: images.gridSize,
+  codes: images.codebookSize,
+  codeWidth: images.dimension,
+  ...(images.books.length > 1 && { books: [...images.books] }),
+  vocabulary,
 });
 
 export type GeneratorArchitecture = z.infer<typeof generatorArchitectureSchema>;

@@ -39,7 +39,7 @@ async function saveGeneratorFolder(
 interface OpenedFolder extends GeneratorOrigin {
   architecture: GeneratorArchitecture;
   hash: string;
-  config: Readonly<Record<string, unknown>>;
+  config: { readonly architecture: object; readonly sha256: string };
 }
 
 /** @throws SynthError `SYNTH_MODEL`, `SYNTH_VOCABULARY_MISMATCH` */
@@ -66,9 +66,9 @@ export interface OpenMaskedGenerator extends GeneratorOrigin {
 
 /** @throws SynthError `SYNTH_MODEL`, `SYNTH_VOCABULARY_MISMATCH` */
 export async function openGenerator(path: string): Promise<OpenMaskedGenerator> {
-  const { architecture, hash, text, tokenizerHash } = await readGeneratorFolder(path, kind);
+  const { architecture, hash, config, text, tokenizerHash } = await readGeneratorFolder(path, kind);
   const model = new MaskedGenerator(architecture);
-  await loadModelWeights(model, path, { architecture, sha256: hash });
+  await loadModelWeights(model, path, config);
   return { model, hash, text, tokenizerHash };
 }
 

@@ -1,4 +1,4 @@
-export { type GeneratorArchitecture, type GeneratorSizes, generatorSizesSchema } from "./architecture.js";
+export { type GeneratorArchitecture, type GeneratorSizes, generatorFor, generatorSizesSchema } from "./architecture.js";
 export { type OpenMaskedGenerator, openGenerator, requireSameTokenizer, saveGenerator } from "./folder.js";
 export { MaskedGenerator } from "./masked-model.js";
 export { hideCodes, keptConditions, type MaskingOptions } from "./masking.js";

@@ -92,6 +92,6 @@ export class Block extends Module {
   }
 }
 
-/** A table of learned positions. */
+/** A table of learned positions, as large as what they are added to: hidden codes differ by nothing else. */
 export const positionTable = (rows: number, width: number, initial: InitialValues): Parameter =>
-  new Parameter([rows, width], { data: initial.normal([rows, width], 0.02) });
+  new Parameter([rows, width], { data: initial.normal([rows, width], 0.3) });

@@ -14,24 +14,31 @@ import {
   subtract,
   sum,
   type Tensor,
+  tensor,
 } from "@trefoil/core";
 import type { GeneratorArchitecture } from "./architecture.js";
+import { type Slots, slotsOf } from "./slots.js";
 import { type Condition, ConditionedStack } from "./stack.js";
 import type { TextBatch } from "./text-encoder.js";
 
+/** Added to logits of what cannot be: its probability is 0 in single precision. */
+const impossible = -1e4;
+
 /** A batch of masked codes. */
 export interface MaskedBatch {
-  /** i32 [batch, L]: the codes, the mask token where they are hidden. */
+  /** i32 [batch, L books]: entries of the codebooks, the mask token where they are hidden. */
   tokens: Tensor;
-  /** i32 [batch, L]: the hidden codes, -1 elsewhere. */
+  /** i32 [batch, L books]: the hidden entries, -1 elsewhere. */
   targets: Tensor;
-  /** [batch, L]: what each hidden code counts, 0 elsewhere. */
+  /** [batch, L books]: what each hidden entry counts, 0 elsewhere. */
   weights: Tensor;
 }
 
 /** Predicts hidden codes of a picture from the others and a caption. */
 export class MaskedGenerator extends Module {
-  /** Codes and, last, the mask token. */
+  /** How codes are taken apart. */
+  readonly slots: Slots;
+  /** Entries of the codebooks and, last, the mask token. */
   readonly codeEmbed: Embedding;
   readonly stack: ConditionedStack;
   readonly head: Linear;
@@ -43,32 +50,44 @@ export class MaskedGenerator extends Module {
     super();
     const initial = new InitialValues(seed);
     const { codes, width } = architecture;
-    this.codeEmbed = new Embedding(codes + 1, width, { standardDeviation: 0.3, initial });
+    this.slots = slotsOf(architecture.books ?? [codes]);
+    const { alphabet } = this.slots;
+    this.codeEmbed = new Embedding(alphabet + 1, width, { standardDeviation: 0.3, initial });
     this.stack = new ConditionedStack(architecture, initial);
-    this.head = new Linear(width, codes, { initial });
+    this.head = new Linear(width, alphabet, { initial });
   }
 
   /** The token that hides a code. */
   get maskToken(): number {
-    return this.architecture.codes;
+    return this.slots.alphabet;
   }
 
   condition(text: TextBatch): Condition {
     return this.stack.condition(text);
   }
 
-  /** i32 [batch, L] -> [batch, L, codes]. */
+  /** i32 [batch, L books] -> [batch, L books, alphabet]; entries of other books than the slot's have no chance. */
   logits(tokens: Tensor, condition: Condition): Tensor {
-    return this.head.forward(this.stack.forward(this.codeEmbed.forward(tokens), condition));
+    const { books, offsets, alphabet } = this.slots;
+    const [batch, slots] = tokens.shape as [number, number];
+    const embedded = this.codeEmbed.forward(tokens);
+    if (books.length === 1) return this.head.forward(this.stack.forward(embedded, condition));
+    const positions = slots / books.length;
+    const together = sum(reshape(embedded, [batch, positions, books.length, -1]), { axes: 2 });
+    const logits = this.head.forward(this.stack.forward(together, condition));
+    const closed = books.flatMap((size, book) =>
+      Array.from({ length: alphabet }, (_, i) => (i >= offsets[book]! && i < offsets[book]! + size ? 0 : impossible)),
+    );
+    const open = tensor(closed, { shape: [1, 1, books.length, alphabet] });
+    return reshape(add(reshape(logits, [batch, positions, 1, alphabet]), open), [batch, slots, alphabet]);
   }
 
   /**
-   * Cross-entropy on the hidden codes against `(1 - ε) one-hot + ε / codes`, ε = `smoothing` (MaskGIT, arXiv 2202.04200, section 3.1).
+   * Cross-entropy on the hidden entries against `(1 - ε) one-hot + ε / codes`, ε = `smoothing` (MaskGIT, arXiv 2202.04200, section 3.1).
    * @returns loss; likelihood: the same without smoothing, nats per code; accuracy on hidden codes
    */
   loss(text: TextBatch, batch: MaskedBatch, smoothing: number): Record<"loss" | "likelihood" | "accuracy", Tensor> {
-    const { codes } = this.architecture;
-    const logits = reshape(this.logits(batch.tokens, this.condition(text)), [-1, codes]);
+    const logits = reshape(this.logits(batch.tokens, this.condition(text)), [-1, this.slots.alphabet]);
     const targets = reshape(batch.targets, [-1]);
     const weights = reshape(batch.weights, [-1]);
     const { loss: likelihood } = crossEntropy(logits, targets, weights);

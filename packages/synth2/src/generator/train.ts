@@ -16,6 +16,7 @@ import type { GeneratorArchitecture } from "./architecture.js";
 import { saveGenerator } from "./folder.js";
 import { MaskedGenerator } from "./masked-model.js";
 import { hideCodes, keptConditions, type MaskingOptions } from "./masking.js";
+import { splitCodes } from "./slots.js";
 import { type CaptionTokens, textBatch } from "./text.js";
 import type { TextBatch } from "./text-encoder.js";
 
@@ -107,14 +108,17 @@ export class GeneratorTrainer {
   /** Update `index` (from 0) on these pairs: rows, captions, dropped conditions and masks follow from the seed and the index. */
   async step(pairs: CodedPairs, index: number) {
     const { gridSize, maxTextTokens } = this.model.architecture;
+    const { slots } = this.model;
     const { batch, seed } = this.#settings;
     const choices = new Choices(seed, index, 0x6d61736b);
     const positions = gridSize ** 2;
     const rows = rowsOfStep(pairs.captions.length, batch, index, seed);
     const { codes, captions } = pairRows(pairs, positions, rows, choices);
     const kept = keptConditions(batch, this.#loss.dropCondition, choices);
-    const masked = hideCodes(codes, positions, choices, { ...this.#loss, maskToken: this.model.maskToken });
-    const shape = [batch, positions];
+    const width = positions * slots.books.length;
+    const options = { ...this.#loss, maskToken: this.model.maskToken };
+    const masked = hideCodes(splitCodes(codes, slots), width, choices, options);
+    const shape = [batch, width];
     const fields = Object.values(masked).map((data) => tensor(data, { shape })) as [Tensor, Tensor, Tensor];
     return await scalarsOf(await this.#step(textBatch(captions, maxTextTokens, kept), ...fields));
   }
@@ -160,7 +164,7 @@ const shares = [0.25, 0.5, 0.75, 1] as const;
 
 /**
  * Nats per hidden code at fixed shares of hidden codes (`nllHidden25` … `nllHidden100`), the accuracy at half of them, and
- * `bitsPerCode`: the mean over shares uniform on (0, 1], which bounds the likelihood of a picture's codes (absorbing diffusion).
+ * `bitsPerCode`: the mean per entry of a codebook over shares uniform on (0, 1], which bounds the likelihood of a picture's codes (absorbing diffusion).
  */
 export function maskedEvaluation(model: MaskedGenerator): (pairs: CodedPairs) => Promise<Record<string, number>> {
   const { gridSize, maxTextTokens } = model.architecture;
@@ -175,8 +179,9 @@ export function maskedEvaluation(model: MaskedGenerator): (pairs: CodedPairs) =>
       const rows = Array.from({ length: batch }, (_, i) => at + i);
       const { codes, captions } = pairRows(pairs, positions, rows, choices);
       const options = { maskToken: model.maskToken, schedule: "linear", average: "picture", share } as const;
-      const masked = hideCodes(codes, positions, choices, options);
-      const fields = Object.values(masked).map((data) => tensor(data, { shape: [batch, positions] }));
+      const width = positions * model.slots.books.length;
+      const masked = hideCodes(splitCodes(codes, model.slots), width, choices, options);
+      const fields = Object.values(masked).map((data) => tensor(data, { shape: [batch, width] }));
       const result = await measure(textBatch(captions, maxTextTokens), ...(fields as [Tensor, Tensor, Tensor]));
       return await scalarsOf(result);
     };

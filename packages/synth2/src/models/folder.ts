@@ -20,15 +20,16 @@ const weightsFile = "model.safetensors";
 /** What a folder of a model of this package declares beside its architecture. */
 interface FolderConfig {
   model_type: string;
-  architecture: unknown;
+  architecture: object;
   /** SHA-256 of architecture and weights. */
   sha256: string;
   [key: string]: unknown;
 }
 
-/** SHA-256 of an architecture and the values of parameters by name: equal exactly for models that compute alike. */
-export async function hashModel(architecture: unknown, parameters: ReadonlyMap<string, Parameter>): Promise<string> {
-  const hash = createHash("sha256").update(JSON.stringify(architecture));
+/** SHA-256 of an architecture (flat) and the values of parameters by name: equal exactly for models that compute alike. */
+export async function hashModel(architecture: object, parameters: ReadonlyMap<string, Parameter>): Promise<string> {
+  const fields = Object.entries(architecture).sort(([a], [b]) => (a < b ? -1 : 1));
+  const hash = createHash("sha256").update(JSON.stringify(fields));
   for (const name of [...parameters.keys()].sort()) {
     const data = await parameters.get(name)!.data();
     hash.update(`\0${name}\0`).update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
@@ -77,11 +78,11 @@ export async function saveModelFolder(module: Module, path: string, options: Sav
 }
 
 /** Reads `config.json` and checks its kind. @throws SynthError `SYNTH_MODEL` */
-export async function readModelConfig<A>(
+export async function readModelConfig<A extends object>(
   path: string,
   kind: string,
   schema: z.ZodType<A>,
-): Promise<{ architecture: A; sha256: string; config: Readonly<Record<string, unknown>> }> {
+): Promise<{ architecture: A; sha256: string; config: Readonly<FolderConfig> }> {
   const file = join(path, configFile);
   if (!existsSync(file)) {
     throw new SynthError("SYNTH_MODEL", `${path} holds no ${configFile}: give the folder that \`synth2\` wrote`);
@@ -94,14 +95,18 @@ export async function readModelConfig<A>(
   if (!parsed.success || typeof config.sha256 !== "string") {
     throw new SynthError("SYNTH_MODEL", `${file} does not describe a ${kind}: ${parsed.error?.message ?? "no sha256"}`);
   }
-  return { architecture: parsed.data, sha256: config.sha256, config };
+  return { architecture: parsed.data, sha256: config.sha256, config: config as FolderConfig };
 }
 
-/** Fills a module's parameters from the folder. @throws SynthError `SYNTH_MODEL` where they do not fit or were changed */
+/**
+ * Fills a module's parameters from the folder.
+ * @param expected the folder's configuration, as it is written there: fields that came later are not in its hash
+ * @throws SynthError `SYNTH_MODEL` where they do not fit or were changed
+ */
 export async function loadModelWeights(
   module: Module,
   path: string,
-  expected: { architecture: unknown; sha256: string },
+  expected: { architecture: object; sha256: string },
 ): Promise<void> {
   await using file = await SafetensorsFile.open(join(path, weightsFile));
   for (const [name, parameter] of module.namedParameters()) {

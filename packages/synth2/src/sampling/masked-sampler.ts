@@ -11,6 +11,7 @@ import {
 } from "@trefoil/core";
 import { SynthError } from "../errors.js";
 import type { MaskedGenerator } from "../generator/masked-model.js";
+import { joinTokens, splitCodes } from "../generator/slots.js";
 import type { Condition } from "../generator/stack.js";
 import { type CaptionTokens, textBatch } from "../generator/text.js";
 import type { SamplingOptions } from "./options.js";
@@ -51,7 +52,8 @@ type ConditionTensors = Condition;
 export class MaskedSampler {
   readonly #condition;
   readonly #step;
-  readonly #positions: number;
+  /** Entries of the codebooks in a picture. */
+  readonly #width: number;
 
   /** @param rows pictures of a batch */
   constructor(
@@ -60,9 +62,9 @@ export class MaskedSampler {
     readonly rows = 32,
   ) {
     const { topK, topP, order } = options;
-    const { codes, gridSize } = model.architecture;
-    if (topK > codes) throw new SynthError("SYNTH_OPTIONS", `topK ${topK} is more than the ${codes} codes`);
-    this.#positions = gridSize ** 2;
+    const { alphabet, books } = model.slots;
+    if (topK > alphabet) throw new SynthError("SYNTH_OPTIONS", `topK ${topK} is more than the ${alphabet} codes`);
+    this.#width = model.architecture.gridSize ** 2 * books.length;
     const maskToken = model.maskToken;
     this.#condition = compile((text: Parameters<MaskedGenerator["condition"]>[0]) => model.condition(text));
     this.#step = compile((state: StepState, condition: ConditionTensors, guided: boolean) => {
@@ -91,23 +93,21 @@ export class MaskedSampler {
   async sample(request: SampleRequest): Promise<Int32Array> {
     const { captions, seeds, given } = request;
     const count = captions.length;
-    if (seeds.length !== count || (given && given.length !== count * this.#positions)) {
-      throw new SynthError(
-        "SYNTH_OPTIONS",
-        `${count} captions need as many seeds, and ${this.#positions} given codes each`,
-      );
+    const positions = this.model.architecture.gridSize ** 2;
+    if (seeds.length !== count || (given && given.length !== count * positions)) {
+      throw new SynthError("SYNTH_OPTIONS", `${count} captions need as many seeds, and ${positions} given codes each`);
     }
     this.#checkGiven(given);
-    const out = new Int32Array(count * this.#positions);
+    const out = new Int32Array(count * positions);
     for (let at = 0; at < count; at += this.rows) {
       const end = Math.min(count, at + this.rows);
       const part = {
         ...request,
         captions: captions.slice(at, end),
         seeds: seeds.slice(at, end),
-        ...(given && { given: given.subarray(at * this.#positions, end * this.#positions) }),
+        ...(given && { given: given.subarray(at * positions, end * positions) }),
       };
-      out.set(await this.#batch(part), at * this.#positions);
+      out.set(await this.#batch(part), at * positions);
     }
     return out;
   }
@@ -123,12 +123,11 @@ export class MaskedSampler {
     const others = guided ? padded.map(() => negative ?? new Int32Array(0)) : [];
     const condition = await this.#condition(textBatch([...padded, ...others], maxTextTokens));
     try {
-      let tokens = new Int32Array(rows * this.#positions).fill(this.model.maskToken);
-      given?.forEach((code, i) => {
-        if (code !== UNKNOWN_CODE) tokens[i] = code;
-      });
+      const { slots } = this.model;
+      let tokens = new Int32Array(rows * this.#width).fill(this.model.maskToken);
+      if (given) tokens.set(splitCodes(given, slots));
       const counts = padded.map((_, row) => {
-        const own = tokens.subarray(row * this.#positions, (row + 1) * this.#positions);
+        const own = tokens.subarray(row * this.#width, (row + 1) * this.#width);
         const hidden = own.reduce((sum, token) => sum + (token === this.model.maskToken ? 1 : 0), 0);
         if (order === "halton" && (schedule ?? "arccos") === "arccos") return haltonCounts(hidden, steps);
         return maskCounts(hidden, steps, schedule ?? "cosine");
@@ -140,7 +139,7 @@ export class MaskedSampler {
         const elapsed = (step + 1) / steps;
         const w = guidanceRamp && steps > 1 ? (guidance * step) / (steps - 1) : guidance;
         const state = {
-          tokens: tensor(tokens, { shape: [rows, this.#positions] }),
+          tokens: tensor(tokens, { shape: [rows, this.#width] }),
           remaining: tensor(Int32Array.from(counts, (each) => each[step]!)),
           controls: tensor(Float32Array.of(w, temperature, confidenceNoise * (1 - elapsed))),
           keys: tensor(philoxKeys(seeds, rows, step), { shape: [rows, 4] }),
@@ -150,12 +149,11 @@ export class MaskedSampler {
         tokens = (await result.next.data()) as Int32Array<ArrayBuffer>;
         sampled = (await result.sampled.data()) as Int32Array<ArrayBuffer>;
         if (onStep) {
-          const settled = tokens.slice(0, count * this.#positions);
-          for (let i = 0; i < settled.length; i++) if (settled[i] === this.model.maskToken) settled[i] = UNKNOWN_CODE;
-          await onStep({ step: step + 1, steps, tokens: settled, sampled: sampled.slice(0, settled.length) });
+          const codes = (from: Int32Array) => joinTokens(from.subarray(0, count * this.#width), slots, UNKNOWN_CODE);
+          await onStep({ step: step + 1, steps, tokens: codes(tokens), sampled: codes(sampled) });
         }
       }
-      return sampled.subarray(0, count * this.#positions);
+      return joinTokens(sampled.subarray(0, count * this.#width), slots);
     } finally {
       for (const { keys, values } of condition.memories) for (const each of [keys, values]) each.dispose();
       condition.lengths.dispose();
@@ -165,17 +163,20 @@ export class MaskedSampler {
   /** The Halton order of each picture, rolled around the grid by its seed. */
   #priorities(seeds: SampleRequest["seeds"], rows: number, gridSize: number): Tensor {
     const { order, haltonRoll } = this.options;
-    const values = new Float32Array(rows * this.#positions);
+    const values = new Float32Array(rows * this.#width);
     if (order === "halton") {
       const base = haltonPriority(gridSize, gridSize);
+      const books = this.model.slots.books.length;
       for (let row = 0; row < rows; row++) {
-        const shift = haltonRoll ? ((seeds[row]?.[0] ?? 0) >>> 0) % this.#positions : 0;
-        for (let i = 0; i < this.#positions; i++) {
-          values[row * this.#positions + ((i + shift) % this.#positions)] = base[i]!;
+        const shift = haltonRoll ? ((seeds[row]?.[0] ?? 0) >>> 0) % base.length : 0;
+        for (let i = 0; i < this.#width; i++) {
+          // All entries of a position before the next one.
+          const at = (Math.floor(i / books) + shift) % base.length;
+          values[row * this.#width + at * books + (i % books)] = base[Math.floor(i / books)]! * books - (i % books);
         }
       }
     }
-    return tensor(values, { shape: [rows, this.#positions] });
+    return tensor(values, { shape: [rows, this.#width] });
   }
 
   #checkGiven(given: Int32Array | undefined): void {
@@ -186,7 +187,7 @@ export class MaskedSampler {
 }
 
 interface StepState {
-  /** i32 [rows, L] */
+  /** i32 [rows, L books] */
   tokens: Tensor;
   /** i32 [rows] */
   remaining: Tensor;
@@ -194,7 +195,7 @@ interface StepState {
   controls: Tensor;
   /** i32 [rows, 4] */
   keys: Tensor;
-  /** [rows, L] */
+  /** [rows, L books] */
   priority: Tensor;
 }
 

@@ -17,13 +17,31 @@ export const architectureSchema = z.strictObject({
     .describe("Channels of each level; every level after the first halves width and height."),
   residualBlocks: count(1, "Residual blocks of each level."),
   attention: z.boolean().default(false).describe("Self-attention at the coarsest level; MUSE leaves it out."),
+  codesSee: z
+    .enum(["picture", "patch"])
+    .default("picture")
+    .describe(
+      "What a code depends on: the picture around it and its statistics (3 × 3 convolutions, group norms), as in VQ-GAN, or its own patch alone, so that equal patches have equal codes: easier to generate.",
+    ),
   groups: count(8, "Groups of the group norms."),
   codes: count(128, "Entries of the codebook."),
   codeWidth: count(8, "Dimension of a code, and of the embeddings that are synthesised."),
+  structureCodes: z
+    .number()
+    .int()
+    .nonnegative()
+    .default(0)
+    .describe(
+      "Entries of a second codebook, for patches in grey of one mean and contrast; the first one then codes the range of colours of a patch, and a code is one entry of each, so that new combinations are codes too. 0: one codebook.",
+    ),
   normaliseCodes: z.boolean().default(false).describe("Codes of length 1, compared by angle (as LlamaGen)."),
 });
 
 export type TokenizerArchitecture = z.infer<typeof architectureSchema>;
+
+/** Sizes of the codebooks: a code of a position is one entry of each. */
+export const booksOf = ({ codes, structureCodes }: TokenizerArchitecture): number[] =>
+  structureCodes > 0 ? [codes, structureCodes] : [codes];
 
 /** Width and height of the grid of codes. @throws SynthError `SYNTH_OPTIONS` where the sizes do not fit together */
 export function gridSizeOf({ imageSize, patchSize, channels, groups }: TokenizerArchitecture): number {

@@ -1,9 +1,11 @@
 import {
   add,
+  argmax,
   cast,
   divide,
   exp,
   floor,
+  gatherLast,
   gatherRows,
   greater,
   type InitialValues,
@@ -25,6 +27,7 @@ import {
   sum,
   type Tensor,
   vectorQuantise,
+  vqLookup,
   where,
 } from "@trefoil/core";
 
@@ -64,6 +67,11 @@ export class Codebook extends Module {
     return this.normalise ? unitRows(this.weight) : this.weight;
   }
 
+  /** Numbers of the nearest codes of latents [R, D]: i32 [R]. */
+  nearest(latents: Tensor): Tensor {
+    return vqLookup(this.normalise ? unitRows(latents) : latents, this.table()).index;
+  }
+
   /** Nearest codes of latents [R, D] (VQ-VAE, arXiv 1711.00937, equations 1 to 3). */
   quantise(latents: Tensor): QuantisedLatents {
     const z = this.normalise ? unitRows(latents) : latents;
@@ -85,6 +93,8 @@ export interface CodebookUpdate {
   decay: number;
   /** A code with fewer latents per batch than this, on average, is replaced by a latent of the batch; 0: never. */
   reviveBelow: number;
+  /** A dead code becomes the worst represented of this many latents of the batch, drawn at random; 1 takes any. */
+  reviveCandidates: number;
 }
 
 const epsilon = 1e-5;
@@ -112,7 +122,7 @@ export class CodebookUsage extends Module {
   update(
     codebook: Codebook,
     { latents, index }: Pick<QuantisedLatents, "latents" | "index">,
-    { learning, decay, reviveBelow }: CodebookUpdate,
+    { learning, decay, reviveBelow, reviveCandidates }: CodebookUpdate,
     random: RandomGenerator,
     reviving: Tensor,
   ): { revived: Tensor } {
@@ -129,7 +139,7 @@ export class CodebookUsage extends Module {
     if (reviveBelow > 0) {
       const dead = multiply(less(counts, reviveBelow), reviving);
       const column = reshape(dead, [codes, 1]);
-      const drawn = gatherRows(z, cast(floor(multiply(random.uniform([codes]), rows)), "i32"));
+      const drawn = gatherRows(z, this.#candidates(codebook, z, index, reviveCandidates, random));
       table = where(column, drawn, table);
       counts = where(dead, 1, counts);
       sums = where(column, drawn, sums);
@@ -139,6 +149,17 @@ export class CodebookUsage extends Module {
     this.counts.assign(counts);
     this.sums.assign(sums);
     return { revived };
+  }
+
+  /** Rows of latents, i32 [K]: for each code the one farthest from its nearest code among some drawn at random. */
+  #candidates(codebook: Codebook, z: Tensor, index: Tensor, candidates: number, random: RandomGenerator): Tensor {
+    const [codes] = codebook.weight.shape as [number, number];
+    const [rows] = z.shape as [number, number];
+    const drawn = floor(multiply(random.uniform([codes, candidates]), rows));
+    const missed = subtract(z, gatherRows(stopGradient(codebook.table()), index));
+    const error = sum(square(missed), { axes: 1, keepDims: true });
+    const errors = reshape(gatherRows(error, cast(reshape(drawn, [-1]), "i32")), [codes, candidates]);
+    return cast(reshape(gatherLast(drawn, reshape(argmax(errors), [codes, 1])), [codes]), "i32");
   }
 }
 

@@ -1,19 +1,28 @@
-import { compile, gatherRows, InitialValues, Module, reshape, type Tensor, tensor, vqLookup } from "@trefoil/core";
+import { add, compile, concat, InitialValues, Module, multiply, reshape, type Tensor, tensor } from "@trefoil/core";
 import { SynthError } from "../errors.js";
 import { loadModelWeights, readModelConfig, saveModelFolder } from "../models/folder.js";
 import type { ImageTokenizer } from "../types.js";
-import { architectureSchema, type TokenizerArchitecture } from "./architecture.js";
-import { Codebook, unitRows } from "./codebook.js";
+import { architectureSchema, booksOf, type TokenizerArchitecture } from "./architecture.js";
+import { Codebook, type QuantisedLatents, unitRows } from "./codebook.js";
 import { Autoencoder } from "./network.js";
 
 const kind = "trefoil-image-tokenizer";
 /** Images of one run of the network; a last, shorter batch is filled up. */
 const batchRows = 32;
 
-/** Encoder, codebook and decoder (VQ-GAN, arXiv 2012.09841). */
+/** What was quantised in every codebook, and all of it together. */
+export interface QuantisedImages {
+  /** i32 [R]: the entry of the first codebook times the size of the second, plus the entry of the second, if there is one. */
+  index: Tensor;
+  /** [R, D]: entries beside one another; the gradient passes straight through to the latents. */
+  quantised: Tensor;
+  parts: QuantisedLatents[];
+}
+
+/** Encoder, codebooks and decoder (VQ-GAN, arXiv 2012.09841). */
 export class TokenizerModel extends Module {
   readonly autoencoder: Autoencoder;
-  readonly codebook: Codebook;
+  readonly codebooks: Codebook[];
 
   constructor(
     readonly architecture: TokenizerArchitecture,
@@ -21,25 +30,50 @@ export class TokenizerModel extends Module {
   ) {
     super();
     const initial = new InitialValues(seed);
+    const { codeWidth, normaliseCodes } = architecture;
     this.autoencoder = new Autoencoder(architecture, initial);
-    this.codebook = new Codebook(architecture.codes, architecture.codeWidth, architecture.normaliseCodes, initial);
+    this.codebooks = booksOf(architecture).map((size) => new Codebook(size, codeWidth, normaliseCodes, initial));
   }
 
-  /** Images [N, S, S, 3] to latents [N g g, D]. */
+  /** Images [N, S, S, 3] to the latents [N g g, D] that are compared to codes, those of each codebook beside one another. */
   latents(images: Tensor): Tensor {
-    return reshape(this.autoencoder.encoder.forward(images), [-1, this.architecture.codeWidth]);
+    const parts = this.autoencoder.encode(images);
+    return beside(this.architecture.normaliseCodes ? parts.map(unitRows) : parts);
+  }
+
+  /** Nearest codes of images [N, S, S, 3]. */
+  quantise(images: Tensor): QuantisedImages {
+    const latents = this.autoencoder.encode(images);
+    const parts = this.codebooks.map((book, i) => book.quantise(latents[i]!));
+    return {
+      index: this.#joined(parts.map(({ index }) => index)),
+      quantised: beside(parts.map(({ quantised }) => quantised)),
+      parts,
+    };
+  }
+
+  /** Nearest codes alone, i32 [N g g]. */
+  codes(images: Tensor): Tensor {
+    const latents = this.autoencoder.encode(images);
+    return this.#joined(this.codebooks.map((book, i) => book.nearest(latents[i]!)));
+  }
+
+  #joined(entries: readonly Tensor[]): Tensor {
+    return entries.reduce((code, entry, i) => add(multiply(code, this.codebooks[i]!.weight.shape[0]!), entry));
   }
 
   /** Codes [N g g, D] to images [N, S, S, 3]. */
   images(codes: Tensor): Tensor {
     const { gridSize } = this.autoencoder;
-    return this.autoencoder.decoder.forward(reshape(codes, [-1, gridSize, gridSize, this.architecture.codeWidth]));
+    return this.autoencoder.decoder.forward(reshape(codes, [-1, gridSize, gridSize, codes.shape.at(-1)!]));
   }
 
   dispose(): void {
     for (const parameter of this.namedParameters().values()) parameter.dispose();
   }
 }
+
+const beside = (parts: readonly Tensor[]): Tensor => (parts.length === 1 ? parts[0]! : concat(parts, 1));
 
 /** Writes a tokenizer's folder. @returns its hash */
 export const saveImageTokenizer = (model: TokenizerModel, path: string, overwrite = false): Promise<string> =>
@@ -51,41 +85,41 @@ export class VqImageTokenizer implements ImageTokenizer {
   readonly gridSize: number;
   readonly codebookSize: number;
   readonly dimension: number;
-  readonly #table: Float32Array;
+  /** Sizes of the codebooks: a code is one entry of each, the last counting fastest. */
+  readonly books: readonly number[];
+  readonly #tables: readonly Float32Array[];
   readonly #encode: (images: Tensor) => Promise<Tensor>;
   readonly #latents: (images: Tensor) => Promise<Tensor>;
-  readonly #decode: (codes: Tensor) => Promise<Tensor>;
   readonly #decodeLatents: (latents: Tensor) => Promise<Tensor>;
 
   private constructor(
     readonly model: TokenizerModel,
     readonly hash: string,
-    table: Float32Array,
+    tables: readonly Float32Array[],
   ) {
-    const { imageSize, codes, codeWidth, normaliseCodes } = model.architecture;
+    const { imageSize, codeWidth } = model.architecture;
     this.imageSize = imageSize;
     this.gridSize = model.autoencoder.gridSize;
-    this.codebookSize = codes;
-    this.dimension = codeWidth;
-    this.#table = table;
-    const latents = (images: Tensor) => (normaliseCodes ? unitRows(model.latents(images)) : model.latents(images));
-    this.#latents = compile(latents);
-    this.#encode = compile((images: Tensor) => vqLookup(latents(images), model.codebook.table()).index);
-    this.#decode = compile((index: Tensor) => model.images(gatherRows(model.codebook.table(), index)));
+    this.books = booksOf(model.architecture);
+    this.codebookSize = this.books.reduce((product, size) => product * size);
+    this.dimension = codeWidth * this.books.length;
+    this.#tables = tables;
+    this.#latents = compile((images: Tensor) => model.latents(images));
+    this.#encode = compile((images: Tensor) => model.codes(images));
     this.#decodeLatents = compile((rows: Tensor) => model.images(rows));
   }
 
   /** @throws SynthError `SYNTH_MODEL` */
   static async open(path: string): Promise<VqImageTokenizer> {
-    const { architecture, sha256 } = await readModelConfig(path, kind, architectureSchema);
+    const { architecture, sha256, config } = await readModelConfig(path, kind, architectureSchema);
     const model = new TokenizerModel(architecture);
-    await loadModelWeights(model, path, { architecture, sha256 });
+    await loadModelWeights(model, path, config);
     return VqImageTokenizer.of(model, sha256);
   }
 
   static async of(model: TokenizerModel, hash: string): Promise<VqImageTokenizer> {
-    const table = (await model.codebook.table().data()) as Float32Array;
-    return new VqImageTokenizer(model, hash, table);
+    const tables = await Promise.all(model.codebooks.map((book) => book.table().data()));
+    return new VqImageTokenizer(model, hash, tables as Float32Array[]);
   }
 
   /** L, codes of an image. */
@@ -136,18 +170,31 @@ export class VqImageTokenizer implements ImageTokenizer {
       if (code < 0 || code >= this.codebookSize) {
         throw new SynthError("SYNTH_DATA", `code ${code} is outside of the codebook of ${this.codebookSize}`);
       }
-      out.set(this.#table.subarray(code * dimension, (code + 1) * dimension), i * dimension);
+      let rest = code;
+      for (let book = this.books.length - 1; book >= 0; book--) {
+        const [size, width] = [this.books[book]!, dimension / this.books.length];
+        const entry = rest % size;
+        rest = (rest - entry) / size;
+        out.set(this.#tables[book]!.subarray(entry * width, (entry + 1) * width), i * dimension + book * width);
+      }
     }
     return out;
   }
 
   async decode(codes: Int32Array, count: number): Promise<Float32Array> {
-    return await this.#decodeWith(this.#decode, codes, count, []);
+    return await this.decodeEmbeddings(this.embed(codes), count);
   }
 
   /** Images of embeddings `[N, L, D]`, whether or not they are rows of the codebook. */
   async decodeEmbeddings(embeddings: Float32Array, count: number): Promise<Float32Array> {
-    return await this.#decodeWith(this.#decodeLatents, embeddings, count, [this.dimension]);
+    const pixels = this.imageSize ** 2 * 3;
+    const out = new Float32Array(count * pixels);
+    const shape = [this.positions, this.dimension];
+    await this.#batches(embeddings, count, this.positions * this.dimension, shape, async (batch, at) => {
+      using images = await this.#decodeLatents(reshape(batch, [-1, this.dimension]));
+      out.set(((await images.data()) as Float32Array).subarray(0, out.length - at * pixels), at * pixels);
+    });
+    return out;
   }
 
   dispose(): void {
@@ -158,25 +205,9 @@ export class VqImageTokenizer implements ImageTokenizer {
     this.dispose();
   }
 
-  async #decodeWith(
-    decode: (values: Tensor) => Promise<Tensor>,
-    values: Int32Array | Float32Array,
-    count: number,
-    row: number[],
-  ): Promise<Float32Array> {
-    const pixels = this.imageSize ** 2 * 3;
-    const out = new Float32Array(count * pixels);
-    const each = this.positions * (row[0] ?? 1);
-    await this.#batches(values, count, each, [this.positions, ...row], async (batch, at) => {
-      using images = await decode(reshape(batch, [-1, ...row]));
-      out.set(((await images.data()) as Float32Array).subarray(0, out.length - at * pixels), at * pixels);
-    });
-    return out;
-  }
-
   /** Runs over `count` rows in batches of one size, so that one program serves all. */
   async #batches(
-    values: Int32Array | Float32Array,
+    values: Float32Array,
     count: number,
     size: number,
     shape: readonly number[],
@@ -189,7 +220,7 @@ export class VqImageTokenizer implements ImageTokenizer {
     const rows = Math.min(batchRows, count);
     for (let at = 0; at < count; at += rows) {
       const some = values.subarray(at * size, Math.min(at + rows, count) * size);
-      const batch = values instanceof Int32Array ? new Int32Array(rows * size) : new Float32Array(rows * size);
+      const batch = new Float32Array(rows * size);
       batch.set(some);
       await run(tensor(batch, { shape: [rows, ...shape] }), at);
     }

@@ -28,7 +28,7 @@ import {
   type TrainingSettings,
 } from "../training/index.js";
 import type { PairedDataset } from "../types.js";
-import type { TokenizerArchitecture } from "./architecture.js";
+import { booksOf, type TokenizerArchitecture } from "./architecture.js";
 import { type CodebookUpdate, CodebookUsage, usageOf } from "./codebook.js";
 import { adaptiveWeight, PatchDiscriminator } from "./discriminator.js";
 import { saveImageTokenizer, TokenizerModel } from "./image-tokenizer.js";
@@ -84,7 +84,7 @@ export type TokenizerScores = Record<"psnr" | "l1" | "codesUsed" | "perplexity",
 /** Everything a training step of the tokenizer moves, and the step itself. */
 export class TokenizerTrainer {
   readonly model: TokenizerModel;
-  readonly #usage: CodebookUsage;
+  readonly #usage: CodebookUsage[];
   readonly #discriminator: PatchDiscriminator | null;
   readonly #optimizer: AdamW;
   readonly #discriminatorOptimizer: AdamW | null;
@@ -96,10 +96,9 @@ export class TokenizerTrainer {
   constructor(architecture: TokenizerArchitecture, loss: TokenizerLossSettings, settings: TrainingSettings) {
     this.#loss = loss;
     this.#settings = settings;
-    const { codes, codeWidth } = architecture;
     this.model = new TokenizerModel(architecture, settings.seed);
-    this.model.codebook.weight.trainable = loss.codebook.learning === "gradient";
-    this.#usage = new CodebookUsage(codes, codeWidth);
+    for (const { weight } of this.model.codebooks) weight.trainable = loss.codebook.learning === "gradient";
+    this.#usage = booksOf(architecture).map((codes) => new CodebookUsage(codes, architecture.codeWidth));
     this.#random = new RandomGenerator(settings.seed);
     this.#optimizer = makeOptimizer(this.model.parameters(), settings);
     const adversarial = loss.adversarial.weight > 0;
@@ -112,7 +111,7 @@ export class TokenizerTrainer {
 
   /** Weights, moments, counts and random state, by name. */
   state() {
-    const parts = { model: this.model, optimizer: this.#optimizer, usage: this.#usage };
+    const parts = { model: this.model, optimizer: this.#optimizer, ...keyed("usage", this.#usage) };
     const more = this.#discriminator && { discriminator: this.#discriminator, judge: this.#discriminatorOptimizer! };
     return new Map([...namedState({ ...parts, ...more }), ["random", this.#random.state] as const]);
   }
@@ -137,7 +136,8 @@ export class TokenizerTrainer {
   #record(images: Tensor, reviving: Tensor, phase: Phase): Record<string, Tensor> {
     const { model } = this;
     const { reconstruction: kind, contrast, codebook, commitment: beta, adversarial } = this.#loss;
-    const found = model.codebook.quantise(model.latents(images));
+    const found = model.quantise(images);
+    const commitment = sumOf(found.parts.map((part) => part.commitment));
     const made = model.images(found.quantised);
     const difference = subtract(images, made);
     const [absolutes, squares] = [absolute(difference), square(difference)];
@@ -145,8 +145,10 @@ export class TokenizerTrainer {
     const errors = kind === "l1" ? absolutes : squares;
     const plain = kind === "l1" ? l1 : l2;
     const reconstruction = contrast > 0 ? mean(multiply(errors, contrastWeights(images, contrast))) : plain;
-    let loss = add(reconstruction, multiply(found.commitment, beta));
-    if (codebook.learning === "gradient") loss = add(loss, found.codebookLoss);
+    let loss = add(reconstruction, multiply(commitment, beta));
+    if (codebook.learning === "gradient") {
+      loss = add(loss, sumOf(found.parts.map((part) => part.codebookLoss)));
+    }
     const judge = phase === "alone" ? null : this.#discriminator;
     const scalars: Record<string, Tensor> = {};
     if (judge && phase === "adversarial") {
@@ -169,13 +171,17 @@ export class TokenizerTrainer {
       Object.assign(scalars, { discriminatorLoss: verdict.loss, realScore, fakeScore });
     }
     const { gradientNorm, learningRate } = this.#optimizer.apply(grads);
-    const { revived } = this.#usage.update(model.codebook, found, codebook, this.#random, reviving);
-    const usage = usageOf(found.index, model.architecture.codes);
+    const revived = sumOf(
+      found.parts.map(
+        (part, i) => this.#usage[i]!.update(model.codebooks[i]!, part, codebook, this.#random, reviving).revived,
+      ),
+    );
+    const usage = usageOf(found.index, codesOf(model.architecture));
     return {
       loss,
       l1,
       psnr: psnrOf(l2),
-      commitment: found.commitment,
+      commitment,
       ...scalars,
       ...usage,
       revived,
@@ -184,6 +190,11 @@ export class TokenizerTrainer {
     };
   }
 }
+
+const sumOf = (values: readonly Tensor[]): Tensor => values.reduce((a, b) => add(a, b));
+const keyed = <T>(name: string, values: readonly T[]): Record<string, T> =>
+  Object.fromEntries(values.map((value, i) => [`${name}${i}`, value]));
+const codesOf = (architecture: TokenizerArchitecture): number => booksOf(architecture).reduce((a, b) => a * b);
 
 type Phase = "alone" | "judge" | "adversarial";
 
@@ -237,9 +248,10 @@ export const imagesTensor = (images: Float32Array, size: number): Tensor =>
 
 /** Measures reconstruction and codebook over a whole dataset. */
 function evaluator(model: TokenizerModel): (data: PairedDataset) => Promise<TokenizerScores> {
-  const { codes, imageSize } = model.architecture;
+  const { imageSize } = model.architecture;
+  const codes = codesOf(model.architecture);
   const reconstruct = compile((images: Tensor) => {
-    const { index, quantised } = model.codebook.quantise(model.latents(images));
+    const { index, quantised } = model.quantise(images);
     const difference = subtract(images, model.images(quantised));
     return { index, l1: mean(absolute(difference)), l2: mean(square(difference)) };
   });

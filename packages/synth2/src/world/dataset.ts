@@ -3,8 +3,11 @@ import { describe } from "./describe.js";
 import { drawPicture } from "./draw.js";
 import { Choices } from "./random.js";
 import { drawScene, type Split } from "./scene.js";
+import { WORLDS, type WorldName } from "./worlds.js";
 
 export interface WorldOptions {
+  /** Default: full. */
+  world?: WorldName;
   split: Split;
   length: number;
   /** Width and height, pixels: 64 or 128 are meant; at 48 the judge reads 98 % of true pictures exactly. */
@@ -20,7 +23,7 @@ export class WorldDataset implements PairedDataset {
   readonly #options: Required<WorldOptions>;
 
   constructor(options: WorldOptions) {
-    this.#options = { size: 64, seed: 0, captionsPerScene: 5, ...options };
+    this.#options = { world: "full", size: 64, seed: 0, captionsPerScene: 5, ...options };
     this.length = options.length;
     this.size = this.#options.size;
   }
@@ -30,10 +33,13 @@ export class WorldDataset implements PairedDataset {
     if (!Number.isInteger(index) || index < 0 || index >= this.length) {
       throw new RangeError(`sample ${index} of ${this.length}`);
     }
-    const { split, seed, size, captionsPerScene } = this.#options;
-    const attributes = drawScene(split, seed, index);
+    const { world, split, seed, size, captionsPerScene } = this.#options;
+    const attributes = drawScene(split, seed, index, world);
     // Streams of their own: scenes use the first, positions and words those after the splits.
-    const { pixels } = drawPicture(attributes, size, new Choices(seed, index, 16, splitKey[split]));
+    const { pixels } = drawPicture(attributes, size, {
+      choices: new Choices(seed, index, 16, splitKey[split]),
+      reach: WORLDS[world].jitter,
+    });
     const words = new Choices(seed, index, 17, splitKey[split]);
     const captions = Array.from({ length: captionsPerScene }, () => describe(attributes, words));
     return { id: `${split}-${seed}-${index}`, image: pixels, captions, attributes };

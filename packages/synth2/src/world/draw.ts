@@ -4,8 +4,6 @@ import { BACKGROUND, COLOURS, type ColourName, type ShapeName, type SizeName } f
 
 /** Distance from the centre to the outline, in cells of the 3 × 3 grid. */
 export const RADII: Readonly<Record<SizeName, number>> = { small: 0.25, large: 0.4 };
-/** Objects stand off the centre of their cell by up to this, in cells. */
-const jitter = 0.04;
 /** Samples along each side of a pixel: coverage has 17 levels. */
 const samples = 4;
 
@@ -34,21 +32,28 @@ export const INSIDE: Readonly<Record<ShapeName, (x: number, up: number) => boole
   },
 };
 
+/** Where in its cell each object stands. */
+export interface Jitter {
+  choices: Choices;
+  /** How far off the middle at most, in cells. */
+  reach: number;
+}
+
 /**
  * Draws a scene, anti-aliased.
  * @param size width and height in pixels
- * @param choices where in its cell each object stands; without it in the middle
+ * @param jitter without it objects stand in the middle of their cells
  */
-export function drawPicture({ objects }: SceneAttributes, size: number, choices?: Choices): RgbImage {
+export function drawPicture({ objects }: SceneAttributes, size: number, jitter?: Jitter): RgbImage {
   const pixels = new Uint8Array(size * size * 3);
   for (let i = 0; i < pixels.length; i += 3) pixels.set(BACKGROUND, i);
-  for (const object of objects) drawObject(object, pixels, size, choices);
+  for (const object of objects) drawObject(object, pixels, size, jitter);
   return { width: size, height: size, pixels };
 }
 
-function drawObject(object: SceneObject, pixels: Uint8Array, size: number, choices?: Choices): void {
+function drawObject(object: SceneObject, pixels: Uint8Array, size: number, jitter?: Jitter): void {
   const cell = size / 3;
-  const offset = () => (choices ? jitter * (2 * choices.next() - 1) : 0);
+  const offset = () => (jitter ? jitter.reach * (2 * jitter.choices.next() - 1) : 0);
   const [x, y] = [(object.column + 0.5 + offset()) * cell, (object.row + 0.5 + offset()) * cell];
   const colour = COLOURS[object.colour as ColourName];
   paint(object.shape as ShapeName, x, y, RADII[object.size] * cell, size, (at, coverage) => {

@@ -1,6 +1,7 @@
 import type { SceneAttributes, SceneObject } from "../types.js";
 import { Choices } from "./random.js";
 import { type ColourName, colourNames, type ShapeName, shapeNames, sizeNames } from "./vocabulary.js";
+import { WORLDS, type World, type WorldName } from "./worlds.js";
 
 /**
  * Which scenes: `paired` is small and skewed, and some combinations of colour and shape never occur in it; `test` is drawn like it;
@@ -17,37 +18,42 @@ export function isHeldOut(colour: string, shape: string): boolean {
 export const isNovel = ({ objects }: SceneAttributes): boolean =>
   objects.some(({ colour, shape }) => isHeldOut(colour, shape));
 
-/** All combinations of colour and shape, as "red circle". */
-export const worldClasses: readonly string[] = colourNames.flatMap((colour) =>
-  shapeNames.map((shape) => `${colour} ${shape}`),
-);
+/** All combinations of colour and shape of a world, as "red circle". */
+export const classesOfWorld = (name: WorldName): readonly string[] =>
+  WORLDS[name].colours.flatMap((colour) => WORLDS[name].shapes.map((shape) => `${colour} ${shape}`));
+
+export const worldClasses = classesOfWorld("full");
 
 /** How much rarer the next colour, shape, kind of scene or count is in the skewed splits. */
 const skew = { colour: 0.72, shape: 0.75, kind: 0.7, count: 0.45, size: 0.5 } as const;
 const even = { colour: 1, shape: 1, kind: 1, count: 1, size: 1 } as const;
 
 /** The scene of `index`: the same for the same arguments, whatever was drawn before. */
-export function drawScene(split: Split, seed: number, index: number): SceneAttributes {
+export function drawScene(split: Split, seed: number, index: number, world: WorldName = "full"): SceneAttributes {
   const choices = new Choices(seed, index, SPLITS.indexOf(split));
   const decay = split === "paired" || split === "test" ? skew : even;
   for (;;) {
-    const scene = drawAny(choices, decay);
+    const scene = drawAny(choices, decay, WORLDS[world]);
     const novel = isNovel(scene);
     if (split === "balanced" || novel === (split === "novel")) return scene;
   }
 }
 
-function drawAny(choices: Choices, decay: Readonly<Record<keyof typeof skew, number>>): SceneAttributes {
+function drawAny(
+  choices: Choices,
+  decay: Readonly<Record<keyof typeof skew, number>>,
+  { colours, shapes, counts }: World,
+): SceneAttributes {
   const look = () => ({
-    colour: choices.pick(colourNames, decay.colour),
-    shape: choices.pick(shapeNames, decay.shape),
+    colour: choices.pick(colours, decay.colour),
+    shape: choices.pick(shapes, decay.shape),
     size: choices.pick(sizeNames.toReversed(), decay.size),
   });
   const kind = choices.pick(["pair", "single", "count"], decay.kind);
   if (kind === "single") return { objects: place(choices, [look()]) };
   if (kind === "count") {
     const each = look();
-    return { objects: place(choices, new Array(choices.pick([2, 3, 4], decay.count)).fill(each)) };
+    return { objects: place(choices, new Array(choices.pick(counts, decay.count)).fill(each)) };
   }
   const first = look();
   let second = look();

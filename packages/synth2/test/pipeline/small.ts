@@ -23,12 +23,14 @@ const tokenizerArchitecture = {
   groups: 4,
   codes: 32,
   codeWidth: 4,
+  codesSee: "picture" as const,
+  structureCodes: 0,
   normaliseCodes: false,
 };
 const tokenizerLoss: TokenizerLossSettings = {
   reconstruction: "l1",
   contrast: 0,
-  codebook: { learning: "ema", decay: 0.9, reviveBelow: 0.5 },
+  codebook: { learning: "ema", decay: 0.9, reviveBelow: 0.5, reviveCandidates: 4 },
   commitment: 0.25,
   reviveUntil: 0.7,
   adversarial: { weight: 0, startStep: 0, channels: [8], gradientPenalty: 0 },

@@ -50,7 +50,7 @@ describe("codebook", () => {
     usage.counts.set(Float32Array.of(2, 1, 0.1));
     usage.sums.set(Float32Array.of(2, 0.5, 0, 1, 0.5, 0.5));
     const random = new RandomGenerator(3);
-    const update = { learning: "ema", decay: 0.9, reviveBelow: 0.5 } as const;
+    const update = { learning: "ema", decay: 0.9, reviveBelow: 0.5, reviveCandidates: 4 } as const;
     const run = compile(() => {
       const found = codebook.quantise(tensor(latentRows, { shape: [4, 2] }));
       return { ...usage.update(codebook, found, update, random, tensor(1)), ...usageOf(found.index, 3) };
@@ -110,7 +110,7 @@ describe("an image tokenizer", () => {
     const loss = {
       reconstruction: "l2",
       contrast: 0,
-      codebook: { learning: "gradient", decay: 0.9, reviveBelow: 0.5 },
+      codebook: { learning: "gradient", decay: 0.9, reviveBelow: 0.5, reviveCandidates: 4 },
       commitment: 0.25,
       reviveUntil: 0.5,
       adversarial,

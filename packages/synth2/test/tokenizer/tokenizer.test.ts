@@ -52,7 +52,7 @@ describe("codebook", () => {
         usage.update(
           codebook,
           { latents: z, index: i },
-          { learning: "ema", decay, reviveBelow: 0 },
+          { learning: "ema", decay, reviveBelow: 0, reviveCandidates: 1 },
           new RandomGenerator(0),
           on,
         ),
@@ -84,7 +84,13 @@ describe("codebook", () => {
     const random = new RandomGenerator(4);
     const update = compile(
       (z: ReturnType<typeof tensor>, i: ReturnType<typeof tensor>, on: ReturnType<typeof tensor>) =>
-        usage.update(codebook, { latents: z, index: i }, { learning: "ema", decay: 0.9, reviveBelow: 1 }, random, on),
+        usage.update(
+          codebook,
+          { latents: z, index: i },
+          { learning: "ema", decay: 0.9, reviveBelow: 1, reviveCandidates: 2 },
+          random,
+          on,
+        ),
     );
     const { revived } = await update(tensor(latents, { shape: [3, 2] }), tensor(Int32Array.of(0, 0, 0)), tensor(1));
     expect(await revived.item()).toBe(5);
@@ -140,7 +146,7 @@ describe("image tokenizer", () => {
         {
           reconstruction: "l2",
           contrast: 0,
-          codebook: { learning, decay: 0.9, reviveBelow: 0.1 },
+          codebook: { learning, decay: 0.9, reviveBelow: 0.1, reviveCandidates: 1 },
           commitment: 0.25,
           reviveUntil: 0.8,
           adversarial: { weight: 0.1, startStep: 20, channels: [4], gradientPenalty: 1 },

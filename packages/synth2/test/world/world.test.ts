@@ -3,6 +3,7 @@ import {
   attributeAccuracy,
   Choices,
   checkMeaning,
+  classesOfWorld,
   describe as describeScene,
   drawPicture,
   drawScene,
@@ -41,6 +42,30 @@ describe("scenes", () => {
     for (const { objects } of scenes("balanced", 500)) {
       expect(new Set(objects.map(({ row, column }) => 3 * row + column)).size).toBe(objects.length);
     }
+  });
+});
+
+describe("the small world", () => {
+  it("holds one or two objects of four shapes in six colours, with its own share held out", () => {
+    const small = SPLITS.flatMap((split) => Array.from({ length: 500 }, (_, i) => drawScene(split, 7, i, "small")));
+    const objects = small.flatMap((scene) => scene.objects);
+    expect(new Set(small.map((scene) => scene.objects.length))).toEqual(new Set([1, 2]));
+    const looks = new Set(objects.map(({ colour, shape }) => `${colour} ${shape}`));
+    expect([...looks].sort()).toEqual([...classesOfWorld("small")].sort());
+    const heldOut = classesOfWorld("small").filter((name) => isHeldOut(...(name.split(" ") as [string, string])));
+    expect(heldOut).toHaveLength(5);
+    expect(small.slice(0, 500).some(isNovel)).toBe(false);
+  });
+
+  it("draws the same picture for the same scene, which the judge reads", async () => {
+    const data = new WorldDataset({ world: "small", split: "balanced", length: 300, size: 54 });
+    const pairs = [];
+    for (let i = 0; i < data.length; i++) {
+      const { image, attributes, captions } = await data.get(i);
+      expect(Buffer.compare(image, drawPicture(attributes!, 54).pixels)).toBe(0);
+      pairs.push({ caption: captions[0]!, scene: judgePicture({ width: 54, height: 54, pixels: image }) });
+    }
+    expect(attributeAccuracy(pairs).exact).toBe(1);
   });
 });
 

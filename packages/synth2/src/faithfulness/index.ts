@@ -1,0 +1,1 @@
+export { type Faithfulness, type FaithfulnessOptions, measureFaithfulness } from "./faithfulness.js";
