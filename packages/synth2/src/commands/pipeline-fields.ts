@@ -5,6 +5,7 @@ import type { PipelineSettings } from "../pipeline/index.js";
 import { samplingSchema } from "../sampling/index.js";
 import { architectureSchema } from "../tokenizer/index.js";
 import { vlmSizesSchema } from "../vlm/index.js";
+import { WORLDS, type WorldName } from "../world/index.js";
 import { count, trainFields } from "./fields.js";
 import { generatorLossSchema } from "./generator.js";
 import { tokenizerLossSchema } from "./tokenizer.js";
@@ -18,6 +19,10 @@ export interface PipelineBudget {
 
 /** Fields of a command that runs all stages on the built-in world. @param budget what they are by default */
 export const pipelineFields = ({ pairs, synthetic, steps }: PipelineBudget) => ({
+  world: z
+    .enum(Object.keys(WORLDS) as [WorldName, ...WorldName[]])
+    .default("small")
+    .describe("small: fewer looks, at most two objects, which models of minutes learn to draw."),
   pairs: count(pairs, "Pictures with human captions to train on."),
   synthetic: count(synthetic, "Synthetic pairs."),
   vocabulary: count(512, "Tokens of the captions' vocabulary, at most.").meta({ unit: "tokens" }),
@@ -58,6 +63,6 @@ export const pipelineFields = ({ pairs, synthetic, steps }: PipelineBudget) => (
 
 /** What is left of a command's configuration for the stages. */
 export const pipelineSettings = (config: PipelineSettings): PipelineSettings => {
-  const { pairs, synthetic, vocabulary, tokenizer, generator, sampling, language, vlm } = config;
-  return { pairs, synthetic, vocabulary, tokenizer, generator, sampling, language, vlm };
+  const { world, pairs, synthetic, vocabulary, tokenizer, generator, sampling, language, vlm } = config;
+  return { world, pairs, synthetic, vocabulary, tokenizer, generator, sampling, language, vlm };
 };

@@ -6,6 +6,7 @@ import {
   type Finding,
   type ResultRow,
   STAGES,
+  type TestName,
   tests,
   totalSeconds,
   ways,
@@ -37,18 +38,21 @@ const findingTable = ({ findings }: ReproduceResult): TableSection => ({
 
 function faithfulnessTable({ rows }: ReproduceResult): TableSection {
   const measured = rows.flatMap(({ faithfulness }) => (faithfulness ? [faithfulness] : []));
-  const line = (name: string, key: "reconstructed" | "generated") => [
-    name,
-    average(measured.map((each) => each[key].exact)),
-    ...ATTRIBUTES.map((attribute) => average(measured.map((each) => each[key].accuracy[attribute]))),
+  const line = (name: string, test: TestName, key: "original" | "reconstructed" | "generated") => [
+    `${test}, ${name}`,
+    average(measured.map((each) => each[test][key]!.exact)),
+    ...ATTRIBUTES.map((attribute) => average(measured.map((each) => each[test][key]!.accuracy[attribute]))),
   ];
   return {
     kind: "table",
     title: "Faithfulness: what a judge without learned parts reads in pictures, against their captions",
-    caption:
-      "Balanced scenes; means over seeds. Everything: share of pictures of which all that the caption says is true.",
+    caption: "Means over seeds. Everything: share of pictures of which all that the caption says is true.",
     columns: ["pictures", "everything", ...ATTRIBUTES].map((label) => ({ label })),
-    rows: [line("true, behind the image tokenizer", "reconstructed"), line("generated", "generated")],
+    rows: tests.flatMap((test) => [
+      line("true", test, "original"),
+      line("true, behind the image tokenizer", test, "reconstructed"),
+      line("generated", test, "generated"),
+    ]),
   };
 }
 
@@ -151,7 +155,7 @@ async function captionsSection({ rows, settings }: ReproduceResult): Promise<Sec
   const count = Math.min(...written.map((row) => row.written!.length));
   if (written.length === 0 || count === 0) return [];
   const size = settings.pipeline.tokenizer.model.imageSize;
-  const data = new WorldDataset({ split: "test", length: count, size, seed: 1 });
+  const data = new WorldDataset({ world: settings.pipeline.world, split: "test", length: count, size, seed: 1 });
   const images = await Promise.all(
     Array.from({ length: count }, async (_, i) => {
       const { image, captions } = await data.get(i);

@@ -45,7 +45,7 @@ export function findings(rows: readonly ResultRow[]): Finding[] {
   const better = (statement: string, a: Arm, b: Arm, test: TestName): Finding =>
     above(statement, differences(rows, a, b, ciderOf(test)), 0, points);
   const faithful = rows.flatMap(({ faithfulness }) =>
-    faithfulness ? [faithfulness.generated.exact / faithfulness.reconstructed.exact] : [],
+    faithfulness ? [faithfulness.balanced.ratio ?? Number.NaN] : [],
   );
   return [
     above(expectations.faithful, faithful.filter(Number.isFinite), faithfulEnough, percent),

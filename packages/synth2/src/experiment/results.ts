@@ -1,17 +1,9 @@
 import { readResultRows } from "@trefoil/core";
 import type { CaptionSetReport } from "../captions/index.js";
+import type { Faithfulness } from "../faithfulness/index.js";
 import type { CaptionerScores, PictureUse } from "../vlm/index.js";
-import type { AttributeAccuracy } from "../world/index.js";
 import type { EfficiencyCell } from "./efficiency.js";
 import type { TestName } from "./plan.js";
-
-/** How well generated pictures show what captions say, read by a judge without learned parts. */
-export interface Faithfulness {
-  /** Of true balanced scenes behind the image tokenizer: the most that a generator of its codes can reach. */
-  reconstructed: AttributeAccuracy;
-  /** Of pictures drawn for the same captions. */
-  generated: AttributeAccuracy;
-}
 
 /** A line of `results.jsonl`. */
 export interface ResultRow {
@@ -19,7 +11,7 @@ export interface ResultRow {
   seed: number;
   /** CPU seconds of this row, stages that it was the first to need included. */
   seconds: number;
-  faithfulness?: Faithfulness;
+  faithfulness?: Record<TestName, Faithfulness>;
   captions?: Record<"balanced" | "skewed", CaptionSetReport>;
   scores?: Record<TestName, CaptionerScores>;
   use?: PictureUse;

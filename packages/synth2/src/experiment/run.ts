@@ -4,9 +4,9 @@ import { join } from "node:path";
 import { type RunUnit, runUnits, writeFileAtomic } from "@trefoil/core";
 import { compareCaptions, type LanguageModel } from "../captions/index.js";
 import { SynthError } from "../errors.js";
+import { type Faithfulness, measureFaithfulness } from "../faithfulness/index.js";
 import { captionsOf, type OpenMaskedGenerator } from "../generator/index.js";
 import { maxCaptionTokens, Stages } from "../pipeline/index.js";
-import { drawCaptions, reconstruct } from "../quickstart/pictures.js";
 import type { VqImageTokenizer } from "../tokenizer/index.js";
 import type { StageContext } from "../training/index.js";
 import { Captioner, type CaptionerScores, measurePictureUse, scoreDataset } from "../vlm/index.js";
@@ -66,7 +66,7 @@ async function measureRow(
   settings: ExperimentSettings,
   signal: AbortSignal | undefined,
 ): Promise<Omit<ResultRow, "arm" | "seed" | "seconds">> {
-  if (name === faithfulnessRow) return await measureFaithfulness(models, settings);
+  if (name === faithfulnessRow) return await judge(models, settings);
   if (name === efficiencyRow) {
     const { stages, language } = models;
     const { pipeline, timedSteps: steps } = settings;
@@ -81,15 +81,15 @@ async function measureRow(
   return await runArm(arms.find((arm) => arm.name === name)!, models, settings);
 }
 
-/** What generated pictures of balanced captions show, beside true ones of the same captions; and what the written captions are like. */
-async function measureFaithfulness({ stages, images, generator, language }: SeedModels, settings: ExperimentSettings) {
-  const truth = stages.data("balanced", settings.testPictures);
-  const prompts: string[] = [];
-  for (let i = 0; i < truth.length; i++) prompts.push((await truth.get(i)).captions[0]!);
-  const { accuracy: reconstructed } = await reconstruct(truth, images);
-  const drawn = await drawCaptions(prompts, generator, images, {
-    ...{ sampling: stages.settings.sampling, seed: stages.seed, ...stages.context },
-  });
+/** What generated pictures of captions of the tests show, beside true ones; and what the written captions are like. */
+async function judge({ stages, images: tokenizer, generator, language }: SeedModels, settings: ExperimentSettings) {
+  const faithfulness: Partial<Record<TestName, Faithfulness>> = {};
+  for (const test of tests) {
+    faithfulness[test] = await measureFaithfulness({
+      ...{ data: stages.data(test, settings.testPictures), tokenizer, generator, ...stages.context },
+      ...{ sampling: stages.settings.sampling, seed: stages.seed },
+    });
+  }
   const human = await captionsOf(stages.pairs);
   const compare = async (origin: "balanced" | "skewed") =>
     compareCaptions(
@@ -97,7 +97,7 @@ async function measureFaithfulness({ stages, images, generator, language }: Seed
       human,
     );
   return {
-    faithfulness: { reconstructed, generated: drawn.accuracy },
+    faithfulness: faithfulness as Record<TestName, Faithfulness>,
     captions: { balanced: await compare("balanced"), skewed: await compare("skewed") },
   };
 }
@@ -170,7 +170,10 @@ export async function runExperiment(
     describe: ({ seed, arm, faithfulness, scores, seconds }) => {
       const share = (value: number) => `${(100 * value).toFixed(0)} %`;
       const found = faithfulness
-        ? `${share(faithfulness.generated.exact)} of pictures as said, true ones ${share(faithfulness.reconstructed.exact)}`
+        ? tests
+            .map((test) => [test, faithfulness[test].generated!.exact, faithfulness[test].reconstructed.exact] as const)
+            .map(([test, ours, most]) => `${test} ${share(ours)} as said, of true ones ${share(most)}`)
+            .join(", ")
         : scores
           ? tests.map((test) => `${test} ${(100 * scores[test].cider).toFixed(1)}`).join(", ")
           : "measured";

@@ -4,9 +4,11 @@ import type { SamplingOptions } from "../sampling/index.js";
 import type { TokenizerArchitecture, TokenizerLossSettings } from "../tokenizer/index.js";
 import type { TrainingSettings } from "../training/index.js";
 import type { VlmSizes } from "../vlm/index.js";
+import type { WorldName } from "../world/index.js";
 
 /** Every stage from nothing to a vision-language model, on the built-in world. */
 export interface PipelineSettings {
+  world: WorldName;
   /** Pictures with human captions. */
   pairs: number;
   /** Tokens of the captions' vocabulary, at most; generator and language model share it. */

@@ -5,6 +5,7 @@ import { classedCaptions, LanguageModel, ModelSource, trainLanguageModel, writeC
 import {
   captionsOf,
   encodePairs,
+  generatorFor,
   type OpenMaskedGenerator,
   openGenerator,
   trainGenerator,
@@ -14,7 +15,7 @@ import { trainTokenizer, VqImageTokenizer } from "../tokenizer/index.js";
 import type { StageContext, TrainingSettings } from "../training/index.js";
 import type { EmbeddedDataset } from "../types.js";
 import { CodedDataset, type OpenVlm, openVlm, SyntheticDataset, trainVlm } from "../vlm/index.js";
-import { type Split, WorldDataset, worldClasses } from "../world/index.js";
+import { classesOfWorld, type Split, WorldDataset } from "../world/index.js";
 import type { PipelineSettings } from "./settings.js";
 
 /** Tokens of a caption at most, end of text included. */
@@ -42,8 +43,14 @@ export class Stages {
 
   /** Scenes of a split; each seed has its own. @param series another one has other scenes */
   data(split: Split, length: number, series = 0): WorldDataset {
-    const size = this.settings.tokenizer.model.imageSize;
-    return new WorldDataset({ split, length, size, seed: this.seed + series * 0x10000 });
+    const { world, tokenizer } = this.settings;
+    return new WorldDataset({
+      world,
+      split,
+      length,
+      size: tokenizer.model.imageSize,
+      seed: this.seed + series * 0x10000,
+    });
   }
 
   get pairs(): WorldDataset {
@@ -63,8 +70,7 @@ export class Stages {
     await this.#once("generator", async (paths) => {
       const text = await trainBpe(await captionsOf(this.pairs), { vocabSize: this.settings.vocabulary });
       const pairs = await encodePairs(this.pairs, images, text, model.maxTextTokens, this.context);
-      const { gridSize, codebookSize: codes, dimension: codeWidth } = images;
-      const architecture = { ...model, gridSize, codes, codeWidth, vocabulary: text.vocabSize };
+      const architecture = generatorFor(model, images, text.vocabSize);
       const settings = this.#seeded(train);
       return await trainGenerator({ ...paths, architecture, loss, pairs, text, settings, tokenizerHash: images.hash });
     });
@@ -90,9 +96,10 @@ export class Stages {
       return Array.from({ length: count }, (_, i) => ({ id: String(i), caption: human[order.at(i % human.length)]! }));
     }
     const output = this.at(`captions-${origin}`);
-    const classes = origin === "balanced" ? worldClasses : await this.#namedClasses();
+    const all = classesOfWorld(this.settings.world);
+    const classes = origin === "balanced" ? all : await this.#namedClasses();
     const sampling = { temperature: 1, topK: 0, topP: 0.95 };
-    const source = new ModelSource(language, worldClasses, { batch: 32, maxTokens: maxCaptionTokens, ...sampling });
+    const source = new ModelSource(language, all, { batch: 32, maxTokens: maxCaptionTokens, ...sampling });
     await using _ = source;
     const filter = { minWords: 2, maxWords: 25, grammar: "world", duplicates: true } as const;
     const written = { source, classes, count, output, filter, seed: this.seed, attempts: 20 };

@@ -4,6 +4,13 @@ const count = (value: number, meaning: string) => z.number().int().positive().de
 
 /** The sizes of the trained part of a vision-language model that a user chooses. */
 export const vlmSizesSchema = z.strictObject({
+  patch: count(2, "Codes of a patch along each side; a patch is read as one. Must divide the grid of codes."),
+  pictureLayers: z
+    .number()
+    .int()
+    .nonnegative()
+    .default(1)
+    .describe("Layers of attention among patches: codes alone say little of shapes and places."),
   latents: count(16, "Latents of the resampler: what the language model reads of a picture."),
   width: count(128, "Width of the resampler."),
   layers: count(2, "Layers of the resampler."),
@@ -22,6 +29,9 @@ export const vlmArchitectureSchema = vlmSizesSchema
     /** Width and layers of the language model. */
     textWidth: z.number().int().positive(),
     textLayers: z.number().int().positive(),
+  })
+  .refine(({ gridSize, patch }) => gridSize % patch === 0, {
+    message: "patch must divide the width of the grid of codes",
   })
   .refine(({ width, textWidth, heads }) => width % heads === 0 && textWidth % heads === 0, {
     message: "heads must divide the width of the resampler and that of the language model",

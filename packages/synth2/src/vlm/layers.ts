@@ -13,6 +13,7 @@ import {
   reshape,
   type Tensor,
   tanh,
+  transpose,
 } from "@trefoil/core";
 import type { VlmArchitecture } from "./architecture.js";
 
@@ -95,41 +96,88 @@ class ResamplerLayer extends Module {
   }
 }
 
+/** Patches read one another, then pass a feed-forward layer. */
+class PictureLayer extends Module {
+  readonly norm: LayerNorm;
+  readonly attention: CrossAttention;
+  readonly mlp: GeluFeedForward;
+
+  constructor(width: number, heads: number, initial: InitialValues) {
+    super();
+    this.norm = new LayerNorm(width);
+    this.attention = new CrossAttention(width, width, heads, initial);
+    this.mlp = new GeluFeedForward(width, initial);
+  }
+
+  /** x [batch, patches, width] -> the same shape */
+  forward(x: Tensor): Tensor {
+    const normed = this.norm.forward(x);
+    const attended = add(x, this.attention.forward(normed, this.attention.memory(normed)));
+    return add(attended, this.mlp.forward(attended));
+  }
+}
+
 /**
- * Perceiver resampler (Flamingo, arXiv 2204.14198, section 2.1.1): learned latents that read a picture of any size through
- * cross-attention, keys and values from picture and latents. The embeddings get learned rows and columns first.
+ * What Flamingo leaves to a pretrained encoder: patches of neighbouring codes, with learned rows and columns, that read one another. A
+ * resampler alone averages codes and places apart: it learns which colours there are, and hardly which shape stands where.
  */
-export class PerceiverResampler extends Module {
+class PictureEncoder extends Module {
   readonly embed: Linear;
-  /** Of the rows and of the columns of the grid, [gridSize, width] each. */
+  /** Of the rows and of the columns of patches, [gridSize / patch, width] each. */
   readonly rows: Parameter;
   readonly columns: Parameter;
+  readonly layers: PictureLayer[];
+  readonly #architecture: VlmArchitecture;
+
+  constructor(architecture: VlmArchitecture, initial: InitialValues) {
+    super();
+    const { width, heads, pictureLayers, gridSize, patch, codeWidth } = architecture;
+    const shape = [gridSize / patch, width];
+    const table = () => new Parameter(shape, { data: initial.normal(shape, 0.3) });
+    this.embed = new Linear(patch * patch * codeWidth, width, { bias: false, initial });
+    [this.rows, this.columns] = [table(), table()];
+    this.layers = Array.from({ length: pictureLayers }, () => new PictureLayer(width, heads, initial));
+    this.#architecture = architecture;
+  }
+
+  /** embeddings [batch, gridSize², codeWidth] -> [batch, (gridSize / patch)², width] */
+  forward(embeddings: Tensor): Tensor {
+    const [batch] = embeddings.shape as [number];
+    const { gridSize, patch, codeWidth, width } = this.#architecture;
+    const size = gridSize / patch;
+    const split = reshape(embeddings, [batch, size, patch, size, patch, codeWidth]);
+    const patches = reshape(transpose(split, [0, 1, 3, 2, 4, 5]), [batch, size * size, patch * patch * codeWidth]);
+    const places = add(reshape(this.rows, [size, 1, width]), reshape(this.columns, [1, size, width]));
+    const placed = add(this.embed.forward(patches), reshape(places, [size * size, width]));
+    return this.layers.reduce((x, layer) => layer.forward(x), placed);
+  }
+}
+
+/**
+ * Perceiver resampler (Flamingo, arXiv 2204.14198, section 2.1.1): learned latents that read a picture of any size through
+ * cross-attention, keys and values from picture and latents.
+ */
+export class PerceiverResampler extends Module {
+  readonly encoder: PictureEncoder;
   /** [latents, width] */
   readonly latents: Parameter;
   readonly layers: ResamplerLayer[];
   readonly norm: LayerNorm;
-  readonly #gridSize: number;
 
   constructor(architecture: VlmArchitecture, initial: InitialValues) {
     super();
-    const { width, heads, latents, layers, gridSize, codeWidth } = architecture;
-    const table = (size: number, deviation: number) =>
-      new Parameter([size, width], { data: initial.normal([size, width], deviation) });
-    this.embed = new Linear(codeWidth, width, { bias: false, initial });
-    [this.rows, this.columns] = [table(gridSize, 0.1), table(gridSize, 0.1)];
-    this.latents = table(latents, 0.5);
+    const { width, heads, latents, layers } = architecture;
+    this.encoder = new PictureEncoder(architecture, initial);
+    this.latents = new Parameter([latents, width], { data: initial.normal([latents, width], 0.5) });
     this.layers = Array.from({ length: layers }, () => new ResamplerLayer(width, heads, initial));
     this.norm = new LayerNorm(width);
-    this.#gridSize = gridSize;
   }
 
   /** embeddings [batch, gridSize², codeWidth] -> [batch, latents, width] */
   forward(embeddings: Tensor): Tensor {
     const [batch] = embeddings.shape as [number];
-    const [size, width] = [this.#gridSize, this.rows.shape[1]!];
-    const grid = add(reshape(this.rows, [size, 1, width]), reshape(this.columns, [1, size, width]));
-    const picture = add(this.embed.forward(embeddings), reshape(grid, [size * size, width]));
-    const [latents] = this.latents.shape as [number];
+    const picture = this.encoder.forward(embeddings);
+    const [latents, width] = this.latents.shape as [number, number];
     const start = broadcastTo(reshape(this.latents, [1, latents, width]), [batch, latents, width]);
     return this.norm.forward(this.layers.reduce((x, layer) => layer.forward(x, picture), start));
   }

@@ -20,6 +20,8 @@ const language = new Llama(
   1,
 );
 const architecture = {
+  patch: 1,
+  pictureLayers: 1,
   latents: 3,
   width: 8,
   layers: 2,
