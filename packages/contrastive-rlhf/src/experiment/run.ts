@@ -38,13 +38,14 @@ export async function runUnit(
   emit: (row: ResultRow) => Promise<void> | void,
 ): Promise<boolean> {
   const folder = join(directory, model === "small" ? `seed-${seed}` : `seed-${seed}-${model}`);
+  const stages = new SeedStages(folder, seed, model, settings, context);
   for (const cell of cellsOf(settings, model)) {
     const missing = armsOf(cell, settings).filter(
       (arm) => !known.includes(resultKey({ cell: cellName(cell), arm: armName(arm), seed })),
     );
     if (missing.length === 0) continue;
     if (context.signal?.aborted) return false;
-    using prepared = await new SeedStages(folder, seed, model, settings, context).prepare(cell);
+    using prepared = await stages.prepare(cell);
     for (const arm of missing) {
       const row = context.signal?.aborted ? undefined : await prepared.run(arm);
       if (!row) return false;
