@@ -191,7 +191,8 @@ export class SeedStages {
     const preferences = taskPreferences(pairsOf(compared), sharpness, rate, this.#seed);
     if (cell.kind === "offset")
       return { rewards: new RewardSum([{ reward: syntheticReward(cell, this.#seed), weight: 1 }]), preferences };
-    const settings = this.#training(this.#settings.rewardSteps, 2e-3);
+    // Flipped labels make gradients noisy: twice the pairs of DPO's batches.
+    const settings = { ...this.#training(this.#settings.rewardSteps, 3e-3), batch: 128 };
     const from = await this.#rewardTrunk(policy);
     const options = { from, preferences, heldOut: 0.1, centre: 0, normalise: "mean" as const, settings };
     const path = await this.#stage(`reward-${rate}`, (where) =>

@@ -32,7 +32,7 @@ export interface TuningPoint extends TunedSettings {
 }
 
 /** Found by `tunePpo` before any other run (results/tuning.jsonl), and kept for all arms. */
-export const tunedSettings: TunedSettings = { learningRate: 2e-3, klCoefficient: 0.15 };
+export const tunedSettings: TunedSettings = { learningRate: 2e-3, klCoefficient: 0.05 };
 
 /**
  * Plain PPO at every point of the grid on seeds of its own; the best by mean true quality is what all arms of the experiment use.
