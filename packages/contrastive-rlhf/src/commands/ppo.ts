@@ -14,7 +14,7 @@ import {
   runOf,
   seed,
 } from "./fields.js";
-import { writePpoReport } from "./reports.js";
+import { baselineCostText, writePpoReport } from "./reports.js";
 
 const baselineFields = z
   .discriminatedUnion("kind", [
@@ -262,6 +262,7 @@ export const ppoCommand = defineCommand({
     };
     const samples = shownPrompts > 0 ? { SFT: await respond(policy, shown), PPO: await respond(output, shown) } : {};
     await writePpoReport(run, "contrastive-rlhf ppo", { [settings.baseline.kind]: run }, samples, config);
+    progress.log(`Inside PPO ${await baselineCostText(run)}.`);
     progress.log(`The policy is in ${output}, the report in ${run}/report.html.`);
   },
 });

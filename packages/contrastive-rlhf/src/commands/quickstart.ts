@@ -5,7 +5,7 @@ import { z } from "zod";
 import { type QuickstartResult, type QuickstartSettings, quickstart } from "../quickstart/index.js";
 import { describeBaselines } from "../stages/index.js";
 import { count, folder, seed } from "./fields.js";
-import { outcomeText, ppoSections, samplesSection } from "./reports.js";
+import { baselineCostText, outcomeText, ppoSections, samplesSection } from "./reports.js";
 
 export const quickstartCommand = defineCommand({
   name: "quickstart",
@@ -61,6 +61,8 @@ export const quickstartCommand = defineCommand({
     }
     const { text, warning } = describeBaselines(result.baselines, settings.samples);
     stdout.write(`\n${comparisonTable(result)}\n${text}\n`);
+    const [, contrast] = Object.values(result.runs);
+    stdout.write(`Inside PPO with contrast ${await baselineCostText(contrast!)}.\n`);
     if (warning) progress.warn(warning);
     await writeQuickstartReport(directory.report, result, settings, text);
     progress.log(`${((performance.now() - startedAt) / 1000).toFixed(0)} s. The report is in ${directory.report}.`);

@@ -83,6 +83,15 @@ export async function ppoSections(runs: Readonly<Record<string, string>>): Promi
   return sections;
 }
 
+/** What baselines cost inside PPO: the share of an iteration's time in which they are looked up, subtracted and shaped. */
+export async function baselineCostText(run: string): Promise<string> {
+  const train = (await readMetricsFile(join(run, RUN_LAYOUT.metrics))).filter(({ kind }) => kind === "train");
+  const spent = (part: string) => train.reduce((sum, { values }) => sum + (values[`time/${part}`] ?? 0), 0);
+  const whole = ["rollout", "score", "baseline", "train"].reduce((sum, part) => sum + spent(part), 0);
+  const ms = (1000 * spent("baseline")) / train.length;
+  return `baselines took ${ms.toFixed(3)} ms of an iteration of ${((1000 * whole) / train.length).toFixed(0)} ms: ${((100 * spent("baseline")) / whole).toFixed(3)} %`;
+}
+
 /** Responses of several policies to the same prompts, side by side. */
 export function samplesSection(samples: Readonly<Record<string, readonly ScoredSample[]>>, shown = 8): Section[] {
   const names = Object.keys(samples);

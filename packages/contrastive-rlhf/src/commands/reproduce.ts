@@ -72,7 +72,8 @@ export const reproduceCommand = defineCommand({
     heldOutPrompts: count(512, "Prompts that all are judged on."),
     iterations: count(60, "PPO iterations of 64 rollouts."),
     sftSteps: count(500, "Updates of SFT.").meta({ unit: "steps" }),
-    rewardSteps: count(400, "Updates of each reward model, and of DPO.").meta({ unit: "steps" }),
+    rewardSteps: count(3000, "Updates of each reward model.").meta({ unit: "steps" }),
+    dpoSteps: count(400, "Updates of DPO.").meta({ unit: "steps" }),
   }),
   run: async (config, { progress, signal, stdout }) => {
     const { output, small: isSmall, tune, workers, seeds, offsets, flips, samples, showcaseSeeds, ...rest } = config;

@@ -56,6 +56,7 @@ export interface ExperimentSettings {
   iterations: number;
   sftSteps: number;
   rewardSteps: number;
+  dpoSteps: number;
   /** The k whose gain over PPO is the headline. */
   headline: number;
   /** Of PPO and all that is compared with it. */

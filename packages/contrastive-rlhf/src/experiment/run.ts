@@ -25,13 +25,14 @@ export const runUnit: RunUnit<ExperimentSettings, Unit, ResultRow> = async (requ
   const { seed, model } = request.unit;
   const context = signal ? { signal } : {};
   const folder = join(directory, model === "small" ? `seed-${seed}` : `seed-${seed}-${model}`);
+  const stages = new SeedStages(folder, seed, model, settings, context);
   for (const cell of cellsOf(settings, model)) {
     const missing = armsOf(cell, settings).filter(
       (arm) => !known.includes(resultKey({ cell: cellName(cell), arm: armName(arm), seed })),
     );
     if (missing.length === 0) continue;
     if (signal?.aborted) return false;
-    using prepared = await new SeedStages(folder, seed, model, settings, context).prepare(cell);
+    using prepared = await stages.prepare(cell);
     for (const arm of missing) {
       const row = signal?.aborted ? undefined : await prepared.run(arm);
       if (!row) return false;

@@ -34,7 +34,15 @@ import {
   taskTokenizer,
 } from "../task/index.js";
 import { cellGold, syntheticReward } from "./cell-rewards.js";
-import { type Arm, armName, type Cell, cellName, type ExperimentSettings, type ModelSize } from "./plan.js";
+import {
+  type Arm,
+  armName,
+  type Cell,
+  cellName,
+  type ExperimentSettings,
+  type ModelSize,
+  type TunedSettings,
+} from "./plan.js";
 import type { ResultRow } from "./results.js";
 
 /** Responses that are sampled or scored at a time. */
@@ -42,8 +50,8 @@ const batch = 512;
 /** Responses of every policy to each held-out prompt, and of SFT for its offline reward. */
 const evaluationSamples = 2;
 const offlineSamples = 8;
-/** SFT responses to each prompt that annotators compare, two by two. */
-const comparedResponses = 8;
+/** SFT responses to each prompt that annotators compare, two by two: with 8 reward models order only 7 pairs in 10 as true quality does. */
+const comparedResponses = 64;
 /** Sharpness of annotators: P(prefer) = σ(6 × difference in quality), before flips. */
 const sharpness = 6;
 /** Rollouts of an iteration, and of a minibatch. */
@@ -59,13 +67,15 @@ const sizesOf: Record<ModelSize, { hiddenSize: number; intermediateSize: number;
   small: { hiddenSize: 32, intermediateSize: 64, layers: 1, heads: 2 },
   showcase: { hiddenSize: 128, intermediateSize: 448, layers: 4, heads: 4 },
 };
+/** Of reward models for policies of either size. Deeper and wider ones took longer to find what matters. */
+const rewardSize = sizesOf.small;
 /** Learning rates of the showcase, over those of the small policy. */
 const rateOf: Record<ModelSize, number> = { small: 1, showcase: 0.3 };
 
 /** What a cell gives to its arms. */
 export interface PreparedCell extends Disposable {
-  /** Undefined when stopped. */
-  run(arm: Arm): Promise<ResultRow | undefined>;
+  /** Undefined when stopped. @param tuned the experiment's, unless given */
+  run(arm: Arm, tuned?: TunedSettings): Promise<ResultRow | undefined>;
 }
 
 /** What the arms of a cell have in common. */
@@ -85,6 +95,7 @@ export class SeedStages {
   readonly #settings: ExperimentSettings;
   readonly #context: StageContext;
   readonly #prompts: ReturnType<typeof taskPrompts>;
+  #compared: Promise<ScoredSample[]> | undefined;
 
   constructor(folder: string, seed: number, model: ModelSize, settings: ExperimentSettings, context: StageContext) {
     this.#folder = folder;
@@ -105,7 +116,7 @@ export class SeedStages {
     return {
       steps,
       batch: 64,
-      learningRate: learningRate * rateOf[this.#model],
+      learningRate,
       seed: this.#seed,
       ...rest,
       ...checkpoints,
@@ -131,14 +142,30 @@ export class SeedStages {
   }
 
   async #policy(): Promise<string> {
+    return await this.#finetuned("sft", sizesOf[this.#model], 3e-3 * rateOf[this.#model]);
+  }
+
+  /** What reward models start from. */
+  async #rewardTrunk(policy: string): Promise<string> {
+    return this.#model === "small" ? policy : await this.#finetuned("reward-trunk", rewardSize, 3e-3);
+  }
+
+  async #finetuned(name: string, { heads, ...sizes }: (typeof sizesOf)[ModelSize], rate: number): Promise<string> {
     const { training } = this.#prompts;
-    const { heads, ...sizes } = sizesOf[this.#model];
     const from = { tokenizer: taskTokenizer(), ...sizes, heads, keyValueHeads: heads, maxPositions: 16 };
     const demonstrations = taskDemonstrations([...training, ...training, ...training, ...training], 0.4, this.#seed);
-    const settings = this.#training(this.#settings.sftSteps, 3e-3);
-    return await this.#stage("sft", (where) =>
+    const settings = this.#training(this.#settings.sftSteps, rate);
+    return await this.#stage(name, (where) =>
       sft({ from, demonstrations, trainOnPrompts: false, settings, ...where, ...this.#context }),
     );
+  }
+
+  /** SFT responses that annotators compare: the same in all cells. */
+  #comparedBy(policy: string): Promise<ScoredSample[]> {
+    const sampler = { ...this.#sampler, seed: this.#seed + 100_000 };
+    const prompts = promptTexts(this.#prompts.training);
+    this.#compared ??= respond(policy, { prompts, samples: comparedResponses, sampler, batch });
+    return this.#compared;
   }
 
   async prepare(cell: Cell): Promise<PreparedCell> {
@@ -147,15 +174,14 @@ export class SeedStages {
     const prompts = cell.kind === "offset" ? all.slice(0, cell.prompts) : all;
     const { rewards, preferences, accuracy } = await this.#rewardsOf(cell, policy);
     return {
-      run: async (arm) => await this.#arm(cell, arm, { policy, prompts, rewards, preferences, accuracy }),
+      run: async (arm, tuned = this.#settings.tuned) =>
+        await this.#arm(cell, arm, tuned, { policy, prompts, rewards, preferences, accuracy }),
       [Symbol.dispose]: () => rewards[Symbol.dispose](),
     };
   }
 
   async #rewardsOf(cell: Cell, policy: string) {
-    const texts = promptTexts(this.#prompts.training);
-    const sampler = { ...this.#sampler, seed: this.#seed + 100_000 };
-    const compared = await respond(policy, { prompts: texts, samples: comparedResponses, sampler, batch });
+    const compared = await this.#comparedBy(policy);
     if (cell.kind === "binary") {
       const reward = syntheticReward(cell, this.#seed);
       const scores = await reward.score(compared);
@@ -165,8 +191,10 @@ export class SeedStages {
     const preferences = taskPreferences(pairsOf(compared), sharpness, rate, this.#seed);
     if (cell.kind === "offset")
       return { rewards: new RewardSum([{ reward: syntheticReward(cell, this.#seed), weight: 1 }]), preferences };
-    const settings = this.#training(this.#settings.rewardSteps, 2e-3);
-    const options = { from: policy, preferences, heldOut: 0.1, centre: 0, normalise: "mean" as const, settings };
+    // Flipped labels make gradients noisy: twice the pairs of DPO's batches.
+    const settings = { ...this.#training(this.#settings.rewardSteps, 3e-3), batch: 128 };
+    const from = await this.#rewardTrunk(policy);
+    const options = { from, preferences, heldOut: 0.1, centre: 0, normalise: "mean" as const, settings };
     const path = await this.#stage(`reward-${rate}`, (where) =>
       trainRewardModel({ ...options, ...where, ...this.#context }),
     );
@@ -209,7 +237,7 @@ export class SeedStages {
     return made.completed ? { store, rho: made.rho } : undefined;
   }
 
-  async #arm(cell: Cell, arm: Arm, shared: CellContext): Promise<ResultRow | undefined> {
+  async #arm(cell: Cell, arm: Arm, tuned: TunedSettings, shared: CellContext): Promise<ResultRow | undefined> {
     const { policy, prompts, rewards, preferences } = shared;
     const { heldOut } = this.#prompts;
     const startedAt = process.cpuUsage();
@@ -233,7 +261,7 @@ export class SeedStages {
           scored = arm.samples * prompts.length;
           baseline = { kind: "offline", store: made.store, samples: arm.samples, aggregation: { kind: "mean" } };
         }
-        const settings = this.#ppoSettings(cell, baseline, arm.kind === "leave-one-out" && arm.budget);
+        const settings = this.#ppoSettings(cell, tuned, baseline, arm.kind === "leave-one-out" && arm.budget);
         scored += settings.iterations * settings.promptsPerIteration * settings.samplesPerPrompt;
         const judged = (samples: readonly Pick<ScoredSample, "promptText" | "responseText" | "ended">[]) =>
           samples.map((sample) => cellGold(cell, sample));
@@ -271,7 +299,7 @@ export class SeedStages {
   /** Preferences do not see offsets: those cells share one DPO policy with that of no flips. */
   async #dpo(cell: Cell, policy: string, preferences: readonly PreferenceText[]): Promise<string> {
     const kind = cell.kind === "binary" ? `binary-${cell.level}` : cell.kind === "flips" ? cell.rate : 0;
-    const settings = this.#training(this.#settings.rewardSteps, 5e-4);
+    const settings = this.#training(this.#settings.dpoSteps, 5e-4 * rateOf[this.#model]);
     return await this.#stage(`dpo-${kind}`, (where) =>
       dpo({ policy, preferences, beta: 0.2, form: { kind: "sigmoid" }, settings, ...where, ...this.#context }),
     );
@@ -304,9 +332,13 @@ export class SeedStages {
     return { offline, gradient, ...defined({ rewardAccuracy: accuracy }) };
   }
 
-  #ppoSettings(cell: Cell, baseline: PpoSettings["baseline"], twice: boolean): PpoSettings {
+  #ppoSettings(
+    cell: Cell,
+    { learningRate, klCoefficient }: TunedSettings,
+    baseline: PpoSettings["baseline"],
+    twice: boolean,
+  ): PpoSettings {
     const grouped = baseline.kind === "leave-one-out";
-    const { learningRate, klCoefficient } = this.#settings.tuned;
     const rate = learningRate * rateOf[this.#model];
     const count = twice ? 2 * rollouts : rollouts;
     return {

@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { appendFile, mkdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { mean } from "../algorithm/index.js";
-import type { StageContext } from "../stages/index.js";
+import { defined, type StageContext } from "../stages/index.js";
 import { type Cell, cellName, type ExperimentSettings, type TunedSettings } from "./plan.js";
 import { SeedStages } from "./seed-stages.js";
 
@@ -32,7 +32,7 @@ export interface TuningPoint extends TunedSettings {
 }
 
 /** Found by `tunePpo` before any other run (results/tuning.jsonl), and kept for all arms. */
-export const tunedSettings: TunedSettings = { learningRate: 2e-3, klCoefficient: 0.15 };
+export const tunedSettings: TunedSettings = { learningRate: 2e-3, klCoefficient: 0.05 };
 
 /**
  * Plain PPO at every point of the grid on seeds of its own; the best by mean true quality is what all arms of the experiment use.
@@ -57,13 +57,16 @@ export async function tunePpo(
     unit: "runs",
   });
   for (const seed of tuningSeeds) {
+    const folder = join(directory, `tuning-${seed}`);
+    const stages = new SeedStages(folder, seed, "small", { ...settings, tuned: tunedSettings }, defined({ signal }));
     for (const cell of cells) {
-      for (const tuned of grid) {
-        if (rows.some((row) => row.seed === seed && row.cell === cellName(cell) && same(row, tuned))) continue;
-        const folder = join(directory, `tuning-${seed}`);
-        const stages = new SeedStages(folder, seed, "small", { ...settings, tuned }, signal ? { signal } : {});
-        using prepared = await stages.prepare(cell);
-        const result = signal?.aborted ? undefined : await prepared.run({ kind: "ppo" });
+      const missing = grid.filter(
+        (point) => !rows.some((row) => row.seed === seed && row.cell === cellName(cell) && same(row, point)),
+      );
+      if (missing.length === 0) continue;
+      using prepared = await stages.prepare(cell);
+      for (const tuned of missing) {
+        const result = signal?.aborted ? undefined : await prepared.run({ kind: "ppo" }, tuned);
         if (!result) {
           stage?.fail("stopped");
           return undefined;
@@ -74,7 +77,7 @@ export async function tunePpo(
         stage?.update(rows.length);
       }
     }
-    await rm(join(directory, `tuning-${seed}`), { recursive: true, force: true });
+    await rm(folder, { recursive: true, force: true });
   }
   stage?.succeed();
   return grid

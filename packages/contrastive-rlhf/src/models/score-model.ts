@@ -42,10 +42,11 @@ export class ScoreModel extends Module {
   /**
    * @param tokens i32 [batch, sequence]
    * @param index i32 [n]: rows of batch * sequence; -1 gives 0
+   * @param segments i32 [batch, sequence]: attention stays inside a segment; needed where padding comes first
    * @returns [n]
    */
-  scoresAt(tokens: Tensor, index: Tensor): Tensor {
-    return this.headAt(this.trunk.hidden(tokens).hidden, index);
+  scoresAt(tokens: Tensor, index: Tensor, segments?: Tensor): Tensor {
+    return this.headAt(this.trunk.hidden(tokens, segments ? { segments } : {}).hidden, index);
   }
 
   /** The same from hidden states that are there already, [batch, sequence, hidden]. */

@@ -60,6 +60,29 @@ describe("baselines of one prompt", () => {
     expectClose([(10 - moments.mean) / moments.standardDeviation], [1.026529805]);
   });
 
+  test("running scale divides by the standard deviation of all that came so far, the batch included", () => {
+    const shaper = new RewardShaper({ kind: "running-scale" });
+    const uniform = mulberry32(11);
+    const seen: number[] = [];
+    for (const size of [2, 5, 1, 8, 3]) {
+      const batch = Array.from({ length: size }, () => ({
+        score: 4 * uniform(),
+        baseline: uniform(),
+        references: [],
+        scale: 1,
+      }));
+      const differences = batch.map(({ score, baseline }) => score - baseline);
+      seen.push(...differences);
+      const mean = seen.reduce((sum, value) => sum + value, 0) / seen.length;
+      const variance = seen.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (seen.length - 1);
+      expectClose(
+        shaper.shape(batch),
+        differences.map((value) => value / Math.sqrt(variance)),
+        1e-12,
+      );
+    }
+  });
+
   test("match-std gives contrast the spread of the scores", () => {
     const shaper = new RewardShaper({ kind: "match-std" });
     const scores = [1, 5, 9, 2];

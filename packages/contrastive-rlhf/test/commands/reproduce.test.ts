@@ -27,6 +27,7 @@ const settings: ExperimentSettings = {
   iterations: 3,
   sftSteps: 20,
   rewardSteps: 5,
+  dpoSteps: 5,
 };
 
 test("the experiment: one line per arm, contrast blind to offsets, a torn line run again", async () => {

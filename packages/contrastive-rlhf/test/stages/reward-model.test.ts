@@ -1,6 +1,6 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { loadTokenizer, readJsonFile } from "@trefoil/core";
+import { compile, loadTokenizer, readJsonFile, type Tensor, tensor } from "@trefoil/core";
 import { describe, expect, test } from "vitest";
 import {
   gold,
@@ -54,6 +54,7 @@ describe("reward model", () => {
       expect(Math.abs(again[i]! - scores[samples.indexOf(sample)]!)).toBeLessThan(1e-5);
     });
     reward[Symbol.dispose]?.();
+    await expectPaddingIgnored(output, samples, scores);
 
     // Normalised over the data's responses.
     const texted = preferences.flatMap(({ chosen, rejected }) => [chosen, rejected]);
@@ -70,3 +71,42 @@ describe("reward model", () => {
     expect(mean(responses.map((r) => gold(r.promptText, r.responseText, r.ended)))).toBeLessThan(2.5);
   });
 });
+
+/** The score at the last real token, whatever stands before or behind it. */
+async function expectPaddingIgnored(
+  path: string,
+  samples: readonly ScoredSample[],
+  scores: readonly number[],
+): Promise<void> {
+  using opened = await OpenRewardModel.open(path);
+  const rows = samples.map(({ prompt, response }) => [...prompt, ...response]);
+  const width = 16;
+  const padding = 7;
+  const i32 = (values: readonly number[], shape: number[]) => tensor(Int32Array.from(values), { shape });
+  const score = compile((tokens: Tensor, index: Tensor, segments: Tensor | undefined) =>
+    opened.model.scoresAt(tokens, index, segments),
+  );
+  const batch = async (left: boolean, separated: boolean) => {
+    const pad = ({ length }: readonly number[], value: number) => new Array<number>(width - length).fill(value);
+    const tokens = rows.flatMap((row) => (left ? [...pad(row, padding), ...row] : [...row, ...pad(row, padding)]));
+    const segments = rows.flatMap((row) => [...pad(row, 0), ...row.map(() => 1)]);
+    const last = rows.map((row, i) => i * width + (left ? width : row.length) - 1);
+    const shape = [rows.length, width];
+    const run = score(i32(tokens, shape), i32(last, [rows.length]), separated ? i32(segments, shape) : undefined);
+    return Array.from(await (await run).data(), (value) => value + opened.bias);
+  };
+  const alone = await Promise.all(
+    rows.map(
+      async (row) =>
+        (await (await score(i32(row, [1, row.length]), i32([row.length - 1], [1]), undefined)).data())[0]! +
+        opened.bias,
+    ),
+  );
+  const farthest = (some: readonly number[]) => Math.max(...some.map((value, i) => Math.abs(value - alone[i]!)));
+  // Rounding: sums over positions in another order.
+  expect(farthest(scores)).toBeLessThan(1e-5);
+  expect(farthest(await batch(false, false))).toBeLessThan(1e-5);
+  expect(farthest(await batch(true, true))).toBeLessThan(1e-5);
+  // Attention to the padding would show.
+  expect(farthest(await batch(true, false))).toBeGreaterThan(1e-3);
+}

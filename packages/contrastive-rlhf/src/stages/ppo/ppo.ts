@@ -1,16 +1,7 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type JsonValue, Permutation, type StepScalars, saveModel } from "@trefoil/core";
-import {
-  adaptKlCoefficient,
-  type Compared,
-  explainedVariance,
-  mean,
-  penalise,
-  quantile,
-  RewardShaper,
-  standardDeviation,
-} from "../../algorithm/index.js";
+import { adaptKlCoefficient, type Compared, mean, penalise, RewardShaper } from "../../algorithm/index.js";
 import { EpisodeEncoder, type PromptTokens } from "../../data/index.js";
 import { RlhfError } from "../../errors.js";
 import {
@@ -24,9 +15,11 @@ import {
 import { defined, namedState, requireFreeOutput, rowsOfStep, runSteps } from "../run.js";
 import { findAlarm } from "./alarms.js";
 import { type Experience, makeExperience } from "./experience.js";
+import { Clock, experienceMetrics, goldMetrics, responseMetrics, rewardMetrics, updateMetrics } from "./metrics.js";
 import type { PpoOptions, PpoSettings } from "./options.js";
 import { type BaselineProvider, makeProvider } from "./providers.js";
 import { type Rollout, rollOut } from "./rollout.js";
+import { SftQuality } from "./sft-quality.js";
 import { type Critic, PpoPrograms, type UpdateMetrics } from "./update.js";
 
 /** Largest |ratio - 1| on the first minibatch, before any update: rounding only. */
@@ -77,7 +70,11 @@ export async function ppo(options: PpoOptions): Promise<boolean> {
     identity: { sft, reward: rewards.hash },
     rollout: { temperature, maxNewTokens },
   });
-  const loop = new PpoLoop(options, { policy, sampler, programs, provider, prompts });
+  const { gold } = options;
+  using ofReference = gold && new Sampler(reference.model, rollouts, longest, maxNewTokens);
+  const sftQuality =
+    gold && new SftQuality(gold, reference, ofReference!, { temperature, maxNewTokens, seed: settings.seed });
+  const loop = new PpoLoop(options, { policy, sampler, programs, provider, prompts, sftQuality });
 
   const completed = await runSteps({
     run: options.run,
@@ -148,6 +145,8 @@ interface LoopParts {
   programs: PpoPrograms;
   provider: BaselineProvider;
   prompts: readonly PromptTokens[];
+  /** Where the true quality is known. */
+  sftQuality?: SftQuality | undefined;
 }
 
 /** One iteration after the other; what it remembers between them is the `state` of checkpoints. */
@@ -206,8 +205,10 @@ class PpoLoop {
     const scores = rollouts.map(({ response, ended }, i) =>
       penalise(raw[i]!, { length: response.length, ended }, settings.penalties),
     );
+    clock.lap("score");
     const compared = await provider.compare(rollouts, scores, sampling);
     const shaped = this.#shaper.shape(compared);
+    clock.lap("baseline");
     const measured = await programs.measure(rollouts);
     const counts = rollouts.map(({ ended }) => ended || !settings.maskTruncated);
     const experience = makeExperience(measured, shaped, counts, this.#klCoefficient, settings);
@@ -238,7 +239,9 @@ class PpoLoop {
     if (kl.adaptive)
       this.#klCoefficient = adaptKlCoefficient(klCoefficient, experience.kl, rollouts.length, kl.adaptive);
     const tokens = rollouts.reduce((sum, { response }) => sum + response.length, 0);
-    return { loss: metrics["loss/policy"], ...metrics, ...clock.times(), tokens };
+    const times = clock.times();
+    const spent = Object.values(times).reduce((sum, seconds) => sum + seconds, 0);
+    return { loss: metrics["loss/policy"], ...metrics, ...times, tokens_per_s: tokens / spent, tokens };
   }
 
   async #train(iteration: number, rollouts: readonly Rollout[], { targets }: Experience): Promise<UpdateMetrics[]> {
@@ -269,11 +272,9 @@ class PpoLoop {
   }
 
   async #goldMetrics(rollouts: readonly Rollout[], raw: readonly number[]): Promise<Record<string, number>> {
-    const gold = await this.#options.gold?.(rollouts);
-    if (!gold) return {};
-    const product = mean(gold.map((value, i) => (value - mean(gold)) * (raw[i]! - mean(raw))));
-    const scale = standardDeviation(gold) * standardDeviation(raw);
-    return { "gold/mean": mean(gold), "proxy_gold/pearson": scale > 0 ? product / scale : 0 };
+    const { sftQuality } = this.#parts;
+    if (!sftQuality) return {};
+    return goldMetrics(await sftQuality.gold(rollouts), await sftQuality.of(rollouts), raw);
   }
 
   async #stopOnAlarm(
@@ -301,94 +302,4 @@ class PpoLoop {
       `iteration ${iteration + 1}: ${alarm}. The batch is in ${path}; alarms.enabled false goes on regardless`,
     );
   }
-}
-
-/** Seconds of an iteration's parts. */
-class Clock {
-  #at = performance.now();
-  readonly #times: Record<string, number> = {};
-
-  lap(name: string): void {
-    const now = performance.now();
-    this.#times[`time/${name}`] = (now - this.#at) / 1000;
-    this.#at = now;
-  }
-
-  times(): Record<string, number> {
-    return this.#times;
-  }
-}
-
-function updateMetrics(updates: readonly UpdateMetrics[], { critic }: PpoSettings) {
-  const of = (name: keyof UpdateMetrics) => mean(updates.map((update) => update[name]));
-  const last = updates.at(-1)!;
-  return {
-    "loss/policy": of("policyLoss"),
-    "policy/approxkl_k1": of("approxKl1"),
-    "policy/approxkl_k2": of("approxKl2"),
-    "policy/approxkl_k3": of("approxKl3"),
-    "policy/clipfrac": of("clipFraction"),
-    "policy/ratio_mean": of("ratioMean"),
-    "policy/ratio_max": Math.max(...updates.map(({ ratioMax }) => ratioMax)),
-    "policy/ratio_first": updates[0]!.ratioDeviation,
-    "policy/grad_norm": of("policyGradientNorm"),
-    "lr/policy": last.policyLearningRate,
-    ...(critic.kind !== "none" && {
-      "loss/value": of("valueLoss"),
-      "value/clipfrac": of("valueClipFraction"),
-      "value/grad_norm": of("valueGradientNorm"),
-      "lr/value": last.valueLearningRate,
-    }),
-  };
-}
-
-function rewardMetrics(
-  raw: readonly number[],
-  parts: Readonly<Record<string, readonly number[]>>,
-  compared: readonly Compared[],
-  shaped: readonly number[],
-) {
-  const named = Object.entries(parts);
-  return {
-    "objective/scores": mean(raw),
-    "rewards/contrastive/mean": mean(shaped),
-    "rewards/contrastive/std": standardDeviation(shaped),
-    "rewards/baseline/mean": mean(compared.map(({ baseline }) => baseline)),
-    "rewards/frac_above_baseline": mean(compared.map(({ score, baseline }) => Number(score > baseline))),
-    ...(named.length > 1 &&
-      Object.fromEntries(
-        named.flatMap(([name, scores]) => [
-          [`rewards/${name}/mean`, mean(scores)],
-          [`rewards/${name}/std`, standardDeviation(scores)],
-        ]),
-      )),
-  };
-}
-
-function responseMetrics(rollouts: readonly Rollout[]) {
-  const lengths = rollouts.map(({ response }) => response.length);
-  const stopRate = mean(rollouts.map(({ ended }) => Number(ended)));
-  return {
-    "response/length_mean": mean(lengths),
-    "response/length_p95": quantile(lengths, 0.95),
-    "response/length_max": Math.max(...lengths),
-    "response/stop_rate": stopRate,
-    "response/truncated_rate": 1 - stopRate,
-  };
-}
-
-function experienceMetrics(experience: Experience, { critic }: PpoSettings) {
-  const { advantages, returns, values } = experience;
-  return {
-    "objective/kl": experience.kl,
-    "objective/kl_k3": experience.kl3,
-    "objective/kl_per_token": experience.klPerToken,
-    "objective/non_score_reward": experience.nonScoreReward,
-    "objective/rlhf_reward": experience.rlhfReward,
-    "advantages/mean": mean(advantages),
-    "advantages/std": standardDeviation(advantages),
-    "returns/mean": mean(returns),
-    "returns/std": standardDeviation(returns),
-    ...(critic.kind !== "none" && { "value/explained_variance": explainedVariance(returns, values) }),
-  };
 }
