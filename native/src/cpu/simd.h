@@ -49,7 +49,8 @@ inline Vec exp2_integer(Vec n) {
   __m512i e = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(e, 23))};
 }
-// x * 2^n for integral n; exact where the result is normal, anything elsewhere.
+// x * 2^n for integral n; exact where the result is normal. Below that it is rounded if kScaleUnderflows, else anything.
+constexpr bool kScaleUnderflows = true;
 inline Vec scale_exponent(Vec x, Vec n) { return {_mm512_scalef_ps(x.v, n.v)}; }
 // x = m * 2^e with m in [1, 2); x positive and normal.
 inline Vec mantissa(Vec x) {
@@ -151,6 +152,7 @@ inline Vec exp2_integer(Vec n) {
   __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
   return {_mm256_castsi256_ps(_mm256_slli_epi32(e, 23))};
 }
+constexpr bool kScaleUnderflows = false;
 inline Vec scale_exponent(Vec x, Vec n) {
   return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x.v), _mm256_slli_epi32(_mm256_cvtps_epi32(n.v), 23)))};
 }
@@ -243,6 +245,7 @@ inline bool any(Mask m) { return vmaxvq_u32(m.m) != 0; }
 inline Vec exp2_integer(Vec n) {
   return {vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n.v), vdupq_n_s32(127)), 23))};
 }
+constexpr bool kScaleUnderflows = false;
 inline Vec scale_exponent(Vec x, Vec n) {
   return {vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(x.v), vshlq_n_s32(vcvtnq_s32_f32(n.v), 23)))};
 }
@@ -305,6 +308,7 @@ inline Vec exp2_integer(Vec n) {
   }
   return n;
 }
+constexpr bool kScaleUnderflows = false;
 inline Vec scale_exponent(Vec x, Vec n) {
   TREFOIL_LANES {
     float shifted = n.v[i] + 12582912.0f;  // 1.5 * 2^23: n lands in the low bits, NaN included

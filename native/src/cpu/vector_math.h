@@ -8,9 +8,9 @@ namespace trefoil::cpu::TREFOIL_ISA {
 inline Vec negate(Vec x) { return splat(-0.0f) - x; }
 inline Vec absolute(Vec x) { return max(negate(x), x); }
 
-// exp2 for x < 128 or NaN: what softmax needs.
+// exp2 for x < 128 or NaN: what softmax needs. Below 2^-126 the result is 0 or the denormal.
 inline Vec exp2_bounded(Vec x) {
-  Vec clamped = max(splat(-127.0f), x);
+  Vec clamped = max(splat(kScaleUnderflows ? -160.0f : -127.0f), x);
   Vec n = round(clamped);
   Vec r = clamped - n;
   Vec p = splat(1.53455912e-4f);
@@ -20,12 +20,14 @@ inline Vec exp2_bounded(Vec x) {
   p = fma(p, r, splat(2.40226462e-1f));
   p = fma(p, r, splat(6.93147182e-1f));
   p = fma(p, r, splat(1.0f));
+  if constexpr (kScaleUnderflows) return scale_exponent(p, n);
   return select(less(x, splat(-126.0f)), splat(0.0f), scale_exponent(p, n));
 }
 
 // 2^x, at most 2 ulp on [-126, 128); 0 below, +inf above, NaN stays NaN.
 inline Vec exp2(Vec x) {
   Vec result = select(less_equal(splat(128.0f), x), splat(HUGE_VALF), exp2_bounded(min(splat(127.99999f), x)));
+  result = select(less(x, splat(-126.0f)), splat(0.0f), result);
   return select(equal(x, x), result, x);
 }
 

@@ -36,6 +36,8 @@ class AttentionBackward {
 
  private:
   static constexpr int64_t kBlockRowTiles = 8;
+  // dk and dv are sums over rows: two tiles of rows go into them at once, so that they are loaded and stored half as often.
+  static constexpr int64_t kPairLanes = 2 * kLanes;
 
   // Keys are split over tasks where there are few heads; each part then has a dq of its own, added up in order afterwards.
   static int64_t part_keys(const AttentionShape& shape) {
@@ -53,15 +55,16 @@ class AttentionBackward {
   struct Tile {
     RowOffsets rows;
     float *q_transposed, *dout_transposed, *dq_transposed;  // [size][kLanes]; q is multiplied by scale * log2 e
-    float *q, *dout;                                        // [rows][width_]
+    float *q, *dout;                                        // [rows][width_]; those of the next tile follow
     float *lse, *delta;                                     // [kLanes]; lse in units of log 2
     LaneMask mask;
   };
 
   struct Buffers {
     float *keys, *values;         // [kKeyTile][size]
-    float *scores, *dscores;      // [kKeyTile][kLanes]
+    float *scores, *dscores;      // [kKeyTile][kPairLanes]
     float *dk, *dv;               // [part_keys_][width_]
+    float *q, *dout;              // [kBlockRowTiles * kLanes][width_]
     float *tiles;
     int64_t tile_floats;
   };
@@ -69,14 +72,17 @@ class AttentionBackward {
   Buffers buffers(Context& context) const {
     int64_t size = shape_.size;
     Buffers at;
-    at.tile_floats = 3 * size * kLanes + 2 * kLanes * width_ + 2 * kLanes + LaneMask::kFloats;
+    at.tile_floats = 3 * size * kLanes + 2 * kLanes + LaneMask::kFloats;
     at.keys = static_cast<float*>(context.scratch(1, static_cast<size_t>(2 * kKeyTile * size) * sizeof(float)));
     at.values = at.keys + kKeyTile * size;
-    at.scores = static_cast<float*>(context.scratch(2, sizeof(float) * 2 * kKeyTile * kLanes));
-    at.dscores = at.scores + kKeyTile * kLanes;
+    at.scores = static_cast<float*>(context.scratch(2, sizeof(float) * 2 * kKeyTile * kPairLanes));
+    at.dscores = at.scores + kKeyTile * kPairLanes;
     at.dk = static_cast<float*>(context.scratch(3, static_cast<size_t>(2 * part_keys_ * width_) * sizeof(float)));
     at.dv = at.dk + part_keys_ * width_;
-    at.tiles = static_cast<float*>(context.scratch(0, static_cast<size_t>(kBlockRowTiles * at.tile_floats) * sizeof(float)));
+    int64_t rows_floats = kBlockRowTiles * kLanes * width_;
+    at.q = static_cast<float*>(context.scratch(0, static_cast<size_t>(2 * rows_floats + kBlockRowTiles * at.tile_floats) * sizeof(float)));
+    at.dout = at.q + rows_floats;
+    at.tiles = at.dout + rows_floats;
     return at;
   }
 
@@ -87,13 +93,14 @@ class AttentionBackward {
     for (int64_t block = 0; block < rows; block += kBlockRowTiles * kLanes) {
       int64_t block_rows = least(kBlockRowTiles * kLanes, rows - block), tiles = (block_rows + kLanes - 1) / kLanes;
       int64_t visible = least(end, shape_.visible(b, block + block_rows - 1));
+      if (visible <= begin && part > 0) continue;  // add_partial_dq passes over it
       Tile tile[kBlockRowTiles];
       for (int64_t i = 0; i < tiles; ++i) {
         tile[i].rows = RowOffsets(shape_, b, g, block + i * kLanes, least(kLanes, block_rows - i * kLanes));
-        layout(tile[i], at.tiles + i * at.tile_floats);
+        layout(tile[i], at, i);
       }
       if (visible > begin) {
-        prefetch_keys(b, g, begin, visible);
+        prefetch_keys(b, g, begin, visible, 0, 1);
         prefetch_rows(tile[0]);
       }
       for (int64_t i = 0; i < tiles && visible > begin; ++i) {
@@ -112,39 +119,56 @@ class AttentionBackward {
   }
 
   void visit_keys(const Buffers& at, Tile* tile, int64_t tiles, int64_t b, int64_t g, int64_t first, int64_t end, int64_t begin) const {
-    int64_t count = least(kKeyTile, end - first);
+    int64_t count = least(kKeyTile, end - first), key = first - begin;
     bool copied = false;
-    for (int64_t i = 0; i < tiles; ++i) {
-      bool masked = false;
-      int64_t seen = tile[i].mask.visible_keys(shape_, b, first, count, masked);
-      if (seen == 0) continue;
-      if (!copied) {
-        k_.copy(shape_, b, g, first, count, at.keys, shape_.size);
-        v_.copy(shape_, b, g, first, count, at.values, shape_.size);
-        prefetch_keys(b, g, first + kKeyTile, end);
-        copied = true;
+    for (int64_t i = 0; i < tiles; i += 2) {
+      prefetch_keys(b, g, first + kKeyTile, end, i / 2, (tiles + 1) / 2);
+      int64_t seen[2] = {0, 0};
+      for (int64_t of_pair = 0; of_pair < least(2, tiles - i); ++of_pair) {
+        bool masked = false;
+        Tile& one = tile[i + of_pair];
+        seen[of_pair] = one.mask.visible_keys(shape_, b, first, count, masked);
+        if (seen[of_pair] == 0) continue;
+        if (!copied) {
+          k_.copy(shape_, b, g, first, count, at.keys, shape_.size);
+          v_.copy(shape_, b, g, first, count, at.values, shape_.size);
+          copied = true;
+        }
+        int64_t lane = of_pair * kLanes;
+        if (one.rows.count > Vec::width)
+          visit<2>(at, one, b, first, seen[of_pair], masked, at.scores + lane, at.dscores + lane);
+        else
+          visit<1>(at, one, b, first, seen[of_pair], masked, at.scores + lane, at.dscores + lane);
       }
-      if (tile[i].rows.count > Vec::width)
-        visit<2>(at, tile[i], b, first, seen, masked, first - begin);
-      else
-        visit<1>(at, tile[i], b, first, seen, masked, first - begin);
+      int64_t both = least(seen[0], seen[1]), longer = seen[1] > seen[0] ? 1 : 0;
+      if (both > 0) add_to_keys(at, tile[i], 0, kLanes + tile[i + 1].rows.count, 0, both, key);
+      if (seen[longer] > both) add_to_keys(at, tile[i + longer], longer * kLanes, tile[i + longer].rows.count, both, seen[longer], key);
     }
   }
 
-  void layout(Tile& tile, float* storage) const {
+  // dv and dk of the keys [first, end) of the tile += the rows from `lane` on, which begin at `tile`.
+  void add_to_keys(const Buffers& at, const Tile& tile, int64_t lane, int64_t rows, int64_t first, int64_t end, int64_t key) const {
+    int64_t from = first * kPairLanes + lane, to = (key + first) * width_;
+    multiply_add_columns(end - first, width_, at.scores + from, kPairLanes, 1, tile.dout, width_, rows, at.dv + to, width_);
+    multiply_add_columns(end - first, width_, at.dscores + from, kPairLanes, 1, tile.q, width_, rows, at.dk + to, width_);
+  }
+
+  void layout(Tile& tile, const Buffers& at, int64_t index) const {
     int64_t size = shape_.size;
-    tile.q_transposed = storage;
+    tile.q = at.q + index * kLanes * width_;
+    tile.dout = at.dout + index * kLanes * width_;
+    tile.q_transposed = at.tiles + index * at.tile_floats;
     tile.dout_transposed = tile.q_transposed + size * kLanes;
     tile.dq_transposed = tile.dout_transposed + size * kLanes;
-    tile.q = tile.dq_transposed + size * kLanes;
-    tile.dout = tile.q + kLanes * width_;
-    tile.lse = tile.dout + kLanes * width_;
+    tile.lse = tile.dq_transposed + size * kLanes;
     tile.delta = tile.lse + kLanes;
   }
 
-  void prefetch_keys(int64_t b, int64_t g, int64_t first, int64_t end) const {
-    k_.prefetch(shape_, b, g, first, least(kKeyTile, end - first));
-    v_.prefetch(shape_, b, g, first, least(kKeyTile, end - first));
+  // Asks for a share of the tile of keys from `first` on: all at once would fill the queue of outstanding loads.
+  void prefetch_keys(int64_t b, int64_t g, int64_t first, int64_t end, int64_t share, int64_t shares) const {
+    int64_t count = least(kKeyTile, end - first), from = count * share / shares, to = count * (share + 1) / shares;
+    k_.prefetch(shape_, b, g, first + from, to - from);
+    v_.prefetch(shape_, b, g, first + from, to - from);
   }
   void prefetch_rows(const Tile& tile) const {
     tile.rows.prefetch(q_, shape_.size);
@@ -178,25 +202,24 @@ class AttentionBackward {
     for_each_vector(shape_.size, [&](int64_t d, auto part) { store(to + d, part.load(from + d)); });
   }
 
+  // Probabilities and their gradients, [count][kPairLanes], and what they add to dq.
   template <int vectors>
-  void visit(const Buffers& at, Tile& tile, int64_t b, int64_t first, int64_t count, bool masked, int64_t key) const {
+  void visit(const Buffers& at, Tile& tile, int64_t b, int64_t first, int64_t count, bool masked, float* scores, float* dscores) const {
     int64_t size = shape_.size;
-    multiply<vectors, Start::kZero>(count, at.keys, size, 1, tile.q_transposed, kLanes, size, at.scores, kLanes);
-    if (masked) tile.mask.template apply<vectors>(shape_, b, first, count, at.scores);
-    multiply<vectors, Start::kZero>(count, at.values, size, 1, tile.dout_transposed, kLanes, size, at.dscores, kLanes);
+    multiply<vectors, Start::kZero>(count, at.keys, size, 1, tile.q_transposed, kLanes, size, scores, kPairLanes);
+    if (masked) tile.mask.template apply<vectors>(shape_, b, first, count, scores, kPairLanes);
+    multiply<vectors, Start::kZero>(count, at.values, size, 1, tile.dout_transposed, kLanes, size, dscores, kPairLanes);
     for (int v = 0; v < vectors; ++v) {
       int64_t lane = v * Vec::width;
       Vec lse = load(tile.lse + lane), delta = load(tile.delta + lane);
       for (int64_t j = 0; j < count; ++j) {
-        float *score = at.scores + j * kLanes + lane, *dscore = at.dscores + j * kLanes + lane;
+        float *score = scores + j * kPairLanes + lane, *dscore = dscores + j * kPairLanes + lane;
         Vec p = exp2_bounded(load(score) - lse);
         store(score, p);
         store(dscore, p * (load(dscore) - delta));
       }
     }
-    multiply_add_columns(count, width_, at.scores, kLanes, 1, tile.dout, width_, tile.rows.count, at.dv + key * width_, width_);
-    multiply_add_columns(count, width_, at.dscores, kLanes, 1, tile.q, width_, tile.rows.count, at.dk + key * width_, width_);
-    multiply<vectors, Start::kAdd>(size, at.keys, 1, size, at.dscores, kLanes, count, tile.dq_transposed, kLanes);
+    multiply<vectors, Start::kAdd>(size, at.keys, 1, size, dscores, kPairLanes, count, tile.dq_transposed, kLanes);
   }
 
   void write_dq(const Tile& tile, int64_t part, bool any) const {
@@ -217,16 +240,21 @@ class AttentionBackward {
     for_each_vector(shape_.size, [&](int64_t d, auto part) { part.store(to + d, load(sums + d) * splat(scale)); });
   }
 
+  // In order of the parts, of which a query sees the first few.
   void add_partial_dq(Context& context) const {
-    int64_t total = query_elements(shape_);
-    constexpr int64_t piece = 16384;
-    context.parallel((total + piece - 1) / piece, [&](int64_t task) {
-      int64_t begin = task * piece;
-      for_each_vector(least(piece, total - begin), [&](int64_t i, auto lanes) {
-        Vec sum = lanes.load(partial_dq_ + begin + i);
-        for (int64_t part = 1; part < parts_; ++part) sum = sum + lanes.load(partial_dq_ + part * total + begin + i);
-        lanes.store(gradients_.dq + begin + i, sum);
-      });
+    int64_t total = query_elements(shape_), row = shape_.heads * shape_.size, grain = 16384 / row + 1;
+    int64_t count = shape_.batch * shape_.queries;
+    context.parallel((count + grain - 1) / grain, [&](int64_t task) {
+      for (int64_t query = task * grain; query < least(count, (task + 1) * grain); ++query) {
+        int64_t visible = shape_.visible_to_query(query / shape_.queries, query % shape_.queries);
+        int64_t parts = visible > part_keys_ ? (visible + part_keys_ - 1) / part_keys_ : 1;
+        const float* from = partial_dq_ + query * row;
+        for_each_vector(row, [&](int64_t i, auto lanes) {
+          Vec sum = lanes.load(from + i);
+          for (int64_t part = 1; part < parts; ++part) sum = sum + lanes.load(from + part * total + i);
+          lanes.store(gradients_.dq + query * row + i, sum);
+        });
+      }
     });
   }
 

@@ -10,21 +10,23 @@ class AttentionForward {
       : shape_(shape), q_(q), k_(k), v_(v), out_(out), lse_(lse) {}
 
   void run(Context& context) const {
-    int64_t parts = (shape_.rows + kTaskRows - 1) / kTaskRows, count = shape_.batch * shape_.groups * parts;
+    int64_t task_rows = kTaskRows;
+    while (task_rows > kTaskRows / 2 && shape_.batch * shape_.groups * (shape_.rows / task_rows) < 32) task_rows /= 2;
+    int64_t parts = (shape_.rows + task_rows - 1) / task_rows, count = shape_.batch * shape_.groups * parts;
     // Tasks below some ten microseconds are run in one go.
-    int64_t work = least(shape_.rows, kTaskRows) * shape_.keys * shape_.size;
+    int64_t work = least(shape_.rows, task_rows) * shape_.keys * shape_.size;
     int64_t together = work < 131072 ? 131072 / (work + 1) + 1 : 1;
     context.parallel((count + together - 1) / together, [&](int64_t group) {
       for (int64_t task = group * together; task < least(count, (group + 1) * together); ++task) {
         // Late rows first: under a causal mask they are the long ones.
         int64_t part = parts - 1 - task % parts, head = task / parts;
-        run_task(context, head / shape_.groups, head % shape_.groups, part * kTaskRows);
+        run_task(context, head / shape_.groups, head % shape_.groups, part * task_rows, task_rows);
       }
     });
   }
 
  private:
-  static constexpr int64_t kTaskRows = 256;
+  static constexpr int64_t kTaskRows = 512;  // so many rows share a copy of a tile of keys; half as many where tasks would be few
 
   struct Tile {
     RowOffsets rows;
@@ -34,8 +36,8 @@ class AttentionForward {
     LaneMask mask;
   };
 
-  void run_task(Context& context, int64_t b, int64_t g, int64_t first_row) const {
-    int64_t size = shape_.size, rows = least(kTaskRows, shape_.rows - first_row), tiles = (rows + kLanes - 1) / kLanes;
+  void run_task(Context& context, int64_t b, int64_t g, int64_t first_row, int64_t task_rows) const {
+    int64_t size = shape_.size, rows = least(task_rows, shape_.rows - first_row), tiles = (rows + kLanes - 1) / kLanes;
     int64_t stride = 2 * size * kLanes + 3 * kLanes + LaneMask::kFloats;
     float* storage = static_cast<float*>(context.scratch(0, static_cast<size_t>(tiles * stride) * sizeof(float)));
     float* keys = static_cast<float*>(context.scratch(1, static_cast<size_t>(2 * kKeyTile * size) * sizeof(float)));
@@ -43,7 +45,7 @@ class AttentionForward {
     float* scores = static_cast<float*>(context.scratch(2, sizeof(float) * kKeyTile * kLanes));
     Tile tile[kTaskRows / kLanes];
     int64_t end = shape_.visible(b, first_row + rows - 1);
-    prefetch_tile(b, g, 0, end);
+    prefetch_keys(b, g, 0, end, 0, 1);
     for (int64_t i = 0; i < tiles; ++i) {
       tile[i].rows = RowOffsets(shape_, b, g, first_row + i * kLanes, least(kLanes, rows - i * kLanes));
       tile[i].rows.prefetch(q_, size);
@@ -54,13 +56,13 @@ class AttentionForward {
       int64_t count = least(kKeyTile, end - first);
       bool copied = false;
       for (int64_t i = 0; i < tiles; ++i) {
+        prefetch_keys(b, g, first + kKeyTile, end, i, tiles);
         bool masked = false;
         int64_t seen = tile[i].mask.visible_keys(shape_, b, first, count, masked);
         if (seen == 0) continue;
         if (!copied) {
           k_.copy(shape_, b, g, first, count, keys, size);
           v_.copy(shape_, b, g, first, count, values, size);
-          prefetch_tile(b, g, first + kKeyTile, end);
           copied = true;
         }
         if (tile[i].rows.count > Vec::width)
@@ -72,9 +74,11 @@ class AttentionForward {
     for (int64_t i = 0; i < tiles; ++i) close(tile[i]);
   }
 
-  void prefetch_tile(int64_t b, int64_t g, int64_t first, int64_t end) const {
-    k_.prefetch(shape_, b, g, first, least(kKeyTile, end - first));
-    v_.prefetch(shape_, b, g, first, least(kKeyTile, end - first));
+  // Asks for a share of the tile of keys from `first` on: all at once would fill the queue of outstanding loads.
+  void prefetch_keys(int64_t b, int64_t g, int64_t first, int64_t end, int64_t share, int64_t shares) const {
+    int64_t count = least(kKeyTile, end - first), from = count * share / shares, to = count * (share + 1) / shares;
+    k_.prefetch(shape_, b, g, first + from, to - from);
+    v_.prefetch(shape_, b, g, first + from, to - from);
   }
 
   void open(Tile& tile, int64_t b, float* storage) const {
@@ -96,7 +100,7 @@ class AttentionForward {
   void absorb(Tile& tile, int64_t b, int64_t first, int64_t count, bool masked, const float* keys, const float* values,
               float* scores) const {
     multiply<vectors, Start::kZero>(count, keys, shape_.size, 1, tile.q, kLanes, shape_.size, scores, kLanes);
-    if (masked) tile.mask.template apply<vectors>(shape_, b, first, count, scores);
+    if (masked) tile.mask.template apply<vectors>(shape_, b, first, count, scores, kLanes);
     for (int v = 0; v < vectors; ++v) {
       int64_t lane = v * Vec::width;
       Vec old = load(tile.top + lane), top = old;

@@ -52,13 +52,13 @@ struct LaneMask {
     return count;
   }
 
-  // scores [count][kLanes]: -inf where the row of the lane does not see the key.
+  // scores [count][stride]: -inf where the row of the lane does not see the key.
   template <int vectors>
-  void apply(const AttentionShape& shape, int64_t b, int64_t first, int64_t count, float* scores) const {
+  void apply(const AttentionShape& shape, int64_t b, int64_t first, int64_t count, float* scores, int64_t stride) const {
     Vec hidden = splat(-HUGE_VALF);
     for (int64_t j = 0; j < count; ++j)
       for (int v = 0; v < vectors; ++v) {
-        float* at = scores + j * kLanes + v * Vec::width;
+        float* at = scores + j * stride + v * Vec::width;
         Vec s = select(less(splat(static_cast<float>(first + j)), load(limit + v * Vec::width)), load(at), hidden);
         if (shape.segments) {
           int32_t segment = shape.segments[b * shape.keys + first + j];
