@@ -1,132 +1,9 @@
 // attention and attention_grad against a dense reference in double precision.
-#include <cstring>
-
-#include "numeric.h"
+#include "attention_reference.h"
 
 using namespace trefoil::test;
 
 namespace {
-
-struct Case {
-  int64_t batch, queries, keys, heads, groups, size;
-  bool causal = false;
-  std::vector<int32_t> key_lengths = {};
-  std::vector<int32_t> segments = {};  // [batch * keys]
-  bool bf16 = false;
-  float magnitude = 1.0f;
-};
-
-uint16_t to_bf16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-}
-float from_bf16(uint16_t bits) {
-  uint32_t wide = static_cast<uint32_t>(bits) << 16;
-  float value;
-  std::memcpy(&value, &wide, 4);
-  return value;
-}
-
-struct Problem {
-  Case c;
-  double scale;
-  F32 q, k, v, dout;
-  BF16 k_half, v_half;
-  I32 lengths, segments;
-
-  explicit Problem(const Case& c, int seed = 1) : c(c), scale(1 / std::sqrt(static_cast<double>(c.size))) {
-    std::mt19937 generator(seed);
-    q = normal(generator, {c.batch, c.queries, c.heads, c.size}, c.magnitude);
-    k = normal(generator, {c.batch, c.keys, c.groups, c.size});
-    v = normal(generator, {c.batch, c.keys, c.groups, c.size});
-    dout = normal(generator, q.shape);
-    if (c.bf16) {
-      k_half = BF16(k.shape);
-      v_half = BF16(v.shape);
-      for (size_t i = 0; i < k.size(); ++i) {
-        k_half[i] = to_bf16(k[i]);
-        k[i] = from_bf16(k_half[i]);
-        v_half[i] = to_bf16(v[i]);
-        v[i] = from_bf16(v_half[i]);
-      }
-    }
-    if (!c.key_lengths.empty()) lengths = I32({c.batch}, c.key_lengths);
-    if (!c.segments.empty()) segments = I32({c.batch, c.keys}, c.segments);
-  }
-
-  TrefoilView k_view() { return c.bf16 ? view(k_half) : view(k); }
-  TrefoilView v_view() { return c.bf16 ? view(v_half) : view(v); }
-  TrefoilView lengths_view() { return c.key_lengths.empty() ? absent() : view(lengths); }
-  TrefoilView segments_view() { return c.segments.empty() ? absent() : view(segments); }
-  std::vector<double> attributes() const { return {double(c.causal), scale}; }
-
-  bool sees(int64_t b, int64_t i, int64_t j) const {
-    int64_t n = c.key_lengths.empty() ? c.keys : c.key_lengths[b];
-    if (j >= n || (c.causal && j > n - c.queries + i)) return false;
-    return c.segments.empty() || c.segments[b * c.keys + i] == c.segments[b * c.keys + j];
-  }
-};
-
-struct Results {
-  F32 out, lse, dq, dk, dv;
-};
-
-Results run(Device& device, Problem& p) {
-  Results r{F32(p.q.shape), F32({p.c.batch, p.c.heads, p.c.queries}), F32(p.q.shape), F32(p.k.shape), F32(p.k.shape)};
-  for (F32* output : {&r.out, &r.lse, &r.dq, &r.dk, &r.dv}) std::fill(output->values.begin(), output->values.end(), kNaN);
-  launch(device, "attention", {view(p.q), p.k_view(), p.v_view(), p.lengths_view(), p.segments_view()}, {view(r.out), view(r.lse)},
-         p.attributes());
-  launch(device, "attention_grad",
-         {view(p.dout), view(p.q), p.k_view(), p.v_view(), view(r.out), view(r.lse), p.lengths_view(), p.segments_view()},
-         {view(r.dq), view(r.dk), view(r.dv)}, p.attributes());
-  return r;
-}
-
-struct Reference {
-  Doubles out, lse, dq, dk, dv;
-};
-
-// Dense, one query at a time, with the gradient of softmax written out.
-Reference reference(const Problem& p, const Doubles& q, const Doubles& k, const Doubles& v) {
-  const Case& c = p.c;
-  Reference r{Doubles(q.size()), Doubles(c.batch * c.heads * c.queries), Doubles(q.size()), Doubles(k.size()), Doubles(v.size())};
-  for (int64_t b = 0; b < c.batch; ++b)
-    for (int64_t head = 0; head < c.heads; ++head)
-      for (int64_t i = 0; i < c.queries; ++i) {
-        int64_t group = head / (c.heads / c.groups), at = ((b * c.queries + i) * c.heads + head) * c.size;
-        auto key = [&](int64_t j) { return ((b * c.keys + j) * c.groups + group) * c.size; };
-        double top = -INFINITY, total = 0, delta = 0;
-        Doubles score(c.keys, -INFINITY), slope(c.keys);
-        for (int64_t j = 0; j < c.keys; ++j) {
-          if (!p.sees(b, i, j)) continue;
-          score[j] = 0;
-          for (int64_t d = 0; d < c.size; ++d) score[j] += q[at + d] * k[key(j) + d];
-          score[j] *= p.scale;
-          top = std::max(top, score[j]);
-        }
-        for (double s : score) total += s == -INFINITY ? 0 : std::exp(s - top);
-        r.lse[(b * c.heads + head) * c.queries + i] = total == 0 ? -INFINITY : top + std::log(total);
-        for (int64_t j = 0; j < c.keys; ++j) {
-          double probability = score[j] == -INFINITY ? 0 : std::exp(score[j] - top) / total;
-          score[j] = probability;
-          for (int64_t d = 0; d < c.size; ++d) {
-            r.out[at + d] += probability * v[key(j) + d];
-            slope[j] += p.dout[at + d] * v[key(j) + d];
-          }
-          delta += probability * slope[j];
-        }
-        for (int64_t j = 0; j < c.keys; ++j)
-          for (int64_t d = 0; d < c.size; ++d) {
-            double dscore = score[j] * (slope[j] - delta) * p.scale;
-            r.dv[key(j) + d] += score[j] * p.dout[at + d];
-            r.dq[at + d] += dscore * k[key(j) + d];
-            r.dk[key(j) + d] += dscore * q[at + d];
-          }
-      }
-  return r;
-}
-Reference reference(const Problem& p) { return reference(p, doubles(p.q), doubles(p.k), doubles(p.v)); }
 
 void check_case(Device& device, const Case& c) {
   Problem p(c);
@@ -145,25 +22,19 @@ void check_case(Device& device, const Case& c) {
   check_close(actual.dv, expected.dv, tolerance, absolute, "dv");
 }
 
-std::vector<int32_t> runs_of_segments(int64_t batch, int64_t keys, std::vector<int32_t> names, int64_t run) {
-  std::vector<int32_t> result;
-  for (int64_t i = 0; i < batch * keys; ++i) result.push_back(names[static_cast<size_t>(i % keys / run) % names.size()]);
-  return result;
-}
-
 }  // namespace
 
 TEST(attention_reference_gradients_match_differences) {
   if (device.isa != "scalar") return;  // the reference alone: once is enough
   Problem p(Case{.batch = 1, .queries = 3, .keys = 4, .heads = 4, .groups = 2, .size = 3, .causal = true});
   Reference exact = reference(p);
-  Doubles q = doubles(p.q), k = doubles(p.k), v = doubles(p.v);
+  Doubles q = doubles(p.q), k = doubles(p.k), v = doubles(p.v), dout = doubles(p.dout);
   auto compare = [](const Doubles& a, const Doubles& b) {
     for (size_t i = 0; i < a.size(); ++i) CHECK(std::fabs(a[i] - b[i]) < 1e-8);
   };
-  compare(exact.dq, numeric_gradient([&](const Doubles& at) { return reference(p, at, k, v).out; }, q, p.dout));
-  compare(exact.dk, numeric_gradient([&](const Doubles& at) { return reference(p, q, at, v).out; }, k, p.dout));
-  compare(exact.dv, numeric_gradient([&](const Doubles& at) { return reference(p, q, k, at).out; }, v, p.dout));
+  compare(exact.dq, numeric_gradient([&](const Doubles& at) { return reference(p, at, k, v, dout).out; }, q, p.dout));
+  compare(exact.dk, numeric_gradient([&](const Doubles& at) { return reference(p, q, at, v, dout).out; }, k, p.dout));
+  compare(exact.dv, numeric_gradient([&](const Doubles& at) { return reference(p, q, k, at, dout).out; }, v, p.dout));
 }
 
 TEST(attention_matches_double) {

@@ -1,42 +1,10 @@
 // Products of matrices in bf16 precision. Operands rounded to bf16 are exact inputs of a double-precision reference: their products
 // are exact in f32, so only the f32 sums are left and the bounds are those of f32, not of bf16's 8 bits.
-#include <cstring>
-#include <functional>
-
-#include "harness.h"
+#include "cuda_bf16.h"
 
 using namespace trefoil::test;
 
 namespace {
-
-// The devices of the backend under test, opened in bf16 precision; none where a backend has but one precision.
-void for_each_bf16_device(Device& device, const std::function<void(Device&)>& body) {
-  if (device.backend->flags & TREFOIL_BACKEND_HOST_MEMORY) return;
-  TrefoilStatus status{};
-  const int32_t count = std::strcmp(device.backend->name, "cuda") == 0 ? 1 : device.backend->device_count(&status);
-  for (int32_t index = 0; index < count; ++index) {
-    TrefoilDeviceOptions options{index, 0, nullptr, "bf16"};
-    TrefoilDevice* handle = device.backend->open_device(&options, &status);
-    if (!handle) throw Failure{status.message};
-    Device other{device.backend, handle, device.isa, 1};
-    try {
-      body(other);
-    } catch (...) {
-      device.backend->close_device(handle);
-      throw;
-    }
-    device.backend->close_device(handle);
-  }
-}
-
-double rounded(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
 
 // Worst error in units of sum |a||b|. A sum of k terms in f32, in any order, is off by at most k 2^-24 of that; tensor cores may
 // truncate where they align (2^-23), and the epilogue rounds a few times more.

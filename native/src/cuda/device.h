@@ -23,6 +23,17 @@ __device__ __forceinline__ float4 load4(const bf16* p) {
 }
 __device__ __forceinline__ void store4(bf16* p, float4 x) { *reinterpret_cast<uint2*>(p) = make_uint2(pack_bf16(x.x, x.y), pack_bf16(x.z, x.w)); }
 
+// 2^x to about 2^-22 of it; results below 2^-126 are 0.
+__device__ __forceinline__ float exp2_fast(float x) {
+#if defined(__CUDA_ARCH__)
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return exp2f(x);
+#endif
+}
+
 struct Add {
   template <class T>
   __device__ __forceinline__ T operator()(T a, T b) const { return a + b; }

@@ -1,10 +1,10 @@
-// Scaled dot-product attention with grouped query heads, causal, length and segment masks: flash attention (Dao 2023, arXiv 2307.08691)
-// in f32. Rows of a key-value head are its (query, head) pairs, so that keys and values are read once for all heads that share them.
+// Scaled dot-product attention with grouped query heads, causal, length and segment masks: flash attention (Dao 2023, arXiv 2307.08691).
+// Here in f32, for f32 precision and heads above 128; attention_bf16.h has the tensor core kernels. Rows of a key-value head are its (query, head) pairs, so that keys and values are read once for all heads that share them.
 // A block holds 32 rows and 32 keys; eight lanes share a row. Sums have a fixed order: gradients are made without atomics, by one
 // pass over tiles of queries and one over tiles of keys.
+#include "attention_bf16.h"
 #include "convert.h"
 #include "index_check.h"
-#include "kernel.h"
 
 namespace trefoil::cuda {
 
@@ -14,38 +14,11 @@ constexpr int kRows = 32, kLanes = 8, kPerLane = kRows / kLanes;  // kPerLane: k
 constexpr unsigned kThreads = kRows * kLanes;
 constexpr int kPitch = kRows + 1;  // of probabilities in shared memory
 
-struct Attention {
-  int64_t batch, queries, keys, heads, groups, size;
-  int64_t shared_heads, rows;  // heads per key-value head; rows = queries * shared_heads
+// What the f32 kernels need beside the problem: tiles, and rows in shared memory.
+struct Plain : Attention {
   int64_t row_tiles, key_tiles;
-  int padded, pitch;           // size up to a multiple of four; floats from row to row in shared memory
-  float scale;
-  bool causal, vector;         // vector: rows of q, k, v start at multiples of 16 bytes
-  const int32_t *key_lengths, *segments;
-
-  __device__ __forceinline__ int64_t length(int64_t b) const {
-    const int64_t n = key_lengths ? key_lengths[b] : keys;
-    return n < 0 ? 0 : n > keys ? keys : n;
-  }
-  // Keys before this one are visible to the query.
-  __device__ __forceinline__ int64_t limit(int64_t n, int64_t query) const {
-    if (!causal) return n;
-    const int64_t end = n - queries + query + 1;
-    return end < 0 ? 0 : end < n ? end : n;
-  }
-  // The first element of row r of key-value head g in q, out, …
-  __device__ __forceinline__ int64_t row_at(int64_t b, int64_t g, int64_t r) const {
-    const int64_t query = r / shared_heads;
-    return ((b * queries + query) * heads + g * shared_heads + (r - query * shared_heads)) * size;
-  }
-  __device__ __forceinline__ int64_t statistic_at(int64_t b, int64_t g, int64_t r) const {
-    const int64_t query = r / shared_heads;
-    return (b * heads + g * shared_heads + (r - query * shared_heads)) * queries + query;
-  }
-  __device__ __forceinline__ int64_t key_at(int64_t b, int64_t g, int64_t j) const { return ((b * keys + j) * groups + g) * size; }
-  __device__ __forceinline__ bool sees(int64_t b, int64_t query, int64_t end, int64_t j) const {
-    return j < end && (!segments || segments[b * keys + query] == segments[b * keys + j]);
-  }
+  int padded, pitch;  // size up to a multiple of four; floats from row to row in shared memory
+  bool vector;        // rows of q, k, v start at multiples of 16 bytes
 };
 
 struct KeyValue {
@@ -55,7 +28,7 @@ struct KeyValue {
 
 // to[row][column] from rows at(row) of memory; zeros past `valid` rows and past size.
 template <class At>
-__device__ __forceinline__ void load_tile(float* to, const KeyValue& from, const Attention& a, int valid, const At& at) {
+__device__ __forceinline__ void load_tile(float* to, const KeyValue& from, const Plain& a, int valid, const At& at) {
   const int vectors = a.padded / 4;
   for (int i = static_cast<int>(threadIdx.x); i < kRows * vectors; i += static_cast<int>(kThreads)) {
     const int row = i / vectors, column = (i - row * vectors) * 4;
@@ -114,7 +87,7 @@ struct Share {
       values[m] = make_float4(fmaf(weight, x.x, values[m].x), fmaf(weight, x.y, values[m].y), fmaf(weight, x.z, values[m].z), fmaf(weight, x.w, values[m].w));
     }
   }
-  __device__ __forceinline__ void store(float* row, int lane, const Attention& a) const {
+  __device__ __forceinline__ void store(float* row, int lane, const Plain& a) const {
 #pragma unroll
     for (int m = 0; m < vectors; ++m) {
       const int column = (lane + kLanes * m) * 4, left = static_cast<int>(a.size) - column;
@@ -137,13 +110,13 @@ struct Tile {
   int64_t b, g, first;
   int valid;
 };
-__device__ __forceinline__ Tile tile_of(const Attention& a, int64_t tiles, int64_t count) {
+__device__ __forceinline__ Tile tile_of(const Plain& a, int64_t tiles, int64_t count) {
   const int64_t head = blockIdx.x / tiles, first = (tiles - 1 - (blockIdx.x - head * tiles)) * kRows;
   return {head / a.groups, head % a.groups, first, static_cast<int>(count - first < kRows ? count - first : kRows)};
 }
 
 template <int vectors>
-__global__ void __launch_bounds__(kThreads) forward_kernel(Attention a, const float* q, KeyValue k, KeyValue v, float* out, float* lse) {
+__global__ void __launch_bounds__(kThreads) forward_kernel(Plain a, const float* q, KeyValue k, KeyValue v, float* out, float* lse) {
   float* q_tile = dynamic_shared<float>();
   float *k_tile = q_tile + kRows * a.pitch, *v_tile = k_tile + kRows * a.pitch, *p_tile = v_tile + kRows * a.pitch;
   const Tile tile = tile_of(a, a.row_tiles, a.rows);
@@ -189,7 +162,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Attention a, const fl
 }
 
 // delta[b, head, i] = Σ dout out: one warp per row.
-__global__ void delta_kernel(const float* dout, const float* out, Attention a, float* delta) {
+__global__ void delta_kernel(const float* dout, const float* out, Plain a, float* delta) {
   const int64_t count = a.batch * a.queries * a.heads, warps = static_cast<int64_t>(gridDim.x) * (blockDim.x / kWarp);
   for (int64_t at = static_cast<int64_t>(blockIdx.x) * (blockDim.x / kWarp) + warp_index(); at < count; at += warps) {
     float sum = 0;
@@ -204,7 +177,7 @@ __global__ void delta_kernel(const float* dout, const float* out, Attention a, f
 struct Slope {
   float p, ds;
 };
-__device__ __forceinline__ Slope slope_of(const Attention& a, const float* q, const float* k, const float* dout, const float* v, float lse, float delta) {
+__device__ __forceinline__ Slope slope_of(const Plain& a, const float* q, const float* k, const float* dout, const float* v, float lse, float delta) {
   const float p = expf(dot(q, k, a.padded) * a.scale - lse);
   return {p, p * (dot(dout, v, a.padded) - delta) * a.scale};
 }
@@ -216,7 +189,7 @@ struct Gradients {
 };
 
 template <int vectors>
-__global__ void __launch_bounds__(kThreads) query_gradient_kernel(Attention a, Gradients g) {
+__global__ void __launch_bounds__(kThreads) query_gradient_kernel(Plain a, Gradients g) {
   float* q_tile = dynamic_shared<float>();
   float *dout_tile = q_tile + kRows * a.pitch, *k_tile = dout_tile + kRows * a.pitch, *v_tile = k_tile + kRows * a.pitch, *ds_tile = v_tile + kRows * a.pitch;
   const Tile tile = tile_of(a, a.row_tiles, a.rows);
@@ -250,7 +223,7 @@ __global__ void __launch_bounds__(kThreads) query_gradient_kernel(Attention a, G
 
 // Rows of the block are keys; it walks all tiles of queries that may see them.
 template <int vectors>
-__global__ void __launch_bounds__(kThreads) key_gradient_kernel(Attention a, Gradients g) {
+__global__ void __launch_bounds__(kThreads) key_gradient_kernel(Plain a, Gradients g) {
   float* k_tile = dynamic_shared<float>();
   float *v_tile = k_tile + kRows * a.pitch, *q_tile = v_tile + kRows * a.pitch, *dout_tile = q_tile + kRows * a.pitch;
   float *p_tile = dout_tile + kRows * a.pitch, *ds_tile = p_tile + kRows * kPitch;
@@ -306,31 +279,31 @@ Attention describe(const TrefoilLaunch& args, int q, int lengths) {
   if (a.groups == 0 || a.heads % a.groups != 0) fail(TREFOIL_INVALID_ARGUMENT, "attention: %lld query heads cannot share %lld key heads", static_cast<long long>(a.heads), static_cast<long long>(a.groups));
   if (a.size > 256) fail(TREFOIL_INVALID_ARGUMENT, "attention: heads of %lld are too large on CUDA; at most 256", static_cast<long long>(a.size));
   a.shared_heads = a.heads / a.groups, a.rows = a.queries * a.shared_heads;
-  a.row_tiles = ceil_divide(a.rows, kRows), a.key_tiles = ceil_divide(a.keys, kRows);
-  a.padded = static_cast<int>(ceil_divide(a.size, 4) * 4), a.pitch = a.padded + 4;
   a.causal = args.attributes[0] != 0, a.scale = static_cast<float>(args.attributes[1]);
-  a.vector = a.size % 4 == 0;
   a.key_lengths = optional_input<int32_t>(args, lengths), a.segments = optional_input<int32_t>(args, lengths + 1);
   return a;
 }
 
-size_t shared_bytes(const Attention& a, int tiles, int probabilities) {
+Plain plain(const Attention& problem) {
+  Plain a{problem, ceil_divide(problem.rows, kRows), ceil_divide(problem.keys, kRows), static_cast<int>(ceil_divide(problem.size, 4) * 4), 0, problem.size % 4 == 0};
+  a.pitch = a.padded + 4;
+  return a;
+}
+
+size_t shared_bytes(const Plain& a, int tiles, int probabilities) {
   return static_cast<size_t>(tiles * kRows * a.pitch + probabilities * kRows * kPitch) * sizeof(float);
 }
 
 // run(std::integral_constant<int, vectors>) with as many float4 to a lane as the head size needs.
 template <class Run>
-void with_vectors(const Attention& a, const Run& run) {
+void with_vectors(const Plain& a, const Run& run) {
   if (a.padded <= 32) return run(std::integral_constant<int, 1>{});
   if (a.padded <= 64) return run(std::integral_constant<int, 2>{});
   if (a.padded <= 128) return run(std::integral_constant<int, 4>{});
   run(std::integral_constant<int, 8>{});
 }
 
-void attention(const Context& context, const TrefoilLaunch& args) {
-  const Attention a = describe(args, 0, 3);
-  if (a.key_lengths) check_index(context, "attention: key_lengths[]", a.key_lengths, a.batch, 0, a.keys + 1);
-  if (a.batch * a.rows == 0) return;
+void forward_f32(const Context& context, const Plain& a, const TrefoilLaunch& args) {
   const KeyValue k{args.inputs[1].data, args.inputs[1].dtype}, v{args.inputs[2].data, args.inputs[2].dtype};
   with_vectors(a, [&](auto vectors) {
     launch(context, {static_cast<unsigned>(a.batch * a.groups * a.row_tiles), kThreads, shared_bytes(a, 3, 1)}, forward_kernel<vectors()>, a,
@@ -338,10 +311,9 @@ void attention(const Context& context, const TrefoilLaunch& args) {
   });
 }
 
-void attention_grad(const Context& context, const TrefoilLaunch& args) {
-  const Attention a = describe(args, 1, 6);
-  if (a.key_lengths) check_index(context, "attention_grad: key_lengths[]", a.key_lengths, a.batch, 0, a.keys + 1);
-  float* delta = static_cast<float*>(args.workspace);
+void backward_f32(const Context& context, Workspace& workspace, const Plain& a, const TrefoilLaunch& args) {
+  auto* delta = workspace.take<float>(a.batch * a.queries * a.heads);
+  if (!workspace.running()) return;
   const Gradients gradients{data<float>(args.inputs[0]), data<float>(args.inputs[1]), data<float>(args.inputs[5]), delta,
                             {args.inputs[2].data, args.inputs[2].dtype}, {args.inputs[3].data, args.inputs[3].dtype},
                             data<float>(args.outputs[0]), data<float>(args.outputs[1]), data<float>(args.outputs[2])};
@@ -355,14 +327,54 @@ void attention_grad(const Context& context, const TrefoilLaunch& args) {
   });
 }
 
-size_t attention_grad_workspace(const Context&, const TrefoilLaunch& args) {
-  const TrefoilView& q = args.inputs[1];
-  return static_cast<size_t>(q.shape[0] * q.shape[1] * q.shape[2]) * sizeof(float);
+// Runs, or (a workspace without memory) measures.
+void forward(const Context& context, Workspace& workspace, const TrefoilLaunch& args) {
+  const Attention a = describe(args, 0, 3);
+  if (a.batch * a.rows == 0) return;
+  if (!suits_tensor_cores(context, a)) {
+    if (workspace.running()) forward_f32(context, plain(a), args);
+  } else if (suits_decode(a)) {
+    attention_decode_bf16(context, workspace, a, args);
+  } else {
+    attention_forward_bf16(context, workspace, a, args);
+  }
+}
+
+void attention(const Context& context, const TrefoilLaunch& args) {
+  const Attention a = describe(args, 0, 3);
+  if (a.key_lengths) check_index(context, "attention: key_lengths[]", a.key_lengths, a.batch, 0, a.keys + 1);
+  Workspace workspace(args);
+  forward(context, workspace, args);
+}
+
+size_t attention_workspace(const Context& context, const TrefoilLaunch& args) {
+  Workspace workspace;
+  forward(context, workspace, args);
+  return workspace.peak();
+}
+
+void backward(const Context& context, Workspace& workspace, const TrefoilLaunch& args) {
+  const Attention a = describe(args, 1, 6);
+  if (suits_tensor_cores(context, a)) attention_backward_bf16(context, workspace, a, args);
+  else backward_f32(context, workspace, plain(a), args);
+}
+
+void attention_grad(const Context& context, const TrefoilLaunch& args) {
+  const Attention a = describe(args, 1, 6);
+  if (a.key_lengths) check_index(context, "attention_grad: key_lengths[]", a.key_lengths, a.batch, 0, a.keys + 1);
+  Workspace workspace(args);
+  backward(context, workspace, args);
+}
+
+size_t attention_grad_workspace(const Context& context, const TrefoilLaunch& args) {
+  Workspace workspace;
+  backward(context, workspace, args);
+  return workspace.peak();
 }
 
 }  // namespace
 
-extern const KernelEntry attention_kernels[] = {{"attention", attention, nullptr},
+extern const KernelEntry attention_kernels[] = {{"attention", attention, attention_workspace},
                                                 {"attention_grad", attention_grad, attention_grad_workspace},
                                                 {nullptr, nullptr, nullptr}};
 

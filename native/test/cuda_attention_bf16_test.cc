@@ -1,0 +1,137 @@
+// attention and attention_grad in bf16 precision: the tensor core kernels, and the one for few rows. The reference gets operands rounded
+// to bf16 and double precision; what is left is that probabilities and their slopes are rounded before they are multiplied.
+#include <array>
+
+#include "attention_reference.h"
+#include "cuda_bf16.h"
+
+using namespace trefoil::test;
+
+namespace {
+
+Doubles all_rounded(const F32& array) {
+  Doubles result;
+  for (float x : array.values) result.push_back(rounded(x));
+  return result;
+}
+
+// Every term may be off by 2^-8, half a unit of bf16's 8 significant bits, and in gradients by as much again for delta, which is made of unrounded
+// dout and of out. 1e-5 is for f32: scores, exponentials, sums.
+void check_terms(const F32& actual, const Doubles& expected, const Doubles& most, double units, const char* what) {
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const double error = std::fabs(actual[i] - expected[i]), bound = (units * 0x1p-8 + 1e-5) * most[i] + 1e-12;
+    if (error <= bound) continue;
+    char text[200];
+    std::snprintf(text, sizeof text, "%s[%zu] is %.9g, expected %.9g (error %.3g, bound %.3g)", what, i, actual[i], expected[i], error, bound);
+    throw Failure{text};
+  }
+}
+
+void check_case(Device& device, const Case& c, int seed) {
+  Problem p(c, seed);
+  const Results actual = run(device, p);
+  const bool tensor_cores = c.size <= 128;
+  const Reference expected = tensor_cores ? reference(p, all_rounded(p.q), all_rounded(p.k), all_rounded(p.v), all_rounded(p.dout)) : reference(p);
+  try {
+    check_terms(actual.out, expected.out, expected.most_out, 1, "out");
+    for (size_t i = 0; i < expected.lse.size(); ++i) {
+      const bool none = expected.lse[i] == -INFINITY;
+      CHECK(none ? actual.lse[i] == -kInfinity : std::fabs(actual.lse[i] - expected.lse[i]) <= 2e-6 * c.magnitude * (1 + std::fabs(expected.lse[i])));
+    }
+    check_terms(actual.dv, expected.dv, expected.most_dv, 1, "dv");
+    check_terms(actual.dq, expected.dq, expected.most_dq, 2, "dq");
+    check_terms(actual.dk, expected.dk, expected.most_dk, 2, "dk");
+  } catch (const Failure& failure) {
+    throw Failure{failure.message + " for " + std::to_string(c.queries) + " queries, " + std::to_string(c.keys) + " keys, " + std::to_string(c.heads) + "/" +
+                  std::to_string(c.groups) + " heads of " + std::to_string(c.size) + (c.causal ? ", causal" : "")};
+  }
+}
+
+}  // namespace
+
+TEST(cuda_bf16_attention_matches_double) {
+  for_each_bf16_device(device, [](Device& other) {
+    int seed = 1;
+    for (bool causal : {false, true})
+      for (auto [size, length] : {std::pair<int64_t, int64_t>{4, 1}, {17, 40}, {32, 64}, {48, 65}, {64, 130}, {80, 33}, {100, 70}, {128, 129}, {160, 20}})
+        check_case(other, {.batch = 2, .queries = length, .keys = length, .heads = 1, .groups = 1, .size = size, .causal = causal}, seed++);
+  });
+}
+
+// 66 x 2 tiles of 128 rows, the fewest that blocks of 128 rows are chosen for.
+TEST(cuda_bf16_attention_large_blocks) {
+  for_each_bf16_device(device, [](Device& other) {
+    check_case(other, {.batch = 66, .queries = 129, .keys = 33, .heads = 1, .groups = 1, .size = 32, .causal = true}, 20);
+  });
+}
+
+TEST(cuda_bf16_attention_shares_key_heads) {
+  for_each_bf16_device(device, [](Device& other) {
+    for (bool causal : {false, true})
+      for (int64_t groups : {1, 2})
+        check_case(other, {.batch = 2, .queries = 37, .keys = 37, .heads = 6, .groups = groups, .size = 24, .causal = causal}, 30);
+  });
+}
+
+TEST(cuda_bf16_attention_of_other_key_counts) {
+  for_each_bf16_device(device, [](Device& other) {
+    for (bool causal : {false, true})
+      for (auto [queries, keys] : {std::pair<int64_t, int64_t>{20, 90}, {100, 40}, {2, 3}, {8, 0}})
+        check_case(other, {.batch = 2, .queries = queries, .keys = keys, .heads = 2, .groups = 1, .size = 16, .causal = causal}, 40);
+    for (int64_t queries : {2, 50})
+      check_case(other, {.batch = 4, .queries = queries, .keys = 80, .heads = 2, .groups = 1, .size = 32, .causal = true, .key_lengths = {0, 1, 67, 80}}, 41);
+  });
+}
+
+TEST(cuda_bf16_attention_within_segments) {
+  for_each_bf16_device(device, [](Device& other) {
+    const std::vector<int32_t> names = {0, -1, 65536, 65537, INT32_MIN, 7};
+    for (int64_t run : {1, 20, 64})
+      check_case(other, {.batch = 2, .queries = 90, .keys = 90, .heads = 2, .groups = 1, .size = 16, .causal = run == 20, .segments = runs_of_segments(2, 90, names, run)}, 50);
+    check_case(other, {.batch = 2, .queries = 3, .keys = 3, .heads = 2, .groups = 2, .size = 16, .causal = true, .segments = {5, 5, 6, 1, 2, 1}}, 51);
+    check_case(other, {.batch = 2, .queries = 70, .keys = 70, .heads = 2, .groups = 2, .size = 16, .key_lengths = {70, 41}, .segments = runs_of_segments(2, 70, {3, 4}, 35)}, 52);
+  });
+}
+
+// Keys in one part and in several, stored as f32 and as bf16, in rows that whole chunks fill and that they do not.
+TEST(cuda_bf16_attention_decodes_against_a_cache) {
+  for_each_bf16_device(device, [](Device& other) {
+    int seed = 60;
+    for (auto [queries, heads, groups] : {std::array<int64_t, 3>{1, 4, 4}, {1, 8, 1}, {4, 4, 1}})
+      for (int64_t size : {20, 64})
+        for (bool bf16 : {false, true})
+          check_case(other, {.batch = 2, .queries = queries, .keys = 300, .heads = heads, .groups = groups, .size = size, .causal = true, .key_lengths = {299, 30}, .bf16 = bf16}, seed++);
+    for (int64_t size : {126, 128})
+      for (bool bf16 : {false, true})
+        check_case(other, {.batch = 1, .queries = 2, .keys = 600, .heads = 2, .groups = 1, .size = size, .key_lengths = {530}, .bf16 = bf16}, seed++);
+    check_case(other, {.batch = 1, .queries = 40, .keys = 100, .heads = 1, .groups = 1, .size = 32, .causal = true, .bf16 = true}, seed);
+  });
+}
+
+TEST(cuda_bf16_attention_of_large_scores) {
+  for_each_bf16_device(device, [](Device& other) {
+    for (int64_t queries : {1, 60}) {
+      Problem p({.batch = 1, .queries = queries, .keys = 100, .heads = 2, .groups = 2, .size = 64, .magnitude = 200.0f});
+      const Results actual = run(other, p);
+      const Reference expected = reference(p, all_rounded(p.q), all_rounded(p.k), all_rounded(p.v), all_rounded(p.dout));
+      // Scores of some thousands are off by their 2^-23, and probabilities by as much in relation: 1e-3.
+      for (size_t i = 0; i < expected.out.size(); ++i) CHECK(std::fabs(actual.out[i] - expected.out[i]) <= (0x1p-8 + 1e-3) * expected.most_out[i]);
+    }
+  });
+}
+
+TEST(cuda_bf16_attention_propagates_nan_within_key_lengths) {
+  for_each_bf16_device(device, [](Device& other) {
+    for (int64_t queries : {1, 20}) {
+      Problem p({.batch = 1, .queries = queries, .keys = 40, .heads = 1, .groups = 1, .size = 16, .key_lengths = {33}});
+      for (size_t i = 33 * 16; i < 40 * 16; ++i) p.k[i] = p.v[i] = kNaN;
+      Results r = run(other, p);
+      for (float value : r.out.values) CHECK(!std::isnan(value));
+      for (size_t i = 0; i < r.dk.size(); ++i) CHECK(i < 33 * 16 ? !std::isnan(r.dk[i]) : r.dk[i] == 0 && r.dv[i] == 0);
+      p.k[5 * 16 + 3] = kNaN;
+      r = run(other, p);
+      for (const F32* result : {&r.out, &r.lse, &r.dq})
+        for (float value : result->values) CHECK(std::isnan(value));
+    }
+  });
+}
