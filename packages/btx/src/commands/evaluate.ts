@@ -12,7 +12,7 @@ export const evaluateCommand = defineCommand({
   name: "evaluate",
   summary: "Held-out bits per byte of models on every domain, exact match of checkable tasks, routing.",
   description:
-    "Tasks are answered greedily after four solved examples, or as many as fit. arithmetic: problems held out of @arithmetic; word-problems: one sum, difference, product or quotient in words; programs: one line in a small language, run in an interpreter of its own on several inputs; facts: capitals and chemical symbols.",
+    "Tasks are answered greedily after four solved examples, or as many as fit. arithmetic: sums, differences and products; word-problems: one of these in words; programs: one line in a small language, run in an interpreter of its own on several inputs; facts: capitals and chemical symbols. The built-in domains @arithmetic, @word-problems, @programs and @facts hold none of the questions that are asked.",
   examples: [
     "btx evaluate --models models/seed,experts/code,models/finetuned",
     "btx evaluate --models models/finetuned --report runs/evaluation",

@@ -1,4 +1,4 @@
-import { inHashOrder } from "../domains/documents.js";
+import { inHashOrder, isHeldOutPrompt } from "../domains/documents.js";
 import { heldOutProblems, solvedExamples } from "../domains/index.js";
 import { facts } from "./facts.js";
 import { programs } from "./programs.js";
@@ -30,14 +30,19 @@ const shots = 4;
 
 /**
  * A task's questions in an order that is the same everywhere and favours none.
- * @param options `count`: questions at most; `heldOutShare`: of arithmetic, the share that was held out of the training text
+ * @param options `count`: questions at most; `heldOutShare`: of problems and programs, the share that is held out of the built-in training text, and asked
  */
 export function makeTask(name: TaskName, { count, heldOutShare }: { count: number; heldOutShare: number }): Task {
   if (name === "arithmetic")
     return { name, examples: solvedExamples(heldOutShare, shots), questions: heldOutProblems(heldOutShare, count) };
   const all = { "word-problems": wordProblems, programs, facts }[name]();
   const ordered = inHashOrder(all, ({ prompt }) => prompt);
-  return { name, examples: ordered.slice(0, shots), questions: ordered.slice(shots, shots + count) };
+  // All facts are held out in the words in which they are asked.
+  if (name === "facts")
+    return { name, examples: ordered.slice(0, shots), questions: ordered.slice(shots, shots + count) };
+  const isHeldOut = ({ prompt }: Question) => isHeldOutPrompt(prompt, heldOutShare);
+  const examples = ordered.filter((question) => !isHeldOut(question)).slice(0, shots);
+  return { name, examples, questions: ordered.filter(isHeldOut).slice(0, count) };
 }
 
 /** Whether a model's line answers a question. */
