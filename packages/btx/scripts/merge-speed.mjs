@@ -96,11 +96,12 @@ function timed(command, args, output) {
 function mixed(experts, output, weights) {
   const script = `
     import { mix } from "@trefoil/btx";
-    const began = performance.now();
+    const [began, before] = [performance.now(), process.cpuUsage()];
     const { bytes } = await mix(${JSON.stringify({ experts, output, ...(weights && { weights }) })});
     const seconds = (performance.now() - began) / 1000;
-    const { maxRSS, userCPUTime, systemCPUTime } = process.resourceUsage();
-    console.log(JSON.stringify({ bytes, seconds, cpu: (userCPUTime + systemCPUTime) / 1e6, peak: maxRSS * 1024 }));`;
+    const { user, system } = process.cpuUsage(before);
+    const peak = process.resourceUsage().maxRSS * 1024;
+    console.log(JSON.stringify({ bytes, seconds, cpu: (user + system) / 1e6, peak }));`;
   return JSON.parse(timed(process.execPath, ["--input-type=module", "-e", script], output).printed);
 }
 

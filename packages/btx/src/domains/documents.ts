@@ -15,7 +15,7 @@ export interface DomainSplit {
 }
 
 /** The first 48 bits of the text's SHA-256, as a fraction in [0, 1). */
-export function hashFraction(text: string): number {
+function hashFraction(text: string): number {
   return createHash("sha256").update(text).digest().readUIntBE(0, 6) / 2 ** 48;
 }
 

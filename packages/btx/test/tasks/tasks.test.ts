@@ -102,6 +102,7 @@ it.each(taskNames)("%s: every answer is right, prompts differ, examples are not 
   const { examples, questions } = makeTask(name, { count: 1000, heldOutShare: 0.1 });
   expect(examples).toHaveLength(4);
   expect(questions.length).toBeGreaterThan(40);
+  expect(makeTask(name, { count: 9, heldOutShare: 0.1, shots: 0 }).examples).toEqual([]);
   const prompts = [...examples, ...questions].map(({ prompt }) => prompt);
   expect(new Set(prompts).size).toBe(prompts.length);
   for (const question of questions) {
