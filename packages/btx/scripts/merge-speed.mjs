@@ -1,5 +1,6 @@
 // Measures `mix` on four checkpoints of random weights beside `cp` of the folder it wrote, in turns, both until everything is on disk;
 // and its peak memory. The first two lines are aims: at least 0.9 of cp's rate where nothing is averaged, 0.6 with averages.
+// --mergekit times mergekit-moe on the same folders too; its recipe follows mergekit's documentation, and has not been run with it.
 // Needs an otherwise idle machine, and free disk of eleven times --gigabytes.
 //   node scripts/merge-speed.mjs [--gigabytes 2] [--rounds 5] [--dtype F32] [--folder where] [--mergekit path of mergekit-moe]
 import { spawnSync } from "node:child_process";
