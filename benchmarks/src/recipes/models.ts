@@ -39,3 +39,15 @@ export const buildModel = (size: ModelSize, experts: number, maxPositions: numbe
 export function disposeModel(model: CausalLM): void {
   for (const parameter of model.namedParameters().values()) parameter.dispose();
 }
+
+/**
+ * Floating-point operations of a training step, forward and twice that backward: products with the weights that a token visits, and
+ * causal attention. @param experts of which two are visited; 0: dense
+ */
+export function stepFlops(size: ModelSize, experts: number, tokens: number, sequence: number): number {
+  const { hiddenSize: d, intermediateSize, layers, vocabSize } = modelConfig(size, experts, sequence);
+  const feedForward = (experts > 0 ? 2 : 1) * 3 * d * intermediateSize + experts * d;
+  // Scores and their products with the values: half the square each.
+  const attention = 4 * d * d + sequence * d;
+  return 6 * tokens * (layers * (attention + feedForward) + vocabSize * d);
+}

@@ -1,6 +1,6 @@
 import { AdamW, compile, Device, defaultDevice, gradients, setDefaultDevice, type Tensor, tensor } from "@trefoil/core";
 import type { Case, Opened } from "../measure/side.js";
-import { buildModel, disposeModel, type ModelSize, modelConfig } from "./models.js";
+import { buildModel, disposeModel, type ModelSize, modelConfig, stepFlops } from "./models.js";
 
 interface TrainStep {
   size: ModelSize;
@@ -8,20 +8,25 @@ interface TrainStep {
   experts: number;
   batch: number;
   sequence: number;
+  /** Default 1e-3. */
+  learningRate?: number;
+  /** The same token everywhere: every row of a layer is the same, and goes to the same two experts. */
+  oneToken?: boolean;
 }
 
 /** A model, its optimiser and its step on the default device, traced and bound to it. */
-async function openStep(name: string, { size, experts, batch, sequence }: TrainStep): Promise<Opened> {
+async function openStep(name: string, task: TrainStep): Promise<Opened> {
+  const { size, experts, batch, sequence, learningRate = 1e-3, oneToken = false } = task;
   const model = buildModel(size, experts, sequence);
   const parameters = model.parameters();
-  const optimizer = new AdamW(parameters, { learningRate: 1e-3 });
+  const optimizer = new AdamW(parameters, { learningRate });
   const step = compile((tokens: Tensor, targets: Tensor) => {
     const { loss } = model.loss(tokens, targets);
     optimizer.apply(gradients(loss, parameters));
     return loss;
   });
   // The last row's last token has no successor.
-  const ids = Int32Array.from({ length: batch * sequence + 1 }, (_, i) => (i * 7) % 251);
+  const ids = Int32Array.from({ length: batch * sequence + 1 }, (_, i) => (oneToken ? 7 : (i * 7) % 251));
   const [tokens, targets] = [ids.slice(0, -1), ids.slice(1)].map((data) => tensor(data, { shape: [batch, sequence] }));
   return {
     side: {
@@ -81,11 +86,47 @@ function scaling(task: TrainStep): Case {
   };
 }
 
-/** Dense and routed Llamas, and how the dense 10M scales with threads. */
+/**
+ * The routed step beside the dense one, whose time is multiplied by the ratio of their active operations: the ratio is the share of the
+ * dense step's rate that routing keeps. And beside itself with all tokens on two experts. Nothing learns, so that routes stay.
+ */
+function routing(task: TrainStep): Case {
+  const { size, experts, batch, sequence } = task;
+  const tokens = batch * sequence;
+  const flopRatio = stepFlops(size, experts, tokens, sequence) / stepFlops(size, 0, tokens, sequence);
+  return {
+    family: "routing in a training step",
+    name: `${size} ${experts} experts top-2 ${batch}x${sequence}`,
+    unit: "tokens/s",
+    amount: tokens,
+    async open() {
+      const still = { ...task, learningRate: 0 };
+      const [routed, dense, skewed] = await Promise.all([
+        openStep("trefoil", still),
+        openStep("dense", { ...still, experts: 0 }),
+        openStep("all on two experts", { ...still, oneToken: true }),
+      ]);
+      const scaled = {
+        name: "dense times active FLOPs",
+        run: async (repetitions: number) => ({ seconds: flopRatio * (await dense.side.run(repetitions)).seconds }),
+      };
+      const close = async () => {
+        for (const each of [routed, dense, skewed]) await each.close?.();
+      };
+      return { ...routed, references: [scaled, skewed.side], details: { ...routed.details, flopRatio }, close };
+    },
+  };
+}
+
+/** Dense and routed Llamas, what routing costs, and how the dense 10M scales with threads. */
 export function trainStepCases(quick: boolean): Case[] {
   if (quick) {
     const small = { size: "tiny", batch: 2, sequence: 16 } as const;
-    return [...[0, 4].map((experts) => trainStep({ ...small, experts })), scaling({ ...small, experts: 0 })];
+    return [
+      ...[0, 4].map((experts) => trainStep({ ...small, experts })),
+      scaling({ ...small, experts: 0 }),
+      routing({ ...small, experts: 4 }),
+    ];
   }
   const sizes = [
     { size: "1m", batch: 8, sequence: 256 },
@@ -96,5 +137,6 @@ export function trainStepCases(quick: boolean): Case[] {
     ...sizes.map((size) => trainStep({ ...size, experts: 0 })),
     scaling({ ...sizes[1], experts: 0 }),
     ...sizes.map((size) => trainStep({ ...size, experts: 4 })),
+    ...sizes.slice(1).map((size) => routing({ ...size, experts: 4 })),
   ];
 }

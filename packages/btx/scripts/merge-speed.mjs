@@ -1,5 +1,6 @@
 // Measures `mix` on four checkpoints of random weights beside `cp` of the folder it wrote, in turns, both until everything is on disk;
 // and its peak memory. The first two lines are aims: at least 0.9 of cp's rate where nothing is averaged, 0.6 with averages.
+// --mergekit times mergekit-moe on the same folders too; its recipe follows mergekit's documentation, and has not been run with it.
 // Needs an otherwise idle machine, and free disk of eleven times --gigabytes.
 //   node scripts/merge-speed.mjs [--gigabytes 2] [--rounds 5] [--dtype F32] [--folder where] [--mergekit path of mergekit-moe]
 import { spawnSync } from "node:child_process";
@@ -96,11 +97,12 @@ function timed(command, args, output) {
 function mixed(experts, output, weights) {
   const script = `
     import { mix } from "@trefoil/btx";
-    const began = performance.now();
+    const [began, before] = [performance.now(), process.cpuUsage()];
     const { bytes } = await mix(${JSON.stringify({ experts, output, ...(weights && { weights }) })});
     const seconds = (performance.now() - began) / 1000;
-    const { maxRSS, userCPUTime, systemCPUTime } = process.resourceUsage();
-    console.log(JSON.stringify({ bytes, seconds, cpu: (userCPUTime + systemCPUTime) / 1e6, peak: maxRSS * 1024 }));`;
+    const { user, system } = process.cpuUsage(before);
+    const peak = process.resourceUsage().maxRSS * 1024;
+    console.log(JSON.stringify({ bytes, seconds, cpu: (user + system) / 1e6, peak }));`;
   return JSON.parse(timed(process.execPath, ["--input-type=module", "-e", script], output).printed);
 }
 

@@ -49,7 +49,8 @@ export interface CheckpointOptions {
 /** A folder that is gone after the test. */
 export function temporaryFolder(): string {
   const folder = mkdtempSync(join(tmpdir(), "btx-test-"));
-  onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+  // A disk that is busy with other files takes its time.
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }), 60_000);
   return folder;
 }
 

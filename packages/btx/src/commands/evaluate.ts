@@ -12,7 +12,7 @@ export const evaluateCommand = defineCommand({
   name: "evaluate",
   summary: "Held-out bits per byte of models on every domain, exact match of checkable tasks, routing.",
   description:
-    "Tasks are answered greedily after four solved examples, or as many as fit. arithmetic: problems held out of @arithmetic; word-problems: one sum, difference, product or quotient in words; programs: one line in a small language, run in an interpreter of its own on several inputs; facts: capitals and chemical symbols.",
+    "Tasks are answered greedily after solved examples, as many as fit. arithmetic: sums, differences and products; word-problems: one of these in words; programs: one line in a small language, run in an interpreter of its own on several inputs; facts: capitals and chemical symbols. The built-in domains @arithmetic, @word-problems, @programs and @facts hold none of the questions that are asked.",
   examples: [
     "btx evaluate --models models/seed,experts/code,models/finetuned",
     "btx evaluate --models models/finetuned --report runs/evaluation",
@@ -45,15 +45,16 @@ export const evaluateCommand = defineCommand({
       .default(200)
       .describe("Questions of each task, at most; 0: none.")
       .meta({ unit: "problems" }),
+    shots: z.number().int().nonnegative().default(4).describe("Solved examples before each question, at most."),
     json: z.boolean().default(false).describe("Print scores and routing as JSON instead of a table."),
     report: folder("Folder for report.html and results.json.").optional(),
   }),
   run: async (config, { progress, signal, stdout }) => {
-    const { windows, sequence, batch, problems, data } = config;
+    const { windows, sequence, batch, problems, shots, data } = config;
     const scores: ModelScores[] = [];
     const routing: Record<string, DomainRouting[]> = {};
     const asked = problems > 0 ? [...new Set(config.tasks)] : [];
-    const tasks = asked.map((name) => makeTask(name, { count: problems, heldOutShare: data.heldOut }));
+    const tasks = asked.map((name) => makeTask(name, { count: problems, heldOutShare: data.heldOut, shots }));
     const names = shortNames(config.models);
     const stage = progress.stage("evaluate", { total: config.models.length, unit: "models" });
     for (const [i, path] of config.models.entries()) {

@@ -62,7 +62,7 @@ export const dataFields = z.strictObject({
     .record(z.string().regex(/^[\w.-]+$/), z.union([z.string().min(1), domainSource]))
     .default({ code: "@code", prose: "@prose", arithmetic: "@arithmetic" })
     .describe(
-      "Text of each domain: a text or JSONL file, a folder or a glob; or @code and @prose (sources and Markdown found under node_modules) and @arithmetic (generated). In full: paths, weight, field, format, unit, extensions.",
+      "Text of each domain: a text or JSONL file, a folder or a glob; or @code and @prose (sources and Markdown found under node_modules), @arithmetic, @word-problems, @programs and @facts (generated). In full: paths, weight, field, format, unit, extensions.",
     ),
   heldOut,
   maxBytes: z

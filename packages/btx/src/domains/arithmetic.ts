@@ -1,5 +1,4 @@
-import { InitialValues } from "@trefoil/core";
-import { type DomainDocument, type DomainSplit, hashFraction, inHashOrder } from "./documents.js";
+import { type DomainSplit, drawDocuments, inHashOrder, isHeldOutPrompt } from "./documents.js";
 
 /** A problem with one right answer. */
 export interface Problem {
@@ -31,32 +30,19 @@ export function allProblems(): Problem[] {
  * Whether a problem is held out. Products, of which there are only 100, are all trained on: they are facts, not a rule.
  */
 export function isHeldOutProblem({ prompt }: Problem, heldOutShare: number): boolean {
-  return !prompt.includes("*") && hashFraction(`held out ${prompt}`) < heldOutShare;
+  return !prompt.includes("*") && isHeldOutPrompt(prompt, heldOutShare);
 }
-
-const linesPerDocument = 64;
 
 /**
  * Documents of lines such as `34+52=86`, `bytes` of them in all, the held-out share on top. No problem is on both
  * sides.
  */
 export function arithmeticSplit(options: { bytes: number; heldOutShare: number; seed?: number }): DomainSplit {
-  const { bytes, heldOutShare, seed = 0 } = options;
-  const problems = allProblems();
-  const draw = (side: readonly Problem[], sideBytes: number, stream: number): DomainDocument[] => {
-    const random = new InitialValues(2 * seed + stream);
-    const documents: DomainDocument[] = [];
-    for (let written = 0; written < sideBytes; ) {
-      const lines = Array.from({ length: linesPerDocument }, () => side[Math.floor(random.next() * side.length)]!);
-      const text = lines.map(({ prompt, answer }) => `${prompt}${answer}\n`).join("");
-      documents.push({ key: `arithmetic ${documents.length}`, text });
-      written += text.length;
-    }
-    return documents;
-  };
-  const heldOut = problems.filter((problem) => isHeldOutProblem(problem, heldOutShare));
-  const train = problems.filter((problem) => !isHeldOutProblem(problem, heldOutShare));
-  return { train: draw(train, bytes, 0), heldOut: draw(heldOut, bytes * heldOutShare, 1) };
+  const side = (heldOut: boolean) =>
+    allProblems()
+      .filter((problem) => isHeldOutProblem(problem, options.heldOutShare) === heldOut)
+      .map(({ prompt, answer }) => `${prompt}${answer}\n`);
+  return drawDocuments({ name: "arithmetic", train: side(false), heldOut: side(true) }, options);
 }
 
 /** Up to `count` held-out problems, in an order that does not favour small numbers. */

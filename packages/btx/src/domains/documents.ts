@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import { InitialValues } from "@trefoil/core";
 
 /** A text of a domain. */
 export interface DomainDocument {
@@ -14,7 +15,7 @@ export interface DomainSplit {
 }
 
 /** The first 48 bits of the text's SHA-256, as a fraction in [0, 1). */
-export function hashFraction(text: string): number {
+function hashFraction(text: string): number {
   return createHash("sha256").update(text).digest().readUIntBE(0, 6) / 2 ** 48;
 }
 
@@ -29,6 +30,39 @@ export class SeenTexts {
     this.#hashes.add(hash);
     return true;
   }
+}
+
+/** Whether a question is never trained on: the same ones whatever else there is. @param heldOutShare 0 to 1 */
+export const isHeldOutPrompt = (prompt: string, heldOutShare: number): boolean =>
+  hashFraction(`held out ${prompt}`) < heldOutShare;
+
+/** Texts of one side each, of which documents are drawn. */
+export interface GeneratedSides {
+  readonly name: string;
+  readonly train: readonly string[];
+  readonly heldOut: readonly string[];
+}
+
+const textsPerDocument = 64;
+
+/** Documents of texts drawn at random, `bytes` of them to train on, the held-out share on top. */
+export function drawDocuments(
+  { name, train, heldOut }: GeneratedSides,
+  { bytes, heldOutShare, seed = 0 }: { bytes: number; heldOutShare: number; seed?: number },
+): DomainSplit {
+  const draw = (side: readonly string[], sideBytes: number, stream: number): DomainDocument[] => {
+    const random = new InitialValues(2 * seed + stream);
+    const documents: DomainDocument[] = [];
+    for (let written = 0; side.length > 0 && written < sideBytes; ) {
+      const text = Array.from({ length: textsPerDocument }, () => side[Math.floor(random.next() * side.length)]!).join(
+        "",
+      );
+      documents.push({ key: `${name} ${documents.length}`, text });
+      written += Buffer.byteLength(text);
+    }
+    return documents;
+  };
+  return { train: draw(train, bytes, 0), heldOut: draw(heldOut, bytes * heldOutShare, 1) };
 }
 
 /**
@@ -47,6 +81,6 @@ export function inHashOrder<T>(items: readonly T[], keyOf: (item: T) => string):
  * @param heldOutShare 0 to 1
  */
 export function splitByKey(documents: readonly DomainDocument[], heldOutShare: number): DomainSplit {
-  const isHeldOut = ({ key }: DomainDocument) => hashFraction(`held out ${key}`) < heldOutShare;
+  const isHeldOut = ({ key }: DomainDocument) => isHeldOutPrompt(key, heldOutShare);
   return { train: documents.filter((each) => !isHeldOut(each)), heldOut: documents.filter(isHeldOut) };
 }

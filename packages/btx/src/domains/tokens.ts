@@ -4,12 +4,13 @@ import { join } from "node:path";
 import { DataError, prepareTokens, type TextSource, TokenFile, TokenFileWriter, type Tokenizer } from "@trefoil/core";
 import { arithmeticSplit } from "./arithmetic.js";
 import { findCode } from "./code.js";
-import { type DomainDocument, type DomainSplit, splitByKey } from "./documents.js";
+import { type DomainDocument, type DomainSplit, drawDocuments, splitByKey } from "./documents.js";
 import { installedModules } from "./files.js";
 import { findProse } from "./prose.js";
+import { type QuestionDomain, questionDomains, questionText } from "./question-text.js";
 
-/** Text that every machine has once dependencies are installed, and arithmetic that is generated. */
-export const builtInDomains = ["@code", "@prose", "@arithmetic"] as const;
+/** Text that every machine has once dependencies are installed, and text that is generated. */
+export const builtInDomains = ["@code", "@prose", "@arithmetic", ...questionDomains] as const;
 export type BuiltInDomain = (typeof builtInDomains)[number];
 
 /** Where a domain's text comes from. */
@@ -58,7 +59,7 @@ export interface DomainOptions {
 const builtInVersion = 1;
 
 /**
- * Tokenizes domains, each once. A source is `@code`, `@prose`, `@arithmetic`, or paths: text or JSONL files, folders, globs.
+ * Tokenizes domains, each once. A source is one of `builtInDomains`, or paths: text or JSONL files, folders, globs.
  * @param sources by domain name
  * @throws DataError `DATA_EMPTY` when a domain has no text in one of its parts; messages name the domain
  */
@@ -150,6 +151,9 @@ function isBuiltIn(source: string): source is BuiltInDomain {
   );
 }
 
+const isQuestionDomain = (source: BuiltInDomain): source is QuestionDomain =>
+  (questionDomains as readonly string[]).includes(source);
+
 /** The documents of a built-in domain. */
 export async function readBuiltIn(
   source: BuiltInDomain,
@@ -157,6 +161,8 @@ export async function readBuiltIn(
 ): Promise<DomainSplit> {
   const { heldOutShare, maxBytes, roots } = options;
   if (source === "@arithmetic") return arithmeticSplit({ bytes: maxBytes, heldOutShare });
+  if (isQuestionDomain(source))
+    return drawDocuments(questionText(source, heldOutShare), { bytes: maxBytes, heldOutShare });
   const find = source === "@code" ? findCode : findProse;
   return splitByKey(await find(roots, maxBytes), heldOutShare);
 }

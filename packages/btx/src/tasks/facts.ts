@@ -14,3 +14,17 @@ export function facts(): Question[] {
     ...pairs(symbols).map(([element, symbol]) => ({ prompt: `The symbol of ${element} is `, answer: symbol })),
   ].map(({ prompt, answer }) => ({ prompt, answer, accepts: (line: string) => line.replace(/\.$/, "") === answer }));
 }
+
+/** The same facts in other sentences, to learn them from: none begins as a question does. */
+export const factStatements = (): string[] => [
+  ...pairs(capitals).flatMap(([country, city]) => [
+    `${city} is the capital of ${country}.`,
+    `${country} has its capital in ${city}.`,
+    `Asked for the capital of ${country}, say ${city}.`,
+  ]),
+  ...pairs(symbols).flatMap(([element, symbol]) => [
+    `${symbol} is the symbol of ${element}.`,
+    `Chemists write ${symbol} for ${element}.`,
+    `Asked for the symbol of ${element}, say ${symbol}.`,
+  ]),
+];

@@ -1,4 +1,4 @@
-import { inHashOrder } from "../domains/documents.js";
+import { inHashOrder, isHeldOutPrompt } from "../domains/documents.js";
 import { heldOutProblems, solvedExamples } from "../domains/index.js";
 import { facts } from "./facts.js";
 import { programs } from "./programs.js";
@@ -25,19 +25,26 @@ export interface Task {
 export const taskNames = ["arithmetic", "word-problems", "programs", "facts"] as const;
 export type TaskName = (typeof taskNames)[number];
 
-/** Solved examples before a question. */
-const shots = 4;
-
 /**
  * A task's questions in an order that is the same everywhere and favours none.
- * @param options `count`: questions at most; `heldOutShare`: of arithmetic, the share that was held out of the training text
+ * @param options `count`: questions at most; `heldOutShare`: of problems and programs, the share that is held out of the built-in training text, and asked; `shots`: solved examples before each question, default 4
  */
-export function makeTask(name: TaskName, { count, heldOutShare }: { count: number; heldOutShare: number }): Task {
+export function makeTask(
+  name: TaskName,
+  { count, heldOutShare, shots = 4 }: { count: number; heldOutShare: number; shots?: number },
+): Task {
   if (name === "arithmetic")
     return { name, examples: solvedExamples(heldOutShare, shots), questions: heldOutProblems(heldOutShare, count) };
   const all = { "word-problems": wordProblems, programs, facts }[name]();
   const ordered = inHashOrder(all, ({ prompt }) => prompt);
-  return { name, examples: ordered.slice(0, shots), questions: ordered.slice(shots, shots + count) };
+  // All facts are held out in the words in which they are asked. Up to four examples leave the questions the same.
+  if (name === "facts") {
+    const first = Math.max(shots, 4);
+    return { name, examples: ordered.slice(0, shots), questions: ordered.slice(first, first + count) };
+  }
+  const isHeldOut = ({ prompt }: Question) => isHeldOutPrompt(prompt, heldOutShare);
+  const examples = ordered.filter((question) => !isHeldOut(question)).slice(0, shots);
+  return { name, examples, questions: ordered.filter(isHeldOut).slice(0, count) };
 }
 
 /** Whether a model's line answers a question. */

@@ -12,6 +12,7 @@ import {
   heldOutProblems,
   installedModules,
   isHeldOutProblem,
+  makeTask,
   openDomains,
   readBuiltIn,
   solvedExamples,
@@ -169,3 +170,22 @@ describe("openDomains", () => {
     await expect(openDomains({ x: join(folder, "absent") }, options)).rejects.toMatchObject({ code: "DATA_NOT_FOUND" });
   });
 });
+
+it.each(["word-problems", "programs", "facts"] as const)(
+  "@%s is text to learn the task from, without what the task asks",
+  async (name) => {
+    const options = { heldOutShare: 0.1, maxBytes: 200_000, roots: [] };
+    const { train, heldOut } = await readBuiltIn(`@${name}`, options);
+    const [learnt, held] = [train, heldOut].map((side) => side.map(({ text }) => text).join(""));
+    expect(learnt!.length).toBeGreaterThan(200_000);
+    expect(held!.length).toBeGreaterThan(20_000);
+    const { examples, questions } = makeTask(name, { count: 1000, heldOutShare: 0.1 });
+    for (const { prompt } of questions) expect(learnt).not.toContain(prompt);
+    const all = [...examples, ...questions].map(({ prompt, answer }) => `${prompt}${answer}\n`);
+    expect(all.reduce((rest, each) => rest.replaceAll(each, ""), held!)).toBe("");
+    if (name === "facts") for (const { answer } of questions) expect(learnt).toMatch(new RegExp(`\\b${answer}\\b`));
+    else expect(examples.some(({ prompt, answer }) => learnt!.includes(`${prompt}${answer}\n`))).toBe(true);
+    // The same again, for whoever resumes.
+    expect(await readBuiltIn(`@${name}`, options)).toEqual({ train, heldOut });
+  },
+);

@@ -102,6 +102,7 @@ it.each(taskNames)("%s: every answer is right, prompts differ, examples are not 
   const { examples, questions } = makeTask(name, { count: 1000, heldOutShare: 0.1 });
   expect(examples).toHaveLength(4);
   expect(questions.length).toBeGreaterThan(40);
+  expect(makeTask(name, { count: 9, heldOutShare: 0.1, shots: 0 }).examples).toEqual([]);
   const prompts = [...examples, ...questions].map(({ prompt }) => prompt);
   expect(new Set(prompts).size).toBe(prompts.length);
   for (const question of questions) {
@@ -113,12 +114,12 @@ it.each(taskNames)("%s: every answer is right, prompts differ, examples are not 
 });
 
 it("takes any program that computes the function, and word problems say what they ask", () => {
-  const { questions } = makeTask("programs", { count: 1000, heldOutShare: 0.1 });
+  const { questions } = makeTask("programs", { count: 1000, heldOutShare: 0.999 });
   const larger = questions.find(({ prompt }) => prompt.includes("the larger of x and 4, plus 2"))!;
   expect(isRight(larger, "if x > 4 { return 2 + x; } return 6;")).toBe(true);
   expect(isRight(larger, "return max(x, 4) + 3;")).toBe(false);
   expect(isRight(larger, "while 1 {}")).toBe(false);
-  for (const { prompt, answer } of makeTask("word-problems", { count: 2000, heldOutShare: 0.1 }).questions) {
+  for (const { prompt, answer } of makeTask("word-problems", { count: 2000, heldOutShare: 0.999 }).questions) {
     const [a, b] = [...prompt.matchAll(/\d+/g)].map(Number) as [number, number];
     const result = prompt.includes("more.")
       ? a + b
