@@ -37,6 +37,17 @@ export interface TorchTask {
   [argument: string]: unknown;
 }
 
+/** Greedy generation for llama.cpp. */
+export interface LlamaTask {
+  /** The model as GGUF, written when the case opens. */
+  file: string;
+  prompts: readonly (readonly number[])[];
+  newTokens: number;
+  /** Our own tokens, row by row, known when the case is open; the first `agreeing` of each must be the same. */
+  expected: readonly (readonly number[])[];
+  agreeing: number;
+}
+
 /** What a case brings when it is its turn. */
 export interface Opened {
   side: Side;
@@ -63,4 +74,5 @@ export interface Case {
   open(): Promise<Opened>;
   torch?: TorchTask;
   sgemm?: SgemmTask;
+  llama?: LlamaTask;
 }
