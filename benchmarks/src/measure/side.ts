@@ -43,9 +43,10 @@ export interface LlamaTask {
   file: string;
   prompts: readonly (readonly number[])[];
   newTokens: number;
-  /** Our own tokens, row by row, known when the case is open; the first `agreeing` of each must be the same. */
+  /** Our own tokens, row by row, known when the case is open. */
   expected: readonly (readonly number[])[];
-  agreeing: number;
+  /** Rows that must begin with our tokens, and how many of them: caches and products of other precision part sooner or later. */
+  agreement: { rows: number; tokens: number };
 }
 
 /** What a case brings when it is its turn. */
@@ -68,6 +69,8 @@ export interface Case {
   amount: number;
   /** Which of the machine's limits its rate is a share of; `memory` only counts beyond the caches. */
   bound?: "compute" | "memory";
+  /** Operations or bytes of one repetition that `bound` counts, where `amount` counts something else. */
+  boundAmount?: number;
   /** Other than the run's. */
   threads?: number;
   /** Builds our side, on the default device. */

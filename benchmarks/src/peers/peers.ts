@@ -120,13 +120,17 @@ async function sgemmSide(process: LinePeer, task: SgemmTask, threads: number): P
 }
 
 async function llamaSide(process: LinePeer, task: LlamaTask, threads: number): Promise<Side> {
-  const { file, prompts, newTokens, expected, agreeing } = task;
+  const { file, prompts, newTokens, expected, agreement } = task;
   const define = JSON.stringify({ define: { file, prompts, newTokens }, threads });
   const { tokens } = await process.request<{ tokens: number[][] }>(define);
-  expected.forEach((row, i) => {
-    const other = row.slice(0, agreeing).findIndex((token, at) => token !== tokens[i]?.[at]);
-    if (other >= 0) throw new PeerError(process.name, `row ${i} differs from ours at new token ${other}`);
-  });
+  const same = expected.filter((row, i) =>
+    row.slice(0, agreement.tokens).every((token, at) => token === tokens[i]?.[at]),
+  );
+  if (same.length < agreement.rows)
+    throw new PeerError(
+      process.name,
+      `${same.length} of ${expected.length} rows begin with our tokens: not the same model`,
+    );
   return {
     name: process.name,
     run: (repetitions) => process.request<Timing>(JSON.stringify({ run: repetitions })),

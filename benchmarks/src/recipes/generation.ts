@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ByteTokenizer, createModel, Generator, saveGguf } from "@trefoil/core";
 import type { Case, LlamaTask } from "../measure/side.js";
-import { disposeModel, type ModelSize, modelConfig } from "./models.js";
+import { disposeModel, forwardOperations, type ModelSize, modelConfig } from "./models.js";
 
 interface GenerationTask {
   size: ModelSize;
@@ -16,6 +16,11 @@ interface GenerationTask {
   greedy: boolean;
 }
 
+/** As many rows as make a product of weights in memory take longer than reading them. */
+const manyRows = 16;
+
+const matrixValues = (size: ModelSize): number => forwardOperations(size, 0) / 2;
+
 /** New tokens per second with a key-value cache, the prompts' own pass included. */
 function generation(task: GenerationTask): Case {
   const { size, batch, prompt, newTokens, weights, greedy } = task;
@@ -24,12 +29,23 @@ function generation(task: GenerationTask): Case {
   const prompts = Array.from({ length: batch }, (_, row) =>
     Int32Array.from({ length: prompt }, (_, i) => (row + i * 7) % 251),
   );
-  const llama: LlamaTask = { file: "", prompts: prompts.map((ids) => [...ids]), newTokens, expected: [], agreeing: 0 };
+  const llama: LlamaTask = {
+    file: "",
+    prompts: prompts.map((ids) => [...ids]),
+    newTokens,
+    expected: [],
+    // With bf16 weights llama.cpp rounds what it multiplies by them as well.
+    agreement: weights === "f32" ? { rows: batch, tokens: 4 } : { rows: batch / 2, tokens: 1 },
+  };
   return {
     family: greedy ? "generation, greedy" : "generation",
     name: `${size} ${greedy ? `${weights} ` : ""}batch ${batch}, ${prompt}+${newTokens} tokens`,
     unit: "tokens/s",
     amount: batch * newTokens,
+    // Every step reads all matrices; from some rows on multiplying takes longer.
+    ...(batch < manyRows
+      ? { bound: "memory", boundAmount: newTokens * matrixValues(size) * (weights === "f32" ? 4 : 2) }
+      : { bound: "compute", boundAmount: batch * (prompt + newTokens) * forwardOperations(size, prompt + newTokens) }),
     async open() {
       const model = createModel(config);
       const generator = new Generator(model, batch, prompt + newTokens, { weights });
@@ -47,8 +63,6 @@ function generation(task: GenerationTask): Case {
           dtype: weights === "bf16" ? "BF16" : "F32",
         });
         llama.expected = (await generate()).map(({ tokens }) => [...tokens]);
-        // llama.cpp rounds what it multiplies by bf16 too, and its choices part sooner or later.
-        llama.agreeing = weights === "f32" ? newTokens : 1;
       }
       return {
         side: {

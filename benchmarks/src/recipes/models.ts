@@ -39,3 +39,12 @@ export const buildModel = (size: ModelSize, experts: number, maxPositions: numbe
 export function disposeModel(model: CausalLM): void {
   for (const parameter of model.namedParameters().values()) parameter.dispose();
 }
+
+/**
+ * Floating-point operations of a dense forward pass for each token: two for every weight that it meets, and causal attention over
+ * half of `sequence` keys on average.
+ */
+export function forwardOperations(size: ModelSize, sequence: number): number {
+  const { vocabSize, hiddenSize, layers, heads, headDim } = modelConfig(size, 0, 0);
+  return 2 * (denseParameters(size).all - vocabSize * hiddenSize) + 2 * layers * heads * headDim * sequence;
+}

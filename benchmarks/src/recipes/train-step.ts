@@ -1,6 +1,6 @@
 import { AdamW, compile, Device, defaultDevice, gradients, setDefaultDevice, type Tensor, tensor } from "@trefoil/core";
 import type { Case, Opened } from "../measure/side.js";
-import { buildModel, disposeModel, type ModelSize, modelConfig } from "./models.js";
+import { buildModel, denseParameters, disposeModel, forwardOperations, type ModelSize, modelConfig } from "./models.js";
 
 interface TrainStep {
   size: ModelSize;
@@ -48,6 +48,13 @@ function trainStep(task: TrainStep): Case {
     name: `${size}${experts > 0 ? ` ${experts} experts top-2` : ""} ${batch}x${sequence}`,
     unit: "tokens/s",
     amount: batch * sequence,
+    bound: "compute",
+    // Forward once, backward twice as much; two experts of a mixture see every token.
+    boundAmount:
+      3 *
+      batch *
+      sequence *
+      (forwardOperations(size, sequence) + (experts > 0 ? 2 * denseParameters(size).feedForward : 0)),
     open: () => openStep("trefoil", task),
     torch: { kernel: "train_step", config: modelConfig(size, experts, sequence), batch, sequence },
   };
