@@ -52,20 +52,21 @@ def train_step(wrap, config, batch, sequence):
     return fastest_experts(make) if config.get("experts") else make(None)
 
 
-def generate(wrap, config, batch, prompt, new_tokens):
+def generate(wrap, config, batch, prompt, new_tokens, greedy, bf16):
     model = build(config).eval()
+    if bf16:
+        model = model.to(torch.bfloat16)
     model.forward = wrap(model.forward)
     ids = (torch.arange(batch)[:, None] + torch.arange(prompt) * 7) % 251
     mask = torch.ones_like(ids)
+    choice = dict(do_sample=False) if greedy else dict(do_sample=True, temperature=1.0, top_k=0)
 
     def work():
         with torch.no_grad():
             out = model.generate(
                 ids,
                 attention_mask=mask,
-                do_sample=True,
-                temperature=1.0,
-                top_k=0,
+                **choice,
                 max_new_tokens=new_tokens,
                 min_new_tokens=new_tokens,
                 use_cache=True,

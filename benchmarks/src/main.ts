@@ -47,6 +47,11 @@ const schema = z.strictObject({
     .describe("Python that has torch and transformers; without it they are missing")
     .meta({ placeholder: "program" }),
   torchCompile: z.boolean().default(false).describe("also measure torch.compile, which compiles each case first"),
+  llama: z
+    .string()
+    .optional()
+    .describe("folder where node-llama-cpp is installed; without it llama.cpp is missing")
+    .meta({ placeholder: "folder" }),
   libraries: z
     .strictObject({
       openblas: library.describe("OpenBLAS to open; default the one the loader finds"),
@@ -74,7 +79,7 @@ const casesOf = { kernels: kernelCases, recipes: recipeCases };
 const quick = { seconds: 10, rounds: 3 };
 
 async function bench(suites: readonly Suite[], config: Config, context: CommandContext): Promise<void> {
-  const { only, threads, python, torchCompile, libraries } = config;
+  const { only, threads, python, torchCompile, llama, libraries } = config;
   const wanted = ({ family, name }: { family: string; name: string }) =>
     only.length === 0 || only.some((part) => `${family} ${name}`.includes(part));
   const selected = suites.map((suite) => ({ suite, cases: casesOf[suite](config.quick).filter(wanted) }));
@@ -93,7 +98,7 @@ async function bench(suites: readonly Suite[], config: Config, context: CommandC
   const date = new Date().toISOString();
   const programs = await buildNativePrograms();
   using probe = new MachineProbe(programs("machine_probe"));
-  using peers = await Peers.find({ programs, python, torchCompile, libraries });
+  using peers = await Peers.find({ programs, python, torchCompile, llama, libraries });
   for (const peer of peers.records) {
     context.progress.log(peer.status === "present" ? `${peer.name} ${peer.version}` : `${peer.name}: missing`);
   }

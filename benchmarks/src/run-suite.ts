@@ -118,12 +118,12 @@ function summarise(name: string, timings: readonly Timing[], { amount, unit }: C
 const beyondCaches = 64 * 2 ** 20;
 
 function shareOfPeak(
-  { bound, amount }: Case,
+  { bound, amount, boundAmount = amount }: Case,
   { ours, threads }: Measurement,
   limits: ReturnType<MachineProbe["limits"]>,
 ): number | null {
   const measured = limits.find((limit) => limit.threads === threads);
-  if (!bound || !measured || (bound === "memory" && amount < beyondCaches)) return null;
+  if (!bound || !measured || (bound === "memory" && boundAmount < beyondCaches)) return null;
   const peak = bound === "compute" ? measured.fmaGigaflops.median : measured.copyGigabytes.median;
-  return peak > 0 ? ours.rate.median / peak : null;
+  return peak > 0 ? boundAmount / ours.seconds.median / 1e9 / peak : null;
 }

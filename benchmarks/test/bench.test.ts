@@ -73,6 +73,8 @@ test("a second run of selected work is compared with the first, and the history 
   const history = (await readFile(join(folder, "history.jsonl"), "utf8")).trim().split("\n");
   expect(history.map((line) => Object.keys(JSON.parse(line).rates))[1]).toEqual(["matmul nn", "adamw"]);
 
+  expect(await readFile(second!.replace(/json$/, "html"), "utf8")).toContain("History on this processor");
+
   printed.mockClear();
   expect(await main(["compare", "--old", first!, "--new", second!])).toBe(0);
   expect(output()).toContain("over 2 cases");

@@ -38,6 +38,18 @@ export interface TorchTask {
   [argument: string]: unknown;
 }
 
+/** Greedy generation for llama.cpp. */
+export interface LlamaTask {
+  /** The model as GGUF, written when the case opens. */
+  file: string;
+  prompts: readonly (readonly number[])[];
+  newTokens: number;
+  /** Our own tokens, row by row, known when the case is open. */
+  expected: readonly (readonly number[])[];
+  /** Rows that must begin with our tokens, and how many of them: caches and products of other precision part sooner or later. */
+  agreement: { rows: number; tokens: number };
+}
+
 /** What a case brings when it is its turn. */
 export interface Opened {
   side: Side;
@@ -58,10 +70,13 @@ export interface Case {
   amount: number;
   /** Which of the machine's limits its rate is a share of; `memory` only counts beyond the caches. */
   bound?: "compute" | "memory";
+  /** Operations or bytes of one repetition that `bound` counts, where `amount` counts something else. */
+  boundAmount?: number;
   /** Other than the run's. */
   threads?: number;
   /** Builds our side, on the default device. */
   open(): Promise<Opened>;
   torch?: TorchTask;
   sgemm?: SgemmTask;
+  llama?: LlamaTask;
 }

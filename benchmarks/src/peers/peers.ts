@@ -1,5 +1,6 @@
+import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import type { Case, SgemmTask, Side, Timing, TorchTask } from "../measure/side.js";
+import type { Case, LlamaTask, SgemmTask, Side, Timing, TorchTask } from "../measure/side.js";
 import type { PeerRecord } from "../results/schema.js";
 import { LinePeer, PeerError } from "./line-peer.js";
 
@@ -13,11 +14,13 @@ export interface PeerOptions {
   python?: string | undefined;
   /** Also measure torch.compile. */
   torchCompile: boolean;
+  /** A folder where node-llama-cpp is installed. */
+  llama?: string | undefined;
   /** Library files to open instead of those that the system's loader finds by name. */
   libraries: Partial<Record<BlasLibrary, string | undefined>>;
 }
 
-type Open = { process: LinePeer } & ({ kind: "sgemm" } | { kind: "torch"; compile: boolean });
+type Open = { process: LinePeer } & ({ kind: "sgemm" | "llama" } | { kind: "torch"; compile: boolean });
 
 /** Everyone we are measured beside: found, not required. */
 export class Peers implements Disposable {
@@ -30,8 +33,7 @@ export class Peers implements Disposable {
     for (const name of blasLibraries) await peers.#addBlas(name, options);
     await peers.#addTorch("pytorch", false, options.python);
     if (options.torchCompile) await peers.#addTorch("torch.compile", true, options.python);
-    const reason = "there is no harness for it yet: it needs our weights as a GGUF file";
-    peers.records.push({ name: "llama.cpp", status: "missing", reason });
+    await peers.#addLlama(options.llama);
     return peers;
   }
 
@@ -56,6 +58,18 @@ export class Peers implements Disposable {
     await this.#greet(process, () => this.#open.push({ kind: "torch", compile, process }));
   }
 
+  async #addLlama(folder: string | undefined): Promise<void> {
+    const name = "llama.cpp";
+    if (!folder) {
+      const reason = "name a folder where node-llama-cpp is installed with --llama";
+      this.records.push({ name, status: "missing", reason });
+      return;
+    }
+    const script = fileURLToPath(new URL("../../peers/llama_peer.mjs", import.meta.url));
+    const peer = new LinePeer(name, process.execPath, [script, resolve(folder)]);
+    await this.#greet(peer, () => this.#open.push({ kind: "llama", process: peer }));
+  }
+
   async #greet(process: LinePeer, keep: () => void): Promise<void> {
     const { name } = process;
     try {
@@ -78,6 +92,7 @@ export class Peers implements Disposable {
     for (const peer of this.#open) {
       try {
         if (peer.kind === "sgemm" && each.sgemm) sides.push(await sgemmSide(peer.process, each.sgemm, threads));
+        if (peer.kind === "llama" && each.llama) sides.push(await llamaSide(peer.process, each.llama, threads));
         if (peer.kind === "torch" && each.torch)
           sides.push(await torchSide(peer.process, each.torch, threads, peer.compile));
       } catch (error) {
@@ -102,6 +117,24 @@ async function sgemmSide(process: LinePeer, task: SgemmTask, threads: number): P
   const { maximumError } = await process.request<{ maximumError: number }>(define);
   if (!(maximumError < wrongProduct)) throw new PeerError(process.name, `the product is wrong by ${maximumError}`);
   return { name: process.name, run: (repetitions) => process.request<{ seconds: number }>(`run ${repetitions}`) };
+}
+
+async function llamaSide(process: LinePeer, task: LlamaTask, threads: number): Promise<Side> {
+  const { file, prompts, newTokens, expected, agreement } = task;
+  const define = JSON.stringify({ define: { file, prompts, newTokens }, threads });
+  const { tokens } = await process.request<{ tokens: number[][] }>(define);
+  const same = expected.filter((row, i) =>
+    row.slice(0, agreement.tokens).every((token, at) => token === tokens[i]?.[at]),
+  );
+  if (same.length < agreement.rows)
+    throw new PeerError(
+      process.name,
+      `${same.length} of ${expected.length} rows begin with our tokens: not the same model`,
+    );
+  return {
+    name: process.name,
+    run: (repetitions) => process.request<Timing>(JSON.stringify({ run: repetitions })),
+  };
 }
 
 async function torchSide(process: LinePeer, task: TorchTask, threads: number, compile: boolean): Promise<Side> {

@@ -41,13 +41,13 @@ export function disposeModel(model: CausalLM): void {
 }
 
 /**
- * Floating-point operations of a training step, forward and twice that backward: products with the weights that a token visits, and
- * causal attention. @param experts of which two are visited; 0: dense
+ * Floating-point operations of a forward pass for each token: two for every weight that it meets, and causal attention over half of
+ * `sequence` keys on average. @param experts of which two are visited; 0: dense
  */
-export function stepFlops(size: ModelSize, experts: number, tokens: number, sequence: number): number {
+export function forwardFlops(size: ModelSize, experts: number, sequence: number): number {
   const { hiddenSize: d, intermediateSize, layers, vocabSize } = modelConfig(size, experts, sequence);
   const feedForward = (experts > 0 ? 2 : 1) * 3 * d * intermediateSize + experts * d;
   // Scores and their products with the values: half the square each.
   const attention = 4 * d * d + sequence * d;
-  return 6 * tokens * (layers * (attention + feedForward) + vocabSize * d);
+  return 2 * (layers * (attention + feedForward) + vocabSize * d);
 }

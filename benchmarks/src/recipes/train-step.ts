@@ -1,6 +1,6 @@
 import { AdamW, compile, Device, defaultDevice, gradients, setDefaultDevice, type Tensor, tensor } from "@trefoil/core";
 import type { Case, Opened } from "../measure/side.js";
-import { buildModel, disposeModel, type ModelSize, modelConfig, stepFlops } from "./models.js";
+import { buildModel, disposeModel, forwardFlops, type ModelSize, modelConfig } from "./models.js";
 
 interface TrainStep {
   size: ModelSize;
@@ -53,6 +53,9 @@ function trainStep(task: TrainStep): Case {
     name: `${size}${experts > 0 ? ` ${experts} experts top-2` : ""} ${batch}x${sequence}`,
     unit: "tokens/s",
     amount: batch * sequence,
+    bound: "compute",
+    // Forward once, backward twice as much.
+    boundAmount: 3 * batch * sequence * forwardFlops(size, experts, sequence),
     open: () => openStep("trefoil", task),
     torch: { kernel: "train_step", config: modelConfig(size, experts, sequence), batch, sequence },
   };
@@ -93,7 +96,7 @@ function scaling(task: TrainStep): Case {
 function routing(task: TrainStep): Case {
   const { size, experts, batch, sequence } = task;
   const tokens = batch * sequence;
-  const flopRatio = stepFlops(size, experts, tokens, sequence) / stepFlops(size, 0, tokens, sequence);
+  const flopRatio = forwardFlops(size, experts, sequence) / forwardFlops(size, 0, sequence);
   return {
     family: "routing in a training step",
     name: `${size} ${experts} experts top-2 ${batch}x${sequence}`,

@@ -22,6 +22,7 @@ export function resultPage(result: Result, history: readonly HistoryEntry[]): Re
     });
   }
   sections.push(...ratioSections(measurements, families));
+  sections.push(...slowerSections(measurements));
   for (const family of families) sections.push(...familySections(family, measurements));
   sections.push(...historySections(history, machine));
   sections.push({
@@ -75,6 +76,35 @@ function ratioSections(measurements: readonly Measurement[], families: readonly 
         name,
         values: compared.map((family) => byFamily.get(family) ?? null),
       })),
+    },
+  ];
+}
+
+/** Every case in which another side was faster, the worst first. */
+function slowerSections(measurements: readonly Measurement[]): Section[] {
+  const pairs = measurements.flatMap(({ family, name, ratios }) =>
+    Object.entries(ratios).map(([other, { median, low, high }]) => ({
+      work: `${family} ${name}`,
+      other,
+      median,
+      low,
+      high,
+    })),
+  );
+  const slower = pairs.filter(({ median }) => median < 1).sort((a, b) => a.median - b.median);
+  if (pairs.length === 0) return [];
+  return [
+    {
+      kind: "table",
+      title: "Where another side is faster",
+      caption: `${slower.length} of ${pairs.length} comparisons. Ratios are their time over ours, round by round.`,
+      columns: [{ label: "work" }, { label: "side" }, { label: "ratio" }, { label: "quartiles" }],
+      rows: slower.map(({ work, other, median, low, high }) => [
+        work,
+        other,
+        median,
+        `${low.toPrecision(3)} to ${high.toPrecision(3)}`,
+      ]),
     },
   ];
 }
@@ -148,19 +178,23 @@ function historySections(history: readonly HistoryEntry[], machine: Result["mach
   const alike = history.filter(({ cpu, threads }) => cpu === machine.cpu && threads === machine.threads);
   if (alike.length < 2) return [];
   const families = [...new Set(alike.flatMap(({ rates }) => Object.keys(rates)))];
-  return [
-    {
-      kind: "lines",
-      title: "History on this processor",
-      caption: `Rates of each family over the first record of its cases, geometric mean: ${alike.map(({ commit }, i) => `${i} is ${commit ?? "unknown"}`).join(", ")}.`,
-      width: "full",
-      x: { label: "record" },
-      y: { label: "rate over the first" },
-      series: families.map((family) => ({
-        name: family,
-        x: alike.map((_, i) => i),
-        y: familyTrend(alike, family),
-      })),
-    },
-  ];
+  const charts = Math.ceil(families.length / maxCategories);
+  const size = Math.ceil(families.length / charts);
+  return Array.from({ length: charts }, (_, chart) => ({
+    kind: "lines",
+    ...(chart === 0
+      ? {
+          title: "History on this processor",
+          caption: `Rates of each family over the first record of its cases, geometric mean: ${alike.map(({ commit }, i) => `${i} is ${commit ?? "unknown"}`).join(", ")}.`,
+        }
+      : {}),
+    width: "full",
+    x: { label: "record" },
+    y: { label: "rate over the first" },
+    series: families.slice(chart * size, (chart + 1) * size).map((family) => ({
+      name: family,
+      x: alike.map((_, i) => i),
+      y: familyTrend(alike, family),
+    })),
+  }));
 }

@@ -66,8 +66,10 @@ class AttentionDecode {
     };
     const int64_t length = (shape_.keys + cut_.splits - 1) / cut_.splits, begin = split * length;
     const int64_t end = least(begin + length, shape_.visible(b, rows - 1));
+    const bool all = heads == shape_.groups;
+    if (all) k_.fetch(shape_, b, begin, least(kKeyTile, end - begin)), v_.fetch(shape_, b, begin, least(kKeyTile, end - begin));
     for (int64_t g = first_head; g < end_head; ++g) {
-      prefetch(b, g, begin, end);
+      if (!all) prefetch(b, g, begin, end);
       open(b, g, q + (g - first_head) * q_floats, state_of(g));
     }
     for (int64_t first = begin; first < end; first += kKeyTile)

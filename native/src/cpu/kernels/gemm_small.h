@@ -20,7 +20,7 @@ constexpr int kDotTileRows = 2;
 #endif
 constexpr int kDotTileColumns = 4;
 constexpr int64_t kDotDepth = 1024;  // of k: what passes by each other stays in L1 and L2
-constexpr int64_t kDotAhead = 16 * 1024;  // bytes of B to fetch before their use, at least
+constexpr int64_t kDotAhead = 8 * 1024;  // bytes of B that are fetched before their use, at least
 
 template <int R, int C, class B>
 DotKernel<B> dot_kernel_for_rows(int rows) {
@@ -31,27 +31,42 @@ DotKernel<B> dot_kernel_for_rows(int rows) {
   }
 }
 
-// Every row of A passes by a few rows of B, which are then in the nearest cache: B is read from memory once.
+inline void run_dot_rows(const Gemm& g, const float* a, int64_t row, int64_t column, int64_t columns) {
+  float* c = g.c + row * g.c_stride;
+  for (int64_t j = column; j < column + columns; ++j) {
+    float product = dot_row(g.k, a, stored_row<float>(g.b, j));
+    c[j] = g.accumulate ? c[j] + product : product;
+  }
+}
+
+// Every row of A passes by a few rows of B, which are then in the nearest cache: B is read from memory once. Meanwhile the rows of B
+// that come some tiles later are fetched in order of their addresses, a part by each group of rows of A: the memory can follow
+// neither many short runs at once nor all of it in a burst.
 template <class B>
 void run_dot_tile(const Gemm& g, Rows a, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+  if constexpr (sizeof(B) == sizeof(float))
+    if (rows == 1) return run_dot_rows(g, a.data, row, column, columns);
   const int64_t tile = kDotTileColumns * g.b.stride;
   const int64_t ahead = ceil_div(kDotAhead, at_least(tile * static_cast<int64_t>(sizeof(B)), 1)) * tile;
   for (int64_t j = 0; j < columns;) {
     const bool four = columns - j >= kDotTileColumns;
     const int64_t width = four ? kDotTileColumns : 1;
+    const int tile_lines = lines_per_step<B>(static_cast<int>(width));
     for (int64_t k = 0; k == 0 || k < g.k; k += kDotDepth) {
       const int64_t depth = at_most(g.k - k, kDotDepth);
       const B* b = stored_row<B>(g.b, column + j) + k;
-      const B* next = b - k + ahead + width * k;  // fetched by the first rows of A to pass
+      const char* fetched = reinterpret_cast<const char*>(b - k + ahead + width * k);
+      int lines_left = tile_lines;
       for (int64_t i = 0; i < rows;) {
         const int64_t left = rows - i, tiles = ceil_div(left, kDotTileRows);
-        const int count = static_cast<int>(ceil_div(left, tiles));
+        const int count = static_cast<int>(ceil_div(left, tiles)), lines = static_cast<int>(ceil_div(lines_left, tiles));
         const DotKernel<B> kernel =
             four ? dot_kernel_for_rows<kDotTileRows, kDotTileColumns, B>(count) : dot_kernel_for_rows<kDotTileRows, 1, B>(count);
         kernel(depth, a.data + i * a.stride + k, a.stride, b, g.b.stride, g.c + (row + i) * g.c_stride + column + j, g.c_stride,
-               g.accumulate || k > 0, next);
+               g.accumulate || k > 0, {fetched, lines});
         i += count;
-        next = b;  // at hand: no more to fetch
+        lines_left -= lines;
+        fetched += depth / Vec::width * lines * 4 * kLine;
       }
     }
     j += width;

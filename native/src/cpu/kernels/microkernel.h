@@ -108,12 +108,21 @@ MicroKernel packed_kernel(int rows, int columns) {
   return packed_kernel_for_rows<kTileRows, 1, walk, true>(rows);
 }
 
-// C[R, C] from dot products of the rows of A with the rows of B, both contiguous in k. Meanwhile the C * kc elements from `next`
-// on are fetched, in order of their addresses: C short runs at once would be too many for the memory to follow.
+// What is to be in L2 soon: a whole number of cache lines for every vector of k. The nearest cache would have to wait for memory.
+struct Fetch {
+  const char* from;
+  int lines;
+};
+// Lines to a vector of k of C rows.
+template <class B>
+constexpr int lines_per_step(int rows) {
+  return (rows * Vec::width * static_cast<int>(sizeof(B)) + 4 * kLine - 1) / (4 * kLine);
+}
+
+// C[R, C] from dot products of the rows of A with the rows of B, both contiguous in k.
 template <int R, int C, class B>
 void dot_kernel(int64_t kc, const float* a, int64_t lda, const B* b, int64_t ldb, float* c, int64_t ldc,
-                bool accumulate, const B* next) {
-  constexpr int kStep = C * Vec::width, kLineOfB = kLine * static_cast<int>(sizeof(float) / sizeof(B));
+                bool accumulate, Fetch next) {
   static_assert(C == 1 || C == 4);
   Vec total[R][C];
 #pragma GCC unroll 16
@@ -122,8 +131,7 @@ void dot_kernel(int64_t kc, const float* a, int64_t lda, const B* b, int64_t ldb
     for (int j = 0; j < C; ++j) total[i][j] = splat(0.0f);
   int64_t k = 0;
   for (; k + Vec::width <= kc; k += Vec::width) {
-#pragma GCC unroll 16
-    for (int j = 0; j < kStep; j += kLineOfB) __builtin_prefetch(next + C * k + j);
+    for (int line = 0; line < next.lines; ++line, next.from += 4 * kLine) __builtin_prefetch(next.from, 0, 2);
     Vec right[C];
 #pragma GCC unroll 16
     for (int j = 0; j < C; ++j) right[j] = load_wide(b + j * ldb + k);
@@ -158,6 +166,21 @@ void dot_kernel(int64_t kc, const float* a, int64_t lda, const B* b, int64_t ldb
 
 template <class B>
 using DotKernel = void (*)(int64_t kc, const float* a, int64_t lda, const B* b, int64_t ldb, float* c, int64_t ldc,
-                           bool accumulate, const B* next);
+                           bool accumulate, Fetch next);
+
+// One dot product, four vectors of k at a time: a stream of rows that the hardware looks ahead of by itself.
+inline float dot_row(int64_t kc, const float* a, const float* b) {
+  Vec total[4] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};
+  int64_t k = 0;
+  for (; k + 4 * Vec::width <= kc; k += 4 * Vec::width)
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) total[i] = fma(load(a + k + i * Vec::width), load(b + k + i * Vec::width), total[i]);
+  for (; k + Vec::width <= kc; k += Vec::width) total[0] = fma(load(a + k), load(b + k), total[0]);
+  if (k < kc) {
+    int tail = static_cast<int>(kc - k);
+    total[1] = fma(load_n(a + k, tail), load_n(b + k, tail), total[1]);
+  }
+  return sum((total[0] + total[1]) + (total[2] + total[3]));
+}
 
 }  // namespace trefoil::cpu::TREFOIL_ISA
