@@ -1,8 +1,8 @@
 // transpose: any permutation of 4-byte or 2-byte elements. Dimensions that stay neighbours are merged first; what remains is
 // either a gather of whole rows, or a blocked exchange of two dimensions repeated over the others.
 #pragma once
+#include "../rows.h"
 #include "convert.h"
-#include "simd.h"
 #include "work_split.h"
 
 namespace trefoil::cpu::TREFOIL_ISA {
@@ -106,9 +106,6 @@ inline void exchange_block(const T* from, int64_t from_stride, T* to, int64_t to
     exchange_edge(from, from_stride, to, to_stride, rows, columns);
   }
 }
-
-// A result this large has left the caches before anyone reads it.
-constexpr int64_t kStreamedBytes = 16 << 20;
 
 template <class T>
 void transpose_elements(Context& context, const Permuted& shape, const T* x, T* y) {
