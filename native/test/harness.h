@@ -82,6 +82,16 @@ void launch(Device& device, const char* op, std::vector<TrefoilView> inputs, std
 TrefoilStatus launch_error(Device& device, const char* op, std::vector<TrefoilView> inputs, std::vector<TrefoilView> outputs,
                            std::vector<double> attributes = {});
 
+// A view of `shape` in storage that has 16 elements more, from its first whole cache line on.
+template <class T>
+TrefoilView aligned_view(Array<T>& storage, const std::vector<int64_t>& shape) {
+  TrefoilView result = view(storage);
+  while (reinterpret_cast<uintptr_t>(result.data) % 64 != 0) result.data = static_cast<T*>(result.data) + 1;
+  result.rank = static_cast<int32_t>(shape.size());
+  std::copy(shape.begin(), shape.end(), result.shape);
+  return result;
+}
+
 // max |a - b| <= absolute + relative * max|b| ; names the first offender.
 void check_close(const F32& actual, const std::vector<double>& expected, double relative, double absolute, const char* what);
 // Runs body with devices of 1, 2 and 3 threads and checks that every f32 array it returns is bit-identical.

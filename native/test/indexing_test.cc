@@ -49,6 +49,22 @@ TEST(scatter_adds_in_order) {
   CHECK(total[0] == 1.0f);  // 1e8 + 1 rounds to 1e8
 }
 
+// Many sources of one row, few of others, and rows without any, at widths that end in every kind of vector.
+TEST(scatter_piles_up_on_rows) {
+  std::mt19937 generator(11);
+  for (int64_t width : {1, 20, 64, 87, 256})
+    for (int64_t count : {40, 700}) {
+      F32 rows = normal(generator, {count, width}), total({7, width});
+      I32 index({count});
+      for (int64_t i = 0; i < count; ++i) index[i] = i % 5 == 0 ? static_cast<int32_t>(i % 7) - 1 : 3;
+      std::vector<double> sums(total.size(), 0.0);
+      for (int64_t i = 0; i < count * width; ++i)
+        if (index[i / width] >= 0) sums[index[i / width] * width + i % width] += rows[i];
+      launch(device, "scatter_add_rows", {view(rows), view(index)}, {view(total)});
+      check_close(total, sums, 1e-5, 1e-4, "scatter_add_rows");
+    }
+}
+
 TEST(gather_and_scatter_last) {
   std::mt19937 generator(2);
   F32 x = normal(generator, {3, 5, 17}), y({3, 5, 4}), back({3, 5, 17});

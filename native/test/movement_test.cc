@@ -48,6 +48,16 @@ TEST(transpose_every_permutation) {
   CHECK(launch_error(device, "transpose", {view(x)}, {view(y)}, {0, 1}).code == TREFOIL_INVALID_ARGUMENT);
 }
 
+// Large results whose rows are whole lines are written past the caches.
+TEST(transpose_past_the_caches) {
+  if (!(device.backend->flags & TREFOIL_BACKEND_HOST_MEMORY)) return;
+  constexpr int64_t rows = 2064, columns = 2056;
+  F32 x = counting<float>({rows, columns}), storage({rows * columns + 16});
+  TrefoilView y = aligned_view(storage, {columns, rows});
+  launch(device, "transpose", {view(x)}, {y}, {1, 0});
+  for (size_t i = 0; i < x.size(); ++i) CHECK(static_cast<float*>(y.data)[i] == x[i % rows * columns + i / rows]);
+}
+
 TEST(copy_and_convert) {
   for (int64_t n : {0, 1, 1025, 100000}) {
     F32 x({n}), y({n, 1}), back({n});

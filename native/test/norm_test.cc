@@ -1,3 +1,5 @@
+#include <cstring>
+
 #include "numeric.h"
 
 using namespace trefoil::test;
@@ -57,6 +59,22 @@ TEST(rms_norm_matches_double) {
     F32 dx_alone(x.shape);
     launch(device, "rms_norm_grad", {view(dy), view(x), view(weight), view(rstd)}, {view(dx_alone), absent()});
     CHECK(dx_alone.values == dx.values);
+  }
+}
+
+// Large results whose rows are whole lines are written past the caches: the same numbers as row by row.
+TEST(rms_norm_past_the_caches) {
+  if (!(device.backend->flags & TREFOIL_BACKEND_HOST_MEMORY)) return;
+  constexpr int64_t rows = 4100, width = 1024;
+  F32 x({rows, width}), weight({width}), storage({rows * width + 16}), y({1, width});
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 1009) * 0.01f - 5.0f;
+  for (size_t i = 0; i < weight.size(); ++i) weight[i] = static_cast<float>(i % 7) * 0.5f;
+  TrefoilView all = aligned_view(storage, {rows, width});
+  launch(device, "rms_norm", {view(x), view(weight)}, {all}, {1e-5});
+  for (int64_t row : {int64_t{0}, int64_t{1777}, rows - 1}) {
+    F32 one({1, width}, std::vector<float>(&x[row * width], &x[row * width] + width));
+    launch(device, "rms_norm", {view(one), view(weight)}, {view(y)}, {1e-5});
+    CHECK(std::memcmp(y.values.data(), static_cast<float*>(all.data) + row * width, width * sizeof(float)) == 0);
   }
 }
 

@@ -1,3 +1,5 @@
+#include <cstring>
+
 #include "numeric.h"
 
 using namespace trefoil::test;
@@ -33,6 +35,26 @@ TEST(swiglu_saturates_without_overflow) {
   CHECK(y[0] == 0 && y[1] == 600.0f);
   launch(device, "swiglu_grad", {view(x), view(dy)}, {view(dx)});
   CHECK(dx[0] == 0 && dx[1] == 3.0f && dx[2] == 0 && dx[3] == 200.0f);
+}
+
+// Large results whose rows are whole lines are written past the caches: the same numbers as row by row.
+TEST(swiglu_past_the_caches) {
+  if (!(device.backend->flags & TREFOIL_BACKEND_HOST_MEMORY)) return;
+  constexpr int64_t rows = 4100, f = 1024;
+  F32 x({rows, 2 * f}), dy({rows, f}), y_storage({rows * f + 16}), dx_storage({rows * 2 * f + 16}), y({1, f}), dx({1, 2 * f});
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 1009) * 0.01f - 5.0f;
+  for (size_t i = 0; i < dy.size(); ++i) dy[i] = static_cast<float>(i % 997) * 0.002f - 1.0f;
+  TrefoilView all = aligned_view(y_storage, {rows, f}), all_dx = aligned_view(dx_storage, {rows, 2 * f});
+  launch(device, "swiglu", {view(x)}, {all});
+  launch(device, "swiglu_grad", {view(x), view(dy)}, {all_dx});
+  for (int64_t row : {int64_t{0}, int64_t{1777}, rows - 1}) {
+    F32 one({1, 2 * f}, std::vector<float>(&x[row * 2 * f], &x[row * 2 * f] + 2 * f));
+    F32 upstream({1, f}, std::vector<float>(&dy[row * f], &dy[row * f] + f));
+    launch(device, "swiglu", {view(one)}, {view(y)});
+    launch(device, "swiglu_grad", {view(one), view(upstream)}, {view(dx)});
+    CHECK(std::memcmp(y.values.data(), static_cast<float*>(all.data) + row * f, f * sizeof(float)) == 0);
+    CHECK(std::memcmp(dx.values.data(), static_cast<float*>(all_dx.data) + row * 2 * f, 2 * f * sizeof(float)) == 0);
+  }
 }
 
 TEST(swiglu_propagates_nan) {

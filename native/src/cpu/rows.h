@@ -22,12 +22,30 @@ struct PartialVector {
   }
 };
 
+// Stores go past the caches; for rows that streams_past_caches allows.
+struct StreamedVector : WholeVector {
+  void store(float* p, Vec x) const { stream(p, x); }
+};
+
+// A result this large has left the caches before anyone reads it. `to` holds rows of n floats; `total` floats in all.
+constexpr int64_t kStreamedBytes = 16 << 20;
+inline bool streams_past_caches(const float* to, int64_t n, int64_t total) {
+  return kStreams && total * static_cast<int64_t>(sizeof(float)) >= kStreamedBytes && n % Vec::width == 0 && reinterpret_cast<uintptr_t>(to) % 64 == 0;
+}
+
 // body(offset, lanes) over [0, n).
 template <class Body>
 inline void for_each_vector(int64_t n, const Body& body) {
   int64_t i = 0;
   for (; i + Vec::width <= n; i += Vec::width) body(i, WholeVector{});
   if (i < n) body(i, PartialVector{static_cast<int>(n - i)});
+}
+
+// The same, storing past the caches if `streamed`.
+template <class Body>
+inline void for_each_vector(int64_t n, bool streamed, const Body& body) {
+  if (!streamed) return for_each_vector(n, body);
+  for (int64_t i = 0; i < n; i += Vec::width) body(i, StreamedVector{});
 }
 
 // Sum of value(offset, lanes) over [0, n): four partial sums in a fixed order.
@@ -73,6 +91,7 @@ inline void for_each_row(Context& context, int64_t rows, int64_t row_elements, c
   RowTasks tasks(rows, row_elements);
   context.parallel(tasks.count, [&](int64_t task) {
     for (int64_t row = tasks.begin(task); row < tasks.end(task); ++row) body(row);
+    stream_fence();
   });
 }
 

@@ -20,6 +20,10 @@ struct Vec {
 };
 inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
+// Past the caches, where a vector is a whole line; p is aligned to it. stream_fence before others may read it.
+constexpr bool kStreams = true;
+inline void stream(float* p, Vec a) { _mm512_stream_ps(p, a.v); }
+inline void stream_fence() { _mm_sfence(); }
 // First n lanes, 0 <= n <= width; the others read as 0 / are left alone.
 inline Vec load_n(const float* p, int n) { return {_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1u), p)}; }
 inline void store_n(float* p, Vec a, int n) { _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1u), a.v); }
@@ -126,6 +130,9 @@ inline __m256i lane_mask(int n) {
 }
 inline Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
 inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
+constexpr bool kStreams = false;
+inline void stream(float* p, Vec a) { store(p, a); }
+inline void stream_fence() {}
 inline Vec load_n(const float* p, int n) { return {_mm256_maskload_ps(p, lane_mask(n))}; }
 inline void store_n(float* p, Vec a, int n) { _mm256_maskstore_ps(p, lane_mask(n), a.v); }
 inline Vec splat(float x) { return {_mm256_set1_ps(x)}; }
@@ -212,6 +219,9 @@ struct Vec {
 };
 inline Vec load(const float* p) { return {vld1q_f32(p)}; }
 inline void store(float* p, Vec a) { vst1q_f32(p, a.v); }
+constexpr bool kStreams = false;
+inline void stream(float* p, Vec a) { store(p, a); }
+inline void stream_fence() {}
 inline Vec load_n(const float* p, int n) {
   float t[4] = {0, 0, 0, 0};
   for (int i = 0; i < n; ++i) t[i] = p[i];
@@ -279,6 +289,9 @@ struct Vec {
 #define TREFOIL_LANES for (int i = 0; i < 4; ++i)
 inline Vec load(const float* p) { Vec r; TREFOIL_LANES r.v[i] = p[i]; return r; }
 inline void store(float* p, Vec a) { TREFOIL_LANES p[i] = a.v[i]; }
+constexpr bool kStreams = false;
+inline void stream(float* p, Vec a) { store(p, a); }
+inline void stream_fence() {}
 inline Vec load_n(const float* p, int n) { Vec r; TREFOIL_LANES r.v[i] = i < n ? p[i] : 0.0f; return r; }
 inline void store_n(float* p, Vec a, int n) { for (int i = 0; i < n; ++i) p[i] = a.v[i]; }
 inline Vec splat(float x) { Vec r; TREFOIL_LANES r.v[i] = x; return r; }

@@ -120,6 +120,8 @@ struct Projection {
   int64_t rows, width, classes, chunk;
   Gemm logits, dx, dw;  // of one chunk
 
+  static constexpr int32_t kSomeRow = 0;
+
   explicit Projection(const TrefoilLaunch& launch) {
     const TrefoilView& x = launch.inputs[0];
     const TrefoilView& w = launch.inputs[1];
@@ -155,8 +157,9 @@ struct Projection {
   size_t gemm_bytes() const {
     size_t most = 0;
     for (int64_t m = 1; m <= chunk; ++m) {
-      Gemm sized[3] = {logits, dx, dw};
-      sized[0].m = sized[1].m = sized[2].k = m;
+      Gemm sized[4] = {logits, dx, dw, logits};
+      sized[0].m = sized[1].m = sized[2].k = sized[3].m = m;
+      sized[3].a.rows = &kSomeRow;  // rows without a target may lie between
       for (const Gemm& g : sized) {
         size_t bytes = gemm_workspace(g);
         if (bytes > most) most = bytes;

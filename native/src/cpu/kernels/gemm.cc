@@ -14,8 +14,7 @@ namespace {
 // `finished`: this was the last block of k, so the epilogue follows.
 void run_block(Context& context, const Gemm& g, const Plan& plan, int64_t row, int64_t rows, int64_t column, int64_t columns,
                int64_t k0, int64_t depth, const float* packed_b, float* c, int64_t c_stride, bool accumulate, bool finished) {
-  // Rows that fit one block of k lie together already.
-  bool direct = !g.a.transposed && !g.a.bf16 && !g.a.rows && plan.depth_blocks == 1;
+  bool direct = reads_a_directly(g, plan);
   float* packed_a = nullptr;
   if (!direct) {
     size_t floats = static_cast<size_t>((panel_count(rows) + 1) * panel_stride(depth));

@@ -26,6 +26,7 @@ struct Plan {
 // needs no second pass over C, and rows of A need no packing.
 constexpr int64_t kWholeDepth = 512, kDepth = 320;
 constexpr int64_t kBlockFloats = 96 * 1024;            // a strip of packed B, in L2
+constexpr int64_t kSharedFloats = 1024 * 1024;         // a whole packed B, in L3
 constexpr int64_t kPackColumns = 4 * kTileColumns;     // columns in a packing task
 // At most this many rows or columns take Method::dot.
 #if defined(TREFOIL_ISA_AVX512) || defined(TREFOIL_ISA_NEON)
@@ -68,10 +69,17 @@ inline int64_t packed_floats(const Gemm& g) { return g.k * round_up(g.n, kTileCo
 
 inline double multiply_adds(const Gemm& g) { return static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k); }
 
-// Columns alone give tasks enough, and every row of such a strip of C stays in L2 from one block of k to the next.
+// Rows of a that fit one block of k and lie as the micro-kernel reads them.
+inline bool reads_a_directly(const Gemm& g, const Plan& plan) {
+  return !g.a.transposed && !g.a.bf16 && !g.a.rows && plan.depth_blocks == 1;
+}
+
+// Columns alone give tasks enough, and every row of such a strip of C stays in L2 from one block of k to the next. Rows that must
+// be packed would be packed by every task again: rather b once for all, where it is small.
 inline bool wide_enough(const Gemm& g, const Plan& plan, int64_t wanted, int64_t widest) {
   int64_t columns = at_most(g.n / wanted, widest);
-  return columns >= 192 && (plan.depth_blocks == 1 || g.m * columns <= kBlockFloats);
+  bool packs_again = !reads_a_directly(g, plan) && packed_floats(g) <= kSharedFloats;
+  return columns >= 192 && ((plan.depth_blocks == 1 && !packs_again) || g.m * columns <= kBlockFloats);
 }
 
 // `count` products run together, `total` multiply-adds in all. Threads only bear on the size of the tiles of Method::shared,

@@ -28,6 +28,8 @@ const int32_t* optional_index(const TrefoilLaunch& launch, int input) {
   return launch.input_count > input ? data<const int32_t>(launch.inputs[input]) : nullptr;
 }
 
+const int32_t kSomeRow = 0;  // marks an operand that is read through an index, before the index is there
+
 // x [R, K] (or any number of rows, with row_index), w [E, N, K] or [E, K, N], offsets [E + 1]
 struct Groups {
   int64_t count;
@@ -53,7 +55,11 @@ Groups read_forward(const TrefoilLaunch& launch) {
 
 size_t grouped_matmul_workspace(const TrefoilLaunch& launch) {
   Groups groups = read_forward(launch);
-  return products_bytes(groups.count) + gemm_workspace(groups.product, groups.count, groups.count * groups.product.k);
+  Gemm& g = groups.product;
+  size_t plain = gemm_workspace(g, groups.count, groups.count * g.k);
+  g.a.rows = &kSomeRow;
+  size_t indexed = gemm_workspace(g, groups.count, groups.count * g.k);
+  return products_bytes(groups.count) + (plain > indexed ? plain : indexed);
 }
 
 void grouped_matmul(Context& context, const TrefoilLaunch& launch) {
@@ -105,9 +111,8 @@ size_t grouped_weight_grad_workspace(const TrefoilLaunch& launch) {
   Gemm& g = groups.product;
   g.k = contracted_rows(launch);
   // Whether b is read through an index, which rules some methods out, is not known yet.
-  static const int32_t some_row = 0;
   size_t plain = gemm_workspace(g, groups.count, g.k);
-  g.a.rows = g.b.rows = &some_row;
+  g.a.rows = g.b.rows = &kSomeRow;
   size_t indexed = gemm_workspace(g, groups.count, g.k);
   return products_bytes(groups.count) + (plain > indexed ? plain : indexed);
 }

@@ -1,7 +1,7 @@
 // Gathers and scatters by i32 indices. Indices are checked before anything is written; sums run in the order of the source.
 #include "convert.h"
 #include "indices.h"
-#include "simd.h"
+#include "partial.h"
 #include "work_split.h"
 
 namespace trefoil::cpu::TREFOIL_ISA {
@@ -26,13 +26,52 @@ void gather_rows(Context& context, const TrefoilLaunch& launch) {
   });
 }
 
-void add_row(float* to, const float* from, int64_t n) {
-  int64_t i = 0;
-  for (; i + Vec::width <= n; i += Vec::width) store(to + i, load(to + i) + load(from + i));
-  for (; i < n; ++i) to[i] += from[i];
+// Where the sources of each row of the result stand in `source`: [begin[row], begin[row + 1]), in order of N. Rows of index -1
+// are left out. Returns how many sources the row with the most has.
+int64_t sort_by_row(const int32_t* index, int64_t count, int64_t bound, int32_t* begin, int32_t* source) {
+  memset(begin, 0, static_cast<size_t>(bound + 2) * sizeof(int32_t));
+  for (int64_t i = 0; i < count; ++i) ++begin[index[i] + 2];  // -1 counts in begin[1], which is cleared
+  begin[1] = 0;
+  int32_t most = 0;
+  for (int64_t row = 2; row < bound + 2; ++row) {
+    most = begin[row] > most ? begin[row] : most;
+    begin[row] += begin[row - 1];
+  }
+  // begin[row + 1] is now where row starts; filling moves it to where the row ends.
+  for (int64_t i = 0; i < count; ++i)
+    if (index[i] >= 0) source[begin[index[i] + 1]++] = static_cast<int32_t>(i);
+  begin[0] = 0;
+  return most;
 }
 
-// Tasks own columns of the result, so that every sum is made by one task in the order of N.
+// to = the rows `source` of `from`, added in their order.
+void add_rows(float* to, const float* from, const int32_t* source, int64_t count, int64_t width) {
+  constexpr int64_t kTogether = 4 * Vec::width;
+  int64_t d = 0;
+  for (; d + kTogether <= width; d += kTogether) {
+    Vec total[4] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};
+    for (int64_t i = 0; i < count; ++i)
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v) total[v] = total[v] + load(from + source[i] * width + d + v * Vec::width);
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) store(to + d + v * Vec::width, total[v]);
+  }
+  for (; d < width; d += Vec::width) {
+    int lanes = lanes_left(width, d);
+    Vec total = splat(0.0f);
+    for (int64_t i = 0; i < count; ++i) total = total + load_part(from + source[i] * width + d, lanes);
+    store_part(to + d, total, lanes);
+  }
+}
+
+void add_row(float* to, const float* from, int64_t n) {
+  for (int64_t i = 0; i < n; i += Vec::width) {
+    int lanes = lanes_left(n, i);
+    store_part(to + i, load_part(to + i, lanes) + load_part(from + i, lanes), lanes);
+  }
+}
+
+// Every sum is made by one task in the order of N: tasks own rows of the result, or columns where one row takes most sources.
 void scatter_add_rows(Context& context, const TrefoilLaunch& launch) {
   const TrefoilView &rows = launch.inputs[0], &y = launch.outputs[0];
   if (!y.data || elements(y) == 0) return;
@@ -42,12 +81,22 @@ void scatter_add_rows(Context& context, const TrefoilLaunch& launch) {
   check_indices("scatter_add_rows", "index", index, count, -1, bound);
   const float* from = data<float>(rows);
   float* to = data<float>(y);
-  parallel_ranges(context, elements(y), 65536, [&](int64_t begin, int64_t end) { memset(to + begin, 0, static_cast<size_t>(end - begin) * 4); });
+  int32_t* begin = static_cast<int32_t*>(context.scratch(0, static_cast<size_t>(bound + 2 + count) * sizeof(int32_t)));
+  int32_t* source = begin + bound + 2;
+  int64_t most = sort_by_row(index, count, bound, begin, source);
+  if (most <= 64 || most * 8 <= count) {
+    parallel_ranges(context, bound, rows_per_task(width * (1 + count / bound)), [&](int64_t first, int64_t end) {
+      for (int64_t row = first; row < end; ++row)
+        add_rows(to + row * width, from, source + begin[row], begin[row + 1] - begin[row], width);
+    });
+    return;
+  }
+  parallel_ranges(context, elements(y), 65536, [&](int64_t first, int64_t end) { memset(to + first, 0, static_cast<size_t>(end - first) * 4); });
   // Two cache lines at least; small inputs stay whole.
   int64_t slab = count * width <= 16384 ? width : ceil_divide(ceil_divide(width, 16), 32) * 32;
-  parallel_ranges(context, width, slab, [&](int64_t begin, int64_t end) {
+  parallel_ranges(context, width, slab, [&](int64_t first, int64_t end) {
     for (int64_t i = 0; i < count; ++i)
-      if (index[i] >= 0) add_row(to + index[i] * width + begin, from + i * width + begin, end - begin);
+      if (index[i] >= 0) add_row(to + index[i] * width + first, from + i * width + first, end - first);
   });
 }
 

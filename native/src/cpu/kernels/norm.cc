@@ -10,6 +10,7 @@ static void rms_norm(Context& context, const TrefoilLaunch& launch) {
   float* rstd = launch.output_count > 1 ? data<float>(launch.outputs[1]) : nullptr;
   int64_t n = last_dimension(launch.inputs[0]);
   float epsilon = static_cast<float>(launch.attributes[0]);
+  bool streamed = streams_past_caches(y, n, elements(launch.inputs[0]));
   for_each_row(context, row_count(launch.inputs[0]), n, [&](int64_t row) {
     const float* from = x + row * n;
     float* to = y + row * n;
@@ -20,7 +21,7 @@ static void rms_norm(Context& context, const TrefoilLaunch& launch) {
     float r = 1.0f / ::sqrtf(squares / static_cast<float>(n) + epsilon);
     if (rstd) rstd[row] = r;
     if (!y) return;  // a gradient needs the statistics alone
-    for_each_vector(n, [&](int64_t i, auto lanes) {
+    for_each_vector(n, streamed, [&](int64_t i, auto lanes) {
       lanes.store(to + i, lanes.load(from + i) * splat(r) * lanes.load(weight + i));
     });
   });

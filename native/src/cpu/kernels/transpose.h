@@ -1,6 +1,7 @@
 // transpose: any permutation of 4-byte or 2-byte elements. Dimensions that stay neighbours are merged first; what remains is
 // either a gather of whole rows, or a blocked exchange of two dimensions repeated over the others.
 #pragma once
+#include "../rows.h"
 #include "convert.h"
 #include "work_split.h"
 
@@ -64,7 +65,7 @@ inline void exchange_4x4(const uint32_t* from, int64_t from_stride, uint32_t* to
 
 // to[j * to_stride + i] = from[i * from_stride + j] for i in [0, rows), j in [0, columns).
 template <class T>
-inline void exchange_block(const T* from, int64_t from_stride, T* to, int64_t to_stride, int64_t rows, int64_t columns) {
+inline void exchange_edge(const T* from, int64_t from_stride, T* to, int64_t to_stride, int64_t rows, int64_t columns) {
   int64_t i = 0;
   if constexpr (sizeof(T) == 4) {
     for (; i + 4 <= rows; i += 4) {
@@ -78,6 +79,34 @@ inline void exchange_block(const T* from, int64_t from_stride, T* to, int64_t to
     for (int64_t j = 0; j < columns; ++j) to[j * to_stride + i] = from[i * from_stride + j];
 }
 
+// The same, in squares of a vector's width where there are wide vectors. `streamed`: past the caches, whole aligned lines.
+template <class T>
+inline void exchange_block(const T* from, int64_t from_stride, T* to, int64_t to_stride, int64_t rows, int64_t columns, bool streamed) {
+  if constexpr (sizeof(T) == 4 && Vec::width >= 8) {
+    constexpr int width = Vec::width;
+    const int64_t whole_rows = rows / width * width, whole_columns = columns / width * width;
+    for (int64_t j = 0; j < whole_columns; j += width)
+      for (int64_t i = 0; i < whole_rows; i += width) {
+        Vec square[width];
+#pragma GCC unroll 16
+        for (int k = 0; k < width; ++k) square[k] = load(reinterpret_cast<const float*>(from + (i + k) * from_stride + j));
+        TREFOIL_ISA::transpose(square);
+        float* corner = reinterpret_cast<float*>(to + j * to_stride + i);
+        if (streamed) {
+#pragma GCC unroll 16
+          for (int k = 0; k < width; ++k) stream(corner + k * to_stride, square[k]);
+        } else {
+#pragma GCC unroll 16
+          for (int k = 0; k < width; ++k) store(corner + k * to_stride, square[k]);
+        }
+      }
+    exchange_edge(from + whole_columns, from_stride, to + whole_columns * to_stride, to_stride, whole_rows, columns - whole_columns);
+    exchange_edge(from + whole_rows * from_stride, from_stride, to + whole_rows, to_stride, rows - whole_rows, columns);
+  } else {
+    exchange_edge(from, from_stride, to, to_stride, rows, columns);
+  }
+}
+
 template <class T>
 void transpose_elements(Context& context, const Permuted& shape, const T* x, T* y) {
   int inner = shape.rank - 1;
@@ -89,11 +118,14 @@ void transpose_elements(Context& context, const Permuted& shape, const T* x, T* 
   // The dimension that is contiguous in the input: the inner one of the output where rows stay whole.
   int contiguous = inner;
   while (shape.stride[contiguous] != 1) --contiguous;
-  constexpr int64_t block = 32;
+  constexpr int64_t block = 64;
   int64_t n = shape.size[inner], m = shape.size[contiguous];
   int64_t n_blocks = contiguous == inner ? 1 : ceil_divide(n, block), m_blocks = contiguous == inner ? 1 : ceil_divide(m, block);
   int64_t unit = contiguous == inner ? n : block * block;
   int64_t others = count / (contiguous == inner ? n : n * m);
+  int64_t row_bytes = output_stride[contiguous] * static_cast<int64_t>(sizeof(T));
+  bool streamed = kStreams && count * static_cast<int64_t>(sizeof(T)) >= kStreamedBytes &&
+                  (reinterpret_cast<uintptr_t>(y) | static_cast<uintptr_t>(row_bytes)) % 64 == 0;
   parallel_ranges(context, others * n_blocks * m_blocks, rows_per_task(unit), [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
       int64_t rest = item / (n_blocks * m_blocks), from = 0, to = 0;
@@ -107,10 +139,12 @@ void transpose_elements(Context& context, const Permuted& shape, const T* x, T* 
         memcpy(y + to, x + from, static_cast<size_t>(n) * sizeof(T));
         continue;
       }
-      int64_t i = item / m_blocks % n_blocks * block, j = item % m_blocks * block;
+      // Neighbours in the output follow each other.
+      int64_t i = item % n_blocks * block, j = item / n_blocks % m_blocks * block;
       exchange_block(x + from + i * shape.stride[inner] + j, shape.stride[inner], y + to + j * output_stride[contiguous] + i,
-                     output_stride[contiguous], n - i < block ? n - i : block, m - j < block ? m - j : block);
+                     output_stride[contiguous], n - i < block ? n - i : block, m - j < block ? m - j : block, streamed);
     }
+    if (streamed) stream_fence();
   });
 }
 
