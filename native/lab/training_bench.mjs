@@ -10,7 +10,15 @@ const { AdamW, compile, createModel, Device, gradients, setDefaultDevice, tensor
 
 const large = { vocabSize: 32000 };
 const models = {
-  "dense-1.1b": { hiddenSize: 2048, intermediateSize: 5632, layers: 22, heads: 32, keyValueHeads: 4, headDim: 64, ...large },
+  "dense-1.1b": {
+    hiddenSize: 2048,
+    intermediateSize: 5632,
+    layers: 22,
+    heads: 32,
+    keyValueHeads: 4,
+    headDim: 64,
+    ...large,
+  },
   "moe-4x0.3b": {
     ...{ hiddenSize: 1024, intermediateSize: 2816, layers: 24, heads: 16, keyValueHeads: 16, headDim: 64, ...large },
     ...{ experts: 4, expertsPerToken: 2 },
@@ -63,10 +71,21 @@ for (let i = 0; i < steps + 2; i++) {
 const seconds = times.sort((a, b) => a - b)[Math.floor(times.length / 2)];
 
 // 6 operations per weight that a token meets, and causal attention's half of 12 L S H h, as model FLOP counts have it (PaLM, appendix B).
-const { hiddenSize, intermediateSize, layers, heads, keyValueHeads, headDim, vocabSize, experts = 0, expertsPerToken = 1 } = config;
+const {
+  hiddenSize,
+  intermediateSize,
+  layers,
+  heads,
+  keyValueHeads,
+  headDim,
+  vocabSize,
+  experts = 0,
+  expertsPerToken = 1,
+} = config;
 const attention = hiddenSize * headDim * (2 * heads + 2 * keyValueHeads);
 const perLayer = attention + 3 * hiddenSize * intermediateSize * expertsPerToken + hiddenSize * experts;
-const flops = batch * sequence * (6 * (layers * perLayer + hiddenSize * vocabSize) + 6 * layers * sequence * heads * headDim);
+const flops =
+  batch * sequence * (6 * (layers * perLayer + hiddenSize * vocabSize) + 6 * layers * sequence * heads * headDim);
 const tflops = flops / seconds / 1e12;
 const result = {
   name: `training step ${values.model} ${batch}x${sequence}`,

@@ -19,9 +19,9 @@ constexpr uint32_t kTileBytes = kSide * kDepth * sizeof(bf16), kStageBytes = 2 *
 #define TREFOIL_WGMMA 1
 #endif
 
-__device__ __forceinline__ uint32_t shared_address(const void* pointer) { return static_cast<uint32_t>(__cvta_generic_to_shared(pointer)); }
-
 #if defined(TREFOIL_WGMMA)
+
+__device__ __forceinline__ uint32_t shared_address(const void* pointer) { return static_cast<uint32_t>(__cvta_generic_to_shared(pointer)); }
 
 __device__ __forceinline__ void barrier_init(uint64_t* barrier, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
