@@ -39,8 +39,8 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity)
       ".reg .pred done;\n"
       "again:\n"
       "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@done bra.uni over;\n"
-      "bra.uni again;\n"
+      "@done bra over;\n"
+      "bra again;\n"
       "over:\n"
       "}\n" ::"r"(shared_address(barrier)), "r"(parity) : "memory");
 }
@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(kThreads, 1) gemm_wgmma_kernel(const __grid_co
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < kStages; ++stage) {
       barrier_init(&full[stage], 1);
-      barrier_init(&empty[stage], 2);
+      barrier_init(&empty[stage], 8);  // every warp that reads
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(kThreads, 1) gemm_wgmma_kernel(const __grid_co
       for (int k = 0; k < kDepth / 16; ++k) multiply_group(sums, a + 2 * k, b + 2 * k, step > 0 || k > 0);  // 16 of k are 32 bytes
       asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
       asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");  // the step before is done with its stage
-      if (step > 0 && threadIdx.x % 128 == 0) barrier_arrive(&empty[(step - 1) % kStages]);
+      if (step > 0 && lane_index() == 0) barrier_arrive(&empty[(step - 1) % kStages]);
     }
     asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
     const int lane = lane_index(), row = tile.row + warp_row + warp_index() % 4 * 16 + lane / 4, column = tile.column + lane % 4 * 2;
