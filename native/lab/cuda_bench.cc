@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -208,6 +209,58 @@ Work attention_work(int64_t batch, int64_t length, int64_t heads, int64_t kv_hea
   return work;
 }
 
+// One query per sequence against caches of `keys`, stored as f32 or bf16: bound by reading them.
+Work decode_work(int64_t batch, int64_t keys, int64_t heads, int64_t kv_heads, int64_t size, bool bf16) {
+  Work work;
+  const std::vector<int64_t> q{batch, 1, heads, size}, kv{batch, keys, kv_heads, size};
+  work.inputs.push_back(normal(q));
+  for (int i = 0; i < 2; ++i)
+    work.inputs.push_back(bf16 ? filled<uint16_t>(kv, TREFOIL_BF16, [](int64_t at) { return static_cast<uint16_t>(0x3c00 + scramble(at) % 1024); }) : normal(kv));
+  work.inputs.push_back(integers({batch}, [keys](int64_t) { return static_cast<int32_t>(keys); }));
+  work.outputs.push_back(empty(q));
+  work.outputs.push_back(empty({batch, heads, 1}));
+  work.attributes = {1, 1 / std::sqrt(double(size))};
+  return work;
+}
+
+// The gate, the sort of tokens by expert, and the sum over a token's experts: what a layer adds to its products.
+Work gate_work(int64_t tokens, int64_t experts, int64_t choices) {
+  Work work;
+  work.inputs.push_back(normal({tokens, experts}));
+  work.outputs.push_back(empty({tokens, choices}));
+  work.outputs.push_back(empty({tokens, choices}, TREFOIL_I32));
+  work.outputs.push_back(empty({tokens, experts}));
+  work.attributes = {0};
+  return work;
+}
+Work sort_work(int64_t tokens, int64_t experts, int64_t choices) {
+  Work work;
+  work.inputs.push_back(integers({tokens, choices}, [=](int64_t i) { return static_cast<int32_t>((scramble(i / choices) + i % choices) % experts); }));
+  for (int64_t count : {tokens * choices, tokens * choices, experts + 1, tokens * choices}) work.outputs.push_back(empty({count}, TREFOIL_I32));
+  return work;
+}
+Work combine_work(int64_t tokens, int64_t choices, int64_t width) {
+  Work work;
+  work.inputs.push_back(normal({tokens * choices, width}));
+  // 7919 is a prime: every row once, neighbours apart.
+  work.inputs.push_back(integers({tokens * choices}, [=](int64_t i) { return static_cast<int32_t>(i * 7919 % (tokens * choices)); }));
+  work.inputs.push_back(normal({tokens, choices}));
+  work.outputs.push_back(empty({tokens, width}));
+  work.attributes = {double(choices)};
+  return work;
+}
+
+// Flops of the scores alone; the kernel multiplies three times, in halves of bf16.
+Work vq_work(int64_t rows, int64_t codes, int64_t width) {
+  Work work;
+  work.inputs.push_back(normal({rows, width}));
+  work.inputs.push_back(normal({codes, width}));
+  work.outputs.push_back(empty({rows}, TREFOIL_I32));
+  work.outputs.push_back(empty({rows}));
+  work.flops = 2.0 * double(rows) * double(codes) * double(width);
+  return work;
+}
+
 Work grouped_work(int64_t tokens, int64_t experts, int64_t choices, int64_t k, int64_t n) {
   Work work;
   const int64_t rows = tokens * choices;
@@ -343,6 +396,18 @@ std::vector<Line> all_lines() {
       add("attention" + shape, "attention", [=] { return attention_work(16384 / length, length, 2048 / size, 2048 / size, size, false); });
       add("attention_grad" + shape, "attention_grad", [=] { return attention_work(16384 / length, length, 2048 / size, 2048 / size, size, true); });
     }
+  for (bool bf16 : {true, false}) {
+    const std::string suffix = bf16 ? " bf16 keys" : " f32 keys";
+    add("attention decode 64x2048x32/8x128" + suffix, "attention", [=] { return decode_work(64, 2048, 32, 8, 128, bf16); });
+    add("attention decode 1x16384x32/8x128" + suffix, "attention", [=] { return decode_work(1, 16384, 32, 8, 128, bf16); });
+  }
+  for (auto [tokens, experts, choices, width] : {std::array<int64_t, 4>{4096, 8, 2, 4096}, {8192, 64, 8, 2048}}) {
+    const std::string shape = " " + std::to_string(tokens) + " tokens, " + std::to_string(experts) + " experts top-" + std::to_string(choices);
+    add("moe_gate" + shape, "moe_gate", [=] { return gate_work(tokens, experts, choices); });
+    add("moe_sort" + shape, "moe_sort", [=] { return sort_work(tokens, experts, choices); });
+    add("moe_combine" + shape, "moe_combine", [=] { return combine_work(tokens, choices, width); });
+  }
+  add("vq_lookup 16384x8192x256", "vq_lookup", [] { return vq_work(16384, 8192, 256); });
   add("grouped_matmul mixtral 4096 tokens", "grouped_matmul", [] { return grouped_work(4096, 8, 2, 4096, 14336); });
   add("grouped_matmul 64 experts top-8", "grouped_matmul", [] { return grouped_work(8192, 64, 8, 2048, 1024); });
   for (int64_t vocabulary : {32000, 128000})
@@ -386,7 +451,7 @@ void run_line(const Line& line, double bandwidth, double peak) {
   }
   // Optional operands that are left out.
   const TrefoilView none{};
-  const size_t wanted_inputs = line.op == "matmul" || line.op == "grouped_matmul" ? 4 : line.op == "attention" ? 5 : line.op == "attention_grad" ? 8 : line.op == "masked_diffusion_step" ? 7 : inputs.size();
+  const size_t wanted_inputs = line.op == "matmul" || line.op == "grouped_matmul" || line.op == "moe_combine" ? 4 : line.op == "attention" ? 5 : line.op == "attention_grad" ? 8 : line.op == "masked_diffusion_step" ? 7 : inputs.size();
   while (inputs.size() < wanted_inputs) inputs.push_back(none);
   if (line.op == "matmul") outputs.push_back(none);
   if (line.op == "adamw_") outputs.assign(3, none);

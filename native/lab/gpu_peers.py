@@ -73,13 +73,26 @@ def matmul_peers(name):
 
 
 def attention_peers(name):
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    backends = (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION)
+    if match := re.match(r"attention decode (\d+)x(\d+)x(\d+)/(\d+)x(\d+) bf16", name):
+        batch, length, heads, groups, size = (int(match[i]) for i in range(1, 6))
+        q = randn(batch, heads, 1, size, dtype=torch.bfloat16)
+        k, v = (randn(batch, groups, length, size, dtype=torch.bfloat16) for _ in range(2))
+        for backend in (*backends, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH):
+
+            def decode():
+                with sdpa_kernel(backend):
+                    return F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+
+            yield decode
+        return
     match = re.fullmatch(r"attention(_grad)? (\d+)x(\d+)x(\d+)x(\d+)", name)
     if match is None:
         return
     batch, length, heads, size = (int(match[i]) for i in range(2, 6))
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION):
+    for backend in backends:
         q, k, v = (randn(batch, heads, length, size, dtype=torch.bfloat16, grad=match[1] is not None) for _ in range(3))
 
         def forward():
@@ -94,12 +107,79 @@ def attention_peers(name):
             yield lambda: torch.autograd.grad(out, (q, k, v), gradient, retain_graph=True)
 
 
+def moe_peers(name):
+    match = re.fullmatch(r"moe_(\w+) (\d+) tokens, (\d+) experts top-(\d+)", name)
+    if match is None:
+        return
+    tokens, experts, choices = (int(match[i]) for i in range(2, 5))
+    if match[1] == "gate":
+        logits = randn(tokens, experts)
+
+        def gate():
+            kept, indices = torch.topk(logits, choices, -1)
+            return torch.softmax(kept, -1), indices, torch.softmax(logits, -1)
+
+        yield gate
+        yield torch.compile(gate)
+    if match[1] == "sort":
+        indices = torch.randint(experts, (tokens, choices), device=DEVICE)
+
+        def sort():
+            experts_of, order = torch.sort(indices.view(-1), stable=True)
+            inverse = torch.empty_like(order)
+            inverse[order] = torch.arange(order.numel(), device=DEVICE)
+            return order, order // choices, torch.searchsorted(experts_of, torch.arange(experts + 1, device=DEVICE)), inverse
+
+        yield sort
+    if match[1] == "combine":
+        width = 4096 if experts == 8 else 2048
+        y, weights = randn(tokens * choices, width), randn(tokens, choices)
+        inverse = torch.randperm(tokens * choices, device=DEVICE)
+
+        def combine():
+            return (y[inverse].view(tokens, choices, width) * weights[:, :, None]).sum(1)
+
+        yield combine
+        yield torch.compile(combine)
+
+
+def code_peers(name):
+    if match := re.fullmatch(r"vq_lookup (\d+)x(\d+)x(\d+)", name):
+        x, codes = randn(int(match[1]), int(match[3])), randn(int(match[2]), int(match[3]))
+
+        def nearest():
+            return (codes.square().sum(1) - 2 * (x @ codes.t())).argmin(1)
+
+        yield nearest
+        yield torch.compile(nearest)
+    if match := re.fullmatch(r"masked_diffusion_step (\d+)x(\d+)x(\d+)", name):
+        batch, length, codes = (int(match[i]) for i in range(1, 4))
+        conditional, unconditional = randn(batch, length, codes), randn(batch, length, codes)
+        tokens = torch.full((batch, length), -1, device=DEVICE)
+        remaining = length // 2
+
+        def step():
+            guided = 3.0 * conditional - 2.0 * unconditional
+            log_p = torch.log_softmax(guided, -1)
+            noise = -torch.log(-torch.log(torch.rand_like(guided)))
+            sampled = (guided + noise).argmax(-1)
+            confidence = log_p.gather(-1, sampled[..., None])[..., 0]
+            confidence = confidence - torch.log(-torch.log(torch.rand_like(confidence)))
+            masked = tokens == -1
+            confidence = torch.where(masked, confidence, torch.inf)
+            rank = confidence.argsort(-1).argsort(-1)
+            return torch.where(rank < remaining, -1, torch.where(masked, sampled, tokens))
+
+        yield step
+        yield torch.compile(step)
+
+
 def main(path):
     with open(path) as file:
         report = json.load(file)
     for line in report["lines"]:
         best = None
-        for peers in (row_peers, matmul_peers, attention_peers):
+        for peers in (row_peers, matmul_peers, attention_peers, moe_peers, code_peers):
             candidates = peers(line["name"])
             while True:
                 try:

@@ -1,5 +1,8 @@
 // Products of matrices in bf16 precision. Operands rounded to bf16 are exact inputs of a double-precision reference: their products
 // are exact in f32, so only the f32 sums are left and the bounds are those of f32, not of bf16's 8 bits.
+#include <array>
+#include <cstdlib>
+
 #include "cuda_bf16.h"
 
 using namespace trefoil::test;
@@ -68,6 +71,61 @@ TEST(cuda_bf16_matmul_large_tiles) {
   for_each_bf16_device(device, [](Device& other) {
     for (int form = 0; form < 4; ++form) check_matmul(other, 33, 130, 70, 40, form & 1, form & 2, false, 100 + static_cast<uint32_t>(form));
   });
+}
+
+namespace {
+
+// An environment variable for as long as the scope lasts.
+class Variable {
+ public:
+  Variable(const char* name, const char* value) : name_(name) { setenv(name, value, 1); }
+  ~Variable() { unsetenv(name_); }
+  Variable(const Variable&) = delete;
+
+ private:
+  const char* name_;
+};
+
+}  // namespace
+
+TEST(cuda_bf16_matmul_by_cublaslt) {
+  if (!emulated(device)) return;  // on a device, the other tests use the library if it is there
+  const Variable path("TREFOIL_CUBLASLT", TREFOIL_TEST_FAKE_CUBLASLT), choice("TREFOIL_MATMUL", "cublaslt");
+  auto check = [](Device& other) {
+    uint32_t seed = 400;
+    for (auto& size : {std::array<int64_t, 4>{1, 32, 40, 70}, {2, 67, 33, 40}})
+      for (int form = 0; form < 4; ++form) check_matmul(other, size[0], size[1], size[2], size[3], form & 1, form & 2, form == 2, seed++);
+  };
+  for_each_bf16_device(device, [&](Device& other) {
+    TrefoilDeviceInfo info{};
+    other.backend->device_info(other.handle, &info);
+    CHECK(std::strcmp(info.isa, "sm_0 bf16, cuBLASLt 13.1.2") == 0);
+    check(other);
+  });
+  const Variable none("TREFOIL_FAKE_CUBLASLT_NONE", "1");
+  for_each_bf16_device(device, check);
+}
+
+TEST(cuda_bf16_cublaslt_absent) {
+  if (device.backend->flags & TREFOIL_BACKEND_HOST_MEMORY) return;
+  const TrefoilDeviceOptions options{0, 0, nullptr, "bf16"};
+  TrefoilStatus status{};
+  {
+    const Variable path("TREFOIL_CUBLASLT", "/nowhere/libcublasLt.so.13"), choice("TREFOIL_MATMUL", "cublaslt");
+    CHECK(!device.backend->open_device(&options, &status) && status.code == TREFOIL_DEVICE_UNAVAILABLE);
+    CHECK(std::strstr(status.message, "/nowhere/libcublasLt.so.13") && std::strstr(status.message, "TREFOIL_CUBLASLT"));
+  }
+  {
+    const Variable choice("TREFOIL_MATMUL", "mkl");
+    CHECK(!device.backend->open_device(&options, &status) && status.code == TREFOIL_INVALID_ARGUMENT);
+  }
+  const Variable path("TREFOIL_CUBLASLT", "/nowhere/libcublasLt.so.13");
+  TrefoilDevice* handle = device.backend->open_device(&options, &status);
+  CHECK(handle);
+  TrefoilDeviceInfo info{};
+  device.backend->device_info(handle, &info);
+  device.backend->close_device(handle);
+  CHECK(std::strstr(info.isa, "own products"));
 }
 
 TEST(cuda_bf16_grouped_matmul) {

@@ -5,13 +5,16 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <new>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "cublaslt.h"
 #include "families.h"
 #include "kernel.h"
+#include "staging.h"
 
 namespace trefoil::cuda {
 
@@ -76,6 +79,24 @@ Precision precision_of(const char* wanted) {
   fail(TREFOIL_INVALID_ARGUMENT, "precision \"%s\" is unknown; it must be \"bf16\" or \"f32\"", wanted);
 }
 
+// TREFOIL_MATMUL: "auto" (cuBLASLt where it is found), "cublaslt", "own". TREFOIL_CUBLASLT: the path of the library.
+std::unique_ptr<Cublaslt> open_cublaslt(Precision precision, const platform::Properties& properties) {
+  const char *wanted = std::getenv("TREFOIL_MATMUL"), *path = std::getenv("TREFOIL_CUBLASLT");
+  const std::string_view choice = wanted && *wanted ? wanted : "auto";
+  if (path && !*path) path = nullptr;
+  if (choice != "auto" && choice != "cublaslt" && choice != "own")
+    fail(TREFOIL_INVALID_ARGUMENT, "TREFOIL_MATMUL is \"%s\"; it must be \"auto\", \"cublaslt\" or \"own\"", wanted);
+  if (choice == "own" || precision == Precision::f32) return nullptr;
+  // The library computes on a device: under the emulator only what is named is opened.
+  const bool emulated = properties.capability == 0;
+  std::string reason = "no path is given";
+  std::unique_ptr<Cublaslt> library = emulated && !path ? nullptr : Cublaslt::open(path, reason);
+  if (!library && choice == "cublaslt")
+    fail(TREFOIL_DEVICE_UNAVAILABLE, "TREFOIL_MATMUL=cublaslt, but cuBLASLt cannot be used: %s; give the path of libcublasLt.so.12 or .13 in TREFOIL_CUBLASLT, or leave TREFOIL_MATMUL out",
+         reason.c_str());
+  return library;
+}
+
 }  // namespace
 
 }  // namespace trefoil::cuda
@@ -89,6 +110,8 @@ struct TrefoilDevice {
   platform::Stream recording = nullptr;  // launches while a graph is captured: copies of other threads stay out of it
   ErrorRecord* errors = nullptr;
   ErrorRecord* seen = nullptr;  // pinned: where synchronize copies it
+  std::unique_ptr<Cublaslt> cublaslt;
+  Staging staging;
   Context context;
 
   TrefoilDevice(const TrefoilDeviceOptions& options) : index(options.index), properties(platform::properties(index)) {
@@ -102,12 +125,13 @@ struct TrefoilDevice {
       recording = platform::create_stream();
       errors = static_cast<ErrorRecord*>(platform::allocate(sizeof(ErrorRecord)));
       if (!errors) throw std::bad_alloc();
+      cublaslt = open_cublaslt(precision, properties);
       seen = static_cast<ErrorRecord*>(platform::allocate_pinned(sizeof(ErrorRecord)));
     } catch (...) {
       close();
       throw;
     }
-    context = {stream, errors, precision, properties.multiprocessors, properties.shared_limit, properties.capability};
+    context = {stream, errors, precision, properties.multiprocessors, properties.shared_limit, properties.capability, cublaslt.get()};
   }
   ~TrefoilDevice() {
     try {
@@ -118,6 +142,8 @@ struct TrefoilDevice {
     close();
   }
   void close() {
+    cublaslt.reset();
+    staging.close();
     if (seen) platform::release_pinned(seen);
     if (errors) platform::release(errors);
     if (recording) platform::destroy_stream(recording);
@@ -147,7 +173,8 @@ void close_device(TrefoilDevice* device) { delete device; }
 
 void device_info(TrefoilDevice* device, TrefoilDeviceInfo* info) {
   std::snprintf(info->name, sizeof info->name, "%s", device->properties.name.c_str());
-  std::snprintf(info->isa, sizeof info->isa, "sm_%d %s", device->properties.capability, device->context.precision == Precision::f32 ? "f32" : "bf16");
+  const std::string precision = device->context.precision == Precision::f32 ? "f32" : device->cublaslt ? "bf16, cuBLASLt " + device->cublaslt->version() : "bf16, own products";
+  std::snprintf(info->isa, sizeof info->isa, "sm_%d %s", device->properties.capability, precision.c_str());
   info->threads = device->properties.multiprocessors;
 }
 
@@ -168,11 +195,24 @@ void release(TrefoilDevice* device, void* pointer) {
   });
 }
 
-template <void (*copy)(platform::Stream, void*, const void*, size_t)>
-int32_t copy_on_stream(TrefoilDevice* device, void* to, const void* from, size_t bytes, TrefoilStatus* status) {
+int32_t copy_in(TrefoilDevice* device, void* to, const void* host, size_t bytes, TrefoilStatus* status) {
   return guarded(status, [&] {
     platform::select(device->index);
-    copy(copy == platform::copy ? device->context.stream : device->stream, to, from, bytes);
+    device->staging.copy_in(device->stream, to, host, bytes);
+  });
+}
+
+int32_t copy_out(TrefoilDevice* device, void* host, const void* from, size_t bytes, TrefoilStatus* status) {
+  return guarded(status, [&] {
+    platform::select(device->index);
+    device->staging.copy_out(device->stream, host, from, bytes);
+  });
+}
+
+int32_t copy(TrefoilDevice* device, void* to, const void* from, size_t bytes, TrefoilStatus* status) {
+  return guarded(status, [&] {
+    platform::select(device->index);
+    platform::copy(device->context.stream, to, from, bytes);
   });
 }
 
@@ -203,8 +243,14 @@ int32_t launch(TrefoilDevice* device, int32_t op, const TrefoilLaunch* launch, T
 int32_t synchronize(TrefoilDevice* device, TrefoilStatus* status) {
   return guarded(status, [&] {
     platform::select(device->index);
-    platform::copy_out(device->stream, device->seen, device->errors, sizeof(ErrorRecord));
-    platform::synchronize(device->stream);
+    try {
+      platform::copy_out(device->stream, device->seen, device->errors, sizeof(ErrorRecord));
+      platform::synchronize(device->stream);
+    } catch (...) {
+      device->staging.forget();  // the host may free what it asked for
+      throw;
+    }
+    device->staging.deliver();
     const ErrorRecord record = *device->seen;
     if (!record.set) return;
     platform::fill_zero(device->stream, device->errors, sizeof record);
@@ -261,7 +307,7 @@ extern "C" __attribute__((visibility("default"))) const TrefoilBackend* trefoil_
   static const TrefoilBackend backend = {
       TREFOIL_BACKEND_ABI_VERSION, sizeof(TrefoilBackend), platform::backend_name(), 0,
       device_count, open_device, close_device, device_info,
-      allocate, release, copy_on_stream<platform::copy_in>, copy_on_stream<platform::copy_out>, copy_on_stream<platform::copy>,
+      allocate, release, copy_in, copy_out, copy,
       find_op, op_name, workspace_bytes, launch, synchronize,
       capture_begin, capture_end, replay, release_graph};
   return &backend;

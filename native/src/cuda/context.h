@@ -8,6 +8,7 @@
 namespace trefoil::cuda {
 
 enum class Precision { f32, bf16 };
+class Cublaslt;
 
 struct Context {
   platform::Stream stream;
@@ -17,6 +18,7 @@ struct Context {
   int multiprocessors;
   size_t shared_limit;  // bytes of shared memory that a block may ask for
   int capability;       // 10 * major + minor: 80, 90, …; 0 emulated
+  const Cublaslt* cublaslt;  // for products in bf16; null: our own kernels
 
   // Blocks for a grid-stride loop over `count` items of `per_block` each: enough to fill the device, no more.
   unsigned grid(int64_t count, int64_t per_block, int blocks_per_multiprocessor = 8) const {

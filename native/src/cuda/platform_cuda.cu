@@ -1,6 +1,7 @@
 // platform.h over the CUDA runtime, which is linked statically: only the driver's library is needed where this runs.
 #include "platform.h"
 
+#include "event.h"
 #include "launch.h"
 
 namespace trefoil::cuda {
@@ -19,6 +20,7 @@ namespace platform {
 namespace {
 
 cudaStream_t raw(Stream stream) { return reinterpret_cast<cudaStream_t>(stream); }
+cudaEvent_t raw(Event event) { return reinterpret_cast<cudaEvent_t>(event); }
 cudaGraphExec_t raw(Graph graph) { return reinterpret_cast<cudaGraphExec_t>(graph); }
 
 int attribute(cudaDeviceAttr which, int index) {
@@ -99,6 +101,15 @@ void copy(Stream stream, void* to, const void* from, size_t bytes) {
   check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, raw(stream)), "copy");
 }
 void fill_zero(Stream stream, void* to, size_t bytes) { check_cuda(cudaMemsetAsync(to, 0, bytes, raw(stream)), "zero"); }
+
+Event create_event() {
+  cudaEvent_t event = nullptr;
+  check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "event");
+  return reinterpret_cast<Event>(event);
+}
+void destroy_event(Event event) { cudaEventDestroy(raw(event)); }
+void record(Event event, Stream stream) { check_cuda(cudaEventRecord(raw(event), raw(stream)), "event"); }
+void wait(Event event) { check_cuda(cudaEventSynchronize(raw(event)), "wait"); }
 
 // Thread-local: allocations and copies of other threads go on meanwhile.
 void capture_begin(Stream stream) { check_cuda(cudaStreamBeginCapture(raw(stream), cudaStreamCaptureModeThreadLocal), "capture"); }

@@ -190,7 +190,7 @@ void launch_attention_backward(const Context& context, const Attention& a, const
     launch(context, {static_cast<unsigned>(a.batch * a.groups * (rows.padded / kTile)), kAttentionThreads, size_t{6 * kTile * dim} * sizeof(bf16)},
            attention_query_gradient_kernel<dim>, a, rows, k, v, dq);
   if (dk && a.batch * a.keys > 0) {
-    constexpr int kRows = kTile;
+    constexpr int kRows = dim == 128 ? 32 : kTile;  // sums of dk and dv take half of the registers there
     launch(context, {static_cast<unsigned>(a.batch * a.groups * ceil_divide(a.keys, kTile)), kAttentionThreads,
                      size_t{(2 * kTile + 4 * kRows) * dim} * sizeof(bf16) + size_t{4 * kRows} * sizeof(float)},
            attention_key_gradient_kernel<dim, kRows>, a, rows, k, v, dk, dv);

@@ -1,5 +1,8 @@
 #include "multiply.h"
 
+#include "cublaslt.h"
+#include "gemm_wgmma.h"
+
 namespace trefoil::cuda {
 
 namespace {
@@ -53,6 +56,26 @@ __global__ void __launch_bounds__(256) add_partials(Product p) {
   }
 }
 
+// Plain products of some size go to cuBLASLt where it is there; false: they do not. An epilogue passes over C once more.
+bool multiply_by_library(const Context& context, Workspace& workspace, const Rows<bf16>& a, bool a_by_depth, const Rows<bf16>& b, bool b_by_depth, Product p) {
+  const bool plain = p.schedule == Schedule::batch && p.placement.columns == 0 && !a.index && !b.index &&
+                     (p.count == 1 || p.c_step == int64_t{p.m} * p.n) && (!p.c || p.epilogue.residual != p.c);  // C as its own residual would be lost
+  if (!context.cublaslt || !plain || p.m < 32 || p.n < 32 || p.k == 0) return false;
+  void* scratch = workspace.take<char>(static_cast<int64_t>(Cublaslt::kWorkspaceBytes));
+  if (!workspace.running()) return false;  // our own kernel's needs count too: the library may have no algorithm
+  const Epilogue& e = p.epilogue;
+  const bool finished = !e.bias && !e.residual && !e.preactivation && e.activation == Activation::none;
+  if (!context.cublaslt->multiply(context.stream, {a.data, a.stride, a.step, a_by_depth}, {b.data, b.stride, b.step, b_by_depth}, p.m, p.n, p.k, p.count,
+                                  finished ? e.alpha : 1.0f, p.c, scratch))
+    return false;
+  if (!finished) {
+    p.splits = 1;
+    p.partials = p.c;  // in place: every element is read and written by one thread
+    add_splits(context, p);
+  }
+  return true;
+}
+
 template <class T>
 void multiply_as(const Context& context, Workspace& workspace, const Matrix& a, const Matrix& b, Product p) {
   const size_t mark = workspace.mark();
@@ -60,8 +83,16 @@ void multiply_as(const Context& context, Workspace& workspace, const Matrix& a, 
   p.splits = choose_splits(p, large ? 128 : 64, 32);
   // An index is resolved while tiles are loaded where it names rows of C; where it names steps of k, beforehand.
   const Rows<T> left = as_rows<T>(context, workspace, a, !a.by_depth), right = as_rows<T>(context, workspace, b, !b.by_depth);
+  bool done = false;
+  if constexpr (sizeof(T) == 2) {
+    const size_t before = workspace.mark();
+    done = multiply_by_library(context, workspace, left, a.by_depth, right, b.by_depth, p);
+    workspace.release_to(before);
+  }
   p.partials = workspace.take<float>(partial_elements(p));
-  if (workspace.running()) {
+  if constexpr (sizeof(T) == 2)
+    if (workspace.running() && !done && a.by_depth && b.by_depth) done = gemm_wgmma(context, left, right, p);
+  if (workspace.running() && !done) {
     gemm_rows(context, left, a.by_depth, right, b.by_depth, p, large);
     if (p.splits > 1) add_splits(context, p);
   }

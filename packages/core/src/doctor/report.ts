@@ -6,7 +6,7 @@ interface FoundDevice {
   readonly name: string;
   /** Marketing name of a GPU, "cpu" of the CPU. */
   readonly model: string;
-  /** Instruction set and precision: "avx512", "sm_90 bf16". */
+  /** Instruction set, precision and who multiplies matrices: "avx512", "sm_90 bf16, cuBLASLt 13.1.0", "sm_90 bf16, own products". */
   readonly level: string;
   /** Threads of the CPU, multiprocessors of a GPU. */
   readonly threads: number;

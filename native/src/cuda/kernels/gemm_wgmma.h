@@ -1,0 +1,10 @@
+// A product by Hopper's wgmma: only on a device, see gemm_wgmma_cuda.cu.
+#pragma once
+#include "gemm_problem.h"
+
+namespace trefoil::cuda {
+
+// C = epilogue(A B), both operands by depth. False: not this product, or not this device; nothing was launched.
+bool gemm_wgmma(const Context& context, const Rows<bf16>& a, const Rows<bf16>& b, const Product& p);
+
+}  // namespace trefoil::cuda

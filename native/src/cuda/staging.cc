@@ -1,0 +1,81 @@
+#include "staging.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace trefoil::cuda {
+
+// The slot whose turn it is, once its last copy is done.
+Staging::Slot& Staging::next_slot() {
+  Slot& slot = slots_[turn_++ % 2];
+  if (!slot.memory) {
+    slot.memory = platform::allocate_pinned(kPartBytes);
+    slot.free = platform::create_event();
+  } else {
+    platform::wait(slot.free);
+  }
+  return slot;
+}
+
+void Staging::copy_in(platform::Stream stream, void* to, const void* host, size_t bytes) {
+  std::lock_guard lock(mutex_);
+  for (size_t at = 0; at < bytes; at += kPartBytes) {
+    const size_t part = std::min(bytes - at, kPartBytes);
+    Slot& slot = next_slot();
+    std::memcpy(slot.memory, static_cast<const char*>(host) + at, part);
+    platform::copy_in(stream, static_cast<char*>(to) + at, slot.memory, part);
+    platform::record(slot.free, stream);
+  }
+}
+
+void Staging::copy_out(platform::Stream stream, void* host, const void* from, size_t bytes) {
+  std::lock_guard lock(mutex_);
+  if (bytes <= kSmallBytes && outbox_used_ + bytes <= kPartBytes) {
+    if (!outbox_) outbox_ = static_cast<char*>(platform::allocate_pinned(kPartBytes));
+    platform::copy_out(stream, outbox_ + outbox_used_, from, bytes);
+    deliveries_.push_back({host, outbox_used_, bytes});
+    outbox_used_ += (bytes + 63) / 64 * 64;
+    return;
+  }
+  Slot* before = nullptr;
+  size_t before_at = 0;
+  const auto take = [&](size_t end) {
+    if (!before) return;
+    platform::wait(before->free);
+    std::memcpy(static_cast<char*>(host) + before_at, before->memory, end - before_at);
+  };
+  for (size_t at = 0; at < bytes; at += kPartBytes) {
+    Slot& slot = next_slot();
+    platform::copy_out(stream, slot.memory, static_cast<const char*>(from) + at, std::min(bytes - at, kPartBytes));
+    platform::record(slot.free, stream);
+    take(at);
+    before = &slot;
+    before_at = at;
+  }
+  take(bytes);
+}
+
+void Staging::deliver() {
+  std::lock_guard lock(mutex_);
+  for (const Delivery& delivery : deliveries_) std::memcpy(delivery.host, outbox_ + delivery.offset, delivery.bytes);
+  deliveries_.clear();
+  outbox_used_ = 0;
+}
+
+void Staging::forget() {
+  std::lock_guard lock(mutex_);
+  deliveries_.clear();
+  outbox_used_ = 0;
+}
+
+void Staging::close() {
+  for (Slot& slot : slots_) {
+    if (slot.memory) platform::release_pinned(slot.memory);
+    if (slot.free) platform::destroy_event(slot.free);
+    slot = {};
+  }
+  if (outbox_) platform::release_pinned(outbox_);
+  outbox_ = nullptr;
+}
+
+}  // namespace trefoil::cuda

@@ -1,0 +1,50 @@
+// Pinned memory that uploads and downloads pass through: pageable memory would make a copy wait for the stream, and at a lower rate.
+#pragma once
+#include <cstddef>
+#include <mutex>
+#include <vector>
+
+#include "event.h"
+
+namespace trefoil::cuda {
+
+class Staging {
+ public:
+  Staging() = default;
+  ~Staging() { close(); }
+  Staging(const Staging&) = delete;
+  Staging& operator=(const Staging&) = delete;
+
+  // Returns once the host's memory may change; the copy itself takes its turn on the stream. A large array goes in parts: one is copied
+  // by the host while the one before is on its way.
+  void copy_in(platform::Stream stream, void* to, const void* host, size_t bytes);
+  // Small arrays reach the host with the next deliver(), large ones before this returns.
+  void copy_out(platform::Stream stream, void* host, const void* from, size_t bytes);
+  // Once the stream has been waited for.
+  void deliver();
+  // What was to be delivered no longer is.
+  void forget();
+  void close();
+
+  static constexpr size_t kPartBytes = size_t{4} << 20, kSmallBytes = size_t{1} << 18;
+
+ private:
+  struct Slot {
+    void* memory = nullptr;  // kPartBytes
+    platform::Event free = nullptr;
+  };
+  struct Delivery {
+    void* host;
+    size_t offset, bytes;
+  };
+  Slot& next_slot();
+
+  std::mutex mutex_;
+  Slot slots_[2];
+  size_t turn_ = 0;
+  char* outbox_ = nullptr;  // kPartBytes
+  size_t outbox_used_ = 0;
+  std::vector<Delivery> deliveries_;
+};
+
+}  // namespace trefoil::cuda
