@@ -31,7 +31,7 @@ test("episodes packed into one row have the log-probabilities of padded rows", a
   const [a, b] = [await run(packed), await run(sequenceBatch(episodes, sizes))];
   const [mask, entropies, expected] = [await packed.mask.data(), await a.entropy.data(), await b.entropy.data()];
   const [own, other] = [await a.logProbs.data(), await b.logProbs.data()];
-  expect(mask.reduce((sum, each) => sum + each, 0)).toBe(4 + 1 + 8 + 3);
+  expect(Array.from(mask).filter((each) => each === 1)).toHaveLength(4 + 1 + 8 + 3);
   for (let i = 0; i < mask.length; i++) {
     // Rounding of sums in another order.
     expect(Math.abs(own[i]! - other[i]!)).toBeLessThan(1e-5);
