@@ -57,6 +57,7 @@ def ppo(wrap, folder, prompts, letters, end, padding, settings):
     width, new = everything.shape[1], settings["new_tokens"]
     order = torch.randperm(len(prompts))
     place = 0
+    scores = []
     forward = wrap(policy)
     values_of = wrap(critic)
 
@@ -121,6 +122,7 @@ def ppo(wrap, folder, prompts, letters, end, padding, settings):
                     torch.nn.utils.clip_grad_norm_(model.parameters(), settings["clip_norm"])
                     optimizer.step()
                     schedule.step()
-        return {"score": sum(rewards) / len(rewards)}
+        scores.append(sum(rewards) / len(rewards))
+        return {"scores": scores}
 
     return iteration

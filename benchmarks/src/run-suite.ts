@@ -80,7 +80,10 @@ async function runCase(
     const { rounds, seconds } = options;
     const sides = [side, ...references, ...peers];
     const timings = await interleave(sides, { rounds, seconds, signal: options.context.signal });
-    const [ours, ...others] = timings.map((rounds, i) => summarise(sides[i]!.name, rounds, each));
+    const [ours, ...others] = timings.map((rounds, i) => ({
+      ...summarise(sides[i]!.name, rounds, each),
+      ...learned(rounds, timings),
+    }));
     const secondsOf = (at: number) => timings[at]!.map(({ seconds }) => seconds);
     const ratios = Object.fromEntries(others.map(({ name }, i) => [name, pairedRatio(secondsOf(0), secondsOf(i + 1))]));
     const { family, name, unit, amount } = each;
@@ -109,9 +112,21 @@ function summarise(name: string, timings: readonly Timing[], { amount, unit }: C
   const seconds = timings.map((timing) => timing.seconds);
   const calls = timings.flatMap(({ callSeconds }) => callSeconds ?? []);
   const rate = spread(seconds.map((each) => amount / each / units[unit]));
-  const score = timings.at(-1)?.score;
-  const side = { name, seconds: spread(seconds), rate, ...(score !== undefined && { score }) };
+  const side = { name, seconds: spread(seconds), rate };
   return calls.length > 0 ? { ...side, callSeconds: spread(calls) } : side;
+}
+
+/** How well a side does in the later half of the repetitions that all scored sides did. */
+function learned(own: readonly Timing[], all: readonly (readonly Timing[])[]): Pick<Measurement["ours"], "score"> {
+  const scoresOf = (rounds: readonly Timing[]) => rounds.at(-1)?.scores;
+  const scores = scoresOf(own);
+  if (!scores) return {};
+  const to = Math.min(...all.flatMap((rounds) => scoresOf(rounds)?.length ?? []));
+  const from = Math.floor(to / 2);
+  const later = scores.slice(from, to);
+  const mean = later.reduce((sum, each) => sum + each, 0) / later.length;
+  const variance = later.reduce((sum, each) => sum + (each - mean) ** 2, 0) / Math.max(1, later.length - 1);
+  return { score: { from: from + 1, to, mean, error: Math.sqrt(variance / later.length) } };
 }
 
 /** Work on fewer bytes may stay in a cache, and memory is not its limit. */

@@ -3,8 +3,8 @@ export interface Timing {
   seconds: number;
   /** For compiled programs: the whole call from JavaScript, where `seconds` is the kernels alone. */
   callSeconds?: number;
-  /** Where the work learns: how well it does by now, so that sides can be seen to learn alike. */
-  score?: number;
+  /** Where the work learns: how well it did in each repetition so far, untimed ones included. */
+  scores?: readonly number[];
 }
 
 /** One contender of a comparison: does the same work over and over when asked. */

@@ -150,10 +150,10 @@ function proximalPolicy(task: PpoTask): Case {
       });
       torch.folder = policy;
       const gate = new Gate();
-      let score = 0;
+      const rewardOfIterations: number[] = [];
       const reward = functionReward("gold", "gold", async (samples) => {
         const scores = samples.map(({ promptText, responseText, ended }) => gold(promptText, responseText, ended));
-        score = scores.reduce((sum, each) => sum + each, 0) / scores.length;
+        rewardOfIterations.push(scores.reduce((sum, each) => sum + each, 0) / scores.length);
         await gate.pass();
         return scores;
       });
@@ -176,7 +176,7 @@ function proximalPolicy(task: PpoTask): Case {
           async run(repetitions): Promise<Timing> {
             const begun = performance.now();
             for (let i = 0; i < repetitions; i++) await gate.turn(stage);
-            return { seconds: (performance.now() - begun) / 1000 / repetitions, score };
+            return { seconds: (performance.now() - begun) / 1000 / repetitions, scores: [...rewardOfIterations] };
           },
         },
         async close() {

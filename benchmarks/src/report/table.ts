@@ -73,11 +73,13 @@ export function renderTable({ measurements }: Result): string {
       const mean = meanRatios(members, other).get(family);
       return mean === undefined ? "" : `${mean.toFixed(2)}x`;
     });
-    const scored = members.flatMap(({ name, ours, others }) =>
-      ours.score === undefined
-        ? []
-        : [`  ${name} scores ${[ours, ...others].map(({ name, score }) => `${name} ${score?.toFixed(2)}`).join(", ")}`],
-    );
+    const scored = members.flatMap(({ name, ours, others }) => {
+      if (!ours.score) return [];
+      const sides = [ours, ...others].flatMap(({ name: side, score }) =>
+        score ? [`${side} ${score.mean.toFixed(3)} ± ${score.error.toFixed(3)}`] : [],
+      );
+      return [`  ${name}: reward in iterations ${ours.score.from} to ${ours.score.to}: ${sides.join(", ")}`];
+    });
     const total = members.length > 1 && others.length > 0 ? [["  geometric mean", "", "", "", ...means]] : [];
     return [textTable([head, ...rows, ...total]), ...scored].join("\n");
   });

@@ -12,7 +12,15 @@ const side = z.strictObject({
   seconds: spread.describe("of one repetition; of our kernels alone where the case is a program"),
   callSeconds: spread.optional().describe("of one repetition as a whole call from JavaScript"),
   rate: spread.describe("in the case's unit"),
-  score: z.number().optional().describe("of the last round, where the work learns: the reward of a policy"),
+  score: z
+    .strictObject({
+      from: z.number().int(),
+      to: z.number().int(),
+      mean: z.number(),
+      error: z.number().describe("standard error over the repetitions; that between runs is larger"),
+    })
+    .optional()
+    .describe("where the work learns, the reward of a policy in the later half of the repetitions that all sides did"),
 });
 
 const measurement = z.strictObject({

@@ -1,7 +1,7 @@
 import { createInterface } from "node:readline/promises";
-import { defineCommand, Generator } from "@trefoil/core";
+import { ChatTemplate, defineCommand, Generator } from "@trefoil/core";
 import { z } from "zod";
-import { type ChatMessage, ChatTemplate, EpisodeEncoder } from "../data/index.js";
+import { type ChatMessage, EpisodeEncoder } from "../data/index.js";
 import { OpenPolicy } from "../models/index.js";
 import { count, folder, seed } from "./fields.js";
 

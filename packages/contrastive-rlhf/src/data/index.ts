@@ -1,4 +1,4 @@
-export { type ChatMessage, ChatTemplate } from "./chat.js";
+export type { ChatMessage } from "./chat.js";
 export {
   type DemonstrationText,
   type PreferenceText,

@@ -1,5 +1,5 @@
-import type { Tokenizer } from "@trefoil/core";
-import { type ChatMessage, ChatTemplate, parseMessages } from "./chat.js";
+import { ChatTemplate, type Tokenizer } from "@trefoil/core";
+import { type ChatMessage, parseMessages } from "./chat.js";
 import { type JsonRow, parseRows, RowProblem } from "./json-lines.js";
 
 /** A prompt as text. */
@@ -112,7 +112,13 @@ class RowTexts {
   #render(messages: ChatMessage[], addGenerationPrompt: boolean): string {
     if (!this.#template)
       throw new RowProblem("chat messages need a chat_template in tokenizer_config.json; this tokenizer has none");
-    return this.#template.render(messages, addGenerationPrompt);
+    try {
+      return this.#template.render(messages, addGenerationPrompt);
+    } catch (error) {
+      throw new RowProblem(
+        `the chat template refuses the messages: ${error instanceof Error ? error.message : String(error)}`,
+      );
+    }
   }
 }
 

@@ -16,6 +16,8 @@ export {
 export {
   type Episode,
   lastTokenIndex,
+  type PackedBatch,
+  packedBatch,
   responseLogProbs,
   type SequenceBatch,
   type SequenceSizes,

@@ -42,11 +42,11 @@ export class ScoreModel extends Module {
   /**
    * @param tokens i32 [batch, sequence]
    * @param index i32 [n]: rows of batch * sequence; -1 gives 0
-   * @param segments i32 [batch, sequence]: attention stays inside a segment; needed where padding comes first
+   * @param context segments and positions, i32 [batch, sequence]: for padding that comes first, and for several texts in a row
    * @returns [n]
    */
-  scoresAt(tokens: Tensor, index: Tensor, segments?: Tensor): Tensor {
-    return this.headAt(this.trunk.hidden(tokens, segments ? { segments } : {}).hidden, index);
+  scoresAt(tokens: Tensor, index: Tensor, context: { segments?: Tensor; positions?: Tensor } = {}): Tensor {
+    return this.headAt(this.trunk.hidden(tokens, context).hidden, index);
   }
 
   /** The same from hidden states that are there already, [batch, sequence, hidden]. */

@@ -74,6 +74,56 @@ export function sequenceBatch(
   };
 }
 
+/** Episodes one behind the other in a single row of N tokens, without padding between them. */
+export interface PackedBatch extends SequenceBatch {
+  /** i32 [1, N]: where each token stands in its episode, and which episode that is. */
+  positions: Tensor;
+  segments: Tensor;
+}
+
+/** N is rounded up to a sixteenth of what it can be: few programs serve all lengths. */
+const packedSteps = 16;
+
+/**
+ * The same without the padding, and without the last tokens of responses, after which nothing is predicted.
+ * @param episodes `rows` of them, or fewer: the rest is empty
+ */
+export function packedBatch(
+  episodes: readonly Episode[],
+  { rows, sequence, response: width }: SequenceSizes,
+): PackedBatch {
+  const real = episodes.reduce((sum, { prompt, response }) => sum + prompt.length + response.length - 1, 0);
+  const quantum = 16 * Math.ceil((rows * sequence) / packedSteps / 16);
+  const total = quantum * Math.ceil(real / quantum);
+  const [tokens, positions, segments] = [new Int32Array(total), new Int32Array(total), new Int32Array(total).fill(-1)];
+  const index = new Int32Array(rows * width).fill(-1);
+  const targets = new Int32Array(rows * width).fill(-1);
+  const mask = new Float32Array(rows * width);
+  let at = 0;
+  episodes.forEach(({ prompt, response }, row) => {
+    tokens.set(prompt, at);
+    tokens.set(response.subarray(0, -1), at + prompt.length);
+    const length = prompt.length + response.length - 1;
+    for (let i = 0; i < length; i++) positions[at + i] = i;
+    segments.fill(row, at, at + length);
+    response.forEach((token, t) => {
+      index[row * width + t] = at + prompt.length - 1 + t;
+      targets[row * width + t] = token;
+      mask[row * width + t] = 1;
+    });
+    at += length;
+  });
+  const row = (values: Int32Array): Tensor => tensor(values, { shape: [1, total] });
+  return {
+    tokens: row(tokens),
+    positions: row(positions),
+    segments: row(segments),
+    index: tensor(index),
+    targets: tensor(targets, { shape: [rows * width, 1] }),
+    mask: tensor(mask),
+  };
+}
+
 /** i32 [rows]: position of each episode's last token in rows * sequence; -1 for empty rows. */
 export function lastTokenIndex(episodes: readonly Episode[], { rows, sequence }: SequenceSizes): Tensor {
   const index = new Int32Array(rows).fill(-1);

@@ -2,6 +2,7 @@ import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { readMetricsFile } from "@trefoil/core";
 import { expect, test } from "vitest";
 import { temporaryFolder } from "../stages/small.js";
 
@@ -57,11 +58,20 @@ test("runs every command of the README, in its order", async () => {
   const base = `sft --data demonstrations.jsonl --output models/base ${sizes} ${short}`;
   expect(await run(folder, base.split(" "))).toMatchObject({ code: 0 });
 
-  expect(lines.map((line) => line.split(" ")[1])).toEqual(Object.keys(small));
+  const [, module] = /```js\n(\/\/ short\.mjs\n[\s\S]*?)```/.exec(readme)!;
+  await writeFile(join(folder, "short.mjs"), module!);
+  expect([...new Set(lines.map((line) => line.split(" ")[1]))]).toEqual(Object.keys(small));
   for (const line of lines) {
     const [name, command, ...rest] = line.split(/\s+/);
     expect(name).toBe("contrastive-rlhf");
     const { code, errors } = await run(folder, [command!, ...rest, ...small[command!]!.split(" ")], "say red: \n");
     expect(code, `${line}\n${errors}`).toBe(0);
   }
+  const [first] = await readMetricsFile(join(folder, "models/mixed-run/metrics.jsonl"));
+  const {
+    "rewards/models/reward/mean": model,
+    "rewards/short.mjs/mean": length,
+    "objective/scores": sum,
+  } = first!.values;
+  expect(Math.abs(sum! - (model! + 0.5 * length!))).toBeLessThan(1e-6);
 }, 180_000);

@@ -84,7 +84,7 @@ async function expectPaddingIgnored(
   const padding = 7;
   const i32 = (values: readonly number[], shape: number[]) => tensor(Int32Array.from(values), { shape });
   const score = compile((tokens: Tensor, index: Tensor, segments: Tensor | undefined) =>
-    opened.model.scoresAt(tokens, index, segments),
+    opened.model.scoresAt(tokens, index, segments ? { segments } : {}),
   );
   const batch = async (left: boolean, separated: boolean) => {
     const pad = ({ length }: readonly number[], value: number) => new Array<number>(width - length).fill(value);

@@ -162,7 +162,8 @@ export abstract class CausalLM<C extends DecoderConfig = DecoderConfig> extends 
   ): { hidden: Tensor; routing: Routing[] } {
     if (tokens.rank !== 2) throw new ShapeError("hidden", "tokens must be [batch, sequence]", [tokens.shape]);
     const sequence = tokens.shape[1]!;
-    if (sequence > this.config.maxPositions) {
+    // With positions of their own, several sequences can stand in one row.
+    if (context.positions === undefined && sequence > this.config.maxPositions) {
       throw new ShapeError("hidden", `the sequence is longer than maxPositions ${this.config.maxPositions}`, [
         tokens.shape,
       ]);

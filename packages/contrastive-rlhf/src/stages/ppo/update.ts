@@ -14,11 +14,11 @@ import { klLoss, maskedMean, policyLoss, valueLoss } from "../../algorithm/index
 import {
   type Episode,
   type OpenPolicy,
+  type PackedBatch,
+  packedBatch,
   responseLogProbs,
   type ScoreModel,
-  type SequenceBatch,
   type SequenceSizes,
-  sequenceBatch,
 } from "../../models/index.js";
 import { makeOptimizer } from "../run.js";
 import type { PpoSettings } from "./options.js";
@@ -63,6 +63,11 @@ export interface UpdateMetrics {
   valueLearningRate: number;
 }
 
+/** Where the tokens of a batch stand; its mask comes with the targets. */
+type Layout = Omit<PackedBatch, "mask">;
+const layoutOf = ({ mask: _, ...layout }: PackedBatch): Layout => layout;
+const contextOf = ({ positions, segments }: Layout) => ({ positions, segments });
+
 /** The compiled programs of PPO: measuring rollouts under policy, reference and critic, and one update. */
 export class PpoPrograms {
   readonly policyOptimizer: AdamW;
@@ -104,29 +109,25 @@ export class PpoPrograms {
     return this.#critic.kind === "shared" ? [this.#critic.model.score.weight] : this.#critic.model.parameters();
   }
 
-  readonly #measurePolicy = compile((tokens: Tensor, index: Tensor, targets: Tensor) => {
-    const { hidden } = this.#policy.model.hidden(tokens);
-    const { logProbs, entropy } = responseLogProbs(
-      this.#policy.model,
-      { index, targets },
-      this.#settings.temperature,
-      hidden,
-    );
-    return { logProbs, entropy, ...(this.#critic.kind !== "none" && { values: this.#values(tokens, index, hidden) }) };
+  readonly #measurePolicy = compile((batch: Layout) => {
+    const { hidden } = this.#policy.model.hidden(batch.tokens, contextOf(batch));
+    const { logProbs, entropy } = responseLogProbs(this.#policy.model, batch, this.#settings.temperature, hidden);
+    return { logProbs, entropy, ...(this.#critic.kind !== "none" && { values: this.#values(batch, hidden) }) };
   });
 
-  readonly #measureReference = compile((tokens: Tensor, index: Tensor, targets: Tensor) => {
+  readonly #measureReference = compile((batch: Layout) => {
     const { model } = this.#reference;
-    return responseLogProbs(model, { index, targets }, this.#settings.temperature, model.hidden(tokens).hidden)
-      .logProbs;
+    const { hidden } = model.hidden(batch.tokens, contextOf(batch));
+    return responseLogProbs(model, batch, this.#settings.temperature, hidden).logProbs;
   });
 
-  #values(tokens: Tensor, index: Tensor, hidden: Tensor): Tensor {
+  #values(batch: Layout, hidden: Tensor): Tensor {
+    const { tokens, index } = batch;
     if (this.#critic.kind === "none")
       return multiply(reshape(gatherRows(reshape(hidden, [-1, hidden.shape[2]!]), index), [-1]), 0);
     return this.#critic.kind === "shared"
       ? this.#critic.model.headAt(hidden, index)
-      : this.#critic.model.scoresAt(tokens, index);
+      : this.#critic.model.scoresAt(tokens, index, contextOf(batch));
   }
 
   /** Log-probabilities, entropies and values of rollouts, a minibatch at a time. */
@@ -135,11 +136,8 @@ export class PpoPrograms {
     const measured: Measured = { logProbs: [], referenceLogProbs: [], entropies: [], values: [] };
     for (let from = 0; from < episodes.length; from += rows) {
       const some = episodes.slice(from, from + rows);
-      const { tokens, index, targets } = sequenceBatch(some, this.#sizes);
-      const [own, reference] = await Promise.all([
-        this.#measurePolicy(tokens, index, targets),
-        this.#measureReference(tokens, index, targets),
-      ]);
+      const batch = layoutOf(packedBatch(some, this.#sizes));
+      const [own, reference] = await Promise.all([this.#measurePolicy(batch), this.#measureReference(batch)]);
       const take = async (source: Tensor | undefined, into: Float32Array[]) => {
         const data = source ? ((await source.data()) as Float32Array) : new Float32Array(rows * width);
         into.push(...some.map(({ response }, row) => data.slice(row * width, row * width + response.length)));
@@ -152,20 +150,14 @@ export class PpoPrograms {
     return measured;
   }
 
-  readonly #step = compile((batch: SequenceBatch, old: OldTensors, klCoefficient: Tensor, trainPolicy: boolean) => {
-    const { tokens, index, targets } = batch;
+  readonly #step = compile((batch: Layout, old: OldTensors, klCoefficient: Tensor, trainPolicy: boolean) => {
     const { mask } = old;
     const { clip, dualClip, entropyCoefficient, kl, critic } = this.#settings;
     const policyParameters = trainPolicy ? this.#policyParameters() : [];
     const valueParameters = this.#valueParameters();
     const { value, grads } = valueAndGrad(() => {
-      const { hidden } = this.#policy.model.hidden(tokens);
-      const { logProbs, entropy } = responseLogProbs(
-        this.#policy.model,
-        { index, targets },
-        this.#settings.temperature,
-        hidden,
-      );
+      const { hidden } = this.#policy.model.hidden(batch.tokens, contextOf(batch));
+      const { logProbs, entropy } = responseLogProbs(this.#policy.model, batch, this.#settings.temperature, hidden);
       const policy = policyLoss(
         { logProbs, oldLogProbs: old.logProbs, advantages: old.advantages, mask },
         { clip, ...(dualClip !== undefined && { dualClip }) },
@@ -178,7 +170,7 @@ export class PpoPrograms {
         loss = add(loss, multiply(penalty, klCoefficient));
       }
       if (this.#critic.kind === "none") return { loss, policy, entropy: meanEntropy, value: undefined };
-      const values = this.#values(tokens, index, hidden);
+      const values = this.#values(batch, hidden);
       const fit = valueLoss({ values, oldValues: old.values, returns: old.returns, mask }, critic.clip);
       const weighted = multiply(fit.loss, critic.coefficient);
       return { loss: trainPolicy ? add(loss, weighted) : weighted, policy, entropy: meanEntropy, value: fit };
@@ -214,7 +206,7 @@ export class PpoPrograms {
     trainPolicy: boolean,
   ): Promise<UpdateMetrics> {
     const { response: width } = this.#sizes;
-    const batch = sequenceBatch(episodes, this.#sizes);
+    const batch = layoutOf(packedBatch(episodes, this.#sizes));
     const lay = (of: (target: Targets) => Float32Array): Tensor => {
       const flat = new Float32Array(this.#sizes.rows * width);
       targets.forEach((target, row) => {
