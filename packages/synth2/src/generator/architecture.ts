@@ -6,7 +6,7 @@ const count = (value: number, meaning: string) => z.number().int().positive().de
 export const generatorSizesSchema = z.strictObject({
   width: count(128, "Width of the transformer."),
   layers: count(4, "Blocks of self-attention, cross-attention to the text, and feed-forward."),
-  heads: count(4, "Attention heads."),
+  heads: count(4, "Attention heads; an even number of the width is in each."),
   feedForward: count(256, "Width inside the (gated) feed-forward layers."),
   textWidth: count(96, "Width of the text encoder, which trains along."),
   textLayers: count(2, "Blocks of the text encoder."),
