@@ -227,7 +227,7 @@ export function coloursOf(images: Tensor, patch: number): Tensor {
 }
 
 /** Ranges of colours [N, g, g, 6] to latents [N, g, g, codeWidth]; every position by itself. */
-export class ColourEncoder extends Module {
+class ColourEncoder extends Module {
   readonly layers: Linear[];
 
   constructor({ channels, codeWidth }: TokenizerArchitecture, initial: InitialValues) {
