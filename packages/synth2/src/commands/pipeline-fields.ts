@@ -28,24 +28,26 @@ export const pipelineFields = ({ pairs, synthetic, steps }: PipelineBudget) => (
   vocabulary: count(512, "Tokens of the captions' vocabulary, at most.").meta({ unit: "tokens" }),
   tokenizer: z
     .strictObject({
-      model: architectureSchema.prefault({}),
-      loss: tokenizerLossSchema.prefault({}),
-      train: trainFields({ steps: steps.tokenizer, learningRate: 4e-3, batch: 8 }).prefault({}),
+      model: architectureSchema.prefault({
+        ...{ imageSize: 54, patchSize: 9, channels: [64], codes: 16, structureCodes: 64, codesSee: "patch" },
+      }),
+      loss: tokenizerLossSchema.prefault({ codebook: { reviveBelow: 0.1 } }),
+      train: trainFields({ steps: steps.tokenizer, learningRate: 4e-3, batch: 32 }).prefault({}),
     })
     .prefault({}),
   generator: z
     .strictObject({
-      model: generatorSizesSchema.prefault({ width: 96, layers: 3, feedForward: 192, textWidth: 64, textLayers: 1 }),
+      model: generatorSizesSchema.prefault({ width: 96, layers: 3, feedForward: 192, textWidth: 96, textLayers: 2 }),
       loss: generatorLossSchema.prefault({}),
-      train: trainFields({ steps: steps.generator, learningRate: 3e-3, batch: 16 }).prefault({}),
+      train: trainFields({ steps: steps.generator, learningRate: 3e-3, batch: 32 }).prefault({}),
     })
     .prefault({}),
   sampling: samplingSchema.prefault({
-    order: "halton",
-    guidance: 1,
-    temperature: 0.8,
-    steps: 24,
+    guidance: 0.5,
     guidanceRamp: false,
+    temperature: 0.8,
+    confidenceNoise: 3,
+    steps: 24,
   }),
   language: z
     .strictObject({
@@ -55,8 +57,8 @@ export const pipelineFields = ({ pairs, synthetic, steps }: PipelineBudget) => (
     .prefault({}),
   vlm: z
     .strictObject({
-      model: vlmSizesSchema.prefault({ width: 64, layers: 2 }),
-      train: trainFields({ steps: steps.vlm, learningRate: 2e-3, batch: 32 }).prefault({}),
+      model: vlmSizesSchema.prefault({ patch: 1, width: 64, layers: 2 }),
+      train: trainFields({ steps: steps.vlm, learningRate: 3e-3, batch: 32 }).prefault({}),
     })
     .prefault({}),
 });
