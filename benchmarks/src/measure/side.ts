@@ -18,6 +18,7 @@ export const units = {
   "GFLOP/s": 1e9,
   "GB/s": 1e9,
   "tokens/s": 1,
+  "images/s": 1,
   "calls/s": 1,
 } as const;
 type Unit = keyof typeof units;

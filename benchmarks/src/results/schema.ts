@@ -20,7 +20,7 @@ const measurement = z.strictObject({
   family: z.string(),
   name: z.string(),
   threads: z.number().int(),
-  unit: z.enum(["GFLOP/s", "GB/s", "tokens/s", "calls/s"]),
+  unit: z.enum(["GFLOP/s", "GB/s", "tokens/s", "images/s", "calls/s"]),
   amount: z.number().describe("of one repetition: floating-point operations, bytes read and written, tokens, calls"),
   shareOfPeak: z.number().nullable().describe("of the measured FMA peak or copy bandwidth with as many threads"),
   ours: side,

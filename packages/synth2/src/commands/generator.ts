@@ -21,7 +21,7 @@ export const generatorCommand = defineCommand({
   summary: "Train a text-to-image model: captions to the codes of a picture.",
   description:
     "A bidirectional transformer predicts hidden codes from the others and a caption (MUSE, arXiv 2301.00704), with a text encoder of its own. Some captions are dropped, so that guidance has a model without one.",
-  examples: ["synth2 generator --data world:paired:2000 --tokenizer models/tokenizer --output models/generator"],
+  examples: ["synth2 generator --data small-world:paired:3000 --tokenizer models/tokenizer --output models/generator"],
   schema: z.strictObject({
     data: dataField,
     heldOut: dataField.describe("Pairs to measure on. Default: none.").optional(),
@@ -31,7 +31,7 @@ export const generatorCommand = defineCommand({
     ...outputFields,
     model: generatorSizesSchema.prefault({}),
     loss: generatorLossSchema.prefault({}),
-    train: trainFields({ steps: 2000, learningRate: 1e-3, batch: 32 }).prefault({}),
+    train: trainFields({ steps: 2500, learningRate: 3e-3, batch: 32 }).prefault({}),
   }),
   run: async (config, { progress, signal }) => {
     const { model: sizes, loss, train: settings, output, resume, overwrite, evaluateEvery: every } = config;

@@ -19,7 +19,7 @@ export const tokenizerLossSchema = z.strictObject({
     .strictObject({
       learning: z.enum(["ema", "gradient"]).default("ema").describe("How codes follow their latents."),
       decay: z.number().min(0).lt(1).default(0.98).describe("γ of the moving averages."),
-      reviveBelow: z.number().min(0).default(0.3).describe("Latents per batch under which a code is dead; 0: never."),
+      reviveBelow: z.number().min(0).default(0.1).describe("Latents per batch under which a code is dead; 0: never."),
       reviveCandidates: count(8, "A dead code becomes the worst represented of this many latents, drawn at random."),
     })
     .prefault({}),
@@ -38,7 +38,7 @@ export const tokenizerCommand = defineCommand({
   summary: "Train an image tokenizer (VQ-GAN): pictures to a grid of codes and back.",
   description:
     "Encoder, codebook and decoder learn to reconstruct pictures (arXiv 2012.09841). The codebook follows its latents by moving averages or by gradient; codes that are never used are replaced. All later stages share the one tokenizer that this writes.",
-  examples: ["synth2 tokenizer --data world:paired:2000 --output models/tokenizer"],
+  examples: ["synth2 tokenizer --data small-world:paired:3000 --output models/tokenizer"],
   schema: z.strictObject({
     data: dataField,
     heldOut: dataField.describe("Pictures to measure on. Default: none.").optional(),
@@ -46,7 +46,7 @@ export const tokenizerCommand = defineCommand({
     ...outputFields,
     model: architectureSchema.prefault({}),
     loss: tokenizerLossSchema.prefault({}),
-    train: trainFields({ steps: 2000, learningRate: 4e-3, batch: 8 }).prefault({}),
+    train: trainFields({ steps: 1500, learningRate: 4e-3, batch: 32 }).prefault({}),
   }),
   run: async (config, { progress, signal }) => {
     const { model: architecture, loss, train: settings, output, resume, overwrite, evaluateEvery: every } = config;

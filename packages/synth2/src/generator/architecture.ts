@@ -4,10 +4,10 @@ const count = (value: number, meaning: string) => z.number().int().positive().de
 
 /** The sizes of a generator that a user chooses; grid and codebook come from the image tokenizer, the vocabulary from the text. */
 export const generatorSizesSchema = z.strictObject({
-  width: count(128, "Width of the transformer."),
-  layers: count(4, "Blocks of self-attention, cross-attention to the text, and feed-forward."),
-  heads: count(4, "Attention heads."),
-  feedForward: count(256, "Width inside the (gated) feed-forward layers."),
+  width: count(96, "Width of the transformer."),
+  layers: count(3, "Blocks of self-attention, cross-attention to the text, and feed-forward."),
+  heads: count(4, "Attention heads; an even number of the width is in each."),
+  feedForward: count(192, "Width inside the (gated) feed-forward layers."),
   textWidth: count(96, "Width of the text encoder, which trains along."),
   textLayers: count(2, "Blocks of the text encoder."),
   maxTextTokens: count(32, "Longest caption; longer ones are refused.").meta({ unit: "tokens" }),

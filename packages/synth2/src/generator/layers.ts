@@ -10,6 +10,7 @@ import {
   reshape,
   type Tensor,
 } from "@trefoil/core";
+import type { Rotary } from "./rotary.js";
 
 /** Keys and values that queries of one layer read: both [batch, keys, heads, headDim]. */
 export interface AttentionMemory {
@@ -17,7 +18,7 @@ export interface AttentionMemory {
   values: Tensor;
 }
 
-/** Bidirectional attention from x to itself or to another sequence; no positions of its own. */
+/** Bidirectional attention from x to itself or to another sequence; positions only where it is given rotations. */
 export class Attention extends Module {
   readonly queries: Linear;
   readonly keys: Linear;
@@ -34,13 +35,18 @@ export class Attention extends Module {
   }
 
   /** What queries will read of a source [batch, keys, sourceWidth]; the same for every step of decoding. */
-  memory(source: Tensor): AttentionMemory {
-    return { keys: this.#split(this.keys.forward(source)), values: this.#split(this.values.forward(source)) };
+  memory(source: Tensor, rotary?: Rotary): AttentionMemory {
+    const keys = this.#split(this.keys.forward(source));
+    return { keys: rotary ? rotary.turn(keys) : keys, values: this.#split(this.values.forward(source)) };
   }
 
-  /** @param lengths i32 [batch]: how many keys are real */
-  forward(x: Tensor, { keys, values }: AttentionMemory, lengths?: Tensor): Tensor {
-    const queries = this.#split(this.queries.forward(x));
+  /**
+   * @param lengths i32 [batch]: how many keys are real
+   * @param rotary what the keys were turned by
+   */
+  forward(x: Tensor, { keys, values }: AttentionMemory, lengths?: Tensor, rotary?: Rotary): Tensor {
+    const straight = this.#split(this.queries.forward(x));
+    const queries = rotary ? rotary.turn(straight) : straight;
     const mixed = attention(queries, keys, values, lengths ? { keyLengths: lengths } : {});
     return this.output.forward(reshape(mixed, x.shape));
   }
@@ -79,12 +85,13 @@ export class Block extends Module {
 
   /**
    * @param x [batch, sequence, width]
+   * @param rotary of the sequence's positions
    * @param lengths i32 [batch]: of the sequence itself; all of it where absent
    * @param source what cross-attention reads, and i32 [batch] how much of it is real
    */
-  forward(x: Tensor, lengths?: Tensor, source?: { memory: AttentionMemory; lengths: Tensor }): Tensor {
+  forward(x: Tensor, rotary: Rotary, lengths?: Tensor, source?: { memory: AttentionMemory; lengths: Tensor }): Tensor {
     const inner = this.selfNorm.forward(x);
-    let y = add(x, this.self.forward(inner, this.self.memory(inner), lengths));
+    let y = add(x, this.self.forward(inner, this.self.memory(inner, rotary), lengths, rotary));
     if (this.cross && this.crossNorm && source) {
       y = add(y, this.cross.forward(this.crossNorm.forward(y), source.memory, source.lengths));
     }

@@ -6,6 +6,8 @@ export interface MaskingOptions {
   maskToken: number;
   /** How the share of hidden codes follows from a uniform number. */
   schedule: MaskScheduleKind;
+  /** The least share of hidden codes, what the schedule's share is scaled to begin at: nearly whole pictures teach little of captions. */
+  leastHidden?: number;
   /**
    * What a hidden code counts: "picture" averages each picture and then the batch (MaskGIT), "batch" all hidden codes alike.
    */
@@ -30,12 +32,12 @@ export function hideCodes(
   choices: Choices,
   options: MaskingOptions & { share?: number },
 ): MaskedCodes {
-  const { maskToken, schedule, average, share } = options;
+  const { maskToken, schedule, leastHidden = 0, average, share } = options;
   const tokens = codes.slice();
   const targets = new Int32Array(codes.length).fill(-1);
   const hidden: number[][] = [];
   for (let at = 0; at < codes.length; at += positions) {
-    const ratio = share ?? maskSchedule(schedule, choices.next());
+    const ratio = share ?? leastHidden + (1 - leastHidden) * maskSchedule(schedule, choices.next());
     const count = Math.min(positions, Math.max(1, Math.round(ratio * positions)));
     const keys = Float64Array.from({ length: positions }, () => choices.next());
     const order = Array.from(keys.keys()).sort((a, b) => keys[a]! - keys[b]!);

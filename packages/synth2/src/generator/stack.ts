@@ -1,6 +1,7 @@
 import { add, type InitialValues, Module, type Parameter, RMSNorm, reshape, type Tensor } from "@trefoil/core";
 import type { GeneratorArchitecture } from "./architecture.js";
 import { type AttentionMemory, Block, positionTable } from "./layers.js";
+import { Rotary } from "./rotary.js";
 import { type TextBatch, TextEncoder } from "./text-encoder.js";
 
 /** What every layer reads of the captions; made once for all steps of decoding. */
@@ -18,6 +19,7 @@ export class ConditionedStack extends Module {
   readonly columns: Parameter;
   readonly blocks: Block[];
   readonly norm: RMSNorm;
+  readonly #rotary: Rotary;
 
   constructor(
     readonly architecture: GeneratorArchitecture,
@@ -30,6 +32,7 @@ export class ConditionedStack extends Module {
     this.columns = positionTable(gridSize, width, initial);
     this.blocks = Array.from({ length: layers }, () => new Block({ width, heads, feedForward, sourceWidth }, initial));
     this.norm = new RMSNorm(width);
+    this.#rotary = Rotary.over(gridSize, width / heads);
   }
 
   condition(text: TextBatch): Condition {
@@ -43,7 +46,7 @@ export class ConditionedStack extends Module {
     const grid = add(reshape(this.rows, [gridSize, 1, width]), reshape(this.columns, [1, gridSize, width]));
     let y = add(x, reshape(grid, [gridSize * gridSize, width]));
     this.blocks.forEach((block, i) => {
-      y = block.forward(y, undefined, { memory: memories[i]!, lengths });
+      y = block.forward(y, this.#rotary, undefined, { memory: memories[i]!, lengths });
     });
     return this.norm.forward(y);
   }

@@ -11,6 +11,7 @@ import {
 } from "@trefoil/core";
 import type { GeneratorArchitecture } from "./architecture.js";
 import { Block, positionTable } from "./layers.js";
+import { Rotary } from "./rotary.js";
 
 /** Captions as the generator reads them. */
 export interface TextBatch {
@@ -38,14 +39,17 @@ export class TextEncoder extends Module {
   readonly norm: RMSNorm;
   /** Stands for "no caption", [textWidth]: the only state that an image without condition reads. */
   readonly absent: Parameter;
+  readonly #rotary: Rotary;
 
   constructor(arch: GeneratorArchitecture, initial: InitialValues) {
     super();
     const { vocabulary, textWidth: width, textLayers, maxTextTokens } = arch;
     this.embed = new Embedding(vocabulary, width, { standardDeviation: 0.3, initial });
     this.positions = positionTable(maxTextTokens, width, initial);
-    const heads = Math.max(1, Math.round(width / (arch.width / arch.heads)));
-    const sizes = { width, heads: width % heads === 0 ? heads : 1, feedForward: 2 * width };
+    const wanted = Math.max(1, Math.round(width / (arch.width / arch.heads)));
+    const heads = width % wanted === 0 ? wanted : 1;
+    const sizes = { width, heads, feedForward: 2 * width };
+    this.#rotary = Rotary.along(maxTextTokens, width / heads);
     this.blocks = Array.from({ length: textLayers }, () => new Block(sizes, initial));
     this.norm = new RMSNorm(width);
     this.absent = new Parameter([width], { data: initial.normal([width], 0.3) });
@@ -54,7 +58,7 @@ export class TextEncoder extends Module {
   forward({ tokens, lengths, kept }: TextBatch): TextStates {
     const [batch] = tokens.shape as [number, number];
     let x = add(this.embed.forward(tokens), this.positions);
-    for (const block of this.blocks) x = block.forward(x, lengths);
+    for (const block of this.blocks) x = block.forward(x, this.#rotary, lengths);
     const states = where(reshape(kept, [batch, 1, 1]), this.norm.forward(x), reshape(this.absent, [1, 1, -1]));
     // Every state of a dropped caption is the same, so how many of them are read makes no difference.
     return { states, lengths };

@@ -5,32 +5,32 @@ const count = (value: number, meaning: string) => z.number().int().positive().de
 
 /** The sizes of an image tokenizer; saved in its folder. */
 export const architectureSchema = z.strictObject({
-  imageSize: count(48, "Width and height of the images.").meta({ unit: "pixels" }),
+  imageSize: count(54, "Width and height of the images.").meta({ unit: "pixels" }),
   patchSize: count(
-    4,
+    9,
     "Pixels per side that the first layer folds into channels; 1 as in the original VQ-GAN, more is faster.",
   ),
   channels: z
     .array(z.number().int().positive())
     .min(1)
-    .default([48])
+    .default([64])
     .describe("Channels of each level; every level after the first halves width and height."),
   residualBlocks: count(1, "Residual blocks of each level."),
   attention: z.boolean().default(false).describe("Self-attention at the coarsest level; MUSE leaves it out."),
   codesSee: z
     .enum(["picture", "patch"])
-    .default("picture")
+    .default("patch")
     .describe(
-      "What a code depends on: the picture around it and its statistics (3 × 3 convolutions, group norms), as in VQ-GAN, or its own patch alone, so that equal patches have equal codes: easier to generate.",
+      "What a code depends on: its own patch alone, so that equal patches have equal codes, which are easier to generate; or the picture around it and its statistics (3 × 3 convolutions, group norms), as in VQ-GAN, for photographs.",
     ),
   groups: count(8, "Groups of the group norms."),
-  codes: count(128, "Entries of the codebook."),
+  codes: count(16, "Entries of the codebook."),
   codeWidth: count(8, "Dimension of a code, and of the embeddings that are synthesised."),
   structureCodes: z
     .number()
     .int()
     .nonnegative()
-    .default(0)
+    .default(64)
     .describe(
       "Entries of a second codebook, for patches in grey of one mean and contrast; the first one then codes the range of colours of a patch, and a code is one entry of each, so that new combinations are codes too. 0: one codebook.",
     ),

@@ -16,11 +16,15 @@ export interface WorldOptions {
   captionsPerScene?: number;
 }
 
-/** Pictures of the built-in world, drawn when they are asked for: the same index gives the same sample. */
+/** Bytes of pictures that a dataset keeps. */
+const kept = 64 * 2 ** 20;
+
+/** Pictures of the built-in world, drawn when they are asked for, the first of them kept: the same index gives the same sample. */
 export class WorldDataset implements PairedDataset {
   readonly length: number;
   readonly size: number;
   readonly #options: Required<WorldOptions>;
+  readonly #drawn = new Map<number, PairedSample>();
 
   constructor(options: WorldOptions) {
     this.#options = { world: "full", size: 64, seed: 0, captionsPerScene: 5, ...options };
@@ -33,6 +37,14 @@ export class WorldDataset implements PairedDataset {
     if (!Number.isInteger(index) || index < 0 || index >= this.length) {
       throw new RangeError(`sample ${index} of ${this.length}`);
     }
+    const found = this.#drawn.get(index);
+    if (found) return found;
+    const sample = this.#draw(index);
+    if ((this.#drawn.size + 1) * sample.image.length <= kept) this.#drawn.set(index, sample);
+    return sample;
+  }
+
+  #draw(index: number): PairedSample {
     const { world, split, seed, size, captionsPerScene } = this.#options;
     const attributes = drawScene(split, seed, index, world);
     // Streams of their own: scenes use the first, positions and words those after the splits.

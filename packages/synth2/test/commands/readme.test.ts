@@ -33,6 +33,7 @@ const small: Record<string, string> = {
   prepare: "--size 16",
   tokenizer: `${train} --model.image-size 16 --model.patch-size 2 --model.channels 16,16 --model.codes 32`,
   generator: `${train} --model.width 32 --model.layers 1 --model.feed-forward 32 --model.max-text-tokens 48`,
+  faithfulness: "--sampling.steps 2",
   generate: "--sampling.steps 2",
   "language-model": `${train} --model.hidden-size 32 --model.layers 2 --model.intermediate-size 32`,
   captions: "--min-words 1 --max-words 200 --attempts 100 --batch 4 --count 4 --temperature 2",
@@ -67,8 +68,8 @@ test("runs every command of the README, in its order, and the library example", 
   for (const line of lines) {
     const words = [
       ...line
-        .replaceAll("paired:1500", "paired:16")
-        .replace("test:500", "test:8")
+        .replaceAll("paired:3000", "paired:16")
+        .replace(/test:\d+/, "test:8")
         .replace("--count 2000 ", "")
         .matchAll(/"([^"]*)"|\S+/g),
     ].map(([word, quoted]) => quoted ?? word);

@@ -1,6 +1,7 @@
-import { tensor } from "@trefoil/core";
+import { InitialValues, tensor } from "@trefoil/core";
 import { describe, expect, it } from "vitest";
 import { MaskedGenerator } from "../../src/generator/masked-model.js";
+import { Rotary } from "../../src/generator/rotary.js";
 import { joinTokens, slotsOf, splitCodes } from "../../src/generator/slots.js";
 import { textBatch } from "../../src/generator/text.js";
 import { MaskedSampler, pictureSeed, samplingSchema, UNKNOWN_CODE } from "../../src/sampling/index.js";
@@ -23,6 +24,32 @@ describe("codes of several codebooks", () => {
     const codes = Int32Array.of(4, 0, 2);
     expect(splitCodes(codes, slotsOf([5]))).toEqual(codes);
     expect(joinTokens(codes, slotsOf([5]))).toEqual(codes);
+  });
+});
+
+describe("rotations", () => {
+  it("leave products of queries and keys that depend on distances alone, along a caption and over a grid", async () => {
+    const [queries, keys] = [1, 2].map((seed) => new InitialValues(seed).normal([8], 1));
+    const products = async (rotary: Rotary, length: number) => {
+      const turned = async (row: Float32Array) => {
+        const rows = Float32Array.from({ length: length * 8 }, (_, i) => row[i % 8]!);
+        return (await rotary.turn(tensor(rows, { shape: [1, length, 1, 8] })).data()) as Float32Array;
+      };
+      const [q, k] = [await turned(queries!), await turned(keys!)];
+      return (i: number, j: number) => {
+        let sum = 0;
+        for (let c = 0; c < 8; c++) sum += q[i * 8 + c]! * k[j * 8 + c]!;
+        return sum;
+      };
+    };
+    const along = await products(Rotary.along(9, 8), 9);
+    expect(along(1, 3)).toBeCloseTo(along(6, 8), 5);
+    expect(Math.abs(along(1, 3) - along(3, 1))).toBeGreaterThan(1e-3);
+    // A grid of 4 × 4: one row down and two columns on, from (0, 0) and from (2, 1).
+    const over = await products(Rotary.over(4, 8), 16);
+    expect(over(0, 6)).toBeCloseTo(over(9, 15), 5);
+    // As far in the sequence, but not on the grid.
+    expect(Math.abs(over(0, 6) - over(3, 9))).toBeGreaterThan(1e-3);
   });
 });
 

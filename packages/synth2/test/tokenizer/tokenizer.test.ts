@@ -26,6 +26,8 @@ const architecture = architectureSchema.parse({
   codes: 6,
   codeWidth: 3,
   attention: true,
+  codesSee: "picture",
+  structureCodes: 0,
 });
 const settings = {
   steps: 30,
