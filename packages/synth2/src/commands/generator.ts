@@ -11,6 +11,7 @@ export const generatorLossSchema = z.strictObject({
     .enum(["cosine", "linear", "square", "arccos"])
     .default("cosine")
     .describe("Of the share of hidden codes."),
+  leastHidden: z.number().min(0).lt(1).default(0.5).describe("Least share of hidden codes in training."),
   average: z.enum(["picture", "batch"]).default("batch").describe("Whether pictures or hidden codes count alike."),
   dropCondition: z.number().min(0).lt(1).default(0.1).describe("Share of captions that are dropped."),
   labelSmoothing: z.number().min(0).lt(1).default(0).describe("ε of the label smoothing."),

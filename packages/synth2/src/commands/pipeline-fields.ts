@@ -28,16 +28,14 @@ export const pipelineFields = ({ pairs, synthetic, steps }: PipelineBudget) => (
   vocabulary: count(512, "Tokens of the captions' vocabulary, at most.").meta({ unit: "tokens" }),
   tokenizer: z
     .strictObject({
-      model: architectureSchema.prefault({
-        ...{ imageSize: 54, patchSize: 9, channels: [64], codes: 16, structureCodes: 64, codesSee: "patch" },
-      }),
-      loss: tokenizerLossSchema.prefault({ codebook: { reviveBelow: 0.1 } }),
+      model: architectureSchema.prefault({}),
+      loss: tokenizerLossSchema.prefault({}),
       train: trainFields({ steps: steps.tokenizer, learningRate: 4e-3, batch: 32 }).prefault({}),
     })
     .prefault({}),
   generator: z
     .strictObject({
-      model: generatorSizesSchema.prefault({ width: 96, layers: 3, feedForward: 192, textWidth: 96, textLayers: 2 }),
+      model: generatorSizesSchema.prefault({}),
       loss: generatorLossSchema.prefault({}),
       train: trainFields({ steps: steps.generator, learningRate: 3e-3, batch: 32 }).prefault({}),
     })
