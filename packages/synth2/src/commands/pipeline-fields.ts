@@ -40,13 +40,7 @@ export const pipelineFields = ({ pairs, synthetic, steps }: PipelineBudget) => (
       train: trainFields({ steps: steps.generator, learningRate: 3e-3, batch: 32 }).prefault({}),
     })
     .prefault({}),
-  sampling: samplingSchema.prefault({
-    guidance: 0.5,
-    guidanceRamp: false,
-    temperature: 0.8,
-    confidenceNoise: 3,
-    steps: 24,
-  }),
+  sampling: samplingSchema.prefault({}),
   language: z
     .strictObject({
       model: languageSizesSchema.prefault({ hiddenSize: 64, layers: 2, heads: 4, intermediateSize: 176 }),

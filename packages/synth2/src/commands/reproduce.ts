@@ -10,7 +10,7 @@ import { markdownSummary, type ReproduceResult, reproduceSections, resultsTables
 
 const whole = {
   ...{ pairs: 3000, synthetic: 3000 },
-  steps: { tokenizer: 1500, generator: 3000, language: 600, vlm: 1500 },
+  steps: { tokenizer: 1500, generator: 5000, language: 600, vlm: 1500 },
 };
 /** Of `--small`. */
 const small = { seeds: 2, testPictures: 64, timedSteps: 4, share: 0.1 } as const;
