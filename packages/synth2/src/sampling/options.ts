@@ -2,7 +2,7 @@ import { z } from "zod";
 
 /** How codes are decoded in parallel (MaskGIT, arXiv 2202.04200; MUSE, arXiv 2301.00704; Halton, arXiv 2503.17076). */
 export const samplingSchema = z.strictObject({
-  steps: z.number().int().positive().max(4096).default(12).describe("Steps of decoding.").meta({ unit: "steps" }),
+  steps: z.number().int().positive().max(4096).default(24).describe("Steps of decoding.").meta({ unit: "steps" }),
   order: z
     .enum(["confidence", "random", "halton"])
     .default("confidence")
@@ -11,24 +11,24 @@ export const samplingSchema = z.strictObject({
     .enum(["cosine", "linear", "square", "arccos"])
     .optional()
     .describe("How the share of hidden codes falls. Default: cosine, arccos for the Halton order."),
-  temperature: z.number().min(0).default(1).describe("Logits are divided by this; 0 takes the likeliest code."),
+  temperature: z.number().min(0).default(0.8).describe("Logits are divided by this; 0 takes the likeliest code."),
   confidenceNoise: z
     .number()
     .min(0)
-    .default(2)
+    .default(3)
     .describe("Gumbel noise on the confidence at the first step, falling to 0 along a line (MaskGIT: 4.5)."),
   topK: z.number().int().min(0).default(0).describe("Keep the k likeliest codes; 0 keeps all."),
   topP: z.number().gt(0).max(1).default(1).describe("Keep the smallest set of codes that reaches this probability."),
   guidance: z
     .number()
     .min(0)
-    .default(2)
+    .default(0.5)
     .describe(
       "w of classifier-free guidance: (1 + w) conditional - w unconditional. 0: none; other tools write 1 + w.",
     ),
   guidanceRamp: z
     .boolean()
-    .default(true)
+    .default(false)
     .describe("Guidance grows along a line from 0 at the first step, as in MUSE; else it is constant."),
   haltonRoll: z
     .boolean()

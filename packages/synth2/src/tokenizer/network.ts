@@ -206,7 +206,7 @@ function patchesOf(images: Tensor, patch: number): Tensor {
  * Images [N, S, S, 3] to their patches in grey, each of mean 0 and deviation 1, [N, S, S, 1]: what is drawn, without its colours.
  * @param patch pixels per side
  */
-export function structureOf(images: Tensor, patch: number): Tensor {
+function structureOf(images: Tensor, patch: number): Tensor {
   const [n, size] = images.shape as [number, number];
   const luminance = sum(multiply(images, tensor([0.299, 0.587, 0.114])), { axes: 3, keepDims: true });
   const patches = patchesOf(luminance, patch);
@@ -227,7 +227,7 @@ export function coloursOf(images: Tensor, patch: number): Tensor {
 }
 
 /** Ranges of colours [N, g, g, 6] to latents [N, g, g, codeWidth]; every position by itself. */
-export class ColourEncoder extends Module {
+class ColourEncoder extends Module {
   readonly layers: Linear[];
 
   constructor({ channels, codeWidth }: TokenizerArchitecture, initial: InitialValues) {
