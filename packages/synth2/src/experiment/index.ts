@@ -1,6 +1,6 @@
-export { type EfficiencyCell, measureEfficiency, STAGES, ways } from "./efficiency.js";
+export { STAGES, ways } from "./efficiency.js";
 export { type Finding, findings, totalSeconds } from "./findings.js";
 export { arms, type ExperimentSettings, expectations, rowsOfSeed, type TestName, tests } from "./plan.js";
 export { type ResultRow, readResults } from "./results.js";
-export { type ExperimentOptions, runExperiment } from "./run.js";
+export { runExperiment } from "./run.js";
 export { type ArmSummary, summarise } from "./summary.js";
