@@ -49,7 +49,7 @@ export const pipelineFields = ({ pairs, synthetic, steps }: PipelineBudget) => (
     .prefault({}),
   vlm: z
     .strictObject({
-      model: vlmSizesSchema.prefault({ patch: 1, width: 64, layers: 2 }),
+      model: vlmSizesSchema.prefault({ width: 64 }),
       train: trainFields({ steps: steps.vlm, learningRate: 3e-3, batch: 32 }).prefault({}),
     })
     .prefault({}),
