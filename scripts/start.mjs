@@ -6,7 +6,7 @@ import { main, root, setUp, wantsCuda } from "./setup/index.mjs";
 import { runInteractive } from "./setup/phase.mjs";
 
 /** Recipes whose quickstarts run when none is named. */
-const quickstarts = ["btx", "contrastive-rlhf"];
+const quickstarts = ["btx", "contrastive-rlhf", "synth2"];
 
 await main(async () => {
   const [first, ...rest] = process.argv.slice(2);

@@ -32,7 +32,7 @@ export class Sandbox {
       cpSync(join(repository, name), join(this.root, name), { recursive: true });
     }
     mkdirSync(join(this.root, "packages", "core", "src"), { recursive: true });
-    for (const recipe of ["btx", "contrastive-rlhf"]) {
+    for (const recipe of ["btx", "contrastive-rlhf", "synth2"]) {
       const folder = join(this.root, "packages", recipe);
       for (const part of ["src", "dist"]) mkdirSync(join(folder, part), { recursive: true });
       writeFileSync(join(folder, "src", "cli.ts"), "");

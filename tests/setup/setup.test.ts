@@ -135,6 +135,7 @@ describe("set-up", () => {
     expect(quickstarts(result.stdout)).toEqual([
       '["btx","quickstart","--device","cpu"]',
       '["contrastive-rlhf","quickstart","--device","cpu"]',
+      '["synth2","quickstart","--device","cpu"]',
     ]);
   });
 

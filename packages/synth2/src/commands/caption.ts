@@ -7,6 +7,7 @@ import { requireSameTokenizer } from "../generator/index.js";
 import { toUnit } from "../images/pixels.js";
 import { VqImageTokenizer } from "../tokenizer/index.js";
 import { Captioner, CodedDataset, openVlm, scoreDataset } from "../vlm/index.js";
+import { writeCaptionReport } from "./caption-report.js";
 import { count, dataField, folder } from "./fields.js";
 
 const modelFields = {
@@ -85,13 +86,22 @@ export const evaluateCommand = defineCommand({
     data: dataField,
     ...modelFields,
     batch: count(32, "Pictures captioned at a time."),
+    report: z
+      .string()
+      .min(1)
+      .describe("HTML page to write, with the first pictures beside their captions.")
+      .meta({ placeholder: "file.html" })
+      .optional(),
   }),
   run: async (config, { stdout, progress, signal }) => {
     await withCaptioner(config, config.batch, async (captioner, images) => {
       await using data = await openDataset(config.data, images.imageSize);
       const coded = await CodedDataset.encode(data.dataset, images, { progress, signal });
       const captions = await captioner.captionAll(coded, { progress, signal });
-      stdout.write(`${JSON.stringify(scoreDataset(captions, coded), null, 2)}\n`);
+      const scores = scoreDataset(captions, coded);
+      stdout.write(`${JSON.stringify(scores, null, 2)}\n`);
+      if (config.report !== undefined)
+        await writeCaptionReport(config.report, { data: data.dataset, captions, scores });
     });
   },
 });

@@ -30,23 +30,17 @@ export const pipelineFields = ({ pairs, synthetic, steps }: PipelineBudget) => (
     .strictObject({
       model: architectureSchema.prefault({}),
       loss: tokenizerLossSchema.prefault({}),
-      train: trainFields({ steps: steps.tokenizer, learningRate: 4e-3, batch: 8 }).prefault({}),
+      train: trainFields({ steps: steps.tokenizer, learningRate: 4e-3, batch: 32 }).prefault({}),
     })
     .prefault({}),
   generator: z
     .strictObject({
-      model: generatorSizesSchema.prefault({ width: 96, layers: 3, feedForward: 192, textWidth: 64, textLayers: 1 }),
+      model: generatorSizesSchema.prefault({}),
       loss: generatorLossSchema.prefault({}),
-      train: trainFields({ steps: steps.generator, learningRate: 3e-3, batch: 16 }).prefault({}),
+      train: trainFields({ steps: steps.generator, learningRate: 3e-3, batch: 32 }).prefault({}),
     })
     .prefault({}),
-  sampling: samplingSchema.prefault({
-    order: "halton",
-    guidance: 1,
-    temperature: 0.8,
-    steps: 24,
-    guidanceRamp: false,
-  }),
+  sampling: samplingSchema.prefault({}),
   language: z
     .strictObject({
       model: languageSizesSchema.prefault({ hiddenSize: 64, layers: 2, heads: 4, intermediateSize: 176 }),
@@ -55,8 +49,8 @@ export const pipelineFields = ({ pairs, synthetic, steps }: PipelineBudget) => (
     .prefault({}),
   vlm: z
     .strictObject({
-      model: vlmSizesSchema.prefault({ width: 64, layers: 2 }),
-      train: trainFields({ steps: steps.vlm, learningRate: 2e-3, batch: 32 }).prefault({}),
+      model: vlmSizesSchema.prefault({ width: 64 }),
+      train: trainFields({ steps: steps.vlm, learningRate: 3e-3, batch: 32 }).prefault({}),
     })
     .prefault({}),
 });

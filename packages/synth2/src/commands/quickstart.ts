@@ -10,8 +10,8 @@ import { count, folder } from "./fields.js";
 import { pipelineFields, pipelineSettings } from "./pipeline-fields.js";
 
 const budget = {
-  ...{ pairs: 1500, synthetic: 512 },
-  steps: { tokenizer: 1200, generator: 700, language: 500, vlm: 400 },
+  ...{ pairs: 3000, synthetic: 512 },
+  steps: { tokenizer: 1000, generator: 1400, language: 400, vlm: 500 },
 };
 
 /** What is scored: skewed as the pairs are, all looks alike, looks that no pair has. */

@@ -9,8 +9,8 @@ import { pipelineFields, pipelineSettings } from "./pipeline-fields.js";
 import { markdownSummary, type ReproduceResult, reproduceSections, resultsTables } from "./reproduce-report.js";
 
 const whole = {
-  ...{ pairs: 1500, synthetic: 3000 },
-  steps: { tokenizer: 2000, generator: 3000, language: 1000, vlm: 1200 },
+  ...{ pairs: 3000, synthetic: 3000 },
+  steps: { tokenizer: 1500, generator: 5000, language: 600, vlm: 1500 },
 };
 /** Of `--small`. */
 const small = { seeds: 2, testPictures: 64, timedSteps: 4, share: 0.1 } as const;

@@ -4,7 +4,7 @@ const count = (value: number, meaning: string) => z.number().int().positive().de
 
 /** The sizes of the trained part of a vision-language model that a user chooses. */
 export const vlmSizesSchema = z.strictObject({
-  patch: count(2, "Codes of a patch along each side; a patch is read as one. Must divide the grid of codes."),
+  patch: count(1, "Codes of a patch along each side; a patch is read as one. Must divide the grid of codes."),
   pictureLayers: z
     .number()
     .int()

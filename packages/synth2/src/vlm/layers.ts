@@ -23,6 +23,9 @@ export interface PictureMemory {
   values: Tensor;
 }
 
+/** Standard deviation of queries and keys at the start, for normed inputs: of logits, its square. */
+const sharpness = 1.7;
+
 /** Attention from one sequence to another, without positions, masks and biases. */
 export class CrossAttention extends Module {
   readonly queries: Linear;
@@ -34,7 +37,11 @@ export class CrossAttention extends Module {
   constructor(width: number, sourceWidth: number, heads: number, initial: InitialValues) {
     super();
     const layer = (inputs: number) => new Linear(inputs, width, { bias: false, initial });
-    [this.queries, this.keys, this.values] = [layer(width), layer(sourceWidth), layer(sourceWidth)];
+    // Sharp from the start: with flat attention every latent sees the mean of all patches, and hundreds of steps pass until one looks
+    // somewhere.
+    const sharp = (inputs: number) =>
+      new Linear(inputs, width, { bias: false, standardDeviation: sharpness / Math.sqrt(inputs), initial });
+    [this.queries, this.keys, this.values] = [sharp(width), sharp(sourceWidth), layer(sourceWidth)];
     this.output = layer(width);
     this.#heads = heads;
   }
@@ -134,7 +141,9 @@ class PictureEncoder extends Module {
     const { width, heads, pictureLayers, gridSize, patch, codeWidth } = architecture;
     const shape = [gridSize / patch, width];
     const table = () => new Parameter(shape, { data: initial.normal(shape, 0.3) });
-    this.embed = new Linear(patch * patch * codeWidth, width, { bias: false, initial });
+    // Embeddings are around 0.3: what is in a patch begins about as loud as where it is.
+    const inputs = patch * patch * codeWidth;
+    this.embed = new Linear(inputs, width, { bias: false, standardDeviation: 2 / Math.sqrt(inputs), initial });
     [this.rows, this.columns] = [table(), table()];
     this.layers = Array.from({ length: pictureLayers }, () => new PictureLayer(width, heads, initial));
     this.#architecture = architecture;

@@ -1,5 +1,5 @@
 import { spawn } from "node:child_process";
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync, readdirSync, statSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
@@ -44,7 +44,13 @@ test("training stages killed with SIGKILL and resumed end with the weights of an
       ],
     ],
   };
-  for (const [stage, args] of Object.entries(stages)) {
+  const language = ["--model.hidden-size", "32", "--model.layers", "1", "--model.intermediate-size", "32"];
+  const looking = ["--model.width", "16", "--model.latents", "2", "--model.heads", "2"];
+  const later = {
+    language: ["language-model", ...data, ...language],
+    vlm: ["vlm", ...data, "--tokenizer", at("tokenizer"), "--language-model", at("language"), ...looking],
+  };
+  for (const [stage, args] of Object.entries({ ...stages, ...later })) {
     const [whole, killed] = [at(stage), at(`killed-${stage}`)];
     expect(await run(args, whole), stage).toBe(0);
     expect(await run(args, killed, true), stage).toBe("SIGKILL");
@@ -53,4 +59,37 @@ test("training stages killed with SIGKILL and resumed end with the weights of an
     const weights = (path: string) => readFile(join(path, "model.safetensors"));
     expect((await weights(killed)).equals(await weights(whole)), stage).toBe(true);
   }
-}, 60_000);
+}, 240_000);
+
+test("captions killed with SIGKILL and asked for again are those of an uninterrupted run", async () => {
+  const folder = await temporaryFolder();
+  const at = (name: string) => join(folder, name);
+  const model = ["--model.hidden-size", "32", "--model.layers", "1", "--model.intermediate-size", "32"];
+  const data = ["--data", "small-world:paired:16"];
+  expect(await run(["language-model", ...data, ...model], at("language"))).toBe(0);
+  const write = (output: string, killAt = Number.POSITIVE_INFINITY): Promise<NodeJS.Signals | number | null> => {
+    // An untrained model: nearly everything it says is kept.
+    const filter = ["--count", "64", "--batch", "4", "--min-words", "1", "--max-words", "200", "--attempts", "100"];
+    const args = ["captions", "--language-model", at("language"), ...filter, "--temperature", "2", "--output", output];
+    const child = spawn(process.execPath, [cli, ...args], { stdio: "ignore" });
+    const file = join(output, "captions.jsonl");
+    const watch = setInterval(() => {
+      if (existsSync(file) && statSync(file).size >= killAt) child.kill("SIGKILL");
+    }, 1);
+    return new Promise((resolve) => {
+      child.on("close", (code, signal) => {
+        clearInterval(watch);
+        resolve(signal ?? code);
+      });
+    });
+  };
+  const text = (output: string) => readFile(join(output, "captions.jsonl"), "utf8");
+  expect(await write(at("whole"))).toBe(0);
+  const whole = await text(at("whole"));
+  expect(whole.trimEnd().split("\n")).toHaveLength(64);
+  expect(await write(at("killed"), 1)).toBe("SIGKILL");
+  expect((await text(at("killed"))).length).toBeLessThan(whole.length);
+  expect(await write(at("killed"), whole.length / 2)).toBe("SIGKILL");
+  expect(await write(at("killed"))).toBe(0);
+  expect(await text(at("killed"))).toBe(whole);
+}, 240_000);
