@@ -263,9 +263,11 @@ int32_t synchronize(TrefoilDevice* device, TrefoilStatus* status) {
     if (what.ends_with("[]"))
       fail(TREFOIL_INDEX_OUT_OF_RANGE, "%.*s[%lld] is %lld; it must be in [%lld, %lld)", static_cast<int>(what.size() - 2), record.what,
            static_cast<long long>(record.position), value, static_cast<long long>(record.least), bound);
-    std::string position = std::to_string(record.position);
-    if (record.width) position = "[" + std::to_string(record.position / record.width) + ", " + std::to_string(record.position % record.width) + "]";
-    fail(TREFOIL_INDEX_OUT_OF_RANGE, "%s %lld at position %s is outside [%lld, %lld)%s", record.what, value, position.c_str(), least, bound, otherwise);
+    char position[64];
+    const long long at = record.position, width = record.width;
+    if (width) std::snprintf(position, sizeof position, "[%lld, %lld]", at / width, at % width);
+    else std::snprintf(position, sizeof position, "%lld", at);
+    fail(TREFOIL_INDEX_OUT_OF_RANGE, "%s %lld at position %s is outside [%lld, %lld)%s", record.what, value, position, least, bound, otherwise);
   });
 }
 
