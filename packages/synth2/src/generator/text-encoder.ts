@@ -1,16 +1,11 @@
 import {
   add,
-  concat,
   Embedding,
   type InitialValues,
-  Linear,
   Module,
-  multiply,
   Parameter,
-  pad,
   RMSNorm,
   reshape,
-  slice,
   type Tensor,
   where,
 } from "@trefoil/core";
@@ -36,16 +31,9 @@ export interface TextStates {
   lengths: Tensor;
 }
 
-/** Words before a word that are mixed into it: "a small red circle". */
-const wordsBefore = 4;
-
-/**
- * A small bidirectional transformer over the caption, trained along with the generator. Words first take in those before them, so that
- * nouns carry their adjectives from the first update on: which colour goes with which shape is learned late otherwise.
- */
+/** A small bidirectional transformer over the caption, trained along with the generator. */
 export class TextEncoder extends Module {
   readonly embed: Embedding;
-  readonly phrases: Linear;
   readonly positions: Parameter;
   readonly blocks: Block[];
   readonly norm: RMSNorm;
@@ -57,7 +45,6 @@ export class TextEncoder extends Module {
     super();
     const { vocabulary, textWidth: width, textLayers, maxTextTokens } = arch;
     this.embed = new Embedding(vocabulary, width, { standardDeviation: 0.3, initial });
-    this.phrases = new Linear(wordsBefore * width, width, { bias: false, initial });
     this.positions = positionTable(maxTextTokens, width, initial);
     const wanted = Math.max(1, Math.round(width / (arch.width / arch.heads)));
     const heads = width % wanted === 0 ? wanted : 1;
@@ -70,18 +57,10 @@ export class TextEncoder extends Module {
 
   forward({ tokens, lengths, kept }: TextBatch): TextStates {
     const [batch] = tokens.shape as [number, number];
-    const words = this.embed.forward(tokens);
-    const before = Array.from({ length: wordsBefore }, (_, i) => later(words, i + 1));
-    let x = add(add(words, this.phrases.forward(concat(before, 2))), this.positions);
+    let x = add(this.embed.forward(tokens), this.positions);
     for (const block of this.blocks) x = block.forward(x, this.#rotary, lengths);
     const states = where(reshape(kept, [batch, 1, 1]), this.norm.forward(x), reshape(this.absent, [1, 1, -1]));
     // Every state of a dropped caption is the same, so how many of them are read makes no difference.
     return { states, lengths };
   }
-}
-
-/** Rows of a sequence [batch, length, width] moved on by some places, zeros before them. */
-function later(x: Tensor, places: number): Tensor {
-  const length = x.shape[1]!;
-  return places >= length ? multiply(x, 0) : pad(slice(x, 1, 0, length - places), 1, places, length);
 }
