@@ -18,7 +18,15 @@ let tokenizer: VqImageTokenizer;
 let generator: OpenMaskedGenerator;
 
 beforeAll(async () => {
-  const architecture = { imageSize: 8, patchSize: 2, channels: [8, 8], groups: 2, codes: 6, codeWidth: 3 };
+  const architecture = {
+    imageSize: 8,
+    patchSize: 2,
+    channels: [8, 8],
+    groups: 2,
+    codes: 6,
+    codeWidth: 3,
+    structureCodes: 0,
+  };
   await saveImageTokenizer(new TokenizerModel(architectureSchema.parse(architecture), 1), join(folder, "tokenizer"));
   tokenizer = await VqImageTokenizer.open(join(folder, "tokenizer"));
   const text = await trainBpe(texts, { vocabSize: 280 });
