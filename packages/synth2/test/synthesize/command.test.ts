@@ -17,7 +17,7 @@ describe("synth2 synthesize", () => {
     ) as [string, string, string];
     await trainSmallTokenizer(tokenizer, 1);
     await trainSmallGenerator(tokenizer, generator, 1);
-    const lines = Array.from({ length: 60 }, (_, i) => JSON.stringify({ caption: `${i} red circles` }));
+    const lines = Array.from({ length: 200 }, (_, i) => JSON.stringify({ caption: `${i} red circles` }));
     await writeFile(captions, `${lines.join("\n")}\n`);
     const run = (output: string, killAt?: string): Promise<NodeJS.Signals | null> => {
       const args = ["synthesize", "--captions", captions, "--generator", generator, "--tokenizer", tokenizer];
@@ -26,10 +26,11 @@ describe("synth2 synthesize", () => {
       const watch = setInterval(() => {
         if (killAt && existsSync(join(output, killAt))) child.kill("SIGKILL");
       }, 1);
-      return new Promise((resolve) => {
-        child.on("close", (_, signal) => {
+      return new Promise((resolve, reject) => {
+        child.on("close", (code, signal) => {
           clearInterval(watch);
-          resolve(signal);
+          if (code) reject(new Error(`synthesize ended with ${code}`));
+          else resolve(signal);
         });
       });
     };
@@ -37,14 +38,14 @@ describe("synth2 synthesize", () => {
     expect(await run(whole)).toBeNull();
     expect(await run(killed, "synthesis.json")).toBe("SIGKILL");
     expect(await run(killed, "shard-00002.jsonl")).toBe("SIGKILL");
-    expect(existsSync(join(killed, "shard-00014.safetensors"))).toBe(false);
+    expect(existsSync(join(killed, "shard-00049.safetensors"))).toBe(false);
     expect(await run(killed)).toBeNull();
     const contents = (path: string) => {
       const names = readdirSync(path).filter((name) => /^(synthesis|shard)/.test(name));
       return Promise.all(names.sort().map(async (name) => [name, await readFile(join(path, name))] as const));
     };
     const files = await contents(whole);
-    expect(files).toHaveLength(31);
+    expect(files).toHaveLength(101);
     expect(await contents(killed)).toEqual(files);
   }, 60_000);
 
