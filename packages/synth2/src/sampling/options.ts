@@ -2,7 +2,7 @@ import { z } from "zod";
 
 /** How codes are decoded in parallel (MaskGIT, arXiv 2202.04200; MUSE, arXiv 2301.00704; Halton, arXiv 2503.17076). */
 export const samplingSchema = z.strictObject({
-  steps: z.number().int().positive().max(4096).default(24).describe("Steps of decoding.").meta({ unit: "steps" }),
+  steps: z.number().int().positive().max(4096).default(36).describe("Steps of decoding.").meta({ unit: "steps" }),
   order: z
     .enum(["confidence", "random", "halton"])
     .default("confidence")
@@ -11,7 +11,7 @@ export const samplingSchema = z.strictObject({
     .enum(["cosine", "linear", "square", "arccos"])
     .optional()
     .describe("How the share of hidden codes falls. Default: cosine, arccos for the Halton order."),
-  temperature: z.number().min(0).default(0.8).describe("Logits are divided by this; 0 takes the likeliest code."),
+  temperature: z.number().min(0).default(0.5).describe("Logits are divided by this; 0 takes the likeliest code."),
   confidenceNoise: z
     .number()
     .min(0)
