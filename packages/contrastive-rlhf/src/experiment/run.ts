@@ -47,7 +47,10 @@ export interface ExperimentOptions extends StageContext {
   workers: number;
 }
 
-/** Runs every arm of every cell and seed that has no result yet. Returns whether all were run. */
+/**
+ * Runs every arm of every cell and seed that has no result yet. Returns whether all were run.
+ * @throws ResumeError where the folder holds an experiment of other settings
+ */
 export async function runExperiment(
   directory: string,
   settings: ExperimentSettings,
@@ -55,6 +58,8 @@ export async function runExperiment(
 ): Promise<boolean> {
   return await runUnits({
     ...{ directory, settings, workers, progress, signal },
+    // Rows are named by the values of these.
+    mayChange: ["seeds", "showcaseSeeds", "offsets", "flips", "binary", "samples"],
     units: unitsOf(settings),
     keysOf: ({ seed, model }) =>
       cellsOf(settings, model).flatMap((cell) =>

@@ -1,4 +1,4 @@
-export { MetricsError, NonFiniteLossError, RunDirectoryError } from "./errors.js";
+export { MetricsError, NonFiniteLossError, ResumeError, RunDirectoryError } from "./errors.js";
 export { type LoopState, type StepScalars, type TrainLoopOptions, type TrainLoopResult, trainLoop } from "./loop.js";
 export {
   type MetricsFileOptions,

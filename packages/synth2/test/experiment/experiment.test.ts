@@ -77,7 +77,7 @@ describe("the experiment", () => {
     await writeFile(join(output, "results.jsonl"), `${lines.slice(0, -2).join("\n")}\n${lines.at(-2)!.slice(0, 40)}`);
     expect((await reproduce(folder)).code).toBe(0);
     expect(lasting(await readResults(output))).toEqual(lasting(rows));
-    expect((await reproduce(folder, "--test-pictures 7")).printed).toContain("SYNTH_RESUME");
+    expect((await reproduce(folder, "--test-pictures 7")).printed).toContain("results with testPictures 6, not 7");
   }, 300_000);
 
   it("decides expectations by intervals over seeds", () => {
