@@ -1,7 +1,6 @@
 import { join } from "node:path";
-import { ByteTokenizer, type RunUnit, runUnits } from "@trefoil/core";
+import { ByteTokenizer, type RunUnit, runUnits, type StageContext } from "@trefoil/core";
 import { closeDomains, openDomains } from "../domains/index.js";
-import type { StageContext } from "../stages/index.js";
 import { runArm } from "./arm.js";
 import { windowsOf } from "./measure.js";
 import { SeedModels } from "./models.js";

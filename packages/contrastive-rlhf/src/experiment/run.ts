@@ -1,6 +1,5 @@
 import { join } from "node:path";
-import { type RunUnit, runUnits } from "@trefoil/core";
-import type { StageContext } from "../stages/index.js";
+import { type RunUnit, runUnits, type StageContext } from "@trefoil/core";
 import { armName, armsOf, cellName, cellsOf, type ExperimentSettings, type ModelSize } from "./plan.js";
 import { type ResultRow, resultKey } from "./results.js";
 import { SeedStages } from "./seed-stages.js";

@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import { loadTokenizer, RUN_LAYOUT, readMetricsFile } from "@trefoil/core";
+import { loadTokenizer, RUN_LAYOUT, readMetricsFile, type StageContext } from "@trefoil/core";
 import { mean } from "../algorithm/index.js";
 import type { PreferenceText } from "../data/index.js";
 import { hashModelFolder } from "../models/index.js";
@@ -16,7 +16,6 @@ import {
   RewardSum,
   respond,
   type ScoredSample,
-  type StageContext,
   sampleBaselines,
   sft,
   type TrainingSettings,

@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { ByteTokenizer, loadTokenizer } from "@trefoil/core";
+import { ByteTokenizer, loadTokenizer, type StageContext } from "@trefoil/core";
 import { mean, type PairedTest, pairedTest, type WinTieLose, winTieLose } from "../algorithm/index.js";
 import {
   type BaselineResult,
@@ -13,7 +13,6 @@ import {
   RewardSum,
   respond,
   type ScoredSample,
-  type StageContext,
   sampleBaselines,
   sft,
   type TrainingSettings,

@@ -2,8 +2,15 @@ import {
   compile,
   greater,
   mean,
+  namedState,
+  requireFreeOutput,
   reshape,
+  rowsOfStep,
+  runSteps,
+  type StageContext,
+  type StageOutput,
   saveModel,
+  scalarsOf,
   slice,
   sum,
   type Tensor,
@@ -20,17 +27,8 @@ import {
   sequenceBatch,
   sizesFor,
 } from "../models/index.js";
-import {
-  defined,
-  makeOptimizer,
-  namedState,
-  requireFreeOutput,
-  rowsOfStep,
-  runSteps,
-  type StageContext,
-  type StageOutput,
-  scalarsOf,
-} from "./run.js";
+import { defined } from "./defined.js";
+import { makeOptimizer } from "./optimizer.js";
 import type { TrainingSettings } from "./sft.js";
 
 export interface DpoOptions extends StageContext, StageOutput {

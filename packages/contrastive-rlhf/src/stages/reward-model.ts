@@ -1,4 +1,19 @@
-import { compile, greater, mean, slice, type Tensor, tensor, valueAndGrad } from "@trefoil/core";
+import {
+  compile,
+  greater,
+  mean,
+  namedState,
+  requireFreeOutput,
+  rowsOfStep,
+  runSteps,
+  type StageContext,
+  type StageOutput,
+  scalarsOf,
+  slice,
+  type Tensor,
+  tensor,
+  valueAndGrad,
+} from "@trefoil/core";
 import { mean as average, rewardModelLoss, standardDeviation } from "../algorithm/index.js";
 import { EpisodeEncoder, type PreferenceEpisodes, type PreferenceText } from "../data/index.js";
 import { RlhfError } from "../errors.js";
@@ -13,17 +28,8 @@ import {
   sequenceBatch,
   sizesFor,
 } from "../models/index.js";
-import {
-  defined,
-  makeOptimizer,
-  namedState,
-  requireFreeOutput,
-  rowsOfStep,
-  runSteps,
-  type StageContext,
-  type StageOutput,
-  scalarsOf,
-} from "./run.js";
+import { defined } from "./defined.js";
+import { makeOptimizer } from "./optimizer.js";
 import type { TrainingSettings } from "./sft.js";
 
 export interface RewardModelOptions extends StageContext, StageOutput {

@@ -1,7 +1,14 @@
 import {
   compile,
   Llama,
+  namedState,
+  requireFreeOutput,
+  rowsOfStep,
+  runSteps,
+  type StageContext,
+  type StageOutput,
   saveModel,
+  scalarsOf,
   type Tensor,
   type Tokenizer,
   type TransformerConfigFields,
@@ -12,18 +19,8 @@ import {
 import { type DemonstrationText, EpisodeEncoder } from "../data/index.js";
 import { RlhfError } from "../errors.js";
 import { disposeParameters, type Episode, OpenPolicy, sizesFor } from "../models/index.js";
-import {
-  defined,
-  makeOptimizer,
-  namedState,
-  type OptimizerSettings,
-  requireFreeOutput,
-  rowsOfStep,
-  runSteps,
-  type StageContext,
-  type StageOutput,
-  scalarsOf,
-} from "./run.js";
+import { defined } from "./defined.js";
+import { makeOptimizer, type OptimizerSettings } from "./optimizer.js";
 
 /** A policy that is made on the spot. */
 export interface NewPolicy {

@@ -50,3 +50,11 @@ export class Permutation {
     return left * span + right;
   }
 }
+
+/** Rows of update `step`: a new order every epoch, computed from the step alone. */
+export function rowsOfStep(size: number, batch: number, step: number, seed: number): number[] {
+  return Array.from({ length: batch }, (_, i) => {
+    const position = step * batch + i;
+    return new Permutation(size, seed, Math.floor(position / size)).at(position % size);
+  });
+}

@@ -35,5 +35,12 @@ export class ResumeError extends TrefoilError {
   }
 }
 
+/** A result would replace one that is there. */
+export class OutputExistsError extends TrefoilError {
+  constructor(output: string) {
+    super("TREFOIL_OUTPUT_EXISTS", `${output} exists already: name another output, or allow overwriting`);
+  }
+}
+
 /** A run directory cannot be created, resumed or locked. */
 export class RunDirectoryError extends TrefoilError {}

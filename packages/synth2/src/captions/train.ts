@@ -2,7 +2,14 @@ import {
   compile,
   gradients,
   Llama,
+  namedState,
+  requireFreeOutput,
+  rowsOfStep,
+  runSteps,
+  type StageContext,
+  type StageOutput,
   saveModel,
+  scalarsOf,
   type Tensor,
   type Tokenizer,
   type TransformerConfigFields,
@@ -11,17 +18,7 @@ import {
 } from "@trefoil/core";
 import { z } from "zod";
 import { SynthError } from "../errors.js";
-import {
-  makeOptimizer,
-  namedState,
-  requireFreeOutput,
-  rowsOfStep,
-  runSteps,
-  type StageContext,
-  type StageOutput,
-  scalarsOf,
-  type TrainingSettings,
-} from "../training/index.js";
+import { makeOptimizer, type TrainingSettings } from "../training/index.js";
 import { Choices } from "../world/random.js";
 import { classPrompt } from "./classes.js";
 import { captionRows, disposeModel, hashLanguageModel } from "./language-model.js";

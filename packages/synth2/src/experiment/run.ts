@@ -1,11 +1,10 @@
 import { join } from "node:path";
-import { type RunUnit, runUnits } from "@trefoil/core";
+import { type RunUnit, runUnits, type StageContext } from "@trefoil/core";
 import { compareCaptions, type LanguageModel } from "../captions/index.js";
 import { type Faithfulness, measureFaithfulness } from "../faithfulness/index.js";
 import { captionsOf, type OpenMaskedGenerator } from "../generator/index.js";
 import { maxCaptionTokens, Stages } from "../pipeline/index.js";
 import type { VqImageTokenizer } from "../tokenizer/index.js";
-import type { StageContext } from "../training/index.js";
 import { Captioner, type CaptionerScores, measurePictureUse, scoreDataset } from "../vlm/index.js";
 import { measureEfficiency } from "./efficiency.js";
 import { measurePeak } from "./peak.js";

@@ -1,9 +1,9 @@
+import type { StageContext } from "@trefoil/core";
 import { SynthError } from "../errors.js";
 import { encodeCaption, type OpenMaskedGenerator, requireSameTokenizer } from "../generator/index.js";
 import { imageBatch, toBytes } from "../images/pixels.js";
 import { MaskedSampler, pictureSeed, type SamplingOptions } from "../sampling/index.js";
 import type { VqImageTokenizer } from "../tokenizer/index.js";
-import type { StageContext } from "../training/index.js";
 import type { PairedDataset, RgbImage, SceneAttributes } from "../types.js";
 import { type AttributeAccuracy, attributeAccuracy, judgePicture } from "../world/index.js";
 

@@ -1,7 +1,6 @@
-import type { Tokenizer } from "@trefoil/core";
+import type { StageContext, Tokenizer } from "@trefoil/core";
 import { imageBatch } from "../images/pixels.js";
 import type { VqImageTokenizer } from "../tokenizer/index.js";
-import type { StageContext } from "../training/index.js";
 import type { PairedDataset } from "../types.js";
 import { encodeCaption } from "./text.js";
 import type { CodedPairs } from "./train.js";

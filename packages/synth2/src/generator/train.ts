@@ -1,7 +1,7 @@
-import { type AdamW, compile, gradients, type Tensor, type Tokenizer, tensor } from "@trefoil/core";
-import { SynthError } from "../errors.js";
 import {
-  makeOptimizer,
+  type AdamW,
+  compile,
+  gradients,
   namedState,
   requireFreeOutput,
   rowsOfStep,
@@ -9,8 +9,12 @@ import {
   type StageContext,
   type StageOutput,
   scalarsOf,
-  type TrainingSettings,
-} from "../training/index.js";
+  type Tensor,
+  type Tokenizer,
+  tensor,
+} from "@trefoil/core";
+import { SynthError } from "../errors.js";
+import { makeOptimizer, type TrainingSettings } from "../training/index.js";
 import { Choices } from "../world/random.js";
 import type { GeneratorArchitecture } from "./architecture.js";
 import { saveGenerator } from "./folder.js";

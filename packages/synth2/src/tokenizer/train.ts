@@ -9,24 +9,21 @@ import {
   log,
   mean,
   multiply,
-  RandomGenerator,
-  square,
-  subtract,
-  type Tensor,
-  tensor,
-} from "@trefoil/core";
-import { imageBatch } from "../images/pixels.js";
-import {
-  makeOptimizer,
   namedState,
+  RandomGenerator,
   requireFreeOutput,
   rowsOfStep,
   runSteps,
   type StageContext,
   type StageOutput,
   scalarsOf,
-  type TrainingSettings,
-} from "../training/index.js";
+  square,
+  subtract,
+  type Tensor,
+  tensor,
+} from "@trefoil/core";
+import { imageBatch } from "../images/pixels.js";
+import { makeOptimizer, type TrainingSettings } from "../training/index.js";
 import type { PairedDataset } from "../types.js";
 import { booksOf, type TokenizerArchitecture } from "./architecture.js";
 import { type CodebookUpdate, CodebookUsage, usageOf } from "./codebook.js";

@@ -1,12 +1,11 @@
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { readJsonFile, SafetensorsFile } from "@trefoil/core";
+import { readJsonFile, SafetensorsFile, type StageContext } from "@trefoil/core";
 import { z } from "zod";
 import { SynthError } from "../errors.js";
 import { imageBatch } from "../images/pixels.js";
 import type { VqImageTokenizer } from "../tokenizer/index.js";
-import type { StageContext } from "../training/index.js";
 import type { EmbeddedDataset, EmbeddedSample, PairedDataset, SceneAttributes } from "../types.js";
 
 /** Pictures that are encoded at a time. */

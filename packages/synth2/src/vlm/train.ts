@@ -1,17 +1,21 @@
-import { type AdamW, compile, gradients, Permutation, type Tensor, tensor } from "@trefoil/core";
-import type { LanguageModel } from "../captions/language-model.js";
-import { SynthError } from "../errors.js";
-import { requireSameTokenizer } from "../generator/index.js";
 import {
-  makeOptimizer,
+  type AdamW,
+  compile,
+  gradients,
   namedState,
+  Permutation,
   requireFreeOutput,
   runSteps,
   type StageContext,
   type StageOutput,
   scalarsOf,
-  type TrainingSettings,
-} from "../training/index.js";
+  type Tensor,
+  tensor,
+} from "@trefoil/core";
+import type { LanguageModel } from "../captions/language-model.js";
+import { SynthError } from "../errors.js";
+import { requireSameTokenizer } from "../generator/index.js";
+import { makeOptimizer, type TrainingSettings } from "../training/index.js";
 import type { EmbeddedDataset } from "../types.js";
 import { Choices } from "../world/random.js";
 import { type VlmArchitecture, type VlmSizes, vlmArchitectureSchema } from "./architecture.js";

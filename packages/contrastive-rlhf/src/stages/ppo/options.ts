@@ -1,7 +1,7 @@
+import type { StageContext, StageOutput } from "@trefoil/core";
 import type { AdaptiveKlOptions, Aggregation, PenaltyOptions, Shaper } from "../../algorithm/index.js";
 import type { PromptText } from "../../data/index.js";
 import type { RewardFunction, RewardSum } from "../rewards.js";
-import type { StageContext, StageOutput } from "../run.js";
 import type { AlarmSettings } from "./alarms.js";
 
 /** What is subtracted from each prompt's rewards. */

@@ -1,6 +1,15 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type JsonValue, Permutation, type StepScalars, saveModel } from "@trefoil/core";
+import {
+  type JsonValue,
+  namedState,
+  Permutation,
+  requireFreeOutput,
+  rowsOfStep,
+  runSteps,
+  type StepScalars,
+  saveModel,
+} from "@trefoil/core";
 import { adaptKlCoefficient, type Compared, mean, penalise, RewardShaper } from "../../algorithm/index.js";
 import { EpisodeEncoder, type PromptTokens } from "../../data/index.js";
 import { RlhfError } from "../../errors.js";
@@ -12,7 +21,7 @@ import {
   ScoreModel,
   type SequenceSizes,
 } from "../../models/index.js";
-import { defined, namedState, requireFreeOutput, rowsOfStep, runSteps } from "../run.js";
+import { defined } from "../defined.js";
 import { findAlarm } from "./alarms.js";
 import { type Experience, makeExperience } from "./experience.js";
 import { Clock, experienceMetrics, goldMetrics, responseMetrics, rewardMetrics, updateMetrics } from "./metrics.js";

@@ -1,46 +1,18 @@
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import {
-  type JsonValue,
-  loadLatestCheckpoint,
-  openMetricsFile,
-  openRunDirectory,
-  type Parameter,
-  type Progress,
-  RUN_LAYOUT,
-  type StepScalars,
-  type StoredTensor,
-  saveCheckpoint,
-  trainLoop,
-} from "@trefoil/core";
-import { SynthError } from "../errors.js";
+import { type JsonValue, loadLatestCheckpoint, saveCheckpoint } from "../io/index.js";
+import type { Parameter, Tensor } from "../tensor/tensor.js";
+import { ResumeError } from "./errors.js";
+import { type StepScalars, trainLoop } from "./loop.js";
+import { openMetricsFile } from "./metrics.js";
+import { restoreParameters, storedTensors } from "./parameter-state.js";
+import { openRunDirectory } from "./run-directory.js";
+import { RUN_LAYOUT } from "./run-layout.js";
+import type { StageContext } from "./stage.js";
 
-/** What a stage is given by the command line, or by a program that uses it as a library. */
-export interface StageContext {
-  progress?: Progress;
-  /** Aborted: finish the step, save a checkpoint, return. */
-  signal?: AbortSignal;
-}
-
-/** Where a training stage writes. */
-export interface StageOutput {
-  /** Folder of the result. */
-  output: string;
-  /** Run directory: configuration, metrics, checkpoints. */
-  run: string;
-  /** Go on from the newest checkpoint of the run directory, if there is one. */
-  resume?: boolean;
-  overwrite?: boolean;
-}
-
-/** Before anything is trained. @throws SynthError `SYNTH_OPTIONS` when the output is there and may not be replaced */
-export function requireFreeOutput({ output, overwrite = false }: Pick<StageOutput, "output" | "overwrite">): void {
-  if (overwrite || !existsSync(output)) return;
-  throw new SynthError("SYNTH_OPTIONS", `${output} exists already: name another output, or allow overwriting`);
-}
-
-export interface RunOptions extends StageContext {
+/** A training run whose every step waits for the one before. */
+export interface RunStepsOptions extends StageContext {
   run: string;
   resume?: boolean;
   title: string;
@@ -70,9 +42,9 @@ interface SavedRun {
 /**
  * A training run with metrics and checkpoints: killed at any instant and resumed it ends with the same weights.
  * @returns whether it ended; false when the signal stopped it
- * @throws SynthError `SYNTH_RESUME` when the run directory was started with other settings, data or models
+ * @throws ResumeError when the run directory was started with other settings, data or models
  */
-export async function runSteps(options: RunOptions): Promise<boolean> {
+export async function runSteps(options: RunStepsOptions): Promise<boolean> {
   const { run, title, steps, step, parameters, state, progress, signal, evaluate, evaluateEvery } = options;
   const resume = options.resume === true && existsSync(join(run, RUN_LAYOUT.config));
   const config = createHash("sha256").update(JSON.stringify(options.config)).digest("hex");
@@ -84,8 +56,7 @@ export async function runSteps(options: RunOptions): Promise<boolean> {
     const { checkpoint } = found;
     const saved = checkpoint.state as unknown as SavedRun;
     if (saved.config !== config) {
-      throw new SynthError(
-        "SYNTH_RESUME",
+      throw new ResumeError(
         `${run} was started with other settings, data or models: resume with the same ones, or start a new run directory`,
       );
     }
@@ -119,30 +90,8 @@ export async function runSteps(options: RunOptions): Promise<boolean> {
   }
 }
 
-/** Copies of the parameters, as files hold them. */
-export async function storedTensors(parameters: ReadonlyMap<string, Parameter>): Promise<Record<string, StoredTensor>> {
-  const tensors: Record<string, StoredTensor> = {};
-  for (const [name, parameter] of parameters) {
-    const dtype = ({ f32: "F32", i32: "I32", bf16: "BF16" } as const)[parameter.dtype];
-    tensors[name] = { dtype, shape: parameter.shape, data: await parameter.data() };
-  }
-  return tensors;
-}
-
-/** @throws SynthError `SYNTH_RESUME` when a tensor is missing or has another size */
-function restoreParameters(
-  parameters: ReadonlyMap<string, Parameter>,
-  tensors: Readonly<Record<string, StoredTensor>>,
-  path: string,
-): void {
-  for (const [name, parameter] of parameters) {
-    const stored = tensors[name];
-    if (stored?.data.byteLength !== parameter.bytes) {
-      throw new SynthError(
-        "SYNTH_RESUME",
-        `${path} holds ${stored ? "another size of" : "no"} "${name}": resume with the settings the run was started with`,
-      );
-    }
-    parameter.set(stored.data as Float32Array | Int32Array | Uint16Array);
-  }
+/** The scalars of a step on the host. */
+export async function scalarsOf<K extends string>(values: Record<K, Tensor>): Promise<Record<K, number>> {
+  const entries = Object.entries<Tensor>(values).map(async ([name, value]) => [name, await value.item()] as const);
+  return Object.fromEntries(await Promise.all(entries)) as Record<K, number>;
 }
