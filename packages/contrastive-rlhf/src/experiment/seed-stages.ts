@@ -12,6 +12,7 @@ import {
   loadModelReward,
   measureGradientVariance,
   type PpoSettings,
+  plainPpo,
   ppo,
   RewardSum,
   respond,
@@ -341,28 +342,18 @@ export class SeedStages {
     const rate = learningRate * rateOf[this.#model];
     const count = twice ? 2 * rollouts : rollouts;
     return {
+      ...plainPpo,
       iterations: this.#settings.iterations,
       promptsPerIteration: grouped ? count / rolloutsPerPrompt : count,
       samplesPerPrompt: grouped ? rolloutsPerPrompt : 1,
-      epochs: 4,
       // As many updates with twice the rollouts.
       minibatch: twice ? 2 * minibatch : minibatch,
-      temperature: 1,
       maxNewTokens: taskResponseTokens,
-      gamma: 1,
-      lambda: 0.95,
-      clip: 0.2,
-      entropyCoefficient: 0,
-      whitenAdvantages: true,
-      whitenRewards: false,
-      maskTruncated: false,
       learningRate: rate,
-      clipNorm: 1,
       seed: this.#seed,
       kl: { where: "reward", coefficient: klCoefficient },
       critic: { kind: grouped ? "none" : "separate", warmupIterations: 0, learningRate: 2 * rate, coefficient: 1 },
       baseline,
-      shaper: { kind: "identity" },
       penalties: cell.kind === "flips" ? { unended: { kind: "subtract", value: unendedPenalty } } : {},
       // Only numbers that are not finite stop a run: a threshold would end noisy arms before quiet ones.
       alarms: { enabled: true, grace: this.#settings.iterations },

@@ -9,6 +9,7 @@ import {
   functionReward,
   loadModelReward,
   type PpoSettings,
+  plainPpo,
   ppo,
   RewardSum,
   respond,
@@ -247,27 +248,16 @@ const goldOf = (samples: readonly Pick<ScoredSample, "promptText" | "responseTex
 
 function ppoSettings({ iterations, learningRate, seed }: QuickstartSettings, baseline: BaselineSettings): PpoSettings {
   return {
+    ...plainPpo,
     iterations,
     promptsPerIteration: 64,
-    samplesPerPrompt: 1,
-    epochs: 4,
     minibatch: 32,
-    temperature: 1,
     maxNewTokens: taskResponseTokens,
-    gamma: 1,
-    lambda: 0.95,
-    clip: 0.2,
-    entropyCoefficient: 0,
-    whitenAdvantages: true,
-    whitenRewards: false,
-    maskTruncated: false,
     learningRate,
-    clipNorm: 1,
     seed,
     kl: { where: "reward", coefficient: 0.15 },
     critic: { kind: "separate", warmupIterations: 0, learningRate: 3 * learningRate, coefficient: 1 },
     baseline,
-    shaper: { kind: "identity" },
     // Hardly any SFT response is cut off: the reward model cannot know what to think of those that PPO finds.
     penalties: { unended: { kind: "subtract", value: 1 } },
     // A few thousand letters: single ratios leave the range that means trouble at scale. Only broken numbers stop it.
