@@ -43,7 +43,7 @@ export interface DpoOptions extends StageContext, StageOutput {
 
 /** Direct preference optimisation (arXiv 2305.18290). Returns whether it came to the end. */
 export async function dpo(options: DpoOptions): Promise<boolean> {
-  const { preferences, beta, form, settings, output, run, progress, signal, resume, overwrite } = options;
+  const { preferences, beta, form, settings, output, progress, overwrite } = options;
   requireFreeOutput(options);
   using policy = await OpenPolicy.open(options.policy);
   const { model, config } = policy;
@@ -89,11 +89,10 @@ export async function dpo(options: DpoOptions): Promise<boolean> {
       "logps/rejected": mean(rejected),
     };
   });
-  const completed = await runSteps({
-    run,
+  const completed = await runSteps(options, {
     title: "dpo",
     config: { policy: await hashModelFolder(options.policy), pairs: pairs.length, beta, form, settings },
-    steps: settings.steps,
+    settings,
     parameters: namedState({ model, optimizer }),
     step: async (index) => {
       const rows = rowsOfStep(pairs.length, settings.batch, index, settings.seed);
@@ -105,9 +104,6 @@ export async function dpo(options: DpoOptions): Promise<boolean> {
       ]);
       return { ...(await scalarsOf(await step(tokens, at, targets, references))), tokens: tokens.size };
     },
-    checkpointEvery: settings.checkpointEvery,
-    keepCheckpoints: settings.keepCheckpoints,
-    ...defined({ progress, signal, resume }),
   });
   if (completed) await saveModel(model, output, { config, tokenizerFrom: options.policy, ...defined({ overwrite }) });
   return completed;

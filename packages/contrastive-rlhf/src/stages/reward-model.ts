@@ -54,7 +54,7 @@ export interface RewardModelResult {
 
 /** Trains a reward model on preferences by the Bradley–Terry loss. */
 export async function trainRewardModel(options: RewardModelOptions): Promise<RewardModelResult> {
-  const { from, preferences, settings, output, run, progress, signal, resume, overwrite, centre, labelNoise } = options;
+  const { from, preferences, settings, output, progress, overwrite, centre, labelNoise } = options;
   requireFreeOutput(options);
   using policy = await OpenPolicy.open(from);
   const { model, config } = await loadScoreModel(from, settings.seed);
@@ -98,8 +98,7 @@ export async function trainRewardModel(options: RewardModelOptions): Promise<Rew
   });
   const score = compile((tokens: Tensor, index: Tensor) => model.scoresAt(tokens, index));
 
-  const completed = await runSteps({
-    run,
+  const completed = await runSteps(options, {
     title: "reward model",
     config: {
       from: await hashModelFolder(from),
@@ -109,7 +108,7 @@ export async function trainRewardModel(options: RewardModelOptions): Promise<Rew
       labelNoise: labelNoise ?? null,
       settings,
     },
-    steps: settings.steps,
+    settings,
     parameters: namedState({ model, optimizer }),
     step: async (index) => {
       const batch = rowsOfStep(training.length, settings.batch, index, settings.seed).map((row) => training[row]!);
@@ -121,9 +120,6 @@ export async function trainRewardModel(options: RewardModelOptions): Promise<Rew
         tokens: tokens.size,
       };
     },
-    checkpointEvery: settings.checkpointEvery,
-    keepCheckpoints: settings.keepCheckpoints,
-    ...defined({ progress, signal, resume }),
   });
   if (!completed) return { completed };
   const scores = await scorePairs(pairs, score, sizes);

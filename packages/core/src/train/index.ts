@@ -21,6 +21,6 @@ export * from "./report/index.js";
 export { openRunDirectory, type RunDirectory, type RunDirectoryOptions } from "./run-directory.js";
 export { RUN_LAYOUT } from "./run-layout.js";
 export { type RunOwner, runOwner } from "./run-lock.js";
-export { type RunStepsOptions, runSteps, scalarsOf } from "./run-steps.js";
+export { runSteps, type StepsPlan, scalarsOf } from "./run-steps.js";
 export { requireFreeOutput, type StageContext, type StageOutput } from "./stage.js";
 export { openTensorBoardFile, type TensorBoardOptions } from "./tensorboard.js";

@@ -9,16 +9,14 @@ import { openMetricsFile } from "./metrics.js";
 import { restoreParameters, storedTensors } from "./parameter-state.js";
 import { openRunDirectory } from "./run-directory.js";
 import { RUN_LAYOUT } from "./run-layout.js";
-import type { StageContext } from "./stage.js";
+import type { StageContext, StageOutput } from "./stage.js";
 
 /** A training run whose every step waits for the one before. */
-export interface RunStepsOptions extends StageContext {
-  run: string;
-  resume?: boolean;
+export interface StepsPlan {
   title: string;
   /** Saved as `config.yaml`, and compared when the run is resumed: settings and what tells data and models apart. */
   config: object;
-  steps: number;
+  settings: { steps: number; checkpointEvery: number; keepCheckpoints: number };
   /** Everything on the device that a resumed run needs, by name: weights, moments, counters, random state. */
   parameters: ReadonlyMap<string, Parameter>;
   /** Everything else that a resumed run needs. */
@@ -28,8 +26,6 @@ export interface RunStepsOptions extends StageContext {
   mustBeFinite?: readonly string[];
   evaluateEvery?: number;
   evaluate?: () => Promise<Readonly<Record<string, number>>>;
-  checkpointEvery: number;
-  keepCheckpoints: number;
 }
 
 /** What a checkpoint holds beside the tensors. */
@@ -44,11 +40,15 @@ interface SavedRun {
  * @returns whether it ended; false when the signal stopped it
  * @throws ResumeError when the run directory was started with other settings, data or models
  */
-export async function runSteps(options: RunStepsOptions): Promise<boolean> {
-  const { run, title, steps, step, parameters, state, progress, signal, evaluate, evaluateEvery } = options;
-  const resume = options.resume === true && existsSync(join(run, RUN_LAYOUT.config));
-  const config = createHash("sha256").update(JSON.stringify(options.config)).digest("hex");
-  await using directory = await openRunDirectory({ name: title, directory: run, resume, config: options.config });
+export async function runSteps(
+  stage: StageContext & Pick<StageOutput, "run" | "resume">,
+  plan: StepsPlan,
+): Promise<boolean> {
+  const { run, progress, signal } = stage;
+  const { title, settings, step, parameters, state, evaluate, evaluateEvery } = plan;
+  const resume = stage.resume === true && existsSync(join(run, RUN_LAYOUT.config));
+  const config = createHash("sha256").update(JSON.stringify(plan.config)).digest("hex");
+  await using directory = await openRunDirectory({ name: title, directory: run, resume, config: plan.config });
   const found = resume ? await loadLatestCheckpoint(directory.path) : undefined;
   for (const warning of found?.warnings ?? []) progress?.warn(warning);
   let resumeFrom: { step: number; tokens: number } | undefined;
@@ -68,18 +68,18 @@ export async function runSteps(options: RunStepsOptions): Promise<boolean> {
   const metrics = await openMetricsFile(directory.metrics, resume ? { resumeStep: resumeFrom?.step ?? 0 } : {});
   try {
     const { status } = await trainLoop({
-      steps,
+      steps: settings.steps,
       resumeFrom,
       title,
       metrics: [metrics],
       step: async (index) => await step(index),
-      checkpointEvery: options.checkpointEvery,
+      checkpointEvery: settings.checkpointEvery,
       checkpoint: async ({ step: at, tokens }) => {
         const saved: SavedRun = { tokens, config, state: state?.save() ?? null };
         const content = { tensors: await storedTensors(parameters), state: saved as unknown as JsonValue };
-        await saveCheckpoint(directory.path, at, content, { keepLast: options.keepCheckpoints });
+        await saveCheckpoint(directory.path, at, content, { keepLast: settings.keepCheckpoints });
       },
-      ...(options.mustBeFinite && { mustBeFinite: options.mustBeFinite }),
+      ...(plan.mustBeFinite && { mustBeFinite: plan.mustBeFinite }),
       ...(evaluate && { evaluate, evaluateEvery }),
       ...(progress && { progress }),
       ...(signal && { signal }),

@@ -34,24 +34,28 @@ async function train(run: string, { stopAt = -1, resume = false, rate = 0.1, out
   const stopping = new AbortController();
   const drawn: number[][] = [];
   let drawnBefore = 0;
-  const completed = await runSteps({
-    ...{ run, resume, steps, title: "linear", checkpointEvery: 4, keepCheckpoints: 1, signal: stopping.signal },
-    config: { rate },
-    parameters: namedState({ model, optimizer }),
-    state: {
-      save: () => drawnBefore + drawn.length,
-      restore: (saved) => {
-        drawnBefore = saved as number;
+  const completed = await runSteps(
+    { run, resume, signal: stopping.signal },
+    {
+      title: "linear",
+      config: { rate },
+      settings: { steps, checkpointEvery: 4, keepCheckpoints: 1 },
+      parameters: namedState({ model, optimizer }),
+      state: {
+        save: () => drawnBefore + drawn.length,
+        restore: (saved) => {
+          drawnBefore = saved as number;
+        },
+      },
+      step: async (index) => {
+        const rows = rowsOfStep(5, 3, index, 7);
+        drawn.push(rows);
+        if (index === stopAt) stopping.abort();
+        const picked = rows.flatMap((row) => [...inputs.subarray(row * 4, row * 4 + 4)]);
+        return await scalarsOf(await update(tensor(Float32Array.from(picked), { shape: [3, 4] })));
       },
     },
-    step: async (index) => {
-      const rows = rowsOfStep(5, 3, index, 7);
-      drawn.push(rows);
-      if (index === stopAt) stopping.abort();
-      const picked = rows.flatMap((row) => [...inputs.subarray(row * 4, row * 4 + 4)]);
-      return await scalarsOf(await update(tensor(Float32Array.from(picked), { shape: [3, 4] })));
-    },
-  });
+  );
   const weights = [...(await model.weight.data())];
   for (const parameter of namedState({ model, optimizer }).values()) parameter.dispose();
   return { completed, weights, drawn, total: drawnBefore + drawn.length };

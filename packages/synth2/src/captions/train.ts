@@ -99,11 +99,10 @@ export async function trainLanguageModel(
     });
     const sequence = longestRow(captions, tokenizer, sizes.maxPositions);
     const shape = [settings.batch, sequence];
-    const completed = await runSteps({
-      run: options.run,
+    const completed = await runSteps(options, {
       title: "language-model",
       config: { data: dataName, captions: captions.length, tokenizer: tokenizer.hash, sizes, settings },
-      steps: settings.steps,
+      settings,
       parameters: namedState({ model, optimizer }),
       step: async (index) => {
         const choices = new Choices(settings.seed, index, 0x636c6173);
@@ -116,11 +115,6 @@ export async function trainLanguageModel(
         ) as [Tensor, Tensor, Tensor];
         return await scalarsOf(await step(tokens, targets, weights));
       },
-      checkpointEvery: settings.checkpointEvery,
-      keepCheckpoints: settings.keepCheckpoints,
-      ...(options.resume !== undefined && { resume: options.resume }),
-      ...(options.progress && { progress: options.progress }),
-      ...(options.signal && { signal: options.signal }),
     });
     if (!completed) return { completed };
     const files = tokenizerFiles(tokenizer) as Record<string, object>;

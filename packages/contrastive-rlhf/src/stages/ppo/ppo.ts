@@ -43,7 +43,7 @@ const minibatchStream = 2;
  * @throws RlhfError `RLHF_STORE_MISMATCH` for baselines of other models, `RLHF_REWARD`, `RLHF_RATIO`, `RLHF_ALARM`
  */
 export async function ppo(options: PpoOptions): Promise<boolean> {
-  const { settings, rewards, progress, signal, resume, overwrite } = options;
+  const { settings, rewards, overwrite } = options;
   requireFreeOutput(options);
   requireSettings(settings);
   using policy = await OpenPolicy.open(options.policy);
@@ -85,11 +85,10 @@ export async function ppo(options: PpoOptions): Promise<boolean> {
     gold && new SftQuality(gold, reference, ofReference!, { temperature, maxNewTokens, seed: settings.seed });
   const loop = new PpoLoop(options, { policy, sampler, programs, provider, prompts, sftQuality });
 
-  const completed = await runSteps({
-    run: options.run,
+  const completed = await runSteps(options, {
     title: "ppo",
     config: { sft, reward: rewards.hash, prompts: prompts.length, settings },
-    steps: settings.iterations,
+    settings: { ...settings, steps: settings.iterations },
     parameters: namedState({
       policy: policy.model,
       policyOptimizer: programs.policyOptimizer,
@@ -99,9 +98,6 @@ export async function ppo(options: PpoOptions): Promise<boolean> {
     }),
     state: loop,
     step: async (iteration) => await loop.iterate(iteration),
-    checkpointEvery: settings.checkpointEvery,
-    keepCheckpoints: settings.keepCheckpoints,
-    ...defined({ progress, signal, resume }),
   });
   if (completed) {
     await saveModel(policy.model, options.output, {
