@@ -1,3 +1,11 @@
+export { pairedRows } from "./paired-rows.js";
 export { appendResultRow, readResultRows } from "./results.js";
-export { type ExperimentPlan, type RunUnit, runUnits, serveUnits, type UnitRequest } from "./run.js";
+export {
+  type ExperimentOptions,
+  type ExperimentPlan,
+  type RunUnit,
+  runUnits,
+  serveUnits,
+  type UnitRequest,
+} from "./run.js";
 export { readSettings } from "./settings.js";
