@@ -1,4 +1,5 @@
 export { pairedRows } from "./paired-rows.js";
+export { type ExperimentReport, writeExperimentReport } from "./report.js";
 export { appendResultRow, readResultRows } from "./results.js";
 export {
   type ExperimentOptions,
