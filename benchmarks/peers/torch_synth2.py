@@ -117,9 +117,10 @@ class Block(nn.Module):
 
 
 class Generator(nn.Module):
-    def __init__(self, width, layers, heads, feed_forward, text_width, text_layers, text_length, grid, codes, vocabulary):
+    def __init__(self, width, layers, heads, feed_forward, text_width, text_layers, text_window, text_length, grid, codes, vocabulary):
         super().__init__()
-        self.words, self.word_positions = nn.Embedding(vocabulary, text_width), nn.Parameter(torch.randn(text_length, text_width))
+        self.words, self.window_norm = nn.Embedding(vocabulary, text_width), nn.RMSNorm(text_width)
+        self.window = nn.Conv1d(text_width, text_width, 2 * text_window + 1, padding=text_window, bias=False)
         text_heads = max(1, round(text_width / (width / heads)))
         self.text = nn.ModuleList(Block(text_width, text_heads, 2 * text_width) for _ in range(text_layers))
         self.text_norm, self.absent = nn.RMSNorm(text_width), nn.Parameter(torch.randn(text_width))
@@ -129,8 +130,9 @@ class Generator(nn.Module):
         self.norm, self.head = nn.RMSNorm(width), nn.Linear(width, codes)
 
     def condition(self, words, lengths, kept):
-        mask = (torch.arange(words.shape[1]) < lengths[:, None])[:, None, None, :]
-        x = self.words(words) + self.word_positions
+        real = torch.arange(words.shape[1]) < lengths[:, None]
+        mask, x = real[:, None, None, :], self.words(words)
+        x = x + self.window((self.window_norm(x) * real[:, :, None]).transpose(1, 2)).transpose(1, 2)
         for block in self.text:
             x = block(x, mask)
         states = torch.where(kept[:, None, None], self.text_norm(x), self.absent)

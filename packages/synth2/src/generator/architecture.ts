@@ -10,6 +10,7 @@ export const generatorSizesSchema = z.strictObject({
   feedForward: count(192, "Width inside the (gated) feed-forward layers."),
   textWidth: count(96, "Width of the text encoder, which trains along."),
   textLayers: count(2, "Blocks of the text encoder."),
+  textWindow: count(4, "Words on each side that every word is mixed with before they attend to one another."),
   maxTextTokens: count(32, "Longest caption; longer ones are refused.").meta({ unit: "tokens" }),
 });
 
@@ -17,6 +18,10 @@ export type GeneratorSizes = z.infer<typeof generatorSizesSchema>;
 
 /** All sizes; saved in the generator's folder. */
 export const generatorArchitectureSchema = generatorSizesSchema.extend({
+  textWindow: z
+    .number({ error: "an earlier version made it, without this: train the generator anew" })
+    .int()
+    .positive(),
   gridSize: z.number().int().positive(),
   /** Codes of the image tokenizer. */
   codes: z.number().int().positive(),

@@ -28,9 +28,12 @@ export class Attention extends Module {
 
   constructor(width: number, sourceWidth: number, heads: number, initial: InitialValues) {
     super();
-    const layer = (inputs: number) => new Linear(inputs, width, { bias: false, initial });
-    [this.queries, this.keys, this.values] = [layer(width), layer(sourceWidth), layer(sourceWidth)];
-    this.output = new Linear(width, width, { bias: false, standardDeviation: 0.02, initial });
+    // Logits of deviation 1 for normed inputs: the usual ± 1/√inputs makes them a third of that, and all keys are read alike.
+    const sharp = (inputs: number) =>
+      new Linear(inputs, width, { bias: false, standardDeviation: 1 / Math.sqrt(inputs), initial });
+    [this.queries, this.keys] = [sharp(width), sharp(sourceWidth)];
+    this.values = new Linear(sourceWidth, width, { bias: false, initial });
+    this.output = new Linear(width, width, { bias: false, standardDeviation: 0.05, initial });
     this.#heads = heads;
   }
 

@@ -67,6 +67,7 @@ const generatorSizes = {
   feedForward: 64,
   textWidth: 16,
   textLayers: 1,
+  textWindow: 2,
   maxTextTokens: 40,
 };
 const generatorLoss: GeneratorLossSettings = {
