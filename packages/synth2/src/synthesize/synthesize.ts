@@ -2,10 +2,12 @@ import { existsSync } from "node:fs";
 import { mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { SafetensorsFile, type StoredTensor, saveSafetensors, writeFileAtomic } from "@trefoil/core";
+import { type DrawingOptions, type DrawnPictures, type PictureGenerator, pictureSampler } from "../drawing/index.js";
 import { SynthError } from "../errors.js";
-import { encodeCaption, type OpenMaskedGenerator, requireSameTokenizer } from "../generator/index.js";
+import { encodeCaption } from "../generator/index.js";
+import { MaskedGenerator } from "../generator/masked-model.js";
 import { toBytes } from "../images/pixels.js";
-import { MaskedSampler, pictureSeed, type SamplingOptions } from "../sampling/index.js";
+import { pictureSeed } from "../sampling/index.js";
 import type { VqImageTokenizer } from "../tokenizer/index.js";
 import type { StageContext } from "../training/index.js";
 
@@ -15,13 +17,12 @@ export interface CaptionRow {
   caption: string;
 }
 
-export interface SynthesizeOptions extends StageContext {
-  generator: OpenMaskedGenerator;
+export interface SynthesizeOptions extends StageContext, DrawingOptions {
+  generator: PictureGenerator;
   tokenizer: VqImageTokenizer;
   captions: AsyncIterable<CaptionRow> | Iterable<CaptionRow>;
   /** Folder of the shards. */
   output: string;
-  sampling: SamplingOptions;
   seed: number;
   /** Pictures of a shard. */
   shardSize: number;
@@ -49,8 +50,8 @@ const shardName = (shard: number): string => `shard-${String(shard).padStart(5, 
  * @throws SynthError `SYNTH_TOKENIZER_MISMATCH`, `SYNTH_VOCABULARY_MISMATCH`; `SYNTH_RESUME` where the folder was begun otherwise
  */
 export async function synthesize(options: SynthesizeOptions): Promise<SynthesizeResult> {
-  const { generator, tokenizer, captions, output, sampling, seed, shardSize, pixels = false, signal } = options;
-  requireSameTokenizer("the generator", generator.tokenizerHash, tokenizer.hash);
+  const { generator, tokenizer, captions, output, seed, shardSize, pixels = false, signal } = options;
+  const sampler = pictureSampler(generator, tokenizer, options);
   if (options.vocabulary !== undefined && options.vocabulary !== generator.text.hash) {
     throw new SynthError(
       "SYNTH_VOCABULARY_MISMATCH",
@@ -62,13 +63,13 @@ export async function synthesize(options: SynthesizeOptions): Promise<Synthesize
     generator: generator.hash,
     positions: tokenizer.positions,
     dimension: tokenizer.dimension,
-    sampling,
+    // What another kind of generator would do does not matter.
+    ...(generator.model instanceof MaskedGenerator ? { sampling: options.sampling } : { diffusion: options.diffusion }),
     seed,
     shardSize,
     pixels,
   };
   await begin(output, `${JSON.stringify(manifest, null, 2)}\n`);
-  const sampler = new MaskedSampler(generator.model, sampling);
   const stage = options.progress?.stage("synthesize", { total: 0, unit: "pictures" });
   const result: SynthesizeResult = { completed: true, pictures: 0, shards: 0, skipped: 0 };
   const write = async (rows: readonly EncodedRow[]): Promise<void> => {
@@ -76,14 +77,14 @@ export async function synthesize(options: SynthesizeOptions): Promise<Synthesize
     const lines = `${rows.map(({ id, caption }) => JSON.stringify({ id, caption })).join("\n")}\n`;
     if (existsSync(`${name}.safetensors`)) await checkShard(name, lines);
     else {
-      const codes = await sampler.sample({
+      const drawn = await sampler.draw({
         captions: rows.map(({ tokens }) => tokens),
         seeds: rows.map(({ id, caption }) => pictureSeed(seed, `${id}\0${caption}`)),
         ...(signal && { signal }),
       });
       await writeFileAtomic(`${name}.jsonl`, lines);
       // The tensors come last: where they are, the shard is whole.
-      const tensors = await shardTensors(tokenizer, codes, rows.length, pixels);
+      const tensors = await shardTensors(tokenizer, drawn, rows.length, pixels);
       await saveSafetensors(`${name}.safetensors`, tensors, { tokenizer: tokenizer.hash, generator: generator.hash });
     }
     result.shards++;
@@ -145,16 +146,16 @@ async function checkShard(name: string, lines: string): Promise<void> {
 
 async function shardTensors(
   tokenizer: VqImageTokenizer,
-  codes: Int32Array,
+  { codes, embeddings }: DrawnPictures,
   count: number,
   pixels: boolean,
 ): Promise<Record<string, StoredTensor>> {
   const { positions, dimension, imageSize } = tokenizer;
   const tensors: Record<string, StoredTensor> = {
     codes: { dtype: "I32", shape: [count, positions], data: codes },
-    embeddings: { dtype: "F32", shape: [count, positions, dimension], data: tokenizer.embed(codes) },
+    embeddings: { dtype: "F32", shape: [count, positions, dimension], data: embeddings },
   };
   if (!pixels) return tensors;
-  const data = toBytes(await tokenizer.decode(codes, count));
+  const data = toBytes(await tokenizer.decodeEmbeddings(embeddings, count));
   return { ...tensors, pixels: { dtype: "U8", shape: [count, imageSize, imageSize, 3], data } };
 }
