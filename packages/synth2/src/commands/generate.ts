@@ -46,7 +46,7 @@ export const generateCommand = defineCommand({
     try {
       const sampler = pictureSampler(generator, images, config);
       const encode = (words: string) => encodeCaption(words, text, model.architecture.maxTextTokens);
-      const given = await givenCodes(config, images);
+      const scene = await openScene(config, images);
       const steps: RgbImage[] = [];
       const picture = (pixels: Float32Array): RgbImage => ({
         width: imageSize,
@@ -57,13 +57,14 @@ export const generateCommand = defineCommand({
         captions: [encode(caption)],
         seeds: [pictureSeed(seed, caption)],
         ...(negative !== undefined && { negative: encode(negative) }),
-        ...(given && { given }),
+        ...(scene && { given: scene.codes }),
         ...(film !== undefined && {
           onStep: async ({ sampled }) => void steps.push(picture(await images.decode(sampled, 1))),
         }),
         signal,
       });
       const { pixels } = picture(await images.decodeEmbeddings(embeddings, 1));
+      scene?.keep(pixels);
       await writeFileAtomic(output, await encodePng(pixels, imageSize, imageSize));
       if (film !== undefined) await writeFileAtomic(film, await contactSheet(steps, Math.min(8, steps.length)));
       progress.log(`The picture is in ${output}.`);
@@ -73,24 +74,38 @@ export const generateCommand = defineCommand({
   },
 });
 
-/** Codes of the picture to paint into; unknown where the mask is white anywhere in their cell. @throws SynthError */
-async function givenCodes(
+/** A picture to paint into. */
+interface Scene {
+  /** Unknown where the mask is white anywhere in their cell. */
+  codes: Int32Array;
+  /** Puts its own pixels back where the mask is not white. */
+  keep(pixels: Uint8Array): void;
+}
+
+/** @throws SynthError `SYNTH_OPTIONS`, `SYNTH_IMAGE` */
+async function openScene(
   { image, mask }: { image?: string | undefined; mask?: string | undefined },
   images: VqImageTokenizer,
-): Promise<Int32Array | undefined> {
+): Promise<Scene | undefined> {
   if (image === undefined && mask === undefined) return undefined;
   if (image === undefined || mask === undefined) {
     throw new SynthError("SYNTH_OPTIONS", "give --image and --mask together: what to paint into, and where");
   }
   const { imageSize, gridSize } = images;
-  const codes = await images.encode(toUnit(await readPicture(image, imageSize)), 1);
-  const white = await readPicture(mask, imageSize);
+  const [own, white] = [await readPicture(image, imageSize), await readPicture(mask, imageSize)];
+  const codes = await images.encode(toUnit(own), 1);
   const cell = imageSize / gridSize;
-  for (let i = 0; i < imageSize ** 2; i++) {
-    if (white[3 * i]! < 128) continue;
-    const [row, column] = [Math.floor(i / imageSize / cell), Math.floor((i % imageSize) / cell)];
-    codes[row * gridSize + column] = UNKNOWN_CODE;
+  const painted = (pixel: number) => white[3 * pixel]! >= 128;
+  for (let pixel = 0; pixel < imageSize ** 2; pixel++) {
+    const [row, column] = [Math.floor(pixel / imageSize / cell), Math.floor((pixel % imageSize) / cell)];
+    if (painted(pixel)) codes[row * gridSize + column] = UNKNOWN_CODE;
   }
-  if (codes.includes(UNKNOWN_CODE)) return codes;
-  throw new SynthError("SYNTH_OPTIONS", `${mask} has nothing white: paint white what should be drawn anew`);
+  if (!codes.includes(UNKNOWN_CODE)) {
+    throw new SynthError("SYNTH_OPTIONS", `${mask} has nothing white: paint white what should be drawn anew`);
+  }
+  const keep = (pixels: Uint8Array) =>
+    pixels.forEach((_, i) => {
+      if (!painted(Math.floor(i / 3))) pixels[i] = own[i]!;
+    });
+  return { codes, keep };
 }

@@ -47,7 +47,7 @@ const shardName = (shard: number): string => `shard-${String(shard).padStart(5, 
  * Draws an embedding for every caption. Shard after shard appears whole: `shard-00000.safetensors` with `embeddings` f32 [n, L, D] and
  * `codes` i32 [n, L], after `shard-00000.jsonl` with id and caption. Memory is bounded by one shard. Called again on a folder that was
  * begun, it goes on behind the last whole shard and ends with the same files.
- * @throws SynthError `SYNTH_TOKENIZER_MISMATCH`, `SYNTH_VOCABULARY_MISMATCH`; `SYNTH_RESUME` where the folder was begun otherwise
+ * @throws SynthError `SYNTH_TOKENIZER_MISMATCH`, `SYNTH_VOCABULARY_MISMATCH`; `SYNTH_DATA` without a caption; `SYNTH_RESUME` where the folder was begun otherwise
  */
 export async function synthesize(options: SynthesizeOptions): Promise<SynthesizeResult> {
   const { generator, tokenizer, captions, output, seed, shardSize, pixels = false, signal } = options;
@@ -69,10 +69,11 @@ export async function synthesize(options: SynthesizeOptions): Promise<Synthesize
     shardSize,
     pixels,
   };
-  await begin(output, `${JSON.stringify(manifest, null, 2)}\n`);
+  const begin = await beginning(output, `${JSON.stringify(manifest, null, 2)}\n`);
   const stage = options.progress?.stage("synthesize", { total: 0, unit: "pictures" });
   const result: SynthesizeResult = { completed: true, pictures: 0, shards: 0, skipped: 0 };
   const write = async (rows: readonly EncodedRow[]): Promise<void> => {
+    await begin();
     const name = join(output, shardName(result.shards));
     const lines = `${rows.map(({ id, caption }) => JSON.stringify({ id, caption })).join("\n")}\n`;
     if (existsSync(`${name}.safetensors`)) await checkShard(name, lines);
@@ -107,6 +108,10 @@ export async function synthesize(options: SynthesizeOptions): Promise<Synthesize
       rows = [];
     }
     if (rows.length > 0) await write(rows);
+    if (result.pictures === 0) {
+      const why = result.skipped > 0 ? `${result.skipped} were too long` : "the file is empty";
+      throw new SynthError("SYNTH_DATA", `there is no caption that the generator reads: ${why}`);
+    }
     stage?.succeed();
   } catch (error) {
     stage?.fail();
@@ -120,14 +125,17 @@ interface EncodedRow extends CaptionRow {
   tokens: Int32Array;
 }
 
-async function begin(output: string, manifest: string): Promise<void> {
-  await mkdir(output, { recursive: true });
+/** Checks a folder that was begun. @returns what begins it, once there is something to write */
+async function beginning(output: string, manifest: string): Promise<() => Promise<void>> {
   const path = join(output, manifestFile);
   if (!existsSync(path)) {
-    await writeFileAtomic(path, manifest);
-    return;
+    return async () => {
+      if (existsSync(path)) return;
+      await mkdir(output, { recursive: true });
+      await writeFileAtomic(path, manifest);
+    };
   }
-  if ((await readFile(path, "utf8")) === manifest) return;
+  if ((await readFile(path, "utf8")) === manifest) return async () => undefined;
   throw new SynthError(
     "SYNTH_RESUME",
     `${output} was begun with other models or settings: go on with the same ones, or name another folder`,
