@@ -80,7 +80,7 @@ describe("synth2 generate", () => {
         await pixelsOf(await generate(generator, `${flags} ${steps} --seed 3`)),
       ];
       const half = (pixels: Buffer, right: boolean) =>
-        pixels.filter((_, i) => Math.floor(i / 3) % size >= 8 === right).toString("base64");
+        Buffer.from(pixels.filter((_, i) => Math.floor(i / 3) % size >= 8 === right)).toString("base64");
       expect(half(one, false)).toBe(half(await pixelsOf(at("scene.png")), false));
       expect(half(two, false)).toBe(half(one, false));
       expect(half(one, true)).not.toBe(half(two, true));
