@@ -5,7 +5,7 @@ import { type GeneratorArchitecture, generatorArchitectureSchema } from "../gene
 export const diffusionSchema = z.strictObject({
   target: z
     .enum(["v", "x0"])
-    .default("x0")
+    .default("v")
     .describe("What is predicted: the clean embedding, or the velocity between it and the noise (arXiv 2202.00512)."),
   timesteps: z.number().int().min(2).max(100_000).default(1000).describe("Levels of noise, along a cosine schedule."),
   dropCondition: z.number().min(0).lt(1).default(0.1).describe("Share of captions that are dropped."),

@@ -7,7 +7,7 @@ export const diffusionSamplingSchema = z.strictObject({
   guidance: z
     .number()
     .min(0)
-    .default(0)
+    .default(1)
     .describe("w of classifier-free guidance: (1 + w) conditional - w unconditional; 0: none."),
   guidanceRamp: z.boolean().default(false).describe("Guidance grows along a line from 0 at the first step."),
   snap: z
