@@ -5,7 +5,7 @@ import { diffusionSamplingSchema } from "../diffusion/index.js";
 import { openPictureGenerator, pictureSampler } from "../drawing/index.js";
 import { SynthError } from "../errors.js";
 import { encodeCaption } from "../generator/index.js";
-import { toBytes, toUnit } from "../images/pixels.js";
+import { picturesOf, toBytes, toUnit } from "../images/pixels.js";
 import { contactSheet } from "../quickstart/pictures.js";
 import { pictureSeed, samplingSchema, UNKNOWN_CODE } from "../sampling/index.js";
 import { VqImageTokenizer } from "../tokenizer/index.js";
@@ -48,22 +48,18 @@ export const generateCommand = defineCommand({
       const encode = (words: string) => encodeCaption(words, text, model.architecture.maxTextTokens);
       const scene = await openScene(config, images);
       const steps: RgbImage[] = [];
-      const picture = (pixels: Float32Array): RgbImage => ({
-        width: imageSize,
-        height: imageSize,
-        pixels: toBytes(pixels),
-      });
       const { embeddings } = await sampler.draw({
         captions: [encode(caption)],
         seeds: [pictureSeed(seed, caption)],
         ...(negative !== undefined && { negative: encode(negative) }),
         ...(scene && { given: scene.codes }),
         ...(film !== undefined && {
-          onStep: async ({ sampled }) => void steps.push(picture(await images.decode(sampled, 1))),
+          onStep: async ({ sampled }) =>
+            void steps.push(...picturesOf(toBytes(await images.decode(sampled, 1)), imageSize)),
         }),
         signal,
       });
-      const { pixels } = picture(await images.decodeEmbeddings(embeddings, 1));
+      const pixels = toBytes(await images.decodeEmbeddings(embeddings, 1));
       scene?.keep(pixels);
       await writeFileAtomic(output, await encodePng(pixels, imageSize, imageSize));
       if (film !== undefined) await writeFileAtomic(film, await contactSheet(steps, Math.min(8, steps.length)));

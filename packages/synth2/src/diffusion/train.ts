@@ -1,20 +1,25 @@
-import { type AdamW, compile, gradients, RandomGenerator, type Tensor, type Tokenizer, tensor } from "@trefoil/core";
-import { keptConditions } from "../generator/masking.js";
-import { type CaptionTokens, textBatch } from "../generator/text.js";
-import type { TextBatch } from "../generator/text-encoder.js";
-import { type CodedPairs, checkPairs, pairRows } from "../generator/train.js";
-import type { VqImageTokenizer } from "../tokenizer/index.js";
 import {
-  makeOptimizer,
+  type AdamW,
+  compile,
+  gradients,
   namedState,
+  RandomGenerator,
   requireFreeOutput,
   rowsOfStep,
   runSteps,
   type StageContext,
   type StageOutput,
   scalarsOf,
-  type TrainingSettings,
-} from "../training/index.js";
+  type Tensor,
+  type Tokenizer,
+  tensor,
+} from "@trefoil/core";
+import { keptConditions } from "../generator/masking.js";
+import { type CaptionTokens, textBatch } from "../generator/text.js";
+import type { TextBatch } from "../generator/text-encoder.js";
+import { type CodedPairs, checkPairs, pairRows } from "../generator/train.js";
+import type { VqImageTokenizer } from "../tokenizer/index.js";
+import { makeOptimizer, type TrainingSettings } from "../training/index.js";
 import { Choices } from "../world/random.js";
 import type { DenoiserArchitecture } from "./architecture.js";
 import { EmbeddingDenoiser, type NoiseLevels } from "./denoiser.js";
@@ -109,15 +114,14 @@ function embeddedRows(
 
 /** Trains a continuous generator on embeddings and captions, and saves its folder. */
 export async function trainDenoiser(options: TrainDenoiserOptions): Promise<TrainDenoiserResult> {
-  const { pairs, evaluation, architecture, dropCondition, settings, text, images, output, run, overwrite } = options;
+  const { pairs, evaluation, architecture, dropCondition, settings, text, images, output, overwrite } = options;
   requireFreeOutput(options);
   checkPairs(pairs, architecture);
   const trainer = new DenoiserTrainer(architecture, options);
   const origin = { text, tokenizerHash: images.hash, ...(overwrite && { overwrite }) };
   try {
     const measure = denoisingEvaluation(trainer.model, images);
-    const completed = await runSteps({
-      run,
+    const completed = await runSteps(options, {
       title: "generator",
       config: {
         pairs: pairs.captions.length,
@@ -127,15 +131,10 @@ export async function trainDenoiser(options: TrainDenoiserOptions): Promise<Trai
         dropCondition,
         settings,
       },
-      steps: settings.steps,
+      settings,
       parameters: trainer.state(),
       step: (index) => trainer.step(index),
       ...(evaluation && { evaluateEvery: evaluation.every, evaluate: () => measure(evaluation.pairs) }),
-      checkpointEvery: settings.checkpointEvery,
-      keepCheckpoints: settings.keepCheckpoints,
-      ...(options.resume !== undefined && { resume: options.resume }),
-      ...(options.progress && { progress: options.progress }),
-      ...(options.signal && { signal: options.signal }),
     });
     if (!completed) return { completed };
     const hash = await saveDenoiser(trainer.model, output, origin);

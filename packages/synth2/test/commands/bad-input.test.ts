@@ -101,7 +101,7 @@ const cases: Record<string, [line: string, code: string, advice: RegExp][]> = {
       /put that one back/,
     ],
     [synthesis("rows.jsonl", drawing.replace(at("masked"), at("changed")), "unwanted"), "SYNTH_MODEL", /was changed/],
-    [synthesis("rows.jsonl", `${drawing} --seed 1`, "synthetic"), "SYNTH_RESUME", /name another folder/],
+    [synthesis("rows.jsonl", `${drawing} --seed 1`, "synthetic"), "TREFOIL_RESUME", /name another folder/],
   ],
   vlm: [
     [vlm(`${foreign(models)} --synthetic ${at("synthetic")}`), "SYNTH_TOKENIZER_MISMATCH", /codes mean something else/],

@@ -78,7 +78,7 @@ it("learns, resumes with the same weights, and draws for every command as a mask
   const live = await OnTheFlyDataset.open({ ...drawn, captions: rows, images });
   expect(await live.get(2)).toEqual(await free.get(2));
   const other = synthesize({ ...drawn, seed: 6, captions: rows, tokenizer: images, output: at("free"), shardSize: 2 });
-  await expect(other).rejects.toMatchObject({ code: "SYNTH_RESUME" });
+  await expect(other).rejects.toMatchObject({ code: "TREFOIL_RESUME" });
   const { generated } = await measureFaithfulness({ ...drawn, data: world, tokenizer: images });
   expect(generated!.exact).toBeGreaterThanOrEqual(0);
 
