@@ -1,14 +1,14 @@
 import { defineCommand } from "@trefoil/core";
 import { z } from "zod";
 import { LanguageModel } from "../captions/index.js";
-import { decodeImage, openDataset } from "../data/index.js";
-import { SynthError } from "../errors.js";
+import { openDataset } from "../data/index.js";
 import { requireSameTokenizer } from "../generator/index.js";
 import { toUnit } from "../images/pixels.js";
 import { VqImageTokenizer } from "../tokenizer/index.js";
 import { Captioner, CodedDataset, openVlm, scoreDataset } from "../vlm/index.js";
 import { writeCaptionReport } from "./caption-report.js";
 import { count, dataField, folder } from "./fields.js";
+import { readPicture } from "./read-picture.js";
 
 const modelFields = {
   vlm: folder("Vision-language model."),
@@ -58,12 +58,7 @@ export const captionCommand = defineCommand({
       const { imageSize } = images;
       const pixels = new Float32Array(config.image.length * imageSize ** 2 * 3);
       for (const [i, path] of config.image.entries()) {
-        const decoded = await decodeImage({ path }, imageSize).catch((cause: unknown) => {
-          throw cause instanceof SynthError
-            ? new SynthError(cause.code as "SYNTH_IMAGE", `${path}: ${cause.message}`)
-            : cause;
-        });
-        toUnit(decoded, pixels, i * imageSize ** 2 * 3);
+        toUnit(await readPicture(path, imageSize), pixels, i * imageSize ** 2 * 3);
       }
       const codes = await images.encode(pixels, config.image.length);
       const captions = await captioner.caption(images.embed(codes), config.image.length, { signal });

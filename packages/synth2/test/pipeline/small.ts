@@ -35,7 +35,7 @@ const tokenizerLoss: TokenizerLossSettings = {
   reviveUntil: 0.7,
   adversarial: { weight: 0, startStep: 0, channels: [8], gradientPenalty: 0 },
 };
-const settings = (steps: number, extra: Partial<TrainingSettings> = {}): TrainingSettings => ({
+export const settings = (steps: number, extra: Partial<TrainingSettings> = {}): TrainingSettings => ({
   steps,
   batch: 8,
   learningRate: 3e-3,
@@ -60,7 +60,7 @@ export const trainSmallTokenizer = (output: string, steps: number, extra: object
     ...extra,
   });
 
-const generatorSizes = {
+export const generatorSizes = {
   width: 32,
   layers: 1,
   heads: 2,
