@@ -3,6 +3,7 @@ import { basename, dirname, join, resolve } from "node:path";
 import { syncDirectory, temporarySibling, writeFileSynced } from "./atomic-file.js";
 import { dtypeBytes, elementCount } from "./dtype.js";
 import { ModelFolderError } from "./errors.js";
+import type { FilePlace } from "./file-place.js";
 import { hubJson } from "./hub-json.js";
 import { indexFileName, resolveInside, singleFileName } from "./model-folder.js";
 import { isOwnerGone, thisProcess } from "./process-owner.js";
@@ -99,16 +100,18 @@ export class ModelFolderWriter {
 
   /** Appends bytes to a tensor: all of it in one call, or its rows over several. Tensors come in any order. */
   async write(name: string, bytes: Uint8Array): Promise<void> {
-    const shard = this.#shardOf.get(name);
-    if (!shard) throw new ModelFolderError("MODEL_FOLDER_UNKNOWN_TENSOR", this.#path, `"${name}" was not declared`);
-    await shard.writer.write(name, bytes);
+    await this.#writerOf(name).write(name, bytes);
   }
 
-  /** See `SafetensorsWriter.writeAt`. */
-  async writeAt(name: string, byteOffset: number, bytes: Uint8Array): Promise<void> {
+  /** See `SafetensorsWriter.placeFor`. */
+  placeFor(name: string, byteOffset: number, bytes: number): FilePlace {
+    return this.#writerOf(name).placeFor(name, byteOffset, bytes);
+  }
+
+  #writerOf(name: string): SafetensorsWriter {
     const shard = this.#shardOf.get(name);
     if (!shard) throw new ModelFolderError("MODEL_FOLDER_UNKNOWN_TENSOR", this.#path, `"${name}" was not declared`);
-    await shard.writer.writeAt(name, byteOffset, bytes);
+    return shard.writer;
   }
 
   /** Adds a file such as `config.json`: an object is written by `hubJson`. */
