@@ -146,9 +146,11 @@ export class ModelFolderWriter {
    */
   async finish(options: { verify?: (folder: string) => Promise<void> } = {}): Promise<void> {
     try {
-      for (const { writer } of this.#shards) await writer.finish();
+      for (const { writer } of this.#shards) await writer.giveName();
       if (this.#shards.length > 1) await this.writeFile(indexFileName, this.#index());
-      await options.verify?.(this.#temporary);
+      // The disk is at work while the folder is looked at.
+      const outcomes = await Promise.allSettled([options.verify?.(this.#temporary), this.#finishShards()]);
+      for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;
       await rm(join(this.#temporary, ownerFileName), { force: true });
       await syncDirectory(this.#temporary);
       if (this.#overwrite) await this.#replaceTarget();
@@ -161,6 +163,10 @@ export class ModelFolderWriter {
       throw error;
     }
     await syncDirectory(dirname(this.#path));
+  }
+
+  async #finishShards(): Promise<void> {
+    for (const { writer } of this.#shards) await writer.finish();
   }
 
   /** Gives up: removes everything written. Does nothing after `finish`. */

@@ -24,6 +24,7 @@ export class SafetensorsWriter {
   readonly #temporary: string;
   readonly #written = new Map<string, number>();
   #handle: FileHandle | undefined;
+  #hasName = false;
 
   private constructor(path: string, temporary: string, handle: FileHandle, tensors: ReadonlyMap<string, TensorInfo>) {
     this.#path = path;
@@ -84,12 +85,11 @@ export class SafetensorsWriter {
   }
 
   /**
-   * Waits until all bytes are on disk and gives the file its name.
+   * Gives the file its name before its bytes are on disk, for a folder that nobody looks into yet; `finish` is still to come.
    * @throws SafetensorsError `SAFETENSORS_INCOMPLETE` when a tensor lacks bytes; the temporary file is then removed
    */
-  async finish(): Promise<void> {
-    if (!this.#handle) throw new SafetensorsError("SAFETENSORS_CLOSED", this.#path, "the writer is finished");
-    try {
+  async giveName(): Promise<void> {
+    await this.#orAbort(async () => {
       for (const [name, { bytes }] of this.tensors) {
         const written = this.#written.get(name) ?? 0;
         if (written < bytes) {
@@ -101,23 +101,36 @@ export class SafetensorsWriter {
           );
         }
       }
-      await this.#handle.sync();
-      await this.#handle.close();
-      this.#handle = undefined;
       await rename(this.#temporary, this.#path);
+      this.#hasName = true;
+    });
+  }
+
+  /** Waits until all bytes are on disk and gives the file its name. @throws SafetensorsError as `giveName` */
+  async finish(): Promise<void> {
+    await this.#orAbort(async (handle) => await handle.sync());
+    if (!this.#hasName) await this.giveName();
+    await this.#handle?.close();
+    this.#handle = undefined;
+    await syncDirectory(dirname(this.#path));
+  }
+
+  async #orAbort(step: (handle: FileHandle) => Promise<void>): Promise<void> {
+    if (!this.#handle) throw new SafetensorsError("SAFETENSORS_CLOSED", this.#path, "the writer is finished");
+    try {
+      await step(this.#handle);
     } catch (error) {
       await this.abort();
       throw error;
     }
-    await syncDirectory(dirname(this.#path));
   }
 
-  /** Gives up: removes the temporary file. Does nothing after `finish`. */
+  /** Gives up: removes the file. Does nothing after `finish`. */
   async abort(): Promise<void> {
     const handle = this.#handle;
     this.#handle = undefined;
     await handle?.close();
-    await rm(this.#temporary, { force: true });
+    await rm(handle && this.#hasName ? this.#path : this.#temporary, { force: true });
   }
 }
 
