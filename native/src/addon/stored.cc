@@ -33,10 +33,22 @@ class StoredWork : public Napi::AsyncWorker {
     }
   }
   void OnOK() override {
-    if (failure_) return promise_.Reject(to_error(Env(), failure_).Value());
+    if (failure_) return promise_.Reject(error_of(failure_).Value());
     auto result = Napi::Float64Array::New(Env(), numbers_.size());
     for (size_t i = 0; i < numbers_.size(); ++i) result[i] = numbers_[i];
     promise_.Resolve(result);
+  }
+
+  Napi::Error error_of(std::exception_ptr failure) {
+    Napi::Error error = to_error(Env(), failure);
+    try {
+      std::rethrow_exception(failure);
+    } catch (const runtime::FileError& refused) {
+      error.Set("errno", -static_cast<double>(refused.number));
+      error.Set("syscall", refused.call);
+    } catch (...) {
+    }
+    return error;
   }
 
   Napi::Promise::Deferred promise_;

@@ -7,20 +7,22 @@
 #include <cerrno>
 #include <cstring>
 
-#include "runtime/error.h"
-
 namespace trefoil::runtime {
 
 namespace {
 
 constexpr size_t kTransfer = size_t{1} << 28;  // some systems refuse one of 2 GiB or more
 
+FileError failed(const char* call, int number) {
+  return {number, call, std::string("cannot ") + call + " weights: " + std::strerror(number)};
+}
+
 void read_fully(FilePlace file, std::byte* to, size_t count) {
   while (count > 0) {
     ssize_t done = pread(file.descriptor, to, std::min(count, kTransfer), static_cast<off_t>(file.position));
     if (done < 0 && errno == EINTR) continue;
-    if (done < 0) fail(TREFOIL_INVALID_ARGUMENT, "cannot read weights: %s", std::strerror(errno));
-    if (done == 0) fail(TREFOIL_INVALID_ARGUMENT, "cannot read weights: the file became shorter while it was read");
+    if (done < 0) throw failed("read", errno);
+    if (done == 0) throw FileError(EIO, "read", "cannot read weights: the file became shorter while it was read");
     to += done;
     count -= static_cast<size_t>(done);
     file.position += static_cast<uint64_t>(done);
@@ -31,7 +33,7 @@ void write_fully(FilePlace file, const std::byte* from, size_t count) {
   while (count > 0) {
     ssize_t done = pwrite(file.descriptor, from, std::min(count, kTransfer), static_cast<off_t>(file.position));
     if (done < 0 && errno == EINTR) continue;
-    if (done < 0) fail(TREFOIL_INVALID_ARGUMENT, "cannot write weights: %s", std::strerror(errno));
+    if (done < 0) throw failed("write", errno);
     from += done;
     count -= static_cast<size_t>(done);
     file.position += static_cast<uint64_t>(done);

@@ -1,14 +1,23 @@
 // Stored weights between files and memory, with the sums that merging needs taken while the bytes are in the cache. All throw
-// TREFOIL_INVALID_ARGUMENT with the system's reason. Descriptors are the caller's, and stay open as long as a call takes.
+// FileError. Descriptors are the caller's, and stay open as long as a call takes.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
+#include "runtime/error.h"
 #include "runtime/stored.h"
 
 namespace trefoil::runtime {
+
+// What the system refused: errno and the call, for an error as Node's own are.
+struct FileError : Error {
+  int number;
+  const char* call;
+  FileError(int number, const char* call, const std::string& message) : Error(TREFOIL_INVALID_ARGUMENT, message), number(number), call(call) {}
+};
 
 // A place in an open file.
 struct FilePlace {

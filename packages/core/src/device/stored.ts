@@ -1,3 +1,4 @@
+import { getSystemErrorName } from "node:util";
 import { addon } from "@trefoil/native";
 import type { FilePlace } from "../io/file-place.js";
 
@@ -35,13 +36,15 @@ export async function meanOfStored(
   target?: StoredWeights,
 ): Promise<StoredMean> {
   const [bytes, dtypes] = [sources.map((source) => source.bytes), sources.map(({ dtype }) => dtype)];
-  const [overflow, squaredNorm, ...squaredDistances] = await addon().weightedMean(
-    bytes,
-    dtypes,
-    [...weights],
-    target?.bytes,
-    target?.dtype,
-    ...(isInFiles(sources) ? placesOf(sources.map(({ from }) => from)) : []),
+  const [overflow, squaredNorm, ...squaredDistances] = await withSystemCode(
+    addon().weightedMean(
+      bytes,
+      dtypes,
+      [...weights],
+      target?.bytes,
+      target?.dtype,
+      ...(isInFiles(sources) ? placesOf(sources.map(({ from }) => from)) : []),
+    ),
   );
   return { overflow: overflow === 1, squaredNorm: squaredNorm!, squaredDistances };
 }
@@ -54,17 +57,27 @@ const placesOf = (places: readonly FilePlace[]): [descriptors: number[], positio
   places.map(({ position }) => position),
 ];
 
+/** What the system refused is an error as Node's own are: "ENOSPC" and the like. */
+async function withSystemCode<R>(call: Promise<R>): Promise<R> {
+  try {
+    return await call;
+  } catch (error) {
+    const { errno } = error as NodeJS.ErrnoException;
+    throw errno === undefined ? error : Object.assign(error as Error, { code: getSystemErrorName(errno) });
+  }
+}
+
 /**
  * Writes pieces of files on another thread and has the system begin to move them to the disk.
  * @returns a hash of 53 bits for each, to tell whether bytes read back are those written. Not against anybody's intent.
  */
 export async function writeStored(pieces: readonly { bytes: Uint8Array; to: FilePlace }[]): Promise<number[]> {
   const bytes = pieces.map((piece) => piece.bytes);
-  return [...(await addon().writeStored(bytes, ...placesOf(pieces.map(({ to }) => to))))];
+  return [...(await withSystemCode(addon().writeStored(bytes, ...placesOf(pieces.map(({ to }) => to)))))];
 }
 
 /** Reads pieces of files on another thread. @returns the hash of each, as `writeStored` does */
 export async function storedChecksums(pieces: readonly { bytes: number; from: FilePlace }[]): Promise<number[]> {
   const lengths = pieces.map(({ bytes }) => bytes);
-  return [...(await addon().storedChecksums(lengths, ...placesOf(pieces.map(({ from }) => from))))];
+  return [...(await withSystemCode(addon().storedChecksums(lengths, ...placesOf(pieces.map(({ from }) => from)))))];
 }

@@ -1,4 +1,4 @@
-import { closeSync, mkdtempSync, openSync, readSync, rmSync } from "node:fs";
+import { closeSync, existsSync, mkdtempSync, openSync, readSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
@@ -170,13 +170,20 @@ describe("stored weights in files", () => {
     closeSync(descriptor);
   });
 
+  it.runIf(existsSync("/dev/full"))("on a full disk are an error of the system", async () => {
+    const descriptor = openSync("/dev/full", "w");
+    const to = { descriptor, position: 0 };
+    await expect(writeStored([{ bytes: new Uint8Array(8), to }])).rejects.toMatchObject({ code: "ENOSPC" });
+    closeSync(descriptor);
+  });
+
   it("that cannot be read or written are an error with the reason", async () => {
     const descriptor = opened();
     const bytes = new Uint8Array(8);
     const to = { descriptor, position: 0 };
     await writeStored([{ bytes, to }]);
     await expect(storedChecksums([{ bytes: 9, from: to }])).rejects.toMatchObject({
-      code: "TREFOIL_INVALID_ARGUMENT",
+      code: "EIO",
       message: "cannot read weights: the file became shorter while it was read",
     });
     closeSync(descriptor);
