@@ -57,7 +57,10 @@ const domainSource = z.strictObject({
 
 export const dataFields = z.strictObject({
   domains: z
-    .record(z.string().regex(/^[\w.-]+$/), z.union([z.string().min(1), domainSource]))
+    .record(
+      z.string().regex(/^[\w.-]+$/, "the name of a domain is letters, digits, dots, dashes and underscores"),
+      z.union([z.string().min(1), domainSource]),
+    )
     .default({ code: "@code", prose: "@prose", arithmetic: "@arithmetic" })
     .describe(
       "Text of each domain: a text or JSONL file, a folder or a glob; or @code and @prose (sources and Markdown found under node_modules), @arithmetic, @word-problems, @programs and @facts (generated). In full: paths, weight, field, format, unit, extensions.",
