@@ -1,4 +1,10 @@
 // The models of the benches of whole steps, and their device. Needs the built packages.
+// The reason alone, not where it was thrown: gpu.sh shows the end of what a step prints.
+process.on("uncaughtException", (error) => {
+  console.error(error.message);
+  process.exit(1);
+});
+
 export const core = await import(new URL("../../packages/core/dist/index.js", import.meta.url).href);
 
 const small = {
