@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { type ExperimentOptions, type RunUnit, runUnits } from "@trefoil/core";
-import { armName, armsOf, cellName, cellsOf, type ExperimentSettings, type ModelSize } from "./plan.js";
+import { armName, armsOf, cellName, cellsOf, type ExperimentSettings, type ModelSize, mayChange } from "./plan.js";
 import { type ResultRow, resultKey } from "./results.js";
 import { SeedStages } from "./seed-stages.js";
 
@@ -52,8 +52,7 @@ export async function runExperiment(
 ): Promise<boolean> {
   return await runUnits(options, {
     ...{ directory, settings },
-    // Rows are named by the values of these.
-    mayChange: ["seeds", "showcaseSeeds", "offsets", "flips", "binary", "samples"],
+    mayChange,
     units: unitsOf(settings),
     keysOf: ({ seed, model }) =>
       cellsOf(settings, model).flatMap((cell) =>

@@ -1,7 +1,9 @@
 import {
   compile,
   Llama,
+  type LlamaSizes,
   namedState,
+  newLlamaConfig,
   requireFreeOutput,
   rowsOfStep,
   runSteps,
@@ -11,7 +13,6 @@ import {
   scalarsOf,
   type Tensor,
   type Tokenizer,
-  type TransformerConfigFields,
   tensor,
   tokenizerFiles,
   valueAndGrad,
@@ -23,14 +24,8 @@ import { defined } from "./defined.js";
 import { makeOptimizer, type OptimizerSettings } from "./optimizer.js";
 
 /** A policy that is made on the spot. */
-export interface NewPolicy {
+export interface NewPolicy extends LlamaSizes {
   tokenizer: Tokenizer;
-  hiddenSize: number;
-  intermediateSize: number;
-  layers: number;
-  heads: number;
-  keyValueHeads: number;
-  maxPositions: number;
 }
 
 export interface TrainingSettings extends OptimizerSettings {
@@ -124,18 +119,7 @@ async function openSource(from: string | NewPolicy, seed: number) {
       "pad_token and eos_token are the same: the model would never learn to stop. Give padding a token of its own, or none",
     );
   }
-  const config: TransformerConfigFields = {
-    family: "llama",
-    ...sizes,
-    vocabSize: tokenizer.vocabSize,
-    headDim: sizes.hiddenSize / sizes.heads,
-    rmsNormEps: 1e-5,
-    ropeTheta: 1e4,
-    tieWordEmbeddings: false,
-    eosTokenIds: [eos],
-    ...(tokenizer.bosTokenId === undefined ? {} : { bosTokenId: tokenizer.bosTokenId }),
-    initializerRange: 0.02,
-  };
+  const config = newLlamaConfig(sizes, tokenizer, { tieWordEmbeddings: false, initializerRange: 0.02 });
   return { model: new Llama(config, seed), config, tokenizer, eosTokenIds: [eos] };
 }
 

@@ -9,4 +9,4 @@ export {
   serveUnits,
   type UnitRequest,
 } from "./run.js";
-export { readSettings } from "./settings.js";
+export { keepSettings, readSettings } from "./settings.js";

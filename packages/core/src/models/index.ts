@@ -19,4 +19,5 @@ export {
 export { GgufError, type SaveGgufOptions, saveGguf } from "./gguf.js";
 export { Llama } from "./llama.js";
 export { Mixtral, type MixtralConfig } from "./mixtral.js";
+export { type LlamaSizes, newLlamaConfig } from "./new-llama.js";
 export { type DiskTensor, diskLayout, type MixtralLayout } from "./weights.js";
