@@ -4,14 +4,7 @@ import { type JsonValue, Permutation, type StepScalars, saveModel } from "@trefo
 import { adaptKlCoefficient, type Compared, mean, penalise, RewardShaper } from "../../algorithm/index.js";
 import { EpisodeEncoder, type PromptTokens } from "../../data/index.js";
 import { RlhfError } from "../../errors.js";
-import {
-  hashModelFolder,
-  loadScoreModel,
-  OpenPolicy,
-  Sampler,
-  ScoreModel,
-  type SequenceSizes,
-} from "../../models/index.js";
+import { hashModelFolder, loadScoreModel, OpenPolicy, Sampler, ScoreModel } from "../../models/index.js";
 import { defined, namedState, requireFreeOutput, rowsOfStep, runSteps } from "../run.js";
 import { findAlarm } from "./alarms.js";
 import { type Experience, makeExperience } from "./experience.js";
@@ -49,12 +42,7 @@ export async function ppo(options: PpoOptions): Promise<boolean> {
   using _ = { [Symbol.dispose]: () => critic.kind === "separate" && critic.model[Symbol.dispose]() };
 
   const sft = await hashModelFolder(options.policy);
-  const sizes: SequenceSizes = {
-    rows: settings.minibatch,
-    sequence: Math.min(longest + settings.maxNewTokens, maxPositions),
-    response: settings.maxNewTokens,
-  };
-  const programs = new PpoPrograms(policy, reference, critic, sizes, settings);
+  const programs = new PpoPrograms(policy, reference, critic, settings);
   const context = {
     policy,
     sampler,
