@@ -19,7 +19,7 @@ import {
 } from "@trefoil/core";
 import { type DemonstrationText, EpisodeEncoder } from "../data/index.js";
 import { RlhfError } from "../errors.js";
-import { disposeParameters, type Episode, OpenPolicy, sizesFor } from "../models/index.js";
+import { disposeParameters, type Episode, OpenPolicy } from "../models/index.js";
 import { defined } from "./defined.js";
 import { makeOptimizer, type OptimizerSettings } from "./optimizer.js";
 
@@ -67,7 +67,8 @@ export async function sft(options: SftOptions): Promise<boolean> {
       progress?.warn(
         `${encoder.truncated} of ${episodes.length} completions were cut to ${maxLength} tokens; their ends are lost`,
       );
-    const { sequence } = sizesFor(episodes, settings.batch, maxLength);
+    const longest = Math.max(...episodes.map(({ prompt, response }) => prompt.length + response.length));
+    const sequence = Math.min(8 * Math.ceil(longest / 8), maxLength);
     const parameters = model.parameters();
     const optimizer = makeOptimizer(parameters, settings, settings.steps);
     const step = compile((tokens: Tensor, targets: Tensor, weights: Tensor) => {

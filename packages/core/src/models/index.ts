@@ -6,6 +6,7 @@ export {
   type FeedForwardResult,
   type LossOptions,
   type LossResult,
+  type SharedRows,
 } from "./causal-lm.js";
 export { createModel, type LoadOptions, loadModel, loadWeights, type SaveModelOptions, saveModel } from "./folder.js";
 export {
