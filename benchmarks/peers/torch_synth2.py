@@ -105,6 +105,8 @@ class Block(nn.Module):
         self.norms = nn.ModuleList(nn.RMSNorm(width) for _ in range(3 if source else 2))
         self.self = Attention(width, width, heads)
         self.cross = Attention(width, source, heads) if source else None
+        self.overview = nn.Sequential(nn.RMSNorm(width), nn.Linear(width, width), nn.ReLU()) if source else None
+        self.tell = nn.Linear(width, width, bias=False) if source else None
         self.gate_up, self.down = nn.Linear(width, 2 * hidden, bias=False), nn.Linear(hidden, width, bias=False)
 
     def forward(self, x, mask=None, memory=None, memory_mask=None):
@@ -112,6 +114,7 @@ class Block(nn.Module):
         x = x + self.self(inner, self.self.memory(inner), mask)
         if self.cross:
             x = x + self.cross(self.norms[1](x), memory, memory_mask)
+            x = x + self.tell(self.overview(x).sum(1, keepdim=True) / math.sqrt(x.shape[1]))
         gate, up = self.gate_up(self.norms[-1](x)).chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up)
 

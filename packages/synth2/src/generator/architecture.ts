@@ -8,7 +8,7 @@ export const generatorSizesSchema = z.strictObject({
   heads: count(4, "Attention heads; an even number of the width is in each."),
   feedForward: count(192, "Width inside the (gated) feed-forward layers."),
   textWidth: count(96, "Width of the text encoder, which trains along."),
-  textLayers: count(2, "Blocks of the text encoder."),
+  textLayers: count(1, "Blocks of the text encoder."),
   textWindow: count(4, "Words on each side that every word is mixed with before they attend to one another."),
   maxTextTokens: count(32, "Longest caption; longer ones are refused.").meta({ unit: "tokens" }),
 });
