@@ -47,10 +47,10 @@ export const captionCommand = defineCommand({
   summary: "Write captions of pictures.",
   description: "Reads PNG, JPEG and WebP; the middle square of a picture is scaled to the size of the image tokenizer.",
   examples: [
-    "synth2 caption --image cat.png,dog.jpg --vlm models/vlm --tokenizer models/tokenizer --language-model models/language",
+    "synth2 caption cat.png dog.jpg --vlm models/vlm --tokenizer models/tokenizer --language-model models/language",
   ],
   schema: z.strictObject({
-    image: z.array(z.string().min(1)).min(1).describe("Pictures.").meta({ placeholder: "file" }),
+    image: z.array(z.string().min(1)).min(1).describe("Pictures.").meta({ placeholder: "file", positional: true }),
     ...modelFields,
   }),
   run: async (config, { stdout, signal }) => {

@@ -21,17 +21,17 @@ export const generateCommand = defineCommand({
   description:
     "Decodes all codes of the picture in parallel, a few more settled at every step (MaskGIT, arXiv 2202.04200), or takes noise out of its embeddings (DDIM, arXiv 2010.02502), as the generator was trained. The same caption and seed give the same picture. With --image and --mask, only what is white in the mask is drawn.",
   examples: [
-    'synth2 generate --caption "a red circle" --generator models/generator --tokenizer models/tokenizer --output red.png',
-    'synth2 generate --caption "a red circle" --image scene.png --mask hole.png --generator models/generator --tokenizer models/tokenizer --output filled.png',
+    'synth2 generate "a red circle" -o red.png --generator models/generator --tokenizer models/tokenizer',
+    'synth2 generate "a red circle" --image scene.png --mask hole.png -o filled.png --generator models/generator --tokenizer models/tokenizer',
   ],
   schema: z.strictObject({
-    caption: z.string().min(1).describe("What the picture should show."),
+    caption: z.string().min(1).describe("What the picture should show.").meta({ placeholder: "text", positional: true }),
     negative: z.string().optional().describe("What it should not show; replaces no caption in the guidance."),
     image: file("Picture to paint into. Default: none, all is drawn.").optional(),
     mask: file("With --image: white where it is painted anew, black where it is kept.").optional(),
     generator: folder("Generator."),
     tokenizer: folder("Image tokenizer that it was trained with."),
-    output: file("PNG to write."),
+    output: file("PNG to write.").meta({ placeholder: "file.png", short: "o" }),
     film: file("PNG to write besides: the best guess after every step, beside one another.").optional(),
     seed: seedField.describe("Key of the random numbers."),
     sampling: samplingSchema.prefault({}),
