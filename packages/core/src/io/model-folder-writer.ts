@@ -217,8 +217,15 @@ async function removeAbandoned(target: string): Promise<void> {
     if (!name.startsWith(`.tmp-${basename(target)}-`)) continue;
     const folder = join(dirname(target), name);
     const owner = await readFile(join(folder, ownerFileName), "utf8").catch(() => "");
-    if (isOwnerGone(owner)) await rm(folder, { recursive: true, force: true });
+    if (isOwnerGone(owner)) await removeOwnedFolder(folder);
   }
+}
+
+/** Its owner file goes last: whoever is killed on the way leaves a folder that the next run can tell. */
+async function removeOwnedFolder(folder: string): Promise<void> {
+  for (const name of await readdir(folder))
+    if (name !== ownerFileName) await rm(join(folder, name), { recursive: true, force: true });
+  await rm(folder, { recursive: true, force: true });
 }
 
 function planShards(declarations: readonly TensorDeclaration[], shardBytes: number): TensorDeclaration[][] {
