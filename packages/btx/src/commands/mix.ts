@@ -5,7 +5,7 @@ import { type MixOptions, type MixResult, mix, planMix } from "../mix/index.js";
 import { mixWithRidgeRouter } from "../stages/index.js";
 import { dataFields, folder, openData } from "./fields.js";
 import { describeComparison, describeDivergence, describePlan } from "./mixture-text.js";
-import { formatBytes } from "./table.js";
+import { formatBytes } from "./quantities.js";
 
 export const mixCommand = defineCommand({
   name: "mix",

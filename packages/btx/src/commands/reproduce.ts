@@ -1,11 +1,10 @@
 import { writeFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
-import { defineCommand, writeReport } from "@trefoil/core";
+import { defineCommand, readSettings, writeReport } from "@trefoil/core";
 import { z } from "zod";
 import {
   type ExperimentSettings,
-  experimentSettings,
   findings,
   isComplete,
   readResults,
@@ -96,7 +95,7 @@ export const reproduceCommand = defineCommand({
       shares: shares ?? defaults.shares,
     };
     // A summary is of what was run, whatever the defaults are now.
-    const settings = (summary && (await experimentSettings(output))) || given;
+    const settings = (summary && (await readSettings<ExperimentSettings>(output))) || given;
     if (!summary) await runExperiment(output, settings, { workers, progress, signal });
     const rows = await readResults(output);
     if (summary && rows.length === 0)

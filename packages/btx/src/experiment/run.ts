@@ -1,12 +1,11 @@
 import { join } from "node:path";
-import { ByteTokenizer, type RunUnit, runUnits } from "@trefoil/core";
+import { ByteTokenizer, type RunUnit, runUnits, type StageContext } from "@trefoil/core";
 import { closeDomains, openDomains } from "../domains/index.js";
-import type { StageContext } from "../stages/index.js";
 import { runArm } from "./arm.js";
 import { windowsOf } from "./measure.js";
 import { SeedModels } from "./models.js";
 import { armName, armsOf, domainNames, type ExperimentSettings, heldOutShare } from "./plan.js";
-import { keepSettings, type ResultRow, resultKey } from "./results.js";
+import { type ResultRow, resultKey } from "./results.js";
 
 const open = (directory: string, { maxBytes }: ExperimentSettings) =>
   openDomains(Object.fromEntries(domainNames.map((name) => [name, `@${name}`])), {
@@ -45,11 +44,11 @@ export async function runExperiment(
   settings: ExperimentSettings,
   { workers, progress, signal }: ExperimentOptions,
 ): Promise<boolean> {
-  await keepSettings(directory, settings);
-  // Once, for all processes.
-  closeDomains(await open(directory, settings));
   return await runUnits({
     ...{ directory, settings, workers, progress, signal },
+    // More seeds, or more shares of the compute, are more lines of the same experiment.
+    mayChange: ["seeds", "shares"],
+    prepare: async () => closeDomains(await open(directory, settings)),
     units: Array.from({ length: settings.seeds }, (_, i) => i + 1),
     keysOf: (seed) => armsOf(settings).map((arm) => resultKey({ arm: armName(arm), seed })),
     keyOf: resultKey,

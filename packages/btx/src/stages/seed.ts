@@ -1,14 +1,15 @@
 import {
   type ByteTokenizer,
   Llama,
+  requireFreeOutput,
+  type StageContext,
   saveModel,
   type Tokenizer,
   type TransformerConfigFields,
   tokenizerFiles,
 } from "@trefoil/core";
 import type { DomainTokens } from "../domains/index.js";
-import { checkOutput } from "./model.js";
-import { type StageContext, type TrainSettings, train } from "./training.js";
+import { type TrainSettings, train } from "./training.js";
 
 /** Sizes of a seed that is trained from scratch. */
 export interface SeedSizes {
@@ -37,7 +38,7 @@ export interface SeedOptions extends StageContext {
 /** Trains a small Llama from scratch on the domains by their weights. Returns whether it came to the end. */
 export async function trainSeed(options: SeedOptions): Promise<boolean> {
   const { sizes, domains, tokenizer, settings, output, run, resume, overwrite, progress, signal } = options;
-  checkOutput(output, overwrite);
+  requireFreeOutput({ output, overwrite });
   const config: TransformerConfigFields = {
     family: "llama",
     ...sizes,

@@ -1,6 +1,5 @@
 import { join } from "node:path";
-import { type RunUnit, runUnits } from "@trefoil/core";
-import type { StageContext } from "../stages/index.js";
+import { type RunUnit, runUnits, type StageContext } from "@trefoil/core";
 import { armName, armsOf, cellName, cellsOf, type ExperimentSettings, type ModelSize } from "./plan.js";
 import { type ResultRow, resultKey } from "./results.js";
 import { SeedStages } from "./seed-stages.js";
@@ -47,7 +46,10 @@ export interface ExperimentOptions extends StageContext {
   workers: number;
 }
 
-/** Runs every arm of every cell and seed that has no result yet. Returns whether all were run. */
+/**
+ * Runs every arm of every cell and seed that has no result yet. Returns whether all were run.
+ * @throws ResumeError where the folder holds an experiment of other settings
+ */
 export async function runExperiment(
   directory: string,
   settings: ExperimentSettings,
@@ -55,6 +57,8 @@ export async function runExperiment(
 ): Promise<boolean> {
   return await runUnits({
     ...{ directory, settings, workers, progress, signal },
+    // Rows are named by the values of these.
+    mayChange: ["seeds", "showcaseSeeds", "offsets", "flips", "binary", "samples"],
     units: unitsOf(settings),
     keysOf: ({ seed, model }) =>
       cellsOf(settings, model).flatMap((cell) =>

@@ -1,8 +1,9 @@
 import { existsSync } from "node:fs";
 import { appendFile, mkdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
+import type { StageContext } from "@trefoil/core";
 import { mean } from "../algorithm/index.js";
-import { defined, type StageContext } from "../stages/index.js";
+import { defined } from "../stages/index.js";
 import { type Cell, cellName, type ExperimentSettings, type TunedSettings } from "./plan.js";
 import { SeedStages } from "./seed-stages.js";
 

@@ -2,8 +2,15 @@ import {
   compile,
   greater,
   mean,
+  namedState,
+  requireFreeOutput,
   reshape,
+  rowsOfStep,
+  runSteps,
+  type StageContext,
+  type StageOutput,
   saveModel,
+  scalarsOf,
   slice,
   sum,
   type Tensor,
@@ -20,17 +27,8 @@ import {
   sequenceBatch,
   sizesFor,
 } from "../models/index.js";
-import {
-  defined,
-  makeOptimizer,
-  namedState,
-  requireFreeOutput,
-  rowsOfStep,
-  runSteps,
-  type StageContext,
-  type StageOutput,
-  scalarsOf,
-} from "./run.js";
+import { defined } from "./defined.js";
+import { makeOptimizer } from "./optimizer.js";
 import type { TrainingSettings } from "./sft.js";
 
 export interface DpoOptions extends StageContext, StageOutput {
@@ -45,7 +43,7 @@ export interface DpoOptions extends StageContext, StageOutput {
 
 /** Direct preference optimisation (arXiv 2305.18290). Returns whether it came to the end. */
 export async function dpo(options: DpoOptions): Promise<boolean> {
-  const { preferences, beta, form, settings, output, run, progress, signal, resume, overwrite } = options;
+  const { preferences, beta, form, settings, output, progress, overwrite } = options;
   requireFreeOutput(options);
   using policy = await OpenPolicy.open(options.policy);
   const { model, config } = policy;
@@ -91,11 +89,10 @@ export async function dpo(options: DpoOptions): Promise<boolean> {
       "logps/rejected": mean(rejected),
     };
   });
-  const completed = await runSteps({
-    run,
+  const completed = await runSteps(options, {
     title: "dpo",
     config: { policy: await hashModelFolder(options.policy), pairs: pairs.length, beta, form, settings },
-    steps: settings.steps,
+    settings,
     parameters: namedState({ model, optimizer }),
     step: async (index) => {
       const rows = rowsOfStep(pairs.length, settings.batch, index, settings.seed);
@@ -107,9 +104,6 @@ export async function dpo(options: DpoOptions): Promise<boolean> {
       ]);
       return { ...(await scalarsOf(await step(tokens, at, targets, references))), tokens: tokens.size };
     },
-    checkpointEvery: settings.checkpointEvery,
-    keepCheckpoints: settings.keepCheckpoints,
-    ...defined({ progress, signal, resume }),
   });
   if (completed) await saveModel(model, output, { config, tokenizerFrom: options.policy, ...defined({ overwrite }) });
   return completed;

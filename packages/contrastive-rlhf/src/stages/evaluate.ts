@@ -1,5 +1,12 @@
 import { join } from "node:path";
-import { checkpointSteps, compile, loadCheckpoint, type Tensor } from "@trefoil/core";
+import {
+  checkpointSteps,
+  compile,
+  loadCheckpoint,
+  restoreParameters,
+  type StageContext,
+  type Tensor,
+} from "@trefoil/core";
 import { fromCounts, mean, type PairedTest, pairedTest, type WinTieLose } from "../algorithm/index.js";
 import type { PromptText } from "../data/index.js";
 import { RlhfError } from "../errors.js";
@@ -8,7 +15,6 @@ import type { SamplingOptions } from "./baselines.js";
 import { type Judge, judgeBothOrders } from "./judge.js";
 import { respond, respondWith } from "./respond.js";
 import type { RewardSum, ScoredSample } from "./rewards.js";
-import { restoreParameters, type StageContext } from "./run.js";
 
 export interface EvaluateOptions extends StageContext {
   /** Folders of the two policies. */

@@ -1,4 +1,19 @@
-import { compile, greater, mean, slice, type Tensor, tensor, valueAndGrad } from "@trefoil/core";
+import {
+  compile,
+  greater,
+  mean,
+  namedState,
+  requireFreeOutput,
+  rowsOfStep,
+  runSteps,
+  type StageContext,
+  type StageOutput,
+  scalarsOf,
+  slice,
+  type Tensor,
+  tensor,
+  valueAndGrad,
+} from "@trefoil/core";
 import { mean as average, rewardModelLoss, standardDeviation } from "../algorithm/index.js";
 import { EpisodeEncoder, type PreferenceEpisodes, type PreferenceText } from "../data/index.js";
 import { RlhfError } from "../errors.js";
@@ -13,17 +28,8 @@ import {
   sequenceBatch,
   sizesFor,
 } from "../models/index.js";
-import {
-  defined,
-  makeOptimizer,
-  namedState,
-  requireFreeOutput,
-  rowsOfStep,
-  runSteps,
-  type StageContext,
-  type StageOutput,
-  scalarsOf,
-} from "./run.js";
+import { defined } from "./defined.js";
+import { makeOptimizer } from "./optimizer.js";
 import type { TrainingSettings } from "./sft.js";
 
 export interface RewardModelOptions extends StageContext, StageOutput {
@@ -48,7 +54,7 @@ export interface RewardModelResult {
 
 /** Trains a reward model on preferences by the Bradley–Terry loss. */
 export async function trainRewardModel(options: RewardModelOptions): Promise<RewardModelResult> {
-  const { from, preferences, settings, output, run, progress, signal, resume, overwrite, centre, labelNoise } = options;
+  const { from, preferences, settings, output, progress, overwrite, centre, labelNoise } = options;
   requireFreeOutput(options);
   using policy = await OpenPolicy.open(from);
   const { model, config } = await loadScoreModel(from, settings.seed);
@@ -92,8 +98,7 @@ export async function trainRewardModel(options: RewardModelOptions): Promise<Rew
   });
   const score = compile((tokens: Tensor, index: Tensor) => model.scoresAt(tokens, index));
 
-  const completed = await runSteps({
-    run,
+  const completed = await runSteps(options, {
     title: "reward model",
     config: {
       from: await hashModelFolder(from),
@@ -103,7 +108,7 @@ export async function trainRewardModel(options: RewardModelOptions): Promise<Rew
       labelNoise: labelNoise ?? null,
       settings,
     },
-    steps: settings.steps,
+    settings,
     parameters: namedState({ model, optimizer }),
     step: async (index) => {
       const batch = rowsOfStep(training.length, settings.batch, index, settings.seed).map((row) => training[row]!);
@@ -115,9 +120,6 @@ export async function trainRewardModel(options: RewardModelOptions): Promise<Rew
         tokens: tokens.size,
       };
     },
-    checkpointEvery: settings.checkpointEvery,
-    keepCheckpoints: settings.keepCheckpoints,
-    ...defined({ progress, signal, resume }),
   });
   if (!completed) return { completed };
   const scores = await scorePairs(pairs, score, sizes);

@@ -1,7 +1,14 @@
 import {
   compile,
   Llama,
+  namedState,
+  requireFreeOutput,
+  rowsOfStep,
+  runSteps,
+  type StageContext,
+  type StageOutput,
   saveModel,
+  scalarsOf,
   type Tensor,
   type Tokenizer,
   type TransformerConfigFields,
@@ -12,18 +19,8 @@ import {
 import { type DemonstrationText, EpisodeEncoder } from "../data/index.js";
 import { RlhfError } from "../errors.js";
 import { disposeParameters, type Episode, OpenPolicy, sizesFor } from "../models/index.js";
-import {
-  defined,
-  makeOptimizer,
-  namedState,
-  type OptimizerSettings,
-  requireFreeOutput,
-  rowsOfStep,
-  runSteps,
-  type StageContext,
-  type StageOutput,
-  scalarsOf,
-} from "./run.js";
+import { defined } from "./defined.js";
+import { makeOptimizer, type OptimizerSettings } from "./optimizer.js";
 
 /** A policy that is made on the spot. */
 export interface NewPolicy {
@@ -63,7 +60,7 @@ export interface SftOptions extends StageContext, StageOutput {
  * to the end.
  */
 export async function sft(options: SftOptions): Promise<boolean> {
-  const { from, demonstrations, settings, output, run, progress, signal, resume, overwrite } = options;
+  const { from, demonstrations, settings, output, progress, overwrite } = options;
   requireFreeOutput(options);
   const source = await openSource(from, settings.seed);
   const { model, config, tokenizer, eosTokenIds } = source;
@@ -83,8 +80,7 @@ export async function sft(options: SftOptions): Promise<boolean> {
       const { gradientNorm, learningRate } = optimizer.apply(grads);
       return { loss: value, gradNorm: gradientNorm, learningRate };
     });
-    const completed = await runSteps({
-      run,
+    const completed = await runSteps(options, {
       title: "sft",
       config: {
         from: typeof from === "string" ? from : { ...from, tokenizer: tokenizer.hash },
@@ -92,7 +88,7 @@ export async function sft(options: SftOptions): Promise<boolean> {
         trainOnPrompts: options.trainOnPrompts,
         settings,
       },
-      steps: settings.steps,
+      settings,
       parameters: namedState({ model, optimizer }),
       step: async (index) => {
         const rows = rowsOfStep(episodes.length, settings.batch, index, settings.seed).map((row) => episodes[row]!);
@@ -102,9 +98,6 @@ export async function sft(options: SftOptions): Promise<boolean> {
           tokens: settings.batch * sequence,
         };
       },
-      checkpointEvery: settings.checkpointEvery,
-      keepCheckpoints: settings.keepCheckpoints,
-      ...defined({ progress, signal, resume }),
     });
     if (completed) {
       const files =

@@ -1,3 +1,3 @@
 export { appendResultRow, readResultRows } from "./results.js";
 export { type ExperimentPlan, type RunUnit, runUnits, serveUnits, type UnitRequest } from "./run.js";
-export { markdownTable, terminalTable } from "./tables.js";
+export { readSettings } from "./settings.js";

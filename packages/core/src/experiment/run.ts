@@ -1,7 +1,7 @@
 import { fork } from "node:child_process";
-import { mkdir } from "node:fs/promises";
 import type { Progress } from "../train/index.js";
 import { appendResultRow, readResultRows } from "./results.js";
+import { keepSettings } from "./settings.js";
 
 /** What one process works on at a time, such as a seed: its arms share data and models. */
 export interface UnitRequest<Settings, Unit> {
@@ -20,9 +20,13 @@ export type RunUnit<Settings, Unit, Row> = (
 ) => Promise<boolean>;
 
 export interface ExperimentPlan<Settings, Unit, Row> {
-  /** Of `results.jsonl`. */
+  /** Of `results.jsonl` and `settings.json`. */
   directory: string;
   settings: Settings;
+  /** Settings that a later run in the same folder may change: those that only say which rows there are. */
+  mayChange: readonly (keyof Settings)[];
+  /** Makes what all units share, once. */
+  prepare?: () => Promise<void>;
   /** In the order in which they are begun. */
   units: readonly Unit[];
   /** Keys of the rows of a unit. */
@@ -44,12 +48,14 @@ type Answer<Row> = { row: Row } | { finished: true } | { error: string };
 /**
  * Runs every arm that has no line in `results.jsonl` yet, unit by unit: stopped or killed and called again, it goes on where it was.
  * @returns whether all arms have their result
+ * @throws ResumeError where the folder holds results of other settings
  */
-export async function runUnits<Settings, Unit, Row extends object>(
+export async function runUnits<Settings extends object, Unit, Row extends object>(
   plan: ExperimentPlan<Settings, Unit, Row>,
 ): Promise<boolean> {
   const { directory, settings, units, keysOf, keyOf, workers, progress, signal } = plan;
-  await mkdir(directory, { recursive: true });
+  await keepSettings(directory, settings, plan.mayChange);
+  await plan.prepare?.();
   const known = (await readResultRows<Row>(directory)).map(keyOf);
   const wanted = units.flatMap(keysOf);
   let done = wanted.filter((key) => known.includes(key)).length;

@@ -17,8 +17,8 @@ import { InvalidUseError, ShapeError } from "../tensor/errors.js";
 import { sameShape } from "../tensor/shape.js";
 import type { Tensor } from "../tensor/tensor.js";
 
-/** The sizes and constants of a Llama-style decoder. A `TransformerConfig` read from a folder is one. */
-export type DecoderConfig = Pick<
+/** What the shapes of a Llama-style decoder's parameters follow from. */
+export type DecoderSizes = Pick<
   TransformerConfig,
   | "vocabSize"
   | "hiddenSize"
@@ -27,14 +27,15 @@ export type DecoderConfig = Pick<
   | "heads"
   | "keyValueHeads"
   | "headDim"
-  | "rmsNormEps"
-  | "ropeTheta"
-  | "ropeScaling"
   | "tieWordEmbeddings"
-  | "maxPositions"
-  | "slidingWindow"
-  | "initializerRange"
 >;
+
+/** The sizes and constants of a Llama-style decoder. A `TransformerConfig` read from a folder is one. */
+export type DecoderConfig = DecoderSizes &
+  Pick<
+    TransformerConfig,
+    "rmsNormEps" | "ropeTheta" | "ropeScaling" | "maxPositions" | "slidingWindow" | "initializerRange"
+  >;
 
 /** What a block's feed-forward half gives: its output, and the router's decisions if it has a router. */
 export interface FeedForwardResult {

@@ -2,6 +2,7 @@ export {
   CausalLM,
   DecoderBlock,
   type DecoderConfig,
+  type DecoderSizes,
   type FeedForwardResult,
   type LossOptions,
   type LossResult,

@@ -2,7 +2,7 @@ import { appendFile, mkdtemp, readFile, truncate } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { type ExperimentPlan, readResultRows, runUnits } from "../../src/index.js";
+import { type ExperimentPlan, readResultRows, readSettings, runUnits } from "../../src/index.js";
 
 interface Row {
   unit: number;
@@ -15,7 +15,7 @@ const folder = () => mkdtemp(join(tmpdir(), "trefoil-experiment-"));
 function plan(directory: string, extra: Partial<ExperimentPlan<object, number, Row>> = {}) {
   const ran: string[] = [];
   const given: ExperimentPlan<object, number, Row> = {
-    ...{ directory, settings: {}, units: [1, 2, 3], workers: 1 },
+    ...{ directory, settings: {}, mayChange: [], units: [1, 2, 3], workers: 1 },
     keysOf: (unit) => [`${unit} a`, `${unit} b`],
     keyOf: ({ unit, arm }) => `${unit} ${arm}`,
     run: async ({ unit, known }, signal, emit) => {
@@ -35,6 +35,35 @@ function plan(directory: string, extra: Partial<ExperimentPlan<object, number, R
 }
 
 describe("an experiment of units", () => {
+  it("keeps its settings: more rows may join, rows of other settings may not", async () => {
+    const directory = await folder();
+    const run = async (settings: { units?: number; size?: number; at?: readonly number[] }, units: number[]) => {
+      const { given, ran } = plan(directory, { units });
+      const prepared: string[] = [];
+      const prepare = async () => void prepared.push("once");
+      await runUnits({ ...given, settings, mayChange: ["units"], prepare });
+      expect(prepared).toEqual(["once"]);
+      return ran;
+    };
+    // Of before settings were kept.
+    await appendFile(join(directory, "results.jsonl"), '{"unit":1,"arm":"a"}\n');
+    expect(await run({ units: 1, size: 2, at: [1] }, [1])).toEqual(["1 b"]);
+    expect(await run({ at: [1], size: 2, units: 2 }, [1, 2])).toEqual(["2 a", "2 b"]);
+    const kept = { units: 2, size: 2, at: [1] };
+    expect(await readSettings(directory)).toEqual(kept);
+    for (const [settings, message] of [
+      [{ ...kept, at: [1, 2] }, "results with at [1], not [1,2]: name another folder"],
+      [{ units: 2, at: [1] }, "results with size 2, not undefined"],
+    ] as const) {
+      await expect(run(settings, [1, 2, 3])).rejects.toMatchObject({
+        code: "TREFOIL_RESUME",
+        message: expect.stringContaining(message),
+      });
+    }
+    expect(await readSettings(directory)).toEqual(kept);
+    expect(await readResultRows<Row>(directory)).toHaveLength(4);
+  });
+
   it("runs each arm once, stopped goes on, and runs an arm again whose line a kill has torn", async () => {
     const directory = await folder();
     const stopping = new AbortController();

@@ -2,7 +2,14 @@ import {
   compile,
   gradients,
   Llama,
+  namedState,
+  requireFreeOutput,
+  rowsOfStep,
+  runSteps,
+  type StageContext,
+  type StageOutput,
   saveModel,
+  scalarsOf,
   type Tensor,
   type Tokenizer,
   type TransformerConfigFields,
@@ -11,17 +18,7 @@ import {
 } from "@trefoil/core";
 import { z } from "zod";
 import { SynthError } from "../errors.js";
-import {
-  makeOptimizer,
-  namedState,
-  requireFreeOutput,
-  rowsOfStep,
-  runSteps,
-  type StageContext,
-  type StageOutput,
-  scalarsOf,
-  type TrainingSettings,
-} from "../training/index.js";
+import { makeOptimizer, type TrainingSettings } from "../training/index.js";
 import { Choices } from "../world/random.js";
 import { classPrompt } from "./classes.js";
 import { captionRows, disposeModel, hashLanguageModel } from "./language-model.js";
@@ -102,11 +99,10 @@ export async function trainLanguageModel(
     });
     const sequence = longestRow(captions, tokenizer, sizes.maxPositions);
     const shape = [settings.batch, sequence];
-    const completed = await runSteps({
-      run: options.run,
+    const completed = await runSteps(options, {
       title: "language-model",
       config: { data: dataName, captions: captions.length, tokenizer: tokenizer.hash, sizes, settings },
-      steps: settings.steps,
+      settings,
       parameters: namedState({ model, optimizer }),
       step: async (index) => {
         const choices = new Choices(settings.seed, index, 0x636c6173);
@@ -119,11 +115,6 @@ export async function trainLanguageModel(
         ) as [Tensor, Tensor, Tensor];
         return await scalarsOf(await step(tokens, targets, weights));
       },
-      checkpointEvery: settings.checkpointEvery,
-      keepCheckpoints: settings.keepCheckpoints,
-      ...(options.resume !== undefined && { resume: options.resume }),
-      ...(options.progress && { progress: options.progress }),
-      ...(options.signal && { signal: options.signal }),
     });
     if (!completed) return { completed };
     const files = tokenizerFiles(tokenizer) as Record<string, object>;

@@ -225,10 +225,13 @@ const tables = (result: ReproduceResult): TableSection[] => [
 ];
 
 /** For the terminal. */
-export const resultsTables = (result: ReproduceResult): string => tables(result).map(terminalTable).join("\n");
+export const resultsTables = (result: ReproduceResult): string =>
+  tables(result)
+    .map((table) => terminalTable(table))
+    .join("\n");
 
 export function markdownSummary(result: ReproduceResult): string {
   const { completed, settings } = result;
   const done = completed ? `All arms of ${settings.seeds} seeds.` : "Not complete.";
-  return `${done}\n\n${tables(result).map(markdownTable).join("\n")}`;
+  return `${done}\n\n${tables(result).map(markdownTable).join("\n\n")}\n`;
 }

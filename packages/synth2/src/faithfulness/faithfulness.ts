@@ -1,10 +1,10 @@
+import type { StageContext } from "@trefoil/core";
 import { SynthError } from "../errors.js";
 import { encodeCaption, type OpenMaskedGenerator, requireSameTokenizer } from "../generator/index.js";
-import { imageBatch, toBytes } from "../images/pixels.js";
+import { imageBatch, picturesOf, toBytes } from "../images/pixels.js";
 import { MaskedSampler, pictureSeed, type SamplingOptions } from "../sampling/index.js";
 import type { VqImageTokenizer } from "../tokenizer/index.js";
-import type { StageContext } from "../training/index.js";
-import type { PairedDataset, RgbImage, SceneAttributes } from "../types.js";
+import type { PairedDataset, SceneAttributes } from "../types.js";
 import { type AttributeAccuracy, attributeAccuracy, judgePicture } from "../world/index.js";
 
 export interface FaithfulnessOptions extends StageContext {
@@ -81,13 +81,4 @@ export async function measureFaithfulness(options: FaithfulnessOptions): Promise
   const generated = attributeAccuracy(found.generated);
   const ratio = generated.exact / reconstructed.exact;
   return { pictures: data.length, original, reconstructed, generated, ratio };
-}
-
-function picturesOf(bytes: Uint8Array, size: number): RgbImage[] {
-  const each = size * size * 3;
-  return Array.from({ length: bytes.length / each }, (_, i) => ({
-    width: size,
-    height: size,
-    pixels: bytes.subarray(i * each, (i + 1) * each),
-  }));
 }

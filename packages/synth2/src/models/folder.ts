@@ -6,13 +6,14 @@ import {
   type Module,
   type Parameter,
   readJsonFile,
+  requireFreeOutput,
   SafetensorsFile,
   saveSafetensors,
+  storedTensors,
   writeFileAtomic,
 } from "@trefoil/core";
 import type { z } from "zod";
 import { SynthError } from "../errors.js";
-import { storedTensors } from "../training/run.js";
 
 const configFile = "config.json";
 const weightsFile = "model.safetensors";
@@ -64,11 +65,8 @@ export async function saveModelFolder(module: Module, path: string, options: Sav
     for (const [name, content] of Object.entries({ ...files, [configFile]: config })) {
       await writeFileAtomic(join(temporary, name), `${JSON.stringify(content, null, 2)}\n`);
     }
-    if (existsSync(path)) {
-      if (!overwrite)
-        throw new SynthError("SYNTH_OPTIONS", `${path} exists already: name another output, or allow overwriting`);
-      await rm(path, { recursive: true });
-    }
+    requireFreeOutput({ output: path, overwrite });
+    await rm(path, { recursive: true, force: true });
     await rename(temporary, path);
   } catch (error) {
     await rm(temporary, { recursive: true, force: true });

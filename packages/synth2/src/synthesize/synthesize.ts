@@ -1,13 +1,19 @@
 import { existsSync } from "node:fs";
 import { mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { SafetensorsFile, type StoredTensor, saveSafetensors, writeFileAtomic } from "@trefoil/core";
+import {
+  ResumeError,
+  SafetensorsFile,
+  type StageContext,
+  type StoredTensor,
+  saveSafetensors,
+  writeFileAtomic,
+} from "@trefoil/core";
 import { SynthError } from "../errors.js";
 import { encodeCaption, type OpenMaskedGenerator, requireSameTokenizer } from "../generator/index.js";
 import { toBytes } from "../images/pixels.js";
 import { MaskedSampler, pictureSeed, type SamplingOptions } from "../sampling/index.js";
 import type { VqImageTokenizer } from "../tokenizer/index.js";
-import type { StageContext } from "../training/index.js";
 
 export interface CaptionRow {
   /** Names the picture: with the seed it decides what is drawn. Equal ids and captions give equal pictures. */
@@ -46,7 +52,7 @@ const shardName = (shard: number): string => `shard-${String(shard).padStart(5, 
  * Draws an embedding for every caption. Shard after shard appears whole: `shard-00000.safetensors` with `embeddings` f32 [n, L, D] and
  * `codes` i32 [n, L], after `shard-00000.jsonl` with id and caption. Memory is bounded by one shard. Called again on a folder that was
  * begun, it goes on behind the last whole shard and ends with the same files.
- * @throws SynthError `SYNTH_TOKENIZER_MISMATCH`, `SYNTH_VOCABULARY_MISMATCH`; `SYNTH_RESUME` where the folder was begun otherwise
+ * @throws SynthError `SYNTH_TOKENIZER_MISMATCH`, `SYNTH_VOCABULARY_MISMATCH`; ResumeError where the folder was begun otherwise
  */
 export async function synthesize(options: SynthesizeOptions): Promise<SynthesizeResult> {
   const { generator, tokenizer, captions, output, sampling, seed, shardSize, pixels = false, signal } = options;
@@ -127,8 +133,7 @@ async function begin(output: string, manifest: string): Promise<void> {
     return;
   }
   if ((await readFile(path, "utf8")) === manifest) return;
-  throw new SynthError(
-    "SYNTH_RESUME",
+  throw new ResumeError(
     `${output} was begun with other models or settings: go on with the same ones, or name another folder`,
   );
 }
@@ -137,10 +142,7 @@ async function begin(output: string, manifest: string): Promise<void> {
 async function checkShard(name: string, lines: string): Promise<void> {
   await using _ = await SafetensorsFile.open(`${name}.safetensors`);
   if ((await readFile(`${name}.jsonl`, "utf8")) === lines) return;
-  throw new SynthError(
-    "SYNTH_RESUME",
-    `${name} holds other captions: go on with the same ones, or name another folder`,
-  );
+  throw new ResumeError(`${name} holds other captions: go on with the same ones, or name another folder`);
 }
 
 async function shardTensors(

@@ -1,6 +1,15 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type JsonValue, Permutation, type StepScalars, saveModel } from "@trefoil/core";
+import {
+  type JsonValue,
+  namedState,
+  Permutation,
+  requireFreeOutput,
+  rowsOfStep,
+  runSteps,
+  type StepScalars,
+  saveModel,
+} from "@trefoil/core";
 import { adaptKlCoefficient, type Compared, mean, penalise, RewardShaper } from "../../algorithm/index.js";
 import { EpisodeEncoder, type PromptTokens } from "../../data/index.js";
 import { RlhfError } from "../../errors.js";
@@ -12,7 +21,7 @@ import {
   ScoreModel,
   type SequenceSizes,
 } from "../../models/index.js";
-import { defined, namedState, requireFreeOutput, rowsOfStep, runSteps } from "../run.js";
+import { defined } from "../defined.js";
 import { findAlarm } from "./alarms.js";
 import { type Experience, makeExperience } from "./experience.js";
 import { Clock, experienceMetrics, goldMetrics, responseMetrics, rewardMetrics, updateMetrics } from "./metrics.js";
@@ -34,7 +43,7 @@ const minibatchStream = 2;
  * @throws RlhfError `RLHF_STORE_MISMATCH` for baselines of other models, `RLHF_REWARD`, `RLHF_RATIO`, `RLHF_ALARM`
  */
 export async function ppo(options: PpoOptions): Promise<boolean> {
-  const { settings, rewards, progress, signal, resume, overwrite } = options;
+  const { settings, rewards, overwrite } = options;
   requireFreeOutput(options);
   requireSettings(settings);
   using policy = await OpenPolicy.open(options.policy);
@@ -76,11 +85,10 @@ export async function ppo(options: PpoOptions): Promise<boolean> {
     gold && new SftQuality(gold, reference, ofReference!, { temperature, maxNewTokens, seed: settings.seed });
   const loop = new PpoLoop(options, { policy, sampler, programs, provider, prompts, sftQuality });
 
-  const completed = await runSteps({
-    run: options.run,
+  const completed = await runSteps(options, {
     title: "ppo",
     config: { sft, reward: rewards.hash, prompts: prompts.length, settings },
-    steps: settings.iterations,
+    settings: { ...settings, steps: settings.iterations },
     parameters: namedState({
       policy: policy.model,
       policyOptimizer: programs.policyOptimizer,
@@ -90,9 +98,6 @@ export async function ppo(options: PpoOptions): Promise<boolean> {
     }),
     state: loop,
     step: async (iteration) => await loop.iterate(iteration),
-    checkpointEvery: settings.checkpointEvery,
-    keepCheckpoints: settings.keepCheckpoints,
-    ...defined({ progress, signal, resume }),
   });
   if (completed) {
     await saveModel(policy.model, options.output, {

@@ -20,7 +20,7 @@ import {
   type ScoreModel,
   type SequenceSizes,
 } from "../../models/index.js";
-import { makeOptimizer } from "../run.js";
+import { makeOptimizer } from "../optimizer.js";
 import type { PpoSettings } from "./options.js";
 
 /** The critic: a network of its own, or a head on the policy's hidden states. */
