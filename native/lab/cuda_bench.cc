@@ -6,7 +6,6 @@
 #include <dlfcn.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -14,6 +13,7 @@
 #include <random>
 #include <stdexcept>
 
+#include "bench_clock.h"
 #include "cuda_peaks.h"
 
 const TrefoilBackend* backend;
@@ -118,21 +118,14 @@ class Launches {
   std::vector<Tensor> workspaces_;
 };
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + static_cast<long>(values.size() / 2), values.end());
-  return values[values.size() / 2];
-}
-
 // Seconds of body(n), which enqueues n repetitions, per repetition: the median of five, after a warm-up.
 double time_of(const std::function<void(int)>& body) {
   auto once = [&](int n) {
     synchronize();
-    const double start = now();
+    const double start = seconds();
     body(n);
     synchronize();
-    return (now() - start) / n;
+    return (seconds() - start) / n;
   };
   once(1);
   const int n = std::max(1, std::min(1000, static_cast<int>(seconds_per_line / 5 / std::max(once(2), 1e-7))));
@@ -172,10 +165,10 @@ class Recording {
 double time_launches(const Launches& launches) {
   launches.enqueue();
   synchronize();
-  const double start = now();
+  const double start = seconds();
   launches.enqueue();
   synchronize();
-  const int recorded = std::clamp(static_cast<int>(0.02 / (now() - start)), 1, 10);
+  const int recorded = std::clamp(static_cast<int>(0.02 / (seconds() - start)), 1, 10);
   const Recording recording([&] {
     for (int i = 0; i < recorded; ++i) launches.enqueue();
   });
