@@ -1,6 +1,5 @@
+import { countField as count } from "@trefoil/core";
 import { z } from "zod";
-
-const count = (value: number, meaning: string) => z.number().int().positive().default(value).describe(meaning);
 
 /** The sizes of a generator that a user chooses; grid and codebook come from the image tokenizer, the vocabulary from the text. */
 export const generatorSizesSchema = z.strictObject({

@@ -103,7 +103,7 @@ describe("synthesize", () => {
       code: "SYNTH_VOCABULARY_MISMATCH",
     });
     await run(output, captions);
-    await expect(run(output, captions, { seed: 6 })).rejects.toMatchObject({ code: "SYNTH_RESUME" });
-    await expect(run(output, captions.toReversed())).rejects.toMatchObject({ code: "SYNTH_RESUME" });
+    await expect(run(output, captions, { seed: 6 })).rejects.toMatchObject({ code: "TREFOIL_RESUME" });
+    await expect(run(output, captions.toReversed())).rejects.toMatchObject({ code: "TREFOIL_RESUME" });
   });
 });
