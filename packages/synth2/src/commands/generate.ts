@@ -25,7 +25,11 @@ export const generateCommand = defineCommand({
     'synth2 generate "a red circle" --image scene.png --mask hole.png -o filled.png --generator models/generator --tokenizer models/tokenizer',
   ],
   schema: z.strictObject({
-    caption: z.string().min(1).describe("What the picture should show.").meta({ placeholder: "text", positional: true }),
+    caption: z
+      .string()
+      .min(1)
+      .describe("What the picture should show.")
+      .meta({ placeholder: "text", positional: true }),
     negative: z.string().optional().describe("What it should not show; replaces no caption in the guidance."),
     image: file("Picture to paint into. Default: none, all is drawn.").optional(),
     mask: file("With --image: white where it is painted anew, black where it is kept.").optional(),
