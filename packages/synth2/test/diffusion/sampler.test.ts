@@ -4,7 +4,7 @@ import { DiffusionSampler, diffusionSamplingSchema, EmbeddingDenoiser } from "..
 import { pictureSeed } from "../../src/sampling/index.js";
 
 const architecture = {
-  ...{ width: 16, layers: 1, heads: 2, feedForward: 16, textWidth: 8, textLayers: 1, maxTextTokens: 6 },
+  ...{ width: 16, layers: 1, heads: 2, feedForward: 16, textWidth: 8, textLayers: 1, textWindow: 2, maxTextTokens: 6 },
   ...{ gridSize: 2, codes: 8, codeWidth: 3, vocabulary: 12, target: "v" as const, timesteps: 100 },
 };
 const each = 4 * 3;

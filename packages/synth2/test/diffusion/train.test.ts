@@ -19,7 +19,7 @@ import {
   VqImageTokenizer,
 } from "../../src/index.js";
 import { temporaryFolder } from "../folder.js";
-import { generatorSizes, settings, trainSmallTokenizer, world } from "../pipeline/small.js";
+import { generatorSizes, smallSettings, trainSmallTokenizer, world } from "../pipeline/small.js";
 
 async function trainSmallDenoiser(tokenizer: string, output: string, steps: number, extra: object = {}) {
   using images = await VqImageTokenizer.open(tokenizer);
@@ -27,7 +27,7 @@ async function trainSmallDenoiser(tokenizer: string, output: string, steps: numb
   const pairs = await encodePairs(world, images, text, generatorSizes.maxTextTokens);
   const architecture = generatorFor(generatorSizes, images, text.vocabSize);
   return await trainDenoiser({
-    ...{ pairs, evaluation: { pairs, every: steps }, text, images, dropCondition: 0.1, settings: settings(steps) },
+    ...{ pairs, evaluation: { pairs, every: steps }, text, images, dropCondition: 0.1, settings: smallSettings(steps) },
     architecture: denoiserFor(architecture, { target: "v", timesteps: 100 }),
     ...{ output, run: `${output}-run` },
     ...extra,
