@@ -99,6 +99,7 @@ void Run::seal() {
 
 void Run::execute() {
   Device& device = program_->device();
+  const int64_t start = now();
   device.rethrow_deferred();
   try {
     program_->bind_arena();
@@ -112,6 +113,7 @@ void Run::execute() {
     throw;
   }
   device.synchronize();
+  program_->last_nanoseconds_.store(now() - start, std::memory_order_relaxed);
 }
 
 void Run::bind_inputs() {
