@@ -8,7 +8,6 @@ export type RlhfErrorCode =
   | "RLHF_STORE"
   | "RLHF_STORE_MISMATCH"
   | "RLHF_REWARD"
-  | "RLHF_RESUME"
   | "RLHF_RATIO"
   | "RLHF_ALARM"
   | "RLHF_JUDGE";

@@ -9,8 +9,7 @@ export type SynthErrorCode =
   | "SYNTH_TOKENIZER_MISMATCH"
   | "SYNTH_VOCABULARY_MISMATCH"
   | "SYNTH_STORE"
-  | "SYNTH_CAPTIONER"
-  | "SYNTH_RESUME";
+  | "SYNTH_CAPTIONER";
 
 /** What a stage cannot go on with: unusable data, codes of another tokenizer, captions of another vocabulary. */
 export class SynthError extends TrefoilError {

@@ -1,9 +1,8 @@
 import { basename, resolve } from "node:path";
-import { defineCommand } from "@trefoil/core";
+import { defineCommand, terminalTable } from "@trefoil/core";
 import { z } from "zod";
 import { averageModels } from "../mix/index.js";
 import { folder } from "./fields.js";
-import { formatTable } from "./table.js";
 
 export const averageCommand = defineCommand({
   name: "average",
@@ -29,6 +28,6 @@ export const averageCommand = defineCommand({
       basename(resolve(path)),
       Math.max(...tensors.map((relative) => relative[i]!)).toFixed(4),
     ]);
-    stdout.write(formatTable(["checkpoint", "largest distance from the average"], rows));
+    stdout.write(terminalTable({ columns: ["checkpoint", "largest distance from the average"], rows }));
   },
 });

@@ -1,13 +1,12 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { type CommandContext, defineCommand, loadTokenizer, writeFileAtomic } from "@trefoil/core";
+import { type CommandContext, defineCommand, loadTokenizer, requireFreeOutput, writeFileAtomic } from "@trefoil/core";
 import { z } from "zod";
 import { closeDomains } from "../domains/index.js";
 import {
   branchScopes,
   branchStatus,
-  checkOutput,
   domainsOfArrayJob,
   namesToTrain,
   runBranchJobs,
@@ -102,7 +101,7 @@ async function trainApart(
 ): Promise<boolean> {
   const { run, output, resume, overwrite, data, train } = config;
   const wanted = only.filter((name) => !(resume && existsSync(join(output, name))));
-  for (const name of wanted) checkOutput(join(output, name), overwrite);
+  for (const name of wanted) requireFreeOutput({ output: join(output, name), overwrite });
   await writeBranchPlan(run, { output, domains: Object.keys(data.domains), steps: train.steps });
   // JSON is YAML: --config reads it.
   const settings = join(run, "branch.yaml");

@@ -1,6 +1,7 @@
 import { basename, resolve } from "node:path";
+import { terminalTable } from "@trefoil/core";
 import type { DivergenceReport, MixPlan, MixResult } from "../mix/index.js";
-import { formatBytes, formatCount, formatTable } from "./table.js";
+import { formatBytes, formatCount } from "./quantities.js";
 
 /** What a mixture will be, for the terminal. @param folders of the checkpoints */
 export function describePlan(plan: MixPlan, folders: readonly string[]): string {
@@ -20,7 +21,7 @@ export function describePlan(plan: MixPlan, folders: readonly string[]): string 
 export function describeComparison({ compared }: MixPlan, folders: readonly string[]): string {
   const text = (value: unknown) => (typeof value === "string" ? value : JSON.stringify(value));
   const rows = compared.map(({ field, values, equal }) => [field, ...values.map(text), equal ? "equal" : "differs"]);
-  return `\n${formatTable(["config.json", ...folders.map(shortName), ""], rows)}`;
+  return `\n${terminalTable({ columns: ["config.json", ...folders.map(shortName), ""], rows })}`;
 }
 
 /** How far the checkpoints are from their average: the largest of all tensors. */
@@ -29,10 +30,10 @@ export function describeDivergence({ averaged, experts }: MixResult, folders: re
     const tensors = Object.values(report);
     return [kind, ...folders.map((_, i) => Math.max(...tensors.map((relative) => relative[i]!)).toFixed(4))];
   };
-  const table = formatTable(
-    ["tensors", ...folders.map(shortName)],
-    [row("averaged", averaged), row("experts", experts)],
-  );
+  const table = terminalTable({
+    columns: ["tensors", ...folders.map(shortName)],
+    rows: [row("averaged", averaged), row("experts", experts)],
+  });
   return `\nLargest distance from the average, ‖θ − θ̄‖ / ‖θ̄‖ (every tensor: btx_mix.json)\n${table}`;
 }
 

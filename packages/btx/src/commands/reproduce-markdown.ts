@@ -1,10 +1,8 @@
-import { ByteTokenizer, type PairedTest } from "@trefoil/core";
+import { ByteTokenizer, markdownTable, type PairedTest } from "@trefoil/core";
 import { type ArmSummary, activeParameters, finetuneShare } from "../experiment/index.js";
 import { type ReproduceResult, sweepPoints } from "./reproduce-report.js";
 
-const line = (cells: readonly string[]) => `| ${cells.join(" | ")} |`;
-const table = (columns: readonly string[], rows: readonly (readonly string[])[]) =>
-  [line(columns), line(columns.map(() => "---")), ...rows.map(line)].join("\n");
+const table = (columns: readonly string[], rows: readonly (readonly string[])[]) => markdownTable({ columns, rows });
 const fixed = (value: number | undefined, digits = 3) => value?.toFixed(digits) ?? "–";
 const signed = (value: number) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3)}`;
 const difference = (test: PairedTest | undefined) =>

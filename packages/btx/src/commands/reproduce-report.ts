@@ -1,4 +1,4 @@
-import type { Section, TableSection } from "@trefoil/core";
+import { type Section, type TableSection, terminalTable } from "@trefoil/core";
 import {
   type ArmSummary,
   armName,
@@ -8,7 +8,6 @@ import {
   type ResultRow,
 } from "../experiment/index.js";
 import { routingSection } from "./scores.js";
-import { formatTable } from "./table.js";
 
 export interface ReproduceResult {
   arms: readonly ArmSummary[];
@@ -126,17 +125,6 @@ export function reproduceSections(result: ReproduceResult, rows: readonly Result
   ];
 }
 
-const cellText = (value: string | number | null): string =>
-  typeof value === "number" ? (Number.isInteger(value) ? String(value) : value.toFixed(3)) : (value ?? "–");
-
 /** For the terminal. */
-export function resultsTable(result: ReproduceResult): string {
-  return [armTable(result), findingTable(result)]
-    .map(({ columns, rows }) =>
-      formatTable(
-        columns.map(({ label }) => label),
-        rows.map((row) => row.map(cellText)),
-      ),
-    )
-    .join("\n");
-}
+export const resultsTable = (result: ReproduceResult): string =>
+  [armTable(result), findingTable(result)].map((table) => terminalTable(table)).join("\n");

@@ -1,6 +1,6 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { defineCommand, RUN_LAYOUT, writeFileAtomic, writeReport } from "@trefoil/core";
+import { defineCommand, RUN_LAYOUT, terminalTable, writeFileAtomic, writeReport } from "@trefoil/core";
 import { z } from "zod";
 import { closeDomains } from "../domains/index.js";
 import {
@@ -13,7 +13,6 @@ import {
 } from "../stages/index.js";
 import { dataFields, folder, openData, size } from "./fields.js";
 import { routingSection } from "./scores.js";
-import { formatTable } from "./table.js";
 
 export const routingCommand = defineCommand({
   name: "routing",
@@ -119,7 +118,7 @@ function summaryTable(layers: readonly LayerRouting[], names: readonly string[],
     `${domainInformation.toFixed(3)} bits`,
     String(dead.length),
   ]);
-  return formatTable(["load", ...experts, "evenness", "domain information", "dead"], rows);
+  return terminalTable({ columns: ["load", ...experts, "evenness", "domain information", "dead"], rows });
 }
 
 /** Names as given, else numbers. @throws StageError when they are not as many as the experts */

@@ -1,6 +1,5 @@
-import type { HeatmapSection, Section } from "@trefoil/core";
+import { type HeatmapSection, type Section, terminalTable } from "@trefoil/core";
 import type { DomainRouting, ModelScores } from "../stages/index.js";
-import { formatTable } from "./table.js";
 
 /** Scores for the terminal: one row per model. */
 export function scoresTable(scores: readonly ModelScores[]): string {
@@ -12,7 +11,7 @@ export function scoresTable(scores: readonly ModelScores[]): string {
     meanOf(bitsPerByte).toFixed(3),
     ...tasks.map((task) => (exactMatch[task] == null ? null : `${(exactMatch[task] * 100).toFixed(1)} %`)),
   ]);
-  return formatTable(columns, rows);
+  return terminalTable({ columns, rows });
 }
 
 /** Domains and tasks that models were scored on. */

@@ -1,8 +1,7 @@
-import { defineCommand } from "@trefoil/core";
+import { defineCommand, terminalTable } from "@trefoil/core";
 import { z } from "zod";
 import { type BranchStatus, branchStatus } from "../stages/index.js";
 import { folder } from "./fields.js";
-import { formatTable } from "./table.js";
 
 export const statusCommand = defineCommand({
   name: "status",
@@ -29,5 +28,5 @@ function statusTable(branches: readonly BranchStatus[]): string {
     process ? `${process.pid} on ${process.host}` : null,
     reason ?? null,
   ]);
-  return formatTable(["branch", "state", "step", "loss", "process", "reason"], rows);
+  return terminalTable({ columns: ["branch", "state", "step", "loss", "process", "reason"], rows });
 }

@@ -3,7 +3,7 @@ import { z } from "zod";
 import { planUpcycle, type UpcycleOptions, upcycle } from "../mix/index.js";
 import { folder } from "./fields.js";
 import { describePlan } from "./mixture-text.js";
-import { formatBytes } from "./table.js";
+import { formatBytes } from "./quantities.js";
 
 export const upcycleCommand = defineCommand({
   name: "upcycle",

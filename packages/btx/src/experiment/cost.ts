@@ -1,4 +1,4 @@
-import { choicesOf, type TransformerConfigFields } from "@trefoil/core";
+import { choicesOf, type DecoderSizes, type TransformerConfigFields } from "@trefoil/core";
 
 /** What training after the seed took, branches included. */
 export interface Cost {
@@ -21,23 +21,10 @@ export const totalCost = (costs: readonly Cost[]): Cost =>
     noCost,
   );
 
-type Sizes = Pick<
-  TransformerConfigFields,
-  | "vocabSize"
-  | "hiddenSize"
-  | "intermediateSize"
-  | "layers"
-  | "heads"
-  | "keyValueHeads"
-  | "headDim"
-  | "tieWordEmbeddings"
-  | "experts"
-  | "expertsPerToken"
-  | "router"
->;
-
 /** Parameters that one token visits, the embedding table among them. */
-export function activeParameters(config: Sizes): number {
+export function activeParameters(
+  config: DecoderSizes & Pick<TransformerConfigFields, "experts" | "expertsPerToken" | "router">,
+): number {
   const { vocabSize, hiddenSize: d, layers, heads, keyValueHeads, headDim, experts } = config;
   const attention = 2 * d * headDim * (heads + keyValueHeads);
   const visited = (layer: number): number => {

@@ -1,12 +1,11 @@
 import { join } from "node:path";
-import { ByteTokenizer, type RunUnit, runUnits } from "@trefoil/core";
+import { ByteTokenizer, type ExperimentOptions, type RunUnit, runUnits } from "@trefoil/core";
 import { closeDomains, openDomains } from "../domains/index.js";
-import type { StageContext } from "../stages/index.js";
 import { runArm } from "./arm.js";
 import { windowsOf } from "./measure.js";
 import { SeedModels } from "./models.js";
 import { armName, armsOf, domainNames, type ExperimentSettings, heldOutShare } from "./plan.js";
-import { keepSettings, type ResultRow, resultKey } from "./results.js";
+import { type ResultRow, resultKey } from "./results.js";
 
 const open = (directory: string, { maxBytes }: ExperimentSettings) =>
   openDomains(Object.fromEntries(domainNames.map((name) => [name, `@${name}`])), {
@@ -34,22 +33,17 @@ export const runSeed: RunUnit<ExperimentSettings, number, ResultRow> = async (re
   }
 };
 
-export interface ExperimentOptions extends StageContext {
-  /** Seeds worked on at a time, each by a process of one thread; 1: in this process. */
-  workers: number;
-}
-
 /** Runs every arm of every seed that has no result yet. Returns whether all were run. */
 export async function runExperiment(
   directory: string,
   settings: ExperimentSettings,
-  { workers, progress, signal }: ExperimentOptions,
+  options: ExperimentOptions,
 ): Promise<boolean> {
-  await keepSettings(directory, settings);
-  // Once, for all processes.
-  closeDomains(await open(directory, settings));
-  return await runUnits({
-    ...{ directory, settings, workers, progress, signal },
+  return await runUnits(options, {
+    ...{ directory, settings },
+    // More seeds, or more shares of the compute, are more lines of the same experiment.
+    mayChange: ["seeds", "shares"],
+    prepare: async () => closeDomains(await open(directory, settings)),
     units: Array.from({ length: settings.seeds }, (_, i) => i + 1),
     keysOf: (seed) => armsOf(settings).map((arm) => resultKey({ arm: armName(arm), seed })),
     keyOf: resultKey,

@@ -1,4 +1,4 @@
-import type { MixtralLayout, TransformerConfig } from "@trefoil/core";
+import type { DecoderSizes, MixtralLayout } from "@trefoil/core";
 
 /** The feed-forward matrices of an expert, as Llama names them. */
 export const projections = ["gate_proj", "up_proj", "down_proj"] as const;
@@ -22,21 +22,8 @@ export interface ExpertTarget {
   readonly first: number;
 }
 
-/** What a mixture's tensors depend on. */
-type Sizes = Pick<
-  TransformerConfig,
-  | "vocabSize"
-  | "hiddenSize"
-  | "intermediateSize"
-  | "layers"
-  | "heads"
-  | "keyValueHeads"
-  | "headDim"
-  | "tieWordEmbeddings"
->;
-
 /** The shape of every tensor of a dense Llama checkpoint, by name. */
-export function denseTensors(sizes: Sizes): Map<string, readonly number[]> {
+export function denseTensors(sizes: DecoderSizes): Map<string, readonly number[]> {
   const { hiddenSize: d, intermediateSize: f, heads, keyValueHeads, headDim } = sizes;
   const shapes = new Map<string, readonly number[]>([["model.embed_tokens.weight", [sizes.vocabSize, d]]]);
   for (let layer = 0; layer < sizes.layers; layer++) {
@@ -66,7 +53,7 @@ export const sourceName = (layer: number, projection: Projection): string =>
  * @param moeLayers layers that are mixtures; the others keep their feed-forward layer
  */
 export function mixtureTensors(
-  sizes: Sizes & { experts: number },
+  sizes: DecoderSizes & { experts: number },
   moeLayers: readonly number[],
   layout: MixtralLayout,
 ): MixtureTensor[] {
@@ -82,7 +69,7 @@ export function mixtureTensors(
 }
 
 function mixtureLayer(
-  { hiddenSize: d, intermediateSize: f, experts }: Sizes & { experts: number },
+  { hiddenSize: d, intermediateSize: f, experts }: DecoderSizes & { experts: number },
   layer: number,
   layout: MixtralLayout,
 ): MixtureTensor[] {
@@ -119,7 +106,11 @@ const legacyName = (layer: number, expert: number, projection: Projection): stri
 
 /** Where the experts' matrices of one projection go. */
 export function expertTargets(
-  { hiddenSize: d, intermediateSize: f, experts }: Pick<Sizes, "hiddenSize" | "intermediateSize"> & { experts: number },
+  {
+    hiddenSize: d,
+    intermediateSize: f,
+    experts,
+  }: Pick<DecoderSizes, "hiddenSize" | "intermediateSize"> & { experts: number },
   layer: number,
   projection: Projection,
   layout: MixtralLayout,

@@ -1,12 +1,20 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { type CausalLM, type Parameter, RunDirectoryError, runOwner, saveModel } from "@trefoil/core";
+import {
+  type CausalLM,
+  type Parameter,
+  RunDirectoryError,
+  requireFreeOutput,
+  runOwner,
+  type StageContext,
+  saveModel,
+} from "@trefoil/core";
 import type { DomainTokens } from "../domains/index.js";
 import { clearFailure, writeBranchPlan, writeFailure } from "./branch-status.js";
 import { StageError } from "./errors.js";
-import { checkOutput, OpenModel } from "./model.js";
+import { OpenModel } from "./model.js";
 import { context } from "./seed.js";
-import { type StageContext, type TrainSettings, train, type WeightedDomain } from "./training.js";
+import { type TrainSettings, train, type WeightedDomain } from "./training.js";
 
 /**
  * What of a branch is trained: the paper trains all; with the feed-forward layers alone nothing is lost by averaging
@@ -44,7 +52,7 @@ export async function trainBranches(options: BranchOptions): Promise<boolean> {
   const { domains, only, resume, overwrite, output, run, settings } = options;
   const names = domains.map(({ name }) => name);
   const wanted = namesToTrain(names, only).filter((name) => !(resume && existsSync(join(output, name))));
-  for (const name of wanted) checkOutput(join(output, name), overwrite);
+  for (const name of wanted) requireFreeOutput({ output: join(output, name), overwrite });
   await writeBranchPlan(run, { output, domains: names, steps: settings.steps });
   const failures: { name: string; error: unknown }[] = [];
   for (const domain of domains) {

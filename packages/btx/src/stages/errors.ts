@@ -1,12 +1,6 @@
 import { TrefoilError } from "@trefoil/core";
 
-export type StageErrorCode =
-  | "BTX_OUTPUT_EXISTS"
-  | "BTX_TOKENIZER"
-  | "BTX_RESUME"
-  | "BTX_MODEL"
-  | "BTX_OPTIONS"
-  | "BTX_BRANCHES";
+export type StageErrorCode = "BTX_TOKENIZER" | "BTX_MODEL" | "BTX_OPTIONS" | "BTX_BRANCHES";
 
 /** A stage that cannot start with what it was given. */
 export class StageError extends TrefoilError {

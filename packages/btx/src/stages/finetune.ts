@@ -6,13 +6,15 @@ import {
   type Parameter,
   type RouterConfig,
   readTransformerConfig,
+  requireFreeOutput,
+  type StageContext,
   saveModel,
 } from "@trefoil/core";
 import type { DomainTokens } from "../domains/index.js";
 import { StageError } from "./errors.js";
-import { checkOutput, OpenModel } from "./model.js";
+import { OpenModel } from "./model.js";
 import { context } from "./seed.js";
-import { type StageContext, type TrainOptions, type TrainSettings, train } from "./training.js";
+import { type TrainOptions, type TrainSettings, train } from "./training.js";
 
 /**
  * What of a mixture is trained. The paper trains all, and finds that frozen experts cost nothing on average (Table 5).
@@ -50,7 +52,7 @@ export interface FinetuneOptions extends StageContext {
 export async function finetuneMixture(options: FinetuneOptions): Promise<boolean> {
   const { model, domains, scope, settings, output, run, resume, overwrite, progress, signal } = options;
   const { balance, zLoss = 0, temperature } = options;
-  checkOutput(output, overwrite);
+  requireFreeOutput({ output, overwrite });
   const routing = await routingOf(options);
   using source = await OpenModel.open(model, routing);
   const { completed } = await train({

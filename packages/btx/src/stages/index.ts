@@ -15,7 +15,7 @@ export { type EvaluateOptions, evaluateModel, type ModelScores } from "./evaluat
 export { type Answer, answerTask, type ExactMatchOptions, exactMatch } from "./exact-match.js";
 export { type FinetuneOptions, type FinetuneScope, finetuneMixture, finetuneScopes } from "./finetune.js";
 export { mixWithRidgeRouter } from "./mix-with-ridge.js";
-export { checkOutput, OpenModel } from "./model.js";
+export { OpenModel } from "./model.js";
 export {
   type QuickstartOptions,
   type QuickstartResults,
@@ -32,7 +32,6 @@ export {
   domainUsage,
   type LossPoint,
   lossCurve,
-  type StageContext,
   type TrainOptions,
   type TrainResult,
   type TrainSettings,

@@ -1,4 +1,3 @@
-import { existsSync } from "node:fs";
 import {
   type CausalLM,
   type LoadOptions,
@@ -34,10 +33,4 @@ export class OpenModel implements Disposable {
   [Symbol.dispose](): void {
     for (const parameter of this.model.namedParameters().values()) parameter.dispose();
   }
-}
-
-/** Refuses, before anything is trained, an output that could not be written afterwards. @throws StageError */
-export function checkOutput(output: string, overwrite = false): void {
-  if (overwrite || !existsSync(output)) return;
-  throw new StageError("BTX_OUTPUT_EXISTS", `${output} exists: name another output, or allow overwriting`);
 }

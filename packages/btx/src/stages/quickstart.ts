@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type BalanceForm, ByteTokenizer, writeFileAtomic } from "@trefoil/core";
+import { type BalanceForm, ByteTokenizer, type StageContext, writeFileAtomic } from "@trefoil/core";
 import { closeDomains, type DomainSpec, type DomainTokens, hasBuiltIn, openDomains } from "../domains/index.js";
 import { averageModels, mix } from "../mix/index.js";
 import { makeTask } from "../tasks/index.js";
@@ -12,7 +12,7 @@ import { mixWithRidgeRouter } from "./mix-with-ridge.js";
 import { OpenModel } from "./model.js";
 import { type DomainRouting, routingTable } from "./routing.js";
 import { context, type SeedSizes, trainSeed } from "./seed.js";
-import type { StageContext, TrainSettings } from "./training.js";
+import type { TrainSettings } from "./training.js";
 
 export interface QuickstartOptions extends StageContext {
   /** Folder for everything: text, models, training runs, results. */

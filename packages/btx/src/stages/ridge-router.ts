@@ -3,6 +3,7 @@ import {
   evaluationBatches,
   type Mixtral,
   matmul,
+  type StageContext,
   sum,
   type Tensor,
   type TokenFile,
@@ -11,7 +12,6 @@ import {
 } from "@trefoil/core";
 import { RidgeMoments, type RidgeOptions, ridgeRouter } from "../mix/index.js";
 import { StageError } from "./errors.js";
-import type { StageContext } from "./training.js";
 
 /** Text of a domain and the expert that was trained on it. */
 export interface LabelledText {

@@ -13,19 +13,22 @@ import {
   GradientAccumulator,
   gumbelTemperature,
   type JsonValue,
+  type LoopState,
   type LossOptions,
   loadLatestCheckpoint,
   NonFiniteError,
+  namedState,
   openMetricsFile,
   openRunDirectory,
   type Parameter,
-  type Progress,
   RandomGenerator,
   RUN_LAYOUT,
   readMetricsFile,
+  restoreParameters,
+  type StageContext,
   type StepScalars,
-  type StoredTensor,
   saveCheckpoint,
+  storedTensors,
   type Tensor,
   type TokenBatch,
   TokenMixture,
@@ -60,13 +63,6 @@ export interface TrainSettings {
   documents?: DocumentLayout;
   /** Keep the inputs of decoder blocks alone for the backward pass and compute the rest again. Default false. */
   recompute?: boolean;
-}
-
-/** What a stage is given by the command line, or by a program that uses it as a library. */
-export interface StageContext {
-  progress?: Progress;
-  /** Aborted: finish the step, save a checkpoint, return. */
-  signal?: AbortSignal;
 }
 
 /** A domain's share of the rows. */
@@ -152,13 +148,21 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
   });
   const mixture = new TokenMixture({ domains, batch: settings.batch / accumulate, sequence, seed, documents });
   const random = new RandomGenerator(seed);
-  const state = stateOf(model, optimizer, random);
+  // Everything a resumed run needs from the device, by name.
+  const state = new Map([...namedState({ model, optimizer }), ["random", random.state] as const]);
 
   const resume = options.resume === true && existsSync(join(run, RUN_LAYOUT.config));
   await using directory = await openRunDirectory({ name: title, directory: run, resume, config: options.config });
   const found = resume ? await loadLatestCheckpoint(directory.path) : undefined;
   for (const warning of found?.warnings ?? []) progress?.warn(warning);
-  const resumeFrom = found && restore(found.checkpoint, state, mixture);
+  let resumeFrom: LoopState | undefined;
+  if (found) {
+    const { step, path, tensors, state: saved } = found.checkpoint;
+    restoreParameters(state, tensors, path);
+    const { tokens, data } = saved as { tokens: number; data: unknown };
+    mixture.restore(data);
+    resumeFrom = { step, tokens };
+  }
   const metrics = await openMetricsFile(directory.metrics, found ? { resumeStep: found.checkpoint.step } : {});
 
   using accumulator = new GradientAccumulator(parameters);
@@ -219,7 +223,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
       },
       checkpointEvery: settings.checkpointEvery,
       checkpoint: async ({ step: at, tokens }) => {
-        const content = { tensors: await snapshot(state), state: { tokens, data: mixture.state() as JsonValue } };
+        const content = { tensors: await storedTensors(state), state: { tokens, data: mixture.state() as JsonValue } };
         await saveCheckpoint(directory.path, at, content, { keepLast: settings.keepCheckpoints });
       },
     });
@@ -277,49 +281,6 @@ const usageFile = "domains.json";
 export async function domainUsage(run: string): Promise<DomainUsage[] | undefined> {
   if (!existsSync(join(run, usageFile))) return undefined;
   return JSON.parse(await readFile(join(run, usageFile), "utf8")) as DomainUsage[];
-}
-
-/** Everything a resumed run needs from the device, by name. */
-function stateOf(model: CausalLM, optimizer: AdamW, random: RandomGenerator): Map<string, Parameter> {
-  return new Map([
-    ...[...model.namedParameters()].map(([name, parameter]) => [`model.${name}`, parameter] as const),
-    ...[...optimizer.namedState()].map(([name, parameter]) => [`optimizer.${name}`, parameter] as const),
-    ["random", random.state],
-  ]);
-}
-
-async function snapshot(state: ReadonlyMap<string, Parameter>): Promise<Record<string, StoredTensor>> {
-  const tensors: Record<string, StoredTensor> = {};
-  for (const [name, parameter] of state) {
-    const dtype = ({ f32: "F32", i32: "I32", bf16: "BF16" } as const)[parameter.dtype];
-    tensors[name] = { dtype, shape: parameter.shape, data: await parameter.data() };
-  }
-  return tensors;
-}
-
-function restore(
-  {
-    step,
-    path,
-    tensors,
-    state: saved,
-  }: { step: number; path: string; tensors: Record<string, StoredTensor>; state: unknown },
-  state: ReadonlyMap<string, Parameter>,
-  mixture: TokenMixture,
-): { step: number; tokens: number } {
-  for (const [name, parameter] of state) {
-    const stored = tensors[name];
-    if (stored?.data.byteLength !== parameter.bytes) {
-      throw new StageError(
-        "BTX_RESUME",
-        `${path} holds ${stored ? "another size of" : "no"} "${name}": resume with the settings the run was started with`,
-      );
-    }
-    parameter.set(stored.data as Float32Array | Int32Array | Uint16Array);
-  }
-  const { tokens, data } = saved as { tokens: number; data: unknown };
-  mixture.restore(data);
-  return { step, tokens };
 }
 
 /** The training losses written in a run directory. */

@@ -177,7 +177,9 @@ describe("the stages", () => {
     const balance = { form: "btx", coefficient: 0.01 } as const;
     const finetune = { ...shared, model: seed, scope: "all" as const, balance };
     await expect(finetuneMixture(finetune)).rejects.toMatchObject({ code: "BTX_MODEL" });
-    await expect(finetuneMixture({ ...finetune, output: seed })).rejects.toMatchObject({ code: "BTX_OUTPUT_EXISTS" });
+    await expect(finetuneMixture({ ...finetune, output: seed })).rejects.toMatchObject({
+      code: "TREFOIL_OUTPUT_EXISTS",
+    });
   });
 });
 

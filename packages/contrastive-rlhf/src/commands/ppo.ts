@@ -1,7 +1,7 @@
 import { defineCommand } from "@trefoil/core";
 import { z } from "zod";
 import { readPrompts } from "../data/index.js";
-import { type BaselineSettings, defined, type PpoSettings, ppo, respond } from "../stages/index.js";
+import { type BaselineSettings, defined, type PpoSettings, plainPpo, ppo, respond } from "../stages/index.js";
 import {
   aggregationFields,
   aggregationOf,
@@ -78,9 +78,12 @@ export const ppoCommand = defineCommand({
     shaper: shaperFields,
     iterations: count(100, "Rollout and update, this many times."),
     promptsPerIteration: count(64, "Prompts of an iteration."),
-    samplesPerPrompt: count(1, "Rollouts of each prompt; 2 or more for leave-one-out and group."),
+    samplesPerPrompt: count(
+      plainPpo.samplesPerPrompt,
+      "Rollouts of each prompt; 2 or more for leave-one-out and group.",
+    ),
     epochs: count(
-      4,
+      plainPpo.epochs,
       "Passes over an iteration's rollouts; 4 as in the reference implementations. Lower it first when clipfrac is high.",
     ),
     minibatch: count(32, "Rollouts of one update."),
@@ -89,25 +92,35 @@ export const ppoCommand = defineCommand({
       .positive()
       .default(3e-6)
       .describe("Of the policy; falls linearly to 0. 3e-6 suits 1B parameters, small models take 1e-4 to 1e-3."),
-    clipNorm: z.number().positive().default(1).describe("Gradients longer than this are scaled down to it."),
+    clipNorm: z
+      .number()
+      .positive()
+      .default(plainPpo.clipNorm)
+      .describe("Gradients longer than this are scaled down to it."),
     temperature: z
       .number()
       .positive()
-      .default(1)
+      .default(plainPpo.temperature)
       .describe("Of sampling and of every log-probability; must be that of the baselines."),
     maxNewTokens: count(64, "Length of responses, at most.").meta({ unit: "tokens" }),
-    gamma: z.number().min(0).max(1).default(1).describe("Discount; 1, because one score ends an episode."),
-    lambda: z.number().min(0).max(1).default(0.95).describe("Of generalised advantage estimation."),
-    clip: z.number().positive().default(0.2).describe("Probability ratios are clipped to 1 ± this."),
+    gamma: z.number().min(0).max(1).default(plainPpo.gamma).describe("Discount; 1, because one score ends an episode."),
+    lambda: z.number().min(0).max(1).default(plainPpo.lambda).describe("Of generalised advantage estimation."),
+    clip: z.number().positive().default(plainPpo.clip).describe("Probability ratios are clipped to 1 ± this."),
     dualClip: optional("Bounds the loss of bad actions that became likely, at this times the advantage; 3 is usual."),
     entropyCoefficient: z
       .number()
       .nonnegative()
-      .default(0)
+      .default(plainPpo.entropyCoefficient)
       .describe("Reward for entropy; 0, because the KL penalty keeps the policy wide."),
-    whitenAdvantages: z.boolean().default(true).describe("Advantages of an iteration get mean 0 and variance 1."),
-    whitenRewards: z.boolean().default(false).describe("Per-token rewards get variance 1."),
-    maskTruncated: z.boolean().default(false).describe("Leave responses without an end out of the loss."),
+    whitenAdvantages: z
+      .boolean()
+      .default(plainPpo.whitenAdvantages)
+      .describe("Advantages of an iteration get mean 0 and variance 1."),
+    whitenRewards: z.boolean().default(plainPpo.whitenRewards).describe("Per-token rewards get variance 1."),
+    maskTruncated: z
+      .boolean()
+      .default(plainPpo.maskTruncated)
+      .describe("Leave responses without an end out of the loss."),
     rewardClip: optional(
       "Final rewards are limited to ± this: after the baseline, since clipping before it would spoil the subtraction.",
     ),

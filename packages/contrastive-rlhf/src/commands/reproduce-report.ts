@@ -1,4 +1,4 @@
-import type { Section, TableSection } from "@trefoil/core";
+import { markdownTable, type Section, type TableSection } from "@trefoil/core";
 import { mean } from "../algorithm/index.js";
 import {
   type ArmSummary,
@@ -132,24 +132,6 @@ export const tuningTable = (points: readonly TuningPoint[]): TableSection => ({
   rows: points.map(({ learningRate, klCoefficient, gold }) => [String(learningRate), String(klCoefficient), gold]),
 });
 
-const cellText = (value: unknown): string =>
-  typeof value === "number" && !Number.isInteger(value) ? value.toFixed(3) : String(value ?? "–");
-
-export function plainTable({ columns, rows }: TableSection): string {
-  const cells = [columns.map(({ label }) => label), ...rows.map((row) => row.map(cellText))];
-  const widths = columns.map((_, i) => Math.max(...cells.map((row) => row[i]!.length)));
-  return `${cells.map((row) => row.map((text, i) => (i < 2 ? text.padEnd(widths[i]!) : text.padStart(widths[i]!))).join("  ")).join("\n")}\n`;
-}
-
-function markdownTable({ columns, rows }: TableSection): string {
-  const line = (cells: readonly string[]) => `| ${cells.join(" | ")} |`;
-  return [
-    line(columns.map(({ label }) => label)),
-    line(columns.map(() => "---")),
-    ...rows.map((row) => line(row.map(cellText))),
-  ].join("\n");
-}
-
 /** The tables of the report as Markdown. */
 export function markdownReport(result: ExperimentResult): string {
   const { settings, completed, seeds } = result;
@@ -162,5 +144,5 @@ export function markdownReport(result: ExperimentResult): string {
     armTable(result),
     splitTable(result),
   ];
-  return `${done}\n\n${tables.map((table) => `## ${table.title}\n\n${markdownTable(table)}\n`).join("\n")}`;
+  return `${done}\n\n${tables.map(markdownTable).join("\n\n")}\n`;
 }

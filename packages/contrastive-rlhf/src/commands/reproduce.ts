@@ -1,7 +1,5 @@
-import { writeFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
-import { join } from "node:path";
-import { defineCommand, writeReport } from "@trefoil/core";
+import { defineCommand, terminalTable, writeExperimentReport } from "@trefoil/core";
 import { z } from "zod";
 import {
   claimFindings,
@@ -14,7 +12,7 @@ import {
   tunePpo,
 } from "../experiment/index.js";
 import { count, folder } from "./fields.js";
-import { findingText, markdownReport, plainTable, reportSections, tuningTable } from "./reproduce-report.js";
+import { findingText, markdownReport, reportSections, tuningTable } from "./reproduce-report.js";
 
 const whole = {
   seeds: 20,
@@ -89,7 +87,7 @@ export const reproduceCommand = defineCommand({
     };
     if (tune) {
       const points = await tunePpo(output, settings, { progress, signal });
-      if (points) stdout.write(`\n${plainTable(tuningTable(points))}\n`);
+      if (points) stdout.write(`\n${terminalTable(tuningTable(points), 2)}\n`);
       return;
     }
     const completed = await runExperiment(output, settings, { workers, progress, signal });
@@ -106,11 +104,15 @@ export const reproduceCommand = defineCommand({
     };
     const sections = reportSections(result, rows);
     const [table] = sections;
-    stdout.write(`\n${plainTable(table)}\n${[...result.falsifiers, ...result.claims].map(findingText).join("\n")}\n`);
-    const report = join(output, "report.html");
-    const subtitle = completed ? `${settings.seeds} paired seeds` : "Not all arms are done";
-    await writeReport(report, { title: "Contrastive rewards: when they help", subtitle, sections });
-    await writeFile(join(output, "summary.md"), markdownReport(result));
-    progress.log(`${completed ? "Done" : "Stopped; the same command goes on"}. The report is in ${report}.`);
+    stdout.write(
+      `\n${terminalTable(table, 2)}\n${[...result.falsifiers, ...result.claims].map(findingText).join("\n")}\n`,
+    );
+    await writeExperimentReport(output, progress, {
+      title: "Contrastive rewards: when they help",
+      seeds: settings.seeds,
+      completed,
+      sections,
+      summary: markdownReport(result),
+    });
   },
 });

@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import { loadTokenizer, RUN_LAYOUT, readMetricsFile } from "@trefoil/core";
+import { loadTokenizer, RUN_LAYOUT, readMetricsFile, type StageContext } from "@trefoil/core";
 import { mean } from "../algorithm/index.js";
 import type { PreferenceText } from "../data/index.js";
 import { hashModelFolder } from "../models/index.js";
@@ -12,11 +12,11 @@ import {
   loadModelReward,
   measureGradientVariance,
   type PpoSettings,
+  plainPpo,
   ppo,
   RewardSum,
   respond,
   type ScoredSample,
-  type StageContext,
   sampleBaselines,
   sft,
   type TrainingSettings,
@@ -342,28 +342,18 @@ export class SeedStages {
     const rate = learningRate * rateOf[this.#model];
     const count = twice ? 2 * rollouts : rollouts;
     return {
+      ...plainPpo,
       iterations: this.#settings.iterations,
       promptsPerIteration: grouped ? count / rolloutsPerPrompt : count,
       samplesPerPrompt: grouped ? rolloutsPerPrompt : 1,
-      epochs: 4,
       // As many updates with twice the rollouts.
       minibatch: twice ? 2 * minibatch : minibatch,
-      temperature: 1,
       maxNewTokens: taskResponseTokens,
-      gamma: 1,
-      lambda: 0.95,
-      clip: 0.2,
-      entropyCoefficient: 0,
-      whitenAdvantages: true,
-      whitenRewards: false,
-      maskTruncated: false,
       learningRate: rate,
-      clipNorm: 1,
       seed: this.#seed,
       kl: { where: "reward", coefficient: klCoefficient },
       critic: { kind: grouped ? "none" : "separate", warmupIterations: 0, learningRate: 2 * rate, coefficient: 1 },
       baseline,
-      shaper: { kind: "identity" },
       penalties: cell.kind === "flips" ? { unended: { kind: "subtract", value: unendedPenalty } } : {},
       // Only numbers that are not finite stop a run: a threshold would end noisy arms before quiet ones.
       alarms: { enabled: true, grace: this.#settings.iterations },

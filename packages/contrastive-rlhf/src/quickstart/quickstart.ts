@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { ByteTokenizer, loadTokenizer } from "@trefoil/core";
+import { ByteTokenizer, loadTokenizer, type StageContext } from "@trefoil/core";
 import { mean, type PairedTest, pairedTest, type WinTieLose, winTieLose } from "../algorithm/index.js";
 import {
   type BaselineResult,
@@ -9,11 +9,11 @@ import {
   functionReward,
   loadModelReward,
   type PpoSettings,
+  plainPpo,
   ppo,
   RewardSum,
   respond,
   type ScoredSample,
-  type StageContext,
   sampleBaselines,
   sft,
   type TrainingSettings,
@@ -248,27 +248,16 @@ const goldOf = (samples: readonly Pick<ScoredSample, "promptText" | "responseTex
 
 function ppoSettings({ iterations, learningRate, seed }: QuickstartSettings, baseline: BaselineSettings): PpoSettings {
   return {
+    ...plainPpo,
     iterations,
     promptsPerIteration: 64,
-    samplesPerPrompt: 1,
-    epochs: 4,
     minibatch: 32,
-    temperature: 1,
     maxNewTokens: taskResponseTokens,
-    gamma: 1,
-    lambda: 0.95,
-    clip: 0.2,
-    entropyCoefficient: 0,
-    whitenAdvantages: true,
-    whitenRewards: false,
-    maskTruncated: false,
     learningRate,
-    clipNorm: 1,
     seed,
     kl: { where: "reward", coefficient: 0.15 },
     critic: { kind: "separate", warmupIterations: 0, learningRate: 3 * learningRate, coefficient: 1 },
     baseline,
-    shaper: { kind: "identity" },
     // Hardly any SFT response is cut off: the reward model cannot know what to think of those that PPO finds.
     penalties: { unended: { kind: "subtract", value: 1 } },
     // A few thousand letters: single ratios leave the range that means trouble at scale. Only broken numbers stop it.

@@ -1,3 +1,4 @@
+import type { StageContext } from "@trefoil/core";
 import { type RewardVariance, recommendedSamples, rewardVariance, varianceRatio } from "../algorithm/index.js";
 import { EpisodeEncoder, type PromptText, type PromptTokens } from "../data/index.js";
 import {
@@ -9,7 +10,6 @@ import {
   Sampler,
 } from "../models/index.js";
 import type { RewardSum, ScoredSample } from "./rewards.js";
-import type { StageContext } from "./run.js";
 import { BaselineStore, type StoreIdentity, type StoreLine } from "./store.js";
 
 export interface SamplingOptions {

@@ -5,6 +5,7 @@ export {
   type SamplingOptions,
   sampleBaselines,
 } from "./baselines.js";
+export { defined } from "./defined.js";
 export { type DpoOptions, dpo } from "./dpo.js";
 export {
   type ComparedPair,
@@ -18,6 +19,7 @@ export {
 } from "./evaluate.js";
 export { type GradientVariance, type GradientVarianceOptions, measureGradientVariance } from "./gradient-variance.js";
 export { commandJudge, type Judge, judgeBothOrders, type Verdict } from "./judge.js";
+export type { OptimizerSettings } from "./optimizer.js";
 export * from "./ppo/index.js";
 export { type RespondOptions, respond, respondWith } from "./respond.js";
 export { type RewardModelOptions, type RewardModelResult, trainRewardModel } from "./reward-model.js";
@@ -31,6 +33,5 @@ export {
   type ScoredSample,
   type WeightedReward,
 } from "./rewards.js";
-export { defined, type OptimizerSettings, type StageContext, type StageOutput } from "./run.js";
 export { type NewPolicy, type SftOptions, sft, type TrainingSettings } from "./sft.js";
 export { BaselineStore, type StoredSamples, type StoreIdentity } from "./store.js";

@@ -1,39 +1,31 @@
 import {
   compile,
   Llama,
+  type LlamaSizes,
+  namedState,
+  newLlamaConfig,
+  requireFreeOutput,
+  rowsOfStep,
+  runSteps,
+  type StageContext,
+  type StageOutput,
   saveModel,
+  scalarsOf,
   type Tensor,
   type Tokenizer,
-  type TransformerConfigFields,
   tensor,
   tokenizerFiles,
   valueAndGrad,
 } from "@trefoil/core";
 import { type DemonstrationText, EpisodeEncoder } from "../data/index.js";
 import { RlhfError } from "../errors.js";
-import { disposeParameters, type Episode, OpenPolicy, sizesFor } from "../models/index.js";
-import {
-  defined,
-  makeOptimizer,
-  namedState,
-  type OptimizerSettings,
-  requireFreeOutput,
-  rowsOfStep,
-  runSteps,
-  type StageContext,
-  type StageOutput,
-  scalarsOf,
-} from "./run.js";
+import { disposeParameters, type Episode, OpenPolicy } from "../models/index.js";
+import { defined } from "./defined.js";
+import { makeOptimizer, type OptimizerSettings } from "./optimizer.js";
 
 /** A policy that is made on the spot. */
-export interface NewPolicy {
+export interface NewPolicy extends LlamaSizes {
   tokenizer: Tokenizer;
-  hiddenSize: number;
-  intermediateSize: number;
-  layers: number;
-  heads: number;
-  keyValueHeads: number;
-  maxPositions: number;
 }
 
 export interface TrainingSettings extends OptimizerSettings {
@@ -63,7 +55,7 @@ export interface SftOptions extends StageContext, StageOutput {
  * to the end.
  */
 export async function sft(options: SftOptions): Promise<boolean> {
-  const { from, demonstrations, settings, output, run, progress, signal, resume, overwrite } = options;
+  const { from, demonstrations, settings, output, progress, overwrite } = options;
   requireFreeOutput(options);
   const source = await openSource(from, settings.seed);
   const { model, config, tokenizer, eosTokenIds } = source;
@@ -75,7 +67,8 @@ export async function sft(options: SftOptions): Promise<boolean> {
       progress?.warn(
         `${encoder.truncated} of ${episodes.length} completions were cut to ${maxLength} tokens; their ends are lost`,
       );
-    const { sequence } = sizesFor(episodes, settings.batch, maxLength);
+    const longest = Math.max(...episodes.map(({ prompt, response }) => prompt.length + response.length));
+    const sequence = Math.min(8 * Math.ceil(longest / 8), maxLength);
     const parameters = model.parameters();
     const optimizer = makeOptimizer(parameters, settings, settings.steps);
     const step = compile((tokens: Tensor, targets: Tensor, weights: Tensor) => {
@@ -83,8 +76,7 @@ export async function sft(options: SftOptions): Promise<boolean> {
       const { gradientNorm, learningRate } = optimizer.apply(grads);
       return { loss: value, gradNorm: gradientNorm, learningRate };
     });
-    const completed = await runSteps({
-      run,
+    const completed = await runSteps(options, {
       title: "sft",
       config: {
         from: typeof from === "string" ? from : { ...from, tokenizer: tokenizer.hash },
@@ -92,7 +84,7 @@ export async function sft(options: SftOptions): Promise<boolean> {
         trainOnPrompts: options.trainOnPrompts,
         settings,
       },
-      steps: settings.steps,
+      settings,
       parameters: namedState({ model, optimizer }),
       step: async (index) => {
         const rows = rowsOfStep(episodes.length, settings.batch, index, settings.seed).map((row) => episodes[row]!);
@@ -102,9 +94,6 @@ export async function sft(options: SftOptions): Promise<boolean> {
           tokens: settings.batch * sequence,
         };
       },
-      checkpointEvery: settings.checkpointEvery,
-      keepCheckpoints: settings.keepCheckpoints,
-      ...defined({ progress, signal, resume }),
     });
     if (completed) {
       const files =
@@ -131,18 +120,7 @@ async function openSource(from: string | NewPolicy, seed: number) {
       "pad_token and eos_token are the same: the model would never learn to stop. Give padding a token of its own, or none",
     );
   }
-  const config: TransformerConfigFields = {
-    family: "llama",
-    ...sizes,
-    vocabSize: tokenizer.vocabSize,
-    headDim: sizes.hiddenSize / sizes.heads,
-    rmsNormEps: 1e-5,
-    ropeTheta: 1e4,
-    tieWordEmbeddings: false,
-    eosTokenIds: [eos],
-    ...(tokenizer.bosTokenId === undefined ? {} : { bosTokenId: tokenizer.bosTokenId }),
-    initializerRange: 0.02,
-  };
+  const config = newLlamaConfig(sizes, tokenizer, { tieWordEmbeddings: false, initializerRange: 0.02 });
   return { model: new Llama(config, seed), config, tokenizer, eosTokenIds: [eos] };
 }
 

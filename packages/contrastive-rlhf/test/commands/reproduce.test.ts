@@ -1,4 +1,4 @@
-import { readFile, writeFile } from "node:fs/promises";
+import { readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import {
@@ -9,6 +9,7 @@ import {
   readResults,
   runExperiment,
   summarise,
+  tunePpo,
 } from "../../src/index.js";
 import { temporaryFolder } from "../stages/small.js";
 
@@ -49,10 +50,20 @@ test("the experiment: one line per arm, contrast blind to offsets, a torn line r
   const text = await readFile(path, "utf8");
   await writeFile(path, text.slice(0, -20));
   expect(await readResults(folder.path)).toHaveLength(rows.length - 1);
+  // A folder of before settings were kept goes on.
+  await rm(join(folder.path, "settings.json"));
   expect(await runExperiment(folder.path, settings, { workers: 1 })).toBe(true);
   // All but the time it took.
   const timeless = (some: typeof rows) => some.map(({ seconds: _, ...row }) => row);
   expect(timeless(await readResults(folder.path))).toEqual(timeless(rows));
+
+  const longer = runExperiment(folder.path, { ...settings, dpoSteps: 6 }, { workers: 1 });
+  await expect(longer).rejects.toMatchObject({
+    code: "TREFOIL_RESUME",
+    message: expect.stringContaining("results with dpoSteps 5, not 6"),
+  });
+  const tuning = tunePpo(folder.path, { ...settings, iterations: 9 }, {});
+  await expect(tuning).rejects.toMatchObject({ code: "TREFOIL_RESUME" });
 }, 120_000);
 
 test("a gain that the seeds do not tell from nothing is not shown; one below nothing does not hold", () => {

@@ -14,7 +14,7 @@ export {
 } from "./mixture.js";
 export { NearCopies } from "./near-copies.js";
 export { PackedRows, type Piece } from "./packing.js";
-export { Permutation } from "./permutation.js";
+export { Permutation, rowsFrom, rowsOfStep } from "./permutation.js";
 export { philox } from "./philox.js";
 export { type PreparedTokens, type PrepareOptions, prepareTokens } from "./prepare.js";
 export { isHeldOut } from "./split.js";

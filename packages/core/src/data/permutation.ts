@@ -50,3 +50,15 @@ export class Permutation {
     return left * span + right;
   }
 }
+
+/** `count` rows from position `at` of an endless stream: a new order every epoch, computed from the position alone. */
+export function rowsFrom(size: number, at: number, count: number, seed: number): number[] {
+  return Array.from({ length: count }, (_, i) => {
+    const position = at + i;
+    return new Permutation(size, seed, Math.floor(position / size)).at(position % size);
+  });
+}
+
+/** Rows of update `step`. */
+export const rowsOfStep = (size: number, batch: number, step: number, seed: number): number[] =>
+  rowsFrom(size, step * batch, batch, seed);

@@ -1,7 +1,7 @@
 import { fork } from "node:child_process";
-import { mkdir } from "node:fs/promises";
-import type { Progress } from "../train/index.js";
+import type { StageContext } from "../train/index.js";
 import { appendResultRow, readResultRows } from "./results.js";
+import { keepSettings } from "./settings.js";
 
 /** What one process works on at a time, such as a seed: its arms share data and models. */
 export interface UnitRequest<Settings, Unit> {
@@ -19,10 +19,19 @@ export type RunUnit<Settings, Unit, Row> = (
   emit: (row: Row) => Promise<void> | void,
 ) => Promise<boolean>;
 
+export interface ExperimentOptions extends StageContext {
+  /** Units (such as seeds) worked on at a time, each by a process of one thread; 1: in this process. */
+  workers: number;
+}
+
 export interface ExperimentPlan<Settings, Unit, Row> {
-  /** Of `results.jsonl`. */
+  /** Of `results.jsonl` and `settings.json`. */
   directory: string;
   settings: Settings;
+  /** Settings that a later run in the same folder may change: those that only say which rows there are. */
+  mayChange: readonly (keyof Settings)[];
+  /** Makes what all units share, once. */
+  prepare?: () => Promise<void>;
   /** In the order in which they are begun. */
   units: readonly Unit[];
   /** Keys of the rows of a unit. */
@@ -33,10 +42,6 @@ export interface ExperimentPlan<Settings, Unit, Row> {
   worker: URL;
   /** A row in a line, for the log. */
   describe: (row: Row) => string;
-  /** Units worked on at a time, each by a process of one thread; 1: in this process. */
-  workers: number;
-  progress?: Progress | undefined;
-  signal?: AbortSignal | undefined;
 }
 
 type Answer<Row> = { row: Row } | { finished: true } | { error: string };
@@ -44,12 +49,15 @@ type Answer<Row> = { row: Row } | { finished: true } | { error: string };
 /**
  * Runs every arm that has no line in `results.jsonl` yet, unit by unit: stopped or killed and called again, it goes on where it was.
  * @returns whether all arms have their result
+ * @throws ResumeError where the folder holds results of other settings
  */
-export async function runUnits<Settings, Unit, Row extends object>(
+export async function runUnits<Settings extends object, Unit, Row extends object>(
+  { workers, progress, signal }: ExperimentOptions,
   plan: ExperimentPlan<Settings, Unit, Row>,
 ): Promise<boolean> {
-  const { directory, settings, units, keysOf, keyOf, workers, progress, signal } = plan;
-  await mkdir(directory, { recursive: true });
+  const { directory, settings, units, keysOf, keyOf } = plan;
+  await keepSettings(directory, settings, plan.mayChange);
+  await plan.prepare?.();
   const known = (await readResultRows<Row>(directory)).map(keyOf);
   const wanted = units.flatMap(keysOf);
   let done = wanted.filter((key) => known.includes(key)).length;

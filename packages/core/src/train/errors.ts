@@ -28,5 +28,19 @@ export class NonFiniteLossError extends TrefoilError {
 /** The metrics file cannot be read or written. */
 export class MetricsError extends TrefoilError {}
 
+/** What is to be gone on with was begun with other settings, data or models. */
+export class ResumeError extends TrefoilError {
+  constructor(message: string) {
+    super("TREFOIL_RESUME", message);
+  }
+}
+
+/** A result would replace one that is there. */
+export class OutputExistsError extends TrefoilError {
+  constructor(output: string) {
+    super("TREFOIL_OUTPUT_EXISTS", `${output} exists already: name another output, or allow overwriting`);
+  }
+}
+
 /** A run directory cannot be created, resumed or locked. */
 export class RunDirectoryError extends TrefoilError {}

@@ -1,4 +1,4 @@
-export { MetricsError, NonFiniteLossError, RunDirectoryError } from "./errors.js";
+export { MetricsError, NonFiniteLossError, OutputExistsError, ResumeError, RunDirectoryError } from "./errors.js";
 export { type LoopState, type StepScalars, type TrainLoopOptions, type TrainLoopResult, trainLoop } from "./loop.js";
 export {
   type MetricsFileOptions,
@@ -8,6 +8,7 @@ export {
   readMetricsFile,
   WALL_CLOCK_FIELDS,
 } from "./metrics.js";
+export { namedState, restoreParameters, storedTensors } from "./parameter-state.js";
 export {
   createProgress,
   type Progress,
@@ -20,4 +21,6 @@ export * from "./report/index.js";
 export { openRunDirectory, type RunDirectory, type RunDirectoryOptions } from "./run-directory.js";
 export { RUN_LAYOUT } from "./run-layout.js";
 export { type RunOwner, runOwner } from "./run-lock.js";
+export { runSteps, type StepsPlan, scalarsOf } from "./run-steps.js";
+export { requireFreeOutput, type StageContext, type StageOutput } from "./stage.js";
 export { openTensorBoardFile, type TensorBoardOptions } from "./tensorboard.js";

@@ -1,32 +1,28 @@
 import {
   compile,
+  countField as count,
   gradients,
   Llama,
-  saveModel,
-  type Tensor,
-  type Tokenizer,
-  type TransformerConfigFields,
-  tensor,
-  tokenizerFiles,
-} from "@trefoil/core";
-import { z } from "zod";
-import { SynthError } from "../errors.js";
-import {
-  makeOptimizer,
   namedState,
+  newLlamaConfig,
   requireFreeOutput,
   rowsOfStep,
   runSteps,
   type StageContext,
   type StageOutput,
+  saveModel,
   scalarsOf,
-  type TrainingSettings,
-} from "../training/index.js";
+  type Tensor,
+  type Tokenizer,
+  tensor,
+  tokenizerFiles,
+} from "@trefoil/core";
+import { z } from "zod";
+import { SynthError } from "../errors.js";
+import { makeOptimizer, type TrainingSettings } from "../training/index.js";
 import { Choices } from "../world/random.js";
 import { classPrompt } from "./classes.js";
 import { captionRows, disposeModel, hashLanguageModel } from "./language-model.js";
-
-const count = (value: number, meaning: string) => z.number().int().positive().default(value).describe(meaning);
 
 /** The sizes of the built-in language model. */
 export const languageSizesSchema = z
@@ -76,21 +72,11 @@ export async function trainLanguageModel(
       "the tokenizer has no begin or no end of text: captions could not start or end",
     );
   }
-  const config: TransformerConfigFields = {
-    family: "llama",
-    ...sizes,
-    vocabSize: tokenizer.vocabSize,
-    keyValueHeads: sizes.heads,
-    headDim: sizes.hiddenSize / sizes.heads,
-    rmsNormEps: 1e-5,
-    ropeTheta: 1e4,
-    tieWordEmbeddings: true,
-    bosTokenId: start,
-    eosTokenIds: [end],
-    // Rows of unit length. Words that stand in the same places (red, blue) keep the rows they begin with; were these alike, no picture
-    // could tell them apart: the last norm bounds logit differences by √width times the distance of two rows.
-    initializerRange: sizes.hiddenSize ** -0.5,
-  };
+  // Rows of unit length. Words that stand in the same places (red, blue) keep the rows they begin with; were these alike, no picture
+  // could tell them apart: the last norm bounds logit differences by √width times the distance of two rows.
+  const initializerRange = sizes.hiddenSize ** -0.5;
+  const whole = { ...sizes, keyValueHeads: sizes.heads };
+  const config = newLlamaConfig(whole, tokenizer, { tieWordEmbeddings: true, initializerRange });
   const model = new Llama(config, settings.seed);
   const parameters = model.parameters();
   const optimizer = makeOptimizer(parameters, settings);
@@ -102,11 +88,10 @@ export async function trainLanguageModel(
     });
     const sequence = longestRow(captions, tokenizer, sizes.maxPositions);
     const shape = [settings.batch, sequence];
-    const completed = await runSteps({
-      run: options.run,
+    const completed = await runSteps(options, {
       title: "language-model",
       config: { data: dataName, captions: captions.length, tokenizer: tokenizer.hash, sizes, settings },
-      steps: settings.steps,
+      settings,
       parameters: namedState({ model, optimizer }),
       step: async (index) => {
         const choices = new Choices(settings.seed, index, 0x636c6173);
@@ -119,11 +104,6 @@ export async function trainLanguageModel(
         ) as [Tensor, Tensor, Tensor];
         return await scalarsOf(await step(tokens, targets, weights));
       },
-      checkpointEvery: settings.checkpointEvery,
-      keepCheckpoints: settings.keepCheckpoints,
-      ...(options.resume !== undefined && { resume: options.resume }),
-      ...(options.progress && { progress: options.progress }),
-      ...(options.signal && { signal: options.signal }),
     });
     if (!completed) return { completed };
     const files = tokenizerFiles(tokenizer) as Record<string, object>;

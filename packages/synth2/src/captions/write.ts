@@ -1,11 +1,10 @@
 import { existsSync } from "node:fs";
 import { mkdir, open, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { Permutation, writeFileAtomic } from "@trefoil/core";
+import { Permutation, ResumeError, type StageContext, writeFileAtomic } from "@trefoil/core";
 import { z } from "zod";
 import { SynthError } from "../errors.js";
 import { tokeniseCaption } from "../metrics/index.js";
-import type { StageContext } from "../training/index.js";
 import { parseCaption } from "../world/index.js";
 import type { CaptionSource } from "./sources.js";
 
@@ -61,7 +60,7 @@ const wordsKey = (text: string): string => tokeniseCaption(text).join(" ");
 /**
  * Writes captions of classes drawn at random, round by round, into `captions.jsonl` (`id`, `class`, `caption` a line), and keeps only those
  * that pass the filter. Killed at any instant and called again, it goes on behind the last whole round and ends with the same file.
- * @throws SynthError `SYNTH_CAPTIONER` where the source fails or too little passes; `SYNTH_RESUME` where the folder was begun otherwise
+ * @throws SynthError `SYNTH_CAPTIONER` where the source fails or too little passes; ResumeError where the folder was begun otherwise
  */
 export async function writeCaptions(options: WriteCaptionsOptions): Promise<WriteCaptionsResult> {
   const { source, classes, count, output, filter, seed, attempts, progress, signal } = options;
@@ -148,7 +147,7 @@ async function readState(output: string, manifest: string): Promise<State> {
   const path = join(output, stateFile);
   if (!existsSync(path)) {
     if (existsSync(join(output, captionsFile))) {
-      throw new SynthError("SYNTH_RESUME", `${output} holds captions of something else: name another folder`);
+      throw new ResumeError(`${output} holds captions of something else: name another folder`);
     }
     const rejected = Object.fromEntries(REJECTIONS.map((name) => [name, 0])) as Record<Rejection, number>;
     const state = { manifest, rounds: 0, bytes: 0, rejected };
@@ -157,8 +156,7 @@ async function readState(output: string, manifest: string): Promise<State> {
   }
   const state = stateSchema.parse(JSON.parse(await readFile(path, "utf8")));
   if (state.manifest === manifest) return state;
-  throw new SynthError(
-    "SYNTH_RESUME",
+  throw new ResumeError(
     `${output} was begun with another source, classes or filter: go on with the same ones, or name another folder`,
   );
 }

@@ -6,6 +6,7 @@ import {
   compareCaptions,
   LanguageModel,
   ModelSource,
+  type ModelSourceOptions,
   rejectionSummary,
   writeCaptions,
 } from "../captions/index.js";
@@ -70,15 +71,9 @@ export const captionsCommand = defineCommand({
   },
 });
 
-interface SourceFields {
+interface SourceFields extends ModelSourceOptions {
   command?: string | undefined;
   timeout: number;
-  batch: number;
-  maxTokens: number;
-  temperature: number;
-  topK: number;
-  topP: number;
-  prompt?: string | undefined;
 }
 
 function captionSource(config: SourceFields, classes: readonly string[], language: LanguageModel | undefined) {

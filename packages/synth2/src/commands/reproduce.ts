@@ -1,19 +1,24 @@
-import { writeFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
-import { join } from "node:path";
-import { defineCommand, writeReport } from "@trefoil/core";
+import { defineCommand, writeExperimentReport } from "@trefoil/core";
 import { z } from "zod";
 import { type ExperimentSettings, findings, readResults, runExperiment, summarise } from "../experiment/index.js";
+import type { PipelineSettings } from "../pipeline/index.js";
 import { count, folder } from "./fields.js";
 import { pipelineFields, pipelineSettings } from "./pipeline-fields.js";
 import { markdownSummary, type ReproduceResult, reproduceSections, resultsTables } from "./reproduce-report.js";
 
-const whole = {
+const budget = {
   ...{ pairs: 3000, synthetic: 3000 },
   steps: { tokenizer: 1500, generator: 5000, language: 600, vlm: 1500 },
 };
+const whole = { seeds: 5, testPictures: 300, timedSteps: 20 };
 /** Of `--small`. */
-const small = { seeds: 2, testPictures: 64, timedSteps: 4, share: 0.1 } as const;
+const small = { seeds: 2, testPictures: 64, timedSteps: 4 };
+/** Of the updates and synthetic pairs, with `--small`. */
+const smallShare = 0.1;
+
+const eitherCount = (name: keyof typeof whole, meaning: string) =>
+  z.int().positive().optional().describe(`${meaning} Default: ${whole[name]}; with --small ${small[name]}.`);
 
 export const reproduceCommand = defineCommand({
   name: "reproduce",
@@ -27,43 +32,55 @@ export const reproduceCommand = defineCommand({
     small: z
       .boolean()
       .default(false)
-      .describe("2 seeds, a tenth of the updates and synthetic pairs, fewer pictures: minutes, to see that it runs."),
+      .describe(
+        "2 seeds, fewer pictures, unless given beside it; a tenth of all updates and synthetic pairs: minutes, to see that it runs.",
+      ),
     workers: count(Math.min(availableParallelism(), 8), "Seeds worked on at a time, each by a process of one thread."),
-    seeds: count(5, "Paired seeds."),
-    testPictures: count(300, "Pictures of each test."),
-    timedSteps: count(20, "Updates timed for each way of training on synthetic pictures."),
-    ...pipelineFields(whole),
+    seeds: eitherCount("seeds", "Paired seeds."),
+    testPictures: eitherCount("testPictures", "Pictures of each test."),
+    timedSteps: eitherCount("timedSteps", "Updates timed for each way of training on synthetic pictures."),
+    ...pipelineFields(budget),
   }),
   run: async (config, { progress, signal, stdout }) => {
-    const { output, small: isSmall, workers, seeds, testPictures, timedSteps } = config;
-    const pipeline = pipelineSettings(config);
-    const settings: ExperimentSettings = isSmall
-      ? { ...small, pipeline: shrunk(pipeline) }
-      : { seeds, testPictures, timedSteps, pipeline };
+    const { output, workers } = config;
+    const settings = settingsOf(config);
     const completed = await runExperiment(output, settings, { workers, progress, signal });
     const rows = await readResults(output);
     const result: ReproduceResult = { rows, arms: summarise(rows), findings: findings(rows), settings, completed };
     stdout.write(`\n${resultsTables(result)}\n`);
-    const report = join(output, "report.html");
-    await writeReport(report, {
+    await writeExperimentReport(output, progress, {
       title: "Synth² in small",
-      subtitle: completed ? `${settings.seeds} paired seeds` : "Not all arms are done",
+      seeds: settings.seeds,
+      completed,
       sections: await reproduceSections(result),
+      summary: markdownSummary(result),
     });
-    await writeFile(join(output, "summary.md"), markdownSummary(result));
-    progress.log(`${completed ? "Done" : "Stopped; the same command goes on"}. The report is in ${report}.`);
   },
 });
 
-function shrunk(pipeline: ExperimentSettings["pipeline"]): ExperimentSettings["pipeline"] {
+/** What is given counts; the rest is that of the whole experiment, or of the small one. */
+export function settingsOf(
+  config: PipelineSettings & Partial<Record<keyof typeof whole, number | undefined>> & { small: boolean },
+): ExperimentSettings {
+  const defaults = config.small ? small : whole;
+  const pipeline = pipelineSettings(config);
+  return {
+    seeds: config.seeds ?? defaults.seeds,
+    testPictures: config.testPictures ?? defaults.testPictures,
+    timedSteps: config.timedSteps ?? defaults.timedSteps,
+    pipeline: config.small ? shrunk(pipeline) : pipeline,
+  };
+}
+
+function shrunk(pipeline: PipelineSettings): PipelineSettings {
   const less = <S extends { train: { steps: number } }>(stage: S): S => ({
     ...stage,
-    train: { ...stage.train, steps: Math.max(1, Math.round(stage.train.steps * small.share)) },
+    train: { ...stage.train, steps: Math.max(1, Math.round(stage.train.steps * smallShare)) },
   });
   const { tokenizer, generator, language, vlm, synthetic } = pipeline;
   return {
     ...pipeline,
     ...{ tokenizer: less(tokenizer), generator: less(generator), language: less(language), vlm: less(vlm) },
-    synthetic: Math.max(1, Math.round(synthetic * small.share)),
+    synthetic: Math.max(1, Math.round(synthetic * smallShare)),
   };
 }

@@ -1,8 +1,7 @@
 import { createHash } from "node:crypto";
-import { existsSync } from "node:fs";
 import { mkdir, open, rename, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import type { Progress } from "@trefoil/core";
+import { type Progress, requireFreeOutput } from "@trefoil/core";
 import { SynthError } from "../errors.js";
 import type { PairedDataset } from "../types.js";
 import { DecodePool } from "./decode-pool.js";
@@ -30,7 +29,7 @@ const inFlight = 4;
 /**
  * Decodes images with captions once, in worker threads and bounded memory, into a folder that stages read at random: pixels in one file,
  * captions in another, and the list of what was left out. The folder appears whole or not at all.
- * @throws SynthError `SYNTH_DATA` when no sample is usable, `SYNTH_OPTIONS` when the output exists
+ * @throws SynthError `SYNTH_DATA` when no sample is usable, OutputExistsError
  */
 export async function prepareImages(options: PrepareImagesOptions): Promise<{ samples: number; problems: Problems }> {
   const { size, threads, limit = Number.POSITIVE_INFINITY, progress, signal } = options;
@@ -99,10 +98,8 @@ class DatasetFolder implements AsyncDisposable {
   ) {}
 
   static async create(options: DatasetFolder["options"], problems: Problems): Promise<DatasetFolder> {
-    const { output, overwrite } = options;
-    if (!overwrite && existsSync(output)) {
-      throw new SynthError("SYNTH_OPTIONS", `${output} exists already: name another output, or allow overwriting`);
-    }
+    requireFreeOutput(options);
+    const { output } = options;
     const temporary = join(dirname(output), `.${basename(output)}.${process.pid}.tmp`);
     await rm(temporary, { recursive: true, force: true });
     await mkdir(temporary, { recursive: true });

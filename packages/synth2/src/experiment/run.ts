@@ -1,14 +1,10 @@
-import { existsSync } from "node:fs";
-import { mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type RunUnit, runUnits, writeFileAtomic } from "@trefoil/core";
+import { type ExperimentOptions, type RunUnit, runUnits } from "@trefoil/core";
 import { compareCaptions, type LanguageModel } from "../captions/index.js";
-import { SynthError } from "../errors.js";
 import { type Faithfulness, measureFaithfulness } from "../faithfulness/index.js";
 import { captionsOf, type OpenMaskedGenerator } from "../generator/index.js";
 import { maxCaptionTokens, Stages } from "../pipeline/index.js";
 import type { VqImageTokenizer } from "../tokenizer/index.js";
-import type { StageContext } from "../training/index.js";
 import { Captioner, type CaptionerScores, measurePictureUse, scoreDataset } from "../vlm/index.js";
 import { measureEfficiency } from "./efficiency.js";
 import { measurePeak } from "./peak.js";
@@ -135,33 +131,18 @@ async function runArm({ name, extra, share }: Arm, models: SeedModels, { pipelin
   }
 }
 
-export interface ExperimentOptions extends StageContext {
-  /** Seeds worked on at a time, each by a process of one thread; 1: in this process. */
-  workers: number;
-}
-
-/** More seeds may join an experiment; nothing else may change. @throws SynthError `SYNTH_RESUME` */
-async function keepSettings(directory: string, { seeds: _, ...settings }: ExperimentSettings): Promise<void> {
-  await mkdir(directory, { recursive: true });
-  const [path, text] = [join(directory, "settings.json"), `${JSON.stringify(settings, null, 2)}\n`];
-  if (!existsSync(path)) await writeFileAtomic(path, text);
-  else if ((await readFile(path, "utf8")) !== text) {
-    throw new SynthError("SYNTH_RESUME", `${directory} holds an experiment of other settings: name another folder`);
-  }
-}
-
 /**
  * Runs every row of every seed that has no result yet. Returns whether all were run.
- * @throws SynthError `SYNTH_RESUME` where the folder holds an experiment of other settings
+ * @throws ResumeError where the folder holds an experiment of other settings
  */
 export async function runExperiment(
   directory: string,
   settings: ExperimentSettings,
-  { workers, progress, signal }: ExperimentOptions,
+  options: ExperimentOptions,
 ): Promise<boolean> {
-  await keepSettings(directory, settings);
-  return await runUnits({
-    ...{ directory, settings, workers, progress, signal },
+  return await runUnits(options, {
+    ...{ directory, settings },
+    mayChange: ["seeds"],
     units: Array.from({ length: settings.seeds }, (_, i) => i + 1),
     keysOf: (seed) => rowsOfSeed.map((arm) => resultKey({ arm, seed })),
     keyOf: resultKey,

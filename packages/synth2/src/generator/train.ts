@@ -1,7 +1,7 @@
-import { type AdamW, compile, gradients, type Tensor, type Tokenizer, tensor } from "@trefoil/core";
-import { SynthError } from "../errors.js";
 import {
-  makeOptimizer,
+  type AdamW,
+  compile,
+  gradients,
   namedState,
   requireFreeOutput,
   rowsOfStep,
@@ -9,8 +9,12 @@ import {
   type StageContext,
   type StageOutput,
   scalarsOf,
-  type TrainingSettings,
-} from "../training/index.js";
+  type Tensor,
+  type Tokenizer,
+  tensor,
+} from "@trefoil/core";
+import { SynthError } from "../errors.js";
+import { makeOptimizer, type TrainingSettings } from "../training/index.js";
 import { Choices } from "../world/random.js";
 import type { GeneratorArchitecture } from "./architecture.js";
 import { saveGenerator } from "./folder.js";
@@ -55,7 +59,10 @@ export interface TrainGeneratorResult {
 }
 
 /** @throws SynthError `SYNTH_DATA` */
-function checkPairs({ codes, captions }: CodedPairs, { gridSize }: GeneratorArchitecture): void {
+export function checkPairs(
+  { codes, captions }: CodedPairs,
+  { gridSize }: Pick<GeneratorArchitecture, "gridSize">,
+): void {
   if (captions.length === 0) throw new SynthError("SYNTH_DATA", "there are no pairs to train on");
   if (codes.length !== captions.length * gridSize ** 2) {
     throw new SynthError(
@@ -66,7 +73,7 @@ function checkPairs({ codes, captions }: CodedPairs, { gridSize }: GeneratorArch
 }
 
 /** The codes and one caption each of some pictures. */
-function pairRows(
+export function pairRows(
   { codes, captions }: CodedPairs,
   positions: number,
   rows: readonly number[],
@@ -132,25 +139,19 @@ type TensorFields<T> = Record<keyof T, Tensor>;
 
 /** Trains a masked generator on codes and captions, and saves its folder. */
 export async function trainGenerator(options: TrainGeneratorOptions): Promise<TrainGeneratorResult> {
-  const { pairs, evaluation, architecture, loss, settings, text, tokenizerHash, output, run, overwrite } = options;
+  const { pairs, evaluation, architecture, loss, settings, text, tokenizerHash, output, overwrite } = options;
   requireFreeOutput(options);
   checkPairs(pairs, architecture);
   const trainer = new GeneratorTrainer(architecture, loss, settings);
   try {
     const measure = maskedEvaluation(trainer.model);
-    const completed = await runSteps({
-      run,
+    const completed = await runSteps(options, {
       title: "generator",
       config: { pairs: pairs.captions.length, tokenizerHash, text: text.hash, architecture, loss, settings },
-      steps: settings.steps,
+      settings,
       parameters: trainer.state(),
       step: (index) => trainer.step(pairs, index),
       ...(evaluation && { evaluateEvery: evaluation.every, evaluate: () => measure(evaluation.pairs) }),
-      checkpointEvery: settings.checkpointEvery,
-      keepCheckpoints: settings.keepCheckpoints,
-      ...(options.resume !== undefined && { resume: options.resume }),
-      ...(options.progress && { progress: options.progress }),
-      ...(options.signal && { signal: options.signal }),
     });
     if (!completed) return { completed };
     const hash = await saveGenerator(trainer.model, output, { text, tokenizerHash, ...(overwrite && { overwrite }) });

@@ -1,4 +1,4 @@
-import type { PairedDataset } from "../types.js";
+import type { PairedDataset, RgbImage } from "../types.js";
 
 /** 8-bit values to [-1, 1], as the image tokenizer takes them. */
 export function toUnit(pixels: Uint8Array, into = new Float32Array(pixels.length), at = 0): Float32Array {
@@ -22,4 +22,14 @@ export async function imageBatch(dataset: PairedDataset, indices: readonly numbe
   const samples = await Promise.all(indices.map((index) => dataset.get(index)));
   for (const [row, { image }] of samples.entries()) toUnit(image, batch, row * floats);
   return batch;
+}
+
+/** Pictures `[N, size, size, 3]` that follow one another, each a view. */
+export function picturesOf(bytes: Uint8Array, size: number): RgbImage[] {
+  const each = size * size * 3;
+  return Array.from({ length: bytes.length / each }, (_, i) => ({
+    width: size,
+    height: size,
+    pixels: bytes.subarray(i * each, (i + 1) * each),
+  }));
 }

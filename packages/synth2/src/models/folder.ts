@@ -6,13 +6,14 @@ import {
   type Module,
   type Parameter,
   readJsonFile,
+  requireFreeOutput,
   SafetensorsFile,
   saveSafetensors,
+  storedTensors,
   writeFileAtomic,
 } from "@trefoil/core";
 import type { z } from "zod";
 import { SynthError } from "../errors.js";
-import { storedTensors } from "../training/run.js";
 
 const configFile = "config.json";
 const weightsFile = "model.safetensors";
@@ -64,17 +65,22 @@ export async function saveModelFolder(module: Module, path: string, options: Sav
     for (const [name, content] of Object.entries({ ...files, [configFile]: config })) {
       await writeFileAtomic(join(temporary, name), `${JSON.stringify(content, null, 2)}\n`);
     }
-    if (existsSync(path)) {
-      if (!overwrite)
-        throw new SynthError("SYNTH_OPTIONS", `${path} exists already: name another output, or allow overwriting`);
-      await rm(path, { recursive: true });
-    }
+    requireFreeOutput({ output: path, overwrite });
+    await rm(path, { recursive: true, force: true });
     await rename(temporary, path);
   } catch (error) {
     await rm(temporary, { recursive: true, force: true });
     throw error;
   }
   return sha256;
+}
+
+/** What kind of model a folder holds. @throws SynthError `SYNTH_MODEL` where it holds none */
+export async function modelKind(path: string): Promise<string | undefined> {
+  if (!existsSync(join(path, configFile))) {
+    throw new SynthError("SYNTH_MODEL", `${path} holds no ${configFile}: give the folder that \`synth2\` wrote`);
+  }
+  return ((await readJsonFile(path, configFile)) as Partial<FolderConfig> | null)?.model_type;
 }
 
 /** Reads `config.json` and checks its kind. @throws SynthError `SYNTH_MODEL` */
@@ -84,13 +90,9 @@ export async function readModelConfig<A extends object>(
   schema: z.ZodType<A>,
 ): Promise<{ architecture: A; sha256: string; config: Readonly<FolderConfig> }> {
   const file = join(path, configFile);
-  if (!existsSync(file)) {
-    throw new SynthError("SYNTH_MODEL", `${path} holds no ${configFile}: give the folder that \`synth2\` wrote`);
-  }
-  const config = (await readJsonFile(path, configFile)) as Partial<FolderConfig> | null;
-  if (config?.model_type !== kind) {
-    throw new SynthError("SYNTH_MODEL", `${path} holds a "${String(config?.model_type)}", not a "${kind}"`);
-  }
+  const found = await modelKind(path);
+  if (found !== kind) throw new SynthError("SYNTH_MODEL", `${path} holds a "${String(found)}", not a "${kind}"`);
+  const config = (await readJsonFile(path, configFile)) as Partial<FolderConfig>;
   const parsed = schema.safeParse(config.architecture);
   if (!parsed.success || typeof config.sha256 !== "string") {
     throw new SynthError("SYNTH_MODEL", `${file} does not describe a ${kind}: ${parsed.error?.message ?? "no sha256"}`);

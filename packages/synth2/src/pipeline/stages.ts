@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { Permutation, trainBpe } from "@trefoil/core";
+import { Permutation, type StageContext, trainBpe } from "@trefoil/core";
 import { classedCaptions, LanguageModel, ModelSource, trainLanguageModel, writeCaptions } from "../captions/index.js";
 import {
   captionsOf,
@@ -12,7 +12,7 @@ import {
 } from "../generator/index.js";
 import { type CaptionRow, readCaptionRows, synthesize } from "../synthesize/index.js";
 import { trainTokenizer, VqImageTokenizer } from "../tokenizer/index.js";
-import type { StageContext, TrainingSettings } from "../training/index.js";
+import type { TrainingSettings } from "../training/index.js";
 import type { EmbeddedDataset } from "../types.js";
 import { CodedDataset, type OpenVlm, openVlm, SyntheticDataset, trainVlm } from "../vlm/index.js";
 import { classesOfWorld, type Split, WorldDataset } from "../world/index.js";

@@ -1,20 +1,10 @@
 import { encodePng } from "../data/index.js";
 import { type CaptionTokens, encodeCaption, type OpenMaskedGenerator } from "../generator/index.js";
-import { imageBatch, toBytes } from "../images/pixels.js";
+import { imageBatch, picturesOf, toBytes } from "../images/pixels.js";
 import { MaskedSampler, pictureSeed, type SamplingOptions } from "../sampling/index.js";
 import type { VqImageTokenizer } from "../tokenizer/index.js";
 import type { PairedDataset, RgbImage } from "../types.js";
 import { type AttributeAccuracy, attributeAccuracy, judgePicture } from "../world/index.js";
-
-/** Pictures in a row of bytes, cut apart. */
-function cutPictures(bytes: Uint8Array, size: number): RgbImage[] {
-  const each = size * size * 3;
-  return Array.from({ length: bytes.length / each }, (_, i) => ({
-    width: size,
-    height: size,
-    pixels: bytes.subarray(i * each, (i + 1) * each),
-  }));
-}
 
 export const pngOf = ({ pixels, width, height }: RgbImage): Promise<Buffer> => encodePng(pixels, width, height);
 
@@ -46,12 +36,12 @@ export async function reconstruct(data: PairedDataset, tokenizer: VqImageTokeniz
   const indices = Array.from({ length: data.length }, (_, i) => i);
   const images = await imageBatch(data, indices);
   const codes = await tokenizer.encode(images, data.length);
-  const made = cutPictures(toBytes(await tokenizer.decode(codes, data.length)), data.size);
+  const made = picturesOf(toBytes(await tokenizer.decode(codes, data.length)), data.size);
   const captions = (await Promise.all(indices.map((i) => data.get(i)))).map((sample) => sample.captions[0]!);
   const usage = new Float64Array(tokenizer.codebookSize);
   for (const code of codes) usage[code]!++;
   const accuracy = attributeAccuracy(captions.map((caption, i) => ({ caption, scene: judgePicture(made[i]!) })));
-  return { originals: cutPictures(toBytes(images), data.size), made, accuracy, usage };
+  return { originals: picturesOf(toBytes(images), data.size), made, accuracy, usage };
 }
 
 export interface Drawn {
@@ -76,14 +66,14 @@ export async function drawCaptions(
   const signal = options.signal ? { signal: options.signal } : {};
   const seeds = captions.map((caption, i) => pictureSeed(options.seed, `${i}\0${caption}`));
   const codes = await sampler.sample({ captions: captions.map(encode), seeds, ...signal });
-  const pictures = cutPictures(toBytes(await tokenizer.decode(codes, captions.length)), tokenizer.imageSize);
+  const pictures = picturesOf(toBytes(await tokenizer.decode(codes, captions.length)), tokenizer.imageSize);
   const steps: RgbImage[] = [];
   await sampler.sample({
     captions: [encode(captions[0]!)],
     seeds: [seeds[0]!],
     ...signal,
     onStep: async ({ sampled }) => {
-      steps.push(...cutPictures(toBytes(await tokenizer.decode(sampled, 1)), tokenizer.imageSize));
+      steps.push(...picturesOf(toBytes(await tokenizer.decode(sampled, 1)), tokenizer.imageSize));
     },
   });
   const accuracy = attributeAccuracy(captions.map((caption, i) => ({ caption, scene: judgePicture(pictures[i]!) })));

@@ -1,6 +1,7 @@
 export { architectureSchema, gridSizeOf, type TokenizerArchitecture } from "./architecture.js";
 export { Codebook, type CodebookUpdate, CodebookUsage, type QuantisedLatents, usageOf } from "./codebook.js";
 export { adaptiveWeight, PatchDiscriminator } from "./discriminator.js";
+export { encodeDataset } from "./encode-dataset.js";
 export { saveImageTokenizer, TokenizerModel, VqImageTokenizer } from "./image-tokenizer.js";
 export {
   type AdversarialSettings,

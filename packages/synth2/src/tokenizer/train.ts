@@ -9,24 +9,21 @@ import {
   log,
   mean,
   multiply,
-  RandomGenerator,
-  square,
-  subtract,
-  type Tensor,
-  tensor,
-} from "@trefoil/core";
-import { imageBatch } from "../images/pixels.js";
-import {
-  makeOptimizer,
   namedState,
+  RandomGenerator,
   requireFreeOutput,
   rowsOfStep,
   runSteps,
   type StageContext,
   type StageOutput,
   scalarsOf,
-  type TrainingSettings,
-} from "../training/index.js";
+  square,
+  subtract,
+  type Tensor,
+  tensor,
+} from "@trefoil/core";
+import { imageBatch } from "../images/pixels.js";
+import { makeOptimizer, type TrainingSettings } from "../training/index.js";
 import type { PairedDataset } from "../types.js";
 import { booksOf, type TokenizerArchitecture } from "./architecture.js";
 import { type CodebookUpdate, CodebookUsage, usageOf } from "./codebook.js";
@@ -211,16 +208,15 @@ const psnrOf = (l2: Tensor): Tensor => multiply(log(multiply(l2, 1 / 4)), -10 / 
 
 /** Trains a tokenizer on the pictures of a dataset and saves its folder. */
 export async function trainTokenizer(options: TrainTokenizerOptions): Promise<TrainTokenizerResult> {
-  const { data, dataName, architecture, loss, settings, output, run, overwrite, evaluation } = options;
+  const { data, dataName, architecture, loss, settings, output, overwrite, evaluation } = options;
   requireFreeOutput(options);
   const trainer = new TokenizerTrainer(architecture, loss, settings);
   try {
     const measure = evaluator(trainer.model);
-    const completed = await runSteps({
-      run,
+    const completed = await runSteps(options, {
       title: "tokenizer",
       config: { data: dataName, images: data.length, architecture, loss, settings },
-      steps: settings.steps,
+      settings,
       parameters: trainer.state(),
       step: async (index) => {
         const images = await imageBatch(data, rowsOfStep(data.length, settings.batch, index, settings.seed));
@@ -228,11 +224,6 @@ export async function trainTokenizer(options: TrainTokenizerOptions): Promise<Tr
         return scalars as typeof scalars & { loss: number };
       },
       ...(evaluation && { evaluateEvery: evaluation.every, evaluate: () => measure(evaluation.data) }),
-      checkpointEvery: settings.checkpointEvery,
-      keepCheckpoints: settings.keepCheckpoints,
-      ...(options.resume !== undefined && { resume: options.resume }),
-      ...(options.progress && { progress: options.progress }),
-      ...(options.signal && { signal: options.signal }),
     });
     if (!completed) return { completed };
     const hash = await saveImageTokenizer(trainer.model, output, overwrite);

@@ -1,12 +1,4 @@
-import {
-  AdamW,
-  type AdamWOptions,
-  cosineSchedule,
-  type Module,
-  type Parameter,
-  Permutation,
-  type Tensor,
-} from "@trefoil/core";
+import { AdamW, type AdamWOptions, cosineSchedule, type Parameter } from "@trefoil/core";
 
 /** What every training stage sets. */
 export interface TrainingSettings {
@@ -39,28 +31,4 @@ export function makeOptimizer(
     floor: peak / 10,
   });
   return new AdamW(parameters, { learningRate: schedule, weightDecay, clipNorm, ...overrides });
-}
-
-/** Parameters of several parts under one prefix each. */
-export function namedState(parts: Readonly<Record<string, Module | AdamW>>): Map<string, Parameter> {
-  return new Map(
-    Object.entries(parts).flatMap(([prefix, part]) => {
-      const named = part instanceof AdamW ? part.namedState() : part.namedParameters();
-      return [...named].map(([name, parameter]) => [`${prefix}.${name}`, parameter] as const);
-    }),
-  );
-}
-
-/** Rows of update `step`: a new order every epoch, computed from the step alone. */
-export function rowsOfStep(size: number, batch: number, step: number, seed: number): number[] {
-  return Array.from({ length: batch }, (_, i) => {
-    const position = step * batch + i;
-    return new Permutation(size, seed, Math.floor(position / size)).at(position % size);
-  });
-}
-
-/** The scalars of a step on the host. */
-export async function scalarsOf<K extends string>(values: Record<K, Tensor>): Promise<Record<K, number>> {
-  const entries = Object.entries<Tensor>(values).map(async ([name, value]) => [name, await value.item()] as const);
-  return Object.fromEntries(await Promise.all(entries)) as Record<K, number>;
 }

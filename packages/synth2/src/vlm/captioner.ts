@@ -1,6 +1,5 @@
-import { compile, Generator, Parameter, type Tensor, tensor } from "@trefoil/core";
+import { compile, Generator, Parameter, type StageContext, type Tensor, tensor } from "@trefoil/core";
 import type { LanguageModel } from "../captions/language-model.js";
-import type { StageContext } from "../training/index.js";
 import type { EmbeddedDataset } from "../types.js";
 import type { VisionLanguageModel } from "./model.js";
 

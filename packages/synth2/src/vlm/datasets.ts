@@ -1,16 +1,11 @@
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { readJsonFile, SafetensorsFile } from "@trefoil/core";
+import { readJsonFile, SafetensorsFile, type StageContext } from "@trefoil/core";
 import { z } from "zod";
 import { SynthError } from "../errors.js";
-import { imageBatch } from "../images/pixels.js";
-import type { VqImageTokenizer } from "../tokenizer/index.js";
-import type { StageContext } from "../training/index.js";
-import type { EmbeddedDataset, EmbeddedSample, PairedDataset, SceneAttributes } from "../types.js";
-
-/** Pictures that are encoded at a time. */
-const rows = 64;
+import { encodeDataset, type VqImageTokenizer } from "../tokenizer/index.js";
+import type { EmbeddedDataset, EmbeddedSample, PairedDataset, PairedSample, SceneAttributes } from "../types.js";
 
 /** Real pictures, encoded once: codes in memory, embeddings looked up when they are asked for. */
 export class CodedDataset implements EmbeddedDataset {
@@ -23,23 +18,13 @@ export class CodedDataset implements EmbeddedDataset {
   static async encode(
     data: PairedDataset,
     images: VqImageTokenizer,
-    { progress, signal }: StageContext = {},
+    context: StageContext = {},
   ): Promise<CodedDataset> {
-    const codes = new Int32Array(data.length * images.positions);
     const samples: CodedDataset["samples"][number][] = [];
-    const stage = progress?.stage("encode", { total: data.length, unit: "pictures" });
-    for (let at = 0; at < data.length; at += rows) {
-      signal?.throwIfAborted();
-      const indices = Array.from({ length: Math.min(rows, data.length - at) }, (_, i) => at + i);
-      codes.set(await images.encode(await imageBatch(data, indices), indices.length), at * images.positions);
-      for (const index of indices) {
-        const { id, captions, attributes } = await data.get(index);
-        samples.push({ id, captions, ...(attributes && { attributes }) });
-      }
-      stage?.update(at + indices.length);
-    }
-    stage?.succeed();
-    return new CodedDataset(images, codes, samples);
+    const take = ({ id, captions, attributes }: PairedSample) => {
+      samples.push({ id, captions, ...(attributes && { attributes }) });
+    };
+    return new CodedDataset(images, await encodeDataset(data, images, take, context), samples);
   }
 
   get length(): number {

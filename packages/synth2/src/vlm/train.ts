@@ -1,17 +1,21 @@
-import { type AdamW, compile, gradients, Permutation, type Tensor, tensor } from "@trefoil/core";
-import type { LanguageModel } from "../captions/language-model.js";
-import { SynthError } from "../errors.js";
-import { requireSameTokenizer } from "../generator/index.js";
 import {
-  makeOptimizer,
+  type AdamW,
+  compile,
+  gradients,
   namedState,
   requireFreeOutput,
+  rowsFrom,
   runSteps,
   type StageContext,
   type StageOutput,
   scalarsOf,
-  type TrainingSettings,
-} from "../training/index.js";
+  type Tensor,
+  tensor,
+} from "@trefoil/core";
+import type { LanguageModel } from "../captions/language-model.js";
+import { SynthError } from "../errors.js";
+import { requireSameTokenizer } from "../generator/index.js";
+import { makeOptimizer, type TrainingSettings } from "../training/index.js";
 import type { EmbeddedDataset } from "../types.js";
 import { Choices } from "../world/random.js";
 import { type VlmArchitecture, type VlmSizes, vlmArchitectureSchema } from "./architecture.js";
@@ -139,13 +143,10 @@ export class VlmTrainer {
   }
 }
 
-/** `count` pairs from position `at` of an endless stream: a new order every epoch. */
+/** Pairs from position `at` of an endless stream. */
 async function pairsFrom(data: EmbeddedDataset, { at, count }: { at: number; count: number }, seed: number) {
-  const indices = Array.from({ length: count }, (_, i) => {
-    const position = at + i;
-    return new Permutation(data.length, seed, Math.floor(position / data.length)).at(position % data.length);
-  });
   if (count === 0) return [];
+  const indices = rowsFrom(data.length, at, count, seed);
   return data.getMany ? await data.getMany(indices) : await Promise.all(indices.map((index) => data.get(index)));
 }
 
@@ -164,8 +165,7 @@ export async function trainVlm(options: TrainVlmOptions): Promise<TrainVlmResult
   const architecture = vlmArchitecture(sizes, data.real, language);
   const trainer = new VlmTrainer(architecture, options);
   try {
-    const completed = await runSteps({
-      run: options.run,
+    const completed = await runSteps(options, {
       title: "vlm",
       config: {
         data: dataName,
@@ -177,15 +177,10 @@ export async function trainVlm(options: TrainVlmOptions): Promise<TrainVlmResult
         maxTextTokens,
         settings,
       },
-      steps: settings.steps,
+      settings,
       parameters: trainer.state(),
       step: (index) => trainer.step(data, index),
       ...(evaluation && { evaluateEvery: evaluation.every, evaluate: () => evaluation.measure(trainer.model) }),
-      checkpointEvery: settings.checkpointEvery,
-      keepCheckpoints: settings.keepCheckpoints,
-      ...(options.resume !== undefined && { resume: options.resume }),
-      ...(options.progress && { progress: options.progress }),
-      ...(options.signal && { signal: options.signal }),
     });
     if (!completed) return { completed };
     const hash = await saveVlm(trainer.model, output, { language, tokenizerHash, ...(overwrite && { overwrite }) });

@@ -70,7 +70,7 @@ describe("writing captions", () => {
     expect((await write("parts", 10)).completed).toBe(true);
     const text = (name: string) => readFile(join(folder, name, "captions.jsonl"), "utf8");
     expect(await text("parts")).toBe(await text("whole"));
-    await expect(write("parts", 12, { seed: 4 })).rejects.toMatchObject({ code: "SYNTH_RESUME" });
+    await expect(write("parts", 12, { seed: 4 })).rejects.toMatchObject({ code: "TREFOIL_RESUME" });
     await expect(readCaptions(folder)).rejects.toMatchObject({ code: "SYNTH_DATA" });
   });
 

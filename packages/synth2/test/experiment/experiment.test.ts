@@ -3,6 +3,7 @@ import { once } from "node:events";
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { reproduceCommand, settingsOf } from "../../src/commands/reproduce.js";
 import {
   arms,
   expectations,
@@ -77,8 +78,26 @@ describe("the experiment", () => {
     await writeFile(join(output, "results.jsonl"), `${lines.slice(0, -2).join("\n")}\n${lines.at(-2)!.slice(0, 40)}`);
     expect((await reproduce(folder)).code).toBe(0);
     expect(lasting(await readResults(output))).toEqual(lasting(rows));
-    expect((await reproduce(folder, "--test-pictures 7")).printed).toContain("SYNTH_RESUME");
+    expect((await reproduce(folder, "--test-pictures 7")).printed).toContain("results with testPictures 6, not 7");
   }, 300_000);
+
+  it("takes what is given beside --small, and a tenth of all updates", () => {
+    const settings = (given: object) => settingsOf(reproduceCommand.schema.parse(given) as never);
+    const whole = settings({});
+    expect(whole).toMatchObject({ seeds: 5, testPictures: 300, timedSteps: 20 });
+    expect(settings({ small: true })).toMatchObject({ seeds: 2, testPictures: 64, timedSteps: 4 });
+    const given = { seeds: 3, testPictures: 10, timedSteps: 7 };
+    expect(settings(given)).toEqual({ ...whole, ...given });
+    const small = settings({ ...given, small: true, vlm: { train: { steps: 40 } } });
+    expect(small).toMatchObject(given);
+    const stepsOf = ({ pipeline: { tokenizer, vlm, synthetic } }: typeof small) => [
+      tokenizer.train.steps,
+      vlm.train.steps,
+      synthetic,
+    ];
+    expect(stepsOf(whole)).toEqual([1500, 1500, 3000]);
+    expect(stepsOf(small)).toEqual([150, 4, 300]);
+  });
 
   it("decides expectations by intervals over seeds", () => {
     const score = (cider: number) => ({ cider, pictures: 1, attributes: { exact: 0.5 } });

@@ -138,6 +138,6 @@ describe("an image tokenizer", () => {
       run: `${output}-run`,
       dataName: "other",
     });
-    await expect(other).rejects.toMatchObject({ code: "SYNTH_RESUME" });
+    await expect(other).rejects.toMatchObject({ code: "TREFOIL_RESUME" });
   });
 });

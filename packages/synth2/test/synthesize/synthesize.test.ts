@@ -37,6 +37,7 @@ beforeAll(async () => {
     feedForward: 8,
     textWidth: 8,
     textLayers: 1,
+    textWindow: 2,
     maxTextTokens: 16,
     gridSize: 2,
     codes: 6,
@@ -102,7 +103,7 @@ describe("synthesize", () => {
       code: "SYNTH_VOCABULARY_MISMATCH",
     });
     await run(output, captions);
-    await expect(run(output, captions, { seed: 6 })).rejects.toMatchObject({ code: "SYNTH_RESUME" });
-    await expect(run(output, captions.toReversed())).rejects.toMatchObject({ code: "SYNTH_RESUME" });
+    await expect(run(output, captions, { seed: 6 })).rejects.toMatchObject({ code: "TREFOIL_RESUME" });
+    await expect(run(output, captions.toReversed())).rejects.toMatchObject({ code: "TREFOIL_RESUME" });
   });
 });

@@ -79,7 +79,7 @@ describe("training a vision-language model", () => {
     const stopped = await train("stopped", 10, { data: { ...data, real: counted }, signal: stopping.signal });
     expect(stopped.completed).toBe(false);
     const other = train("stopped", 10, { data: { ...data, syntheticShare: 0.4 }, resume: true });
-    await expect(other).rejects.toMatchObject({ code: "SYNTH_RESUME" });
+    await expect(other).rejects.toMatchObject({ code: "TREFOIL_RESUME" });
     expect((await train("stopped", 10, { data, resume: true })).hash).toBe(whole.hash);
     expect((await train("real", 10)).hash).not.toBe(whole.hash);
 
@@ -89,7 +89,7 @@ describe("training a vision-language model", () => {
       code: "SYNTH_OPTIONS",
     });
     await expect(train("heads", 2, { sizes: { ...vlmSizes, heads: 3 } })).rejects.toThrow(/heads must divide/);
-    await expect(train("whole", 2)).rejects.toMatchObject({ code: "SYNTH_OPTIONS" });
+    await expect(train("whole", 2)).rejects.toMatchObject({ code: "TREFOIL_OUTPUT_EXISTS" });
 
     // Another language model; another vocabulary; a tokenizer too large for the model; no synthesis.
     await trainSmallLanguage(at("other"), 5);

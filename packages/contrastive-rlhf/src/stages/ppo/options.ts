@@ -1,7 +1,7 @@
+import type { StageContext, StageOutput } from "@trefoil/core";
 import type { AdaptiveKlOptions, Aggregation, PenaltyOptions, Shaper } from "../../algorithm/index.js";
 import type { PromptText } from "../../data/index.js";
 import type { RewardFunction, RewardSum } from "../rewards.js";
-import type { StageContext, StageOutput } from "../run.js";
 import type { AlarmSettings } from "./alarms.js";
 
 /** What is subtracted from each prompt's rewards. */
@@ -75,6 +75,22 @@ export interface PpoSettings {
   checkpointEvery: number;
   keepCheckpoints: number;
 }
+
+/** PPO as the reference implementations set it (arXiv 2403.17031): defaults of the command, and what experiments share. */
+export const plainPpo = {
+  samplesPerPrompt: 1,
+  epochs: 4,
+  temperature: 1,
+  gamma: 1,
+  lambda: 0.95,
+  clip: 0.2,
+  entropyCoefficient: 0,
+  whitenAdvantages: true,
+  whitenRewards: false,
+  maskTruncated: false,
+  clipNorm: 1,
+  shaper: { kind: "identity" },
+} as const satisfies Partial<PpoSettings>;
 
 export interface PpoOptions extends StageContext, StageOutput {
   /** Folder of the SFT policy: where the policy starts, and the reference of the KL penalty. */

@@ -1,19 +1,19 @@
-import { writeFile } from "node:fs/promises";
-import { join } from "node:path";
-import { type JsonValue, Permutation, type StepScalars, saveModel } from "@trefoil/core";
-import { adaptKlCoefficient, type Compared, mean, penalise, RewardShaper } from "../../algorithm/index.js";
+import {
+  type JsonValue,
+  namedState,
+  Permutation,
+  requireFreeOutput,
+  rowsOfStep,
+  runSteps,
+  type StepScalars,
+  saveModel,
+} from "@trefoil/core";
+import { adaptKlCoefficient, mean, penalise, RewardShaper } from "../../algorithm/index.js";
 import { EpisodeEncoder, type PromptTokens } from "../../data/index.js";
 import { RlhfError } from "../../errors.js";
-import {
-  hashModelFolder,
-  loadScoreModel,
-  OpenPolicy,
-  Sampler,
-  ScoreModel,
-  type SequenceSizes,
-} from "../../models/index.js";
-import { defined, namedState, requireFreeOutput, rowsOfStep, runSteps } from "../run.js";
-import { findAlarm } from "./alarms.js";
+import { hashModelFolder, loadScoreModel, OpenPolicy, Sampler, ScoreModel } from "../../models/index.js";
+import { defined } from "../defined.js";
+import { findAlarm, requireFirstRatio, type ScoredBatch, saveAlarm } from "./alarms.js";
 import { type Experience, makeExperience } from "./experience.js";
 import { Clock, experienceMetrics, goldMetrics, responseMetrics, rewardMetrics, updateMetrics } from "./metrics.js";
 import type { PpoOptions, PpoSettings } from "./options.js";
@@ -21,9 +21,6 @@ import { type BaselineProvider, makeProvider } from "./providers.js";
 import { type Rollout, rollOut } from "./rollout.js";
 import { SftQuality } from "./sft-quality.js";
 import { type Critic, PpoPrograms, type UpdateMetrics } from "./update.js";
-
-/** Largest |ratio - 1| on the first minibatch, before any update: rounding only. */
-const ratioTolerance = 1e-4;
 
 /** Seeds of the orders of prompts and minibatches are told apart by this. */
 const minibatchStream = 2;
@@ -34,7 +31,7 @@ const minibatchStream = 2;
  * @throws RlhfError `RLHF_STORE_MISMATCH` for baselines of other models, `RLHF_REWARD`, `RLHF_RATIO`, `RLHF_ALARM`
  */
 export async function ppo(options: PpoOptions): Promise<boolean> {
-  const { settings, rewards, progress, signal, resume, overwrite } = options;
+  const { settings, rewards, overwrite } = options;
   requireFreeOutput(options);
   requireSettings(settings);
   using policy = await OpenPolicy.open(options.policy);
@@ -49,12 +46,7 @@ export async function ppo(options: PpoOptions): Promise<boolean> {
   using _ = { [Symbol.dispose]: () => critic.kind === "separate" && critic.model[Symbol.dispose]() };
 
   const sft = await hashModelFolder(options.policy);
-  const sizes: SequenceSizes = {
-    rows: settings.minibatch,
-    sequence: Math.min(longest + settings.maxNewTokens, maxPositions),
-    response: settings.maxNewTokens,
-  };
-  const programs = new PpoPrograms(policy, reference, critic, sizes, settings);
+  const programs = new PpoPrograms(policy, reference, critic, settings);
   const context = {
     policy,
     sampler,
@@ -76,11 +68,10 @@ export async function ppo(options: PpoOptions): Promise<boolean> {
     gold && new SftQuality(gold, reference, ofReference!, { temperature, maxNewTokens, seed: settings.seed });
   const loop = new PpoLoop(options, { policy, sampler, programs, provider, prompts, sftQuality });
 
-  const completed = await runSteps({
-    run: options.run,
+  const completed = await runSteps(options, {
     title: "ppo",
     config: { sft, reward: rewards.hash, prompts: prompts.length, settings },
-    steps: settings.iterations,
+    settings: { ...settings, steps: settings.iterations },
     parameters: namedState({
       policy: policy.model,
       policyOptimizer: programs.policyOptimizer,
@@ -90,9 +81,6 @@ export async function ppo(options: PpoOptions): Promise<boolean> {
     }),
     state: loop,
     step: async (iteration) => await loop.iterate(iteration),
-    checkpointEvery: settings.checkpointEvery,
-    keepCheckpoints: settings.keepCheckpoints,
-    ...defined({ progress, signal, resume }),
   });
   if (completed) {
     await saveModel(policy.model, options.output, {
@@ -215,7 +203,8 @@ class PpoLoop {
     clock.lap("score");
 
     const klCoefficient = this.#klCoefficient;
-    const updates = await this.#train(iteration, rollouts, experience);
+    const batch: ScoredBatch = { rollouts, raw, compared, shaped };
+    const updates = await this.#train(iteration, batch, experience);
     clock.lap("train");
     this.#episodes += rollouts.length;
     const metrics = {
@@ -234,7 +223,7 @@ class PpoLoop {
       episode: this.#episodes,
     };
     this.#first ??= metrics;
-    await this.#stopOnAlarm(iteration, metrics, rollouts, raw, compared, shaped);
+    await this.#stopOnAlarm(iteration, metrics, batch);
     const { kl } = settings;
     if (kl.adaptive)
       this.#klCoefficient = adaptKlCoefficient(klCoefficient, experience.kl, rollouts.length, kl.adaptive);
@@ -244,7 +233,8 @@ class PpoLoop {
     return { loss: metrics["loss/policy"], ...metrics, ...times, tokens_per_s: tokens / spent, tokens };
   }
 
-  async #train(iteration: number, rollouts: readonly Rollout[], { targets }: Experience): Promise<UpdateMetrics[]> {
+  async #train(iteration: number, scored: ScoredBatch, { targets }: Experience): Promise<UpdateMetrics[]> {
+    const { rollouts } = scored;
     const { epochs, minibatch, critic, seed } = this.#options.settings;
     const trainPolicy = critic.kind === "none" || iteration >= critic.warmupIterations;
     const updates: UpdateMetrics[] = [];
@@ -259,12 +249,7 @@ class PpoLoop {
           this.#klCoefficient,
           trainPolicy,
         );
-        if (updates.length === 0 && update.ratioDeviation > ratioTolerance) {
-          throw new RlhfError(
-            "RLHF_RATIO",
-            `before any update the ratio of new to old probabilities is off 1 by ${update.ratioDeviation}: the log-probabilities are not those of the sampling distribution`,
-          );
-        }
+        if (updates.length === 0) await requireFirstRatio(update.ratioDeviation, this.#options.run, iteration, scored);
         updates.push(update);
       }
     }
@@ -277,26 +262,10 @@ class PpoLoop {
     return goldMetrics(await sftQuality.gold(rollouts), await sftQuality.of(rollouts), raw);
   }
 
-  async #stopOnAlarm(
-    iteration: number,
-    metrics: Record<string, number>,
-    rollouts: readonly Rollout[],
-    raw: readonly number[],
-    compared: readonly Compared[],
-    shaped: readonly number[],
-  ): Promise<void> {
+  async #stopOnAlarm(iteration: number, metrics: Record<string, number>, batch: ScoredBatch): Promise<void> {
     const alarm = findAlarm(metrics, this.#first!, iteration, this.#options.settings.alarms);
     if (!alarm) return;
-    const path = join(this.#options.run, `alarm-${iteration + 1}.json`);
-    const samples = rollouts.map(({ promptText, responseText, ended }, i) => ({
-      prompt: promptText,
-      response: responseText,
-      ended,
-      reward: raw[i],
-      baseline: compared[i]!.baseline,
-      shaped: shaped[i],
-    }));
-    await writeFile(path, `${JSON.stringify({ iteration: iteration + 1, alarm, metrics, samples }, null, 2)}\n`);
+    const path = await saveAlarm(this.#options.run, iteration, alarm, batch, metrics);
     throw new RlhfError(
       "RLHF_ALARM",
       `iteration ${iteration + 1}: ${alarm}. The batch is in ${path}; alarms.enabled false goes on regardless`,

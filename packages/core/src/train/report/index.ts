@@ -15,3 +15,4 @@ export type {
   TextSection,
   TokensSection,
 } from "./sections.js";
+export { markdownTable, type TextTable, terminalTable } from "./tables.js";

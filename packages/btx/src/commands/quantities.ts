@@ -1,17 +1,3 @@
-/** A table for the terminal: the first column to the left, numbers to the right. */
-export function formatTable(columns: readonly string[], rows: readonly (readonly (string | null)[])[]): string {
-  const cells = [columns, ...rows.map((row) => row.map((cell) => cell ?? "–"))];
-  const widths = columns.map((_, i) => Math.max(...cells.map((row) => row[i]!.length)));
-  const lines = cells.map((row) =>
-    row
-      .map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)))
-      .join("  ")
-      .trimEnd(),
-  );
-  lines.splice(1, 0, widths.map((width) => "─".repeat(width)).join("  "));
-  return `${lines.join("\n")}\n`;
-}
-
 /** 1.2 GB, 340 kB. */
 export function formatBytes(bytes: number): string {
   const units = ["B", "kB", "MB", "GB", "TB"];

@@ -1,0 +1,97 @@
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { type JsonValue, loadLatestCheckpoint, saveCheckpoint } from "../io/index.js";
+import type { Parameter, Tensor } from "../tensor/tensor.js";
+import { ResumeError } from "./errors.js";
+import { type StepScalars, trainLoop } from "./loop.js";
+import { openMetricsFile } from "./metrics.js";
+import { restoreParameters, storedTensors } from "./parameter-state.js";
+import { openRunDirectory } from "./run-directory.js";
+import { RUN_LAYOUT } from "./run-layout.js";
+import type { StageContext, StageOutput } from "./stage.js";
+
+/** A training run whose every step waits for the one before. */
+export interface StepsPlan {
+  title: string;
+  /** Saved as `config.yaml`, and compared when the run is resumed: settings and what tells data and models apart. */
+  config: object;
+  settings: { steps: number; checkpointEvery: number; keepCheckpoints: number };
+  /** Everything on the device that a resumed run needs, by name: weights, moments, counters, random state. */
+  parameters: ReadonlyMap<string, Parameter>;
+  /** Everything else that a resumed run needs. */
+  state?: { save(): JsonValue; restore(saved: JsonValue): void };
+  step: (index: number) => Promise<StepScalars>;
+  /** Scalars that must be finite; `loss` and `gradNorm` unless named. */
+  mustBeFinite?: readonly string[];
+  evaluateEvery?: number;
+  evaluate?: () => Promise<Readonly<Record<string, number>>>;
+}
+
+/** What a checkpoint holds beside the tensors. */
+interface SavedRun {
+  tokens: number;
+  config: string;
+  state: JsonValue;
+}
+
+/**
+ * A training run with metrics and checkpoints: killed at any instant and resumed it ends with the same weights.
+ * @returns whether it ended; false when the signal stopped it
+ * @throws ResumeError when the run directory was started with other settings, data or models
+ */
+export async function runSteps(
+  stage: StageContext & Pick<StageOutput, "run" | "resume">,
+  plan: StepsPlan,
+): Promise<boolean> {
+  const { run, progress, signal } = stage;
+  const { title, settings, step, parameters, state, evaluate, evaluateEvery } = plan;
+  const resume = stage.resume === true && existsSync(join(run, RUN_LAYOUT.config));
+  const config = createHash("sha256").update(JSON.stringify(plan.config)).digest("hex");
+  await using directory = await openRunDirectory({ name: title, directory: run, resume, config: plan.config });
+  const found = resume ? await loadLatestCheckpoint(directory.path) : undefined;
+  for (const warning of found?.warnings ?? []) progress?.warn(warning);
+  let resumeFrom: { step: number; tokens: number } | undefined;
+  if (found) {
+    const { checkpoint } = found;
+    const saved = checkpoint.state as unknown as SavedRun;
+    if (saved.config !== config) {
+      throw new ResumeError(
+        `${run} was started with other settings, data or models: resume with the same ones, or start a new run directory`,
+      );
+    }
+    restoreParameters(parameters, checkpoint.tensors, checkpoint.path);
+    state?.restore(saved.state);
+    resumeFrom = { step: checkpoint.step, tokens: saved.tokens };
+  }
+  // A run killed before its first checkpoint starts again.
+  const metrics = await openMetricsFile(directory.metrics, resume ? { resumeStep: resumeFrom?.step ?? 0 } : {});
+  try {
+    const { status } = await trainLoop({
+      steps: settings.steps,
+      resumeFrom,
+      title,
+      metrics: [metrics],
+      step: async (index) => await step(index),
+      checkpointEvery: settings.checkpointEvery,
+      checkpoint: async ({ step: at, tokens }) => {
+        const saved: SavedRun = { tokens, config, state: state?.save() ?? null };
+        const content = { tensors: await storedTensors(parameters), state: saved as unknown as JsonValue };
+        await saveCheckpoint(directory.path, at, content, { keepLast: settings.keepCheckpoints });
+      },
+      ...(plan.mustBeFinite && { mustBeFinite: plan.mustBeFinite }),
+      ...(evaluate && { evaluate, evaluateEvery }),
+      ...(progress && { progress }),
+      ...(signal && { signal }),
+    });
+    return status === "completed";
+  } finally {
+    await metrics.close();
+  }
+}
+
+/** The scalars of a step on the host. */
+export async function scalarsOf<K extends string>(values: Record<K, Tensor>): Promise<Record<K, number>> {
+  const entries = Object.entries<Tensor>(values).map(async ([name, value]) => [name, await value.item()] as const);
+  return Object.fromEntries(await Promise.all(entries)) as Record<K, number>;
+}

@@ -1,0 +1,26 @@
+import { existsSync } from "node:fs";
+import { OutputExistsError } from "./errors.js";
+import type { Progress } from "./progress.js";
+
+/** What a stage is given by the command line, or by a program that uses it as a library. */
+export interface StageContext {
+  progress?: Progress;
+  /** Aborted: finish the step, save a checkpoint, return. */
+  signal?: AbortSignal;
+}
+
+/** Where a training stage writes. */
+export interface StageOutput {
+  /** Folder of the result. */
+  output: string;
+  /** Run directory: configuration, metrics, checkpoints. */
+  run: string;
+  /** Go on from the newest checkpoint of the run directory, if there is one. */
+  resume?: boolean;
+  overwrite?: boolean;
+}
+
+/** Before anything is trained. @throws OutputExistsError when the output is there and may not be replaced */
+export function requireFreeOutput({ output, overwrite }: { output: string; overwrite?: boolean | undefined }): void {
+  if (!overwrite && existsSync(output)) throw new OutputExistsError(output);
+}
