@@ -86,6 +86,24 @@ void Environment::submit_unawaited(runtime::Device& device, std::unique_ptr<Job>
   device.executor().submit(std::move(job));
 }
 
+// Waking this thread from its event loop takes some 20 microseconds: a short run is over before. Not while earlier runs are to be
+// settled, which would be overtaken, and only so often between turns of the event loop, which timers and signals wait for.
+bool Environment::run_here(runtime::Device& device, std::unique_ptr<Job>& job) {
+  auto* run = dynamic_cast<runtime::Run*>(job.get());
+  if (!run || !run->program().is_short() || !device.host_memory() || pending_ > 0 || runs_here_ == kRunsHere) return false;
+  const bool idle = device.executor().run_if_idle([&] {
+    try {
+      job->execute();
+    } catch (...) {
+      job->error = std::current_exception();
+    }
+  });
+  if (!idle) return false;
+  ++runs_here_;
+  settle(std::move(job));
+  return true;
+}
+
 Napi::Value Environment::submit(runtime::Device& device, std::unique_ptr<Job> job, std::span<const Napi::Value> targets) {
   auto awaited = std::make_shared<Awaited>(Napi::Promise::Deferred(env_));
   awaited->targets.reserve(targets.size());
@@ -93,12 +111,13 @@ Napi::Value Environment::submit(runtime::Device& device, std::unique_ptr<Job> jo
     awaited->targets.push_back(target.IsEmpty() ? Napi::Reference<Napi::Value>() : Napi::Reference<Napi::Value>::New(target, 1));
   Napi::Value promise = awaited->promise.Promise();
   job->awaited = std::move(awaited);
-  submit_unawaited(device, std::move(job));
+  if (!run_here(device, job)) submit_unawaited(device, std::move(job));
   return promise;
 }
 
 void settle_arrived(Napi::Env env, Napi::Function, Environment* environment, void*) {
   if (!env) return;  // the environment is ending
+  environment->runs_here_ = 0;
   environment->inbox_->take(environment->arrived_);
   for (std::unique_ptr<Job>& job : environment->arrived_) {
     Napi::HandleScope scope(env);

@@ -116,12 +116,16 @@ class Environment {
   void close();
   friend void settle_arrived(Napi::Env env, Napi::Function function, Environment* environment, void* data);
   void settle(std::unique_ptr<runtime::Job> job);
+  // Runs a short job at once on this thread, and settles it; false where it has to take its turn.
+  bool run_here(runtime::Device& device, std::unique_ptr<runtime::Job>& job);
 
   Napi::Env env_;
   Wake wake_;
   std::shared_ptr<Inbox> inbox_;
   std::vector<std::unique_ptr<runtime::Job>> arrived_;  // kept for its capacity
   size_t pending_ = 0;                                  // while not 0, the process stays alive
+  static constexpr int kRunsHere = 16;
+  int runs_here_ = 0;  // since the event loop last delivered a job
   int64_t next_handle_ = 1;
 };
 

@@ -39,6 +39,8 @@ class Program : public std::enable_shared_from_this<Program> {
   size_t input_bytes(size_t index) const { return input_bytes_[index]; }
   size_t output_count() const { return outputs_.size(); }
   size_t output_bytes(size_t index) const { return outputs_[index].bytes; }
+  // The last run took less time than waking a thread that waits for it: rather run it on the thread that asks.
+  bool is_short() const { return last_nanoseconds_.load(std::memory_order_relaxed) < kShortNanoseconds; }
   // Recorded so far: see Run::replay.
   size_t graph_count() const;
   // Nanoseconds per instruction, over the runs with the profile flag.
@@ -104,6 +106,8 @@ class Program : public std::enable_shared_from_this<Program> {
   uint64_t run_count_ = 0;
   bool recordable_;
   std::atomic<size_t> graph_count_{0};
+  static constexpr int64_t kShortNanoseconds = 10'000;
+  std::atomic<int64_t> last_nanoseconds_{kShortNanoseconds};
 
   mutable std::mutex mutex_;
   std::vector<std::unique_ptr<Run>> idle_runs_;

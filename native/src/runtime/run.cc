@@ -109,6 +109,7 @@ bool Run::early() const { return !program_->device().host_memory() && input_byte
 
 void Run::execute() {
   Device& device = program_->device();
+  const int64_t start = now();
   device.rethrow_deferred();
   try {
     program_->bind_arena();
@@ -122,6 +123,7 @@ void Run::execute() {
     throw;
   }
   device.synchronize();
+  program_->last_nanoseconds_.store(now() - start, std::memory_order_relaxed);
 }
 
 void Run::bind_inputs() {
