@@ -60,9 +60,9 @@ class StoredWork : public Napi::AsyncWorker {
 
 std::vector<runtime::FilePlace> to_places(Napi::Value descriptors, Napi::Value positions, size_t count) {
   Napi::Array files = to_array(descriptors, "descriptors"), offsets = to_array(positions, "positions");
-  if (files.Length() != count || offsets.Length() != count)
-    runtime::fail(TREFOIL_INVALID_ARGUMENT, "%zu pieces have %u descriptors and %u positions: give one of each", count, files.Length(),
-                  offsets.Length());
+  if (count == 0 || files.Length() != count || offsets.Length() != count)
+    runtime::fail(TREFOIL_INVALID_ARGUMENT, "%zu pieces have %u descriptors and %u positions: give one of each, of at least one piece", count,
+                  files.Length(), offsets.Length());
   std::vector<runtime::FilePlace> places(count);
   for (uint32_t i = 0; i < count; ++i) places[i] = {to_int32(files.Get(i), "a descriptor"), to_size(offsets.Get(i), "a position")};
   return places;
