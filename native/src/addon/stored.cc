@@ -107,7 +107,8 @@ Napi::Value weighted_mean(const Call& call, Environment&) {
   }
   std::vector<runtime::FilePlace> files;
   if (!call[5].IsUndefined()) files = to_places(call[5], call[6], sources.size());
-  return StoredWork::start(call.Env(), held, [sources = std::move(sources), buffers = std::move(buffers), files = std::move(files), count, target, dtype] {
+  return StoredWork::start(call.Env(), held, [sources = std::move(sources), buffers = std::move(buffers), files = std::move(files), count,
+                                              target, dtype] {
     runtime::StoredMean mean = files.empty() ? runtime::weighted_mean(sources, count, target, dtype)
                                              : runtime::read_weighted_mean(files, buffers, sources, count, target, dtype);
     std::vector<double> numbers{mean.overflow ? 1.0 : 0.0, mean.squared_norm};
