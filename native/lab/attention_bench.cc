@@ -5,22 +5,15 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <ctime>
 #include <random>
 #include <vector>
 
+#include "bench_clock.h"
 #include "trefoil/backend.h"
 
 extern "C" const TrefoilBackend* trefoil_cpu_backend(void);
 
 namespace {
-
-clockid_t timer = CLOCK_MONOTONIC;
-double milliseconds() {
-  timespec now;
-  clock_gettime(timer, &now);
-  return 1e3 * static_cast<double>(now.tv_sec) + 1e-6 * static_cast<double>(now.tv_nsec);
-}
 
 struct Times {
   double median, least;
@@ -47,12 +40,12 @@ struct Op {
     double total = 0;
     while (times.size() < 7 || (total < 400 && times.size() < 1000)) {
       TrefoilStatus status{};
-      double begin = milliseconds();
+      double begin = 1e3 * seconds();
       if (backend->launch(device, id, &launch, &status) != TREFOIL_OK) {
         std::fprintf(stderr, "%s\n", status.message);
         std::exit(1);
       }
-      times.push_back(milliseconds() - begin);
+      times.push_back(1e3 * seconds() - begin);
       total += times.back();
     }
     if (launch.workspace) backend->release(device, launch.workspace);
@@ -71,7 +64,7 @@ int main(int argc, char** argv) {
   int64_t B = std::atoll(argv[1]), S = std::atoll(argv[2]), H = std::atoll(argv[3]), G = std::atoll(argv[4]), h = std::atoll(argv[5]);
   bool causal = std::atoi(argv[6]) != 0;
   TrefoilDeviceOptions options{0, argc > 7 ? std::atoi(argv[7]) : 2, argc > 8 ? argv[8] : nullptr, nullptr};
-  if (options.threads == 1) timer = CLOCK_THREAD_CPUTIME_ID;
+  thread_clock = options.threads == 1;
   TrefoilStatus status{};
   const TrefoilBackend* backend = trefoil_cpu_backend();
   TrefoilDevice* device = backend->open_device(&options, &status);

@@ -1,27 +1,17 @@
 // conv2d_bench [threads]: GFLOP/s of a convolution and both gradients, beside the matrix product of the same size by the same
 // engine, its left matrix already in memory. Runs alternate, so that drift of the machine cancels; medians are shown.
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <ctime>
 #include <initializer_list>
 #include <vector>
 
+#include "bench_clock.h"
 #include "trefoil/backend.h"
 
 extern "C" const TrefoilBackend* trefoil_cpu_backend(void);
 
 namespace {
-
-// With one thread the processor time of that thread, which other processes disturb less; else the time on the wall.
-bool thread_clock = false;
-double seconds() {
-  if (!thread_clock) return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-  timespec now;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
-}
 
 struct Bench {
   const TrefoilBackend* backend;
@@ -64,11 +54,6 @@ struct Run {
     return seconds() - start;
   }
 };
-
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + static_cast<long>(values.size() / 2), values.end());
-  return values[values.size() / 2];
-}
 
 struct Shape {
   int64_t images, side, channels, out_channels, kernel, stride;

@@ -1,20 +1,50 @@
 """Times PyTorch on the lines of cuda_bench, in bf16: `python gpu_peers.py bench.json` adds `peer_milliseconds` and `ratio` to each line
-that has a peer (ratio: peer time over ours; above 1 we are faster). The fastest of what PyTorch offers counts."""
+that has a peer (ratio: peer time over ours; above 1 we are faster). The fastest of what PyTorch offers counts. The file is written
+after each line, and lines that have their peer already are passed over: what was stopped goes on where it was. `--device cpu` runs
+every peer without timing it well: to see that they run at all, on lines with small shapes."""
 
+import argparse
 import json
+import os
 import re
-import sys
+import time
 
 import torch
 import torch.nn.functional as F
 
-DEVICE = torch.device("cuda")
+OPTIONS = argparse.ArgumentParser(description=__doc__)
+OPTIONS.add_argument("bench")
+OPTIONS.add_argument("--device", default="cuda")
+ARGUMENTS = OPTIONS.parse_args()
+DEVICE = torch.device(ARGUMENTS.device)
 
 
 def seconds(body, repetitions=5):
-    """Per call: the median of five graphs of ten calls each."""
+    """Per call: the median of five graphs of ten calls each; of five plain runs where a body cannot be recorded."""
     for _ in range(3):
         body()
+    try:
+        if DEVICE.type == "cuda":
+            return graph_seconds(body, repetitions)
+    except RuntimeError:
+        torch.cuda.synchronize()
+    times = []
+    for _ in range(repetitions):
+        synchronize()
+        start = time.perf_counter()
+        for _ in range(10):
+            body()
+        synchronize()
+        times.append((time.perf_counter() - start) / 10)
+    return sorted(times)[repetitions // 2]
+
+
+def synchronize():
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def graph_seconds(body, repetitions):
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -36,20 +66,49 @@ def randn(*shape, dtype=torch.float32, grad=False):
     return torch.randn(*shape, device=DEVICE, dtype=dtype, requires_grad=grad)
 
 
+def swiglu(x):
+    gate, up = x.chunk(2, -1)
+    return F.silu(gate) * up
+
+
 def row_peers(name):
     if match := re.fullmatch(r"rms_norm (\d+)x(\d+)", name):
         x, w = randn(int(match[1]), int(match[2])), randn(int(match[2]))
         yield lambda: F.rms_norm(x, (x.shape[1],), w, 1e-5)
         yield torch.compile(lambda: F.rms_norm(x, (x.shape[1],), w, 1e-5))
+    if match := re.fullmatch(r"rms_norm_grad (\d+)x(\d+)", name):
+        x, w, dy = randn(int(match[1]), int(match[2]), grad=True), randn(int(match[2]), grad=True), randn(int(match[1]), int(match[2]))
+        for norm in (F.rms_norm, torch.compile(F.rms_norm)):
+            y = norm(x, (x.shape[1],), w, 1e-5)
+            yield lambda y=y: torch.autograd.grad(y, (x, w), dy, retain_graph=True)
     if match := re.fullmatch(r"softmax (\d+)x(\d+)", name):
         x = randn(int(match[1]), int(match[2]))
         yield lambda: torch.softmax(x, -1)
         yield torch.compile(lambda: torch.softmax(x, -1))
     if match := re.fullmatch(r"swiglu (\d+)x(\d+)", name):
         x = randn(int(match[1]), 2 * int(match[2]))
-        yield torch.compile(lambda: F.silu(x[:, : x.shape[1] // 2]) * x[:, x.shape[1] // 2 :])
+        yield torch.compile(lambda: swiglu(x))
+    if match := re.fullmatch(r"swiglu_grad (\d+)x(\d+)", name):
+        x, dy = randn(int(match[1]), 2 * int(match[2]), grad=True), randn(int(match[1]), int(match[2]))
+        y = torch.compile(swiglu)(x)
+        yield lambda: torch.autograd.grad(y, x, dy, retain_graph=True)
+    if match := re.fullmatch(r"rope (\d+)x(\d+)x(\d+)x(\d+)", name):
+        batch, length, heads, size = (int(match[i]) for i in range(1, 5))
+        x, cos, sin = randn(batch, length, heads, size), randn(length, size // 2), randn(length, size // 2)
+        positions = torch.arange(length, device=DEVICE).expand(batch, length)
+
+        def rotate():
+            c, s = cos[positions][:, :, None], sin[positions][:, :, None]
+            low, high = x.chunk(2, -1)
+            return torch.cat((low * c - high * s, high * c + low * s), -1)
+
+        yield torch.compile(rotate)
+    if match := re.fullmatch(r"adamw (\d+)M", name):
+        parameter = torch.nn.Parameter(randn(int(match[1]) << 20))
+        parameter.grad = randn(int(match[1]) << 20)
+        yield torch.optim.AdamW([parameter], lr=1e-4, fused=True, capturable=DEVICE.type == "cuda").step
     if name.startswith("elementwise"):
-        a, b = randn(1 << 28), randn(1 << 28)
+        a, b = (randn(1 << (28 if DEVICE.type == "cuda" else 10)) for _ in range(2))
         yield torch.compile(lambda: F.gelu((a * b) * 0.5 + a * b, approximate="tanh"))
 
 
@@ -107,40 +166,53 @@ def attention_peers(name):
             yield lambda: torch.autograd.grad(out, (q, k, v), gradient, retain_graph=True)
 
 
-def moe_peers(name):
-    match = re.fullmatch(r"moe_(\w+) (\d+) tokens, (\d+) experts top-(\d+)", name)
+def layer_peers(name):
+    """A mixture's layer, forward and backward, by grouped products and by a loop over experts; the loop is given the sizes of the groups,
+    which it would else have to wait for."""
+    match = re.fullmatch(r"moe layer (\d+) tokens (\d+)x(\d+), (\d+) experts top-(\d+)", name)
     if match is None:
         return
-    tokens, experts, choices = (int(match[i]) for i in range(2, 5))
-    if match[1] == "gate":
-        logits = randn(tokens, experts)
+    tokens, hidden, inner, experts, choices = (int(match[i]) for i in range(1, 6))
+    bf16 = torch.bfloat16
+    x, router = randn(tokens, hidden, dtype=bf16, grad=True), (0.02 * randn(experts, hidden, dtype=bf16)).requires_grad_()
+    gate_up = (0.02 * randn(experts, 2 * inner, hidden, dtype=bf16)).requires_grad_()
+    down = (0.02 * randn(experts, hidden, inner, dtype=bf16)).requires_grad_()
+    dout = randn(tokens, hidden, dtype=bf16)
+    sizes = torch.bincount(torch.topk(x @ router.t(), choices, -1).indices.view(-1), minlength=experts).tolist()
 
-        def gate():
-            kept, indices = torch.topk(logits, choices, -1)
-            return torch.softmax(kept, -1), indices, torch.softmax(logits, -1)
+    def grouped(rows, ends):
+        inside = swiglu(torch._grouped_mm(rows, gate_up.transpose(1, 2), offs=ends))
+        return torch._grouped_mm(inside, down.transpose(1, 2), offs=ends)
 
-        yield gate
-        yield torch.compile(gate)
-    if match[1] == "sort":
-        indices = torch.randint(experts, (tokens, choices), device=DEVICE)
+    def looped(rows, ends):
+        return torch.cat([swiglu(part @ gate_up[e].t()) @ down[e].t() for e, part in enumerate(torch.split(rows, sizes))])
 
-        def sort():
-            experts_of, order = torch.sort(indices.view(-1), stable=True)
-            inverse = torch.empty_like(order)
-            inverse[order] = torch.arange(order.numel(), device=DEVICE)
-            return order, order // choices, torch.searchsorted(experts_of, torch.arange(experts + 1, device=DEVICE)), inverse
+    def layer(products):
+        kept, chosen = torch.topk(x @ router.t(), choices, -1)
+        weights = torch.softmax(kept, -1)
+        order = torch.sort(chosen.view(-1), stable=True)
+        ends = torch.searchsorted(order.values, torch.arange(1, experts + 1, device=DEVICE)).to(torch.int32)
+        token = order.indices // choices
+        y = products(x[token], ends) * weights.view(-1)[order.indices][:, None]
+        out = torch.zeros_like(x).index_add(0, token, y)
+        return torch.autograd.grad(out, (x, router, gate_up, down), dout)
 
-        yield sort
-    if match[1] == "combine":
-        width = 4096 if experts == 8 else 2048
-        y, weights = randn(tokens * choices, width), randn(tokens, choices)
-        inverse = torch.randperm(tokens * choices, device=DEVICE)
+    for products in (grouped, looped):
+        if products is looped or hasattr(torch, "_grouped_mm"):
+            yield lambda products=products: layer(products)
+            yield torch.compile(lambda products=products: layer(products))
 
-        def combine():
-            return (y[inverse].view(tokens, choices, width) * weights[:, :, None]).sum(1)
 
-        yield combine
-        yield torch.compile(combine)
+def loss_peers(name):
+    match = re.fullmatch(r"linear_cross_entropy (\d+)x(\d+)x(\d+)", name)
+    if match is None:
+        return
+    rows, width, classes = (int(match[i]) for i in range(1, 4))
+    x = randn(rows, width, dtype=torch.bfloat16, grad=True)
+    w = (0.05 * randn(classes, width, dtype=torch.bfloat16)).requires_grad_()
+    targets = torch.randint(classes, (rows,), device=DEVICE)
+    loss = torch.compile(lambda x, w: F.cross_entropy((x @ w.t()).float(), targets))
+    yield lambda: torch.autograd.grad(loss(x, w), (x, w))
 
 
 def code_peers(name):
@@ -174,29 +246,44 @@ def code_peers(name):
         yield torch.compile(step)
 
 
+PEERS = (row_peers, matmul_peers, attention_peers, layer_peers, loss_peers, code_peers)
+
+
+def best_time(line):
+    """Seconds of the fastest peer, None without one; what a peer that does not run says goes into the line."""
+    best = None
+    for peers in PEERS:
+        candidates = peers(line["name"])
+        while True:
+            try:
+                body = next(candidates)
+                spent = seconds(body)
+                best = spent if best is None else min(best, spent)
+            except StopIteration:
+                break
+            except Exception as error:  # one peer that does not run must not hide the others
+                line.setdefault("peer_errors", []).append((str(error).splitlines() or [repr(error)])[0][:200])
+            body = None
+            if DEVICE.type == "cuda":
+                torch.cuda.empty_cache()
+    return best
+
+
 def main(path):
     with open(path) as file:
         report = json.load(file)
+    report["torch"] = torch.__version__
     for line in report["lines"]:
-        best = None
-        for peers in (row_peers, matmul_peers, attention_peers, moe_peers, code_peers):
-            candidates = peers(line["name"])
-            while True:
-                try:
-                    body = next(candidates)
-                    time = seconds(body)
-                    best = time if best is None else min(best, time)
-                except StopIteration:
-                    break
-                except Exception as error:  # one peer that does not run must not hide the others
-                    line.setdefault("peer_errors", []).append(str(error).splitlines()[0][:200])
-                torch.cuda.empty_cache()
-        if best is not None and "milliseconds" in line:
+        if "milliseconds" not in line or "peer_milliseconds" in line or "peer_errors" in line:
+            continue
+        best = best_time(line)
+        if best is not None:
             line["peer_milliseconds"] = best * 1e3
             line["ratio"] = best * 1e3 / line["milliseconds"]
-    report["torch"] = torch.__version__
-    with open(path, "w") as file:
-        json.dump(report, file, indent=1)
+        print(line["name"], line.get("ratio"), line.get("peer_errors", ""), flush=True)
+        with open(path + ".part", "w") as file:
+            json.dump(report, file, indent=1)
+        os.replace(path + ".part", path)
 
 
-main(sys.argv[1])
+main(ARGUMENTS.bench)

@@ -5,34 +5,20 @@
 #include <dlfcn.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <ctime>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "bench_clock.h"
 #include "trefoil/backend.h"
 
 extern "C" const TrefoilBackend* trefoil_cpu_backend(void);
 
 namespace {
-
-// With one thread the processor time of that thread, which other processes disturb less; else the time on the wall.
-bool thread_clock = false;
-double seconds() {
-  if (!thread_clock) return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-  timespec now;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
-}
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + static_cast<long>(values.size() / 2), values.end());
-  return values[values.size() / 2];
-}
 
 #if defined(__AVX512F__)
 constexpr int kLanes = 16;

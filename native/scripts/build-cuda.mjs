@@ -24,7 +24,8 @@ if (!nvcc) {
   console.log(`CUDA backend: not built, nvcc is ${version} and ${oldest.join(".")} or newer is needed.`);
 } else {
   const jobs = process.env.CMAKE_BUILD_PARALLEL_LEVEL || String(availableParallelism());
-  run(["-S", join(native, "src", "cuda"), "-B", build, `-DCMAKE_CUDA_COMPILER=${nvcc.path}`]);
+  const strict = `-DTREFOIL_WARNINGS_AS_ERRORS=${process.env.CI ? "ON" : "OFF"}`;
+  run(["-S", join(native, "src", "cuda"), "-B", build, `-DCMAKE_CUDA_COMPILER=${nvcc.path}`, strict]);
   run(["--build", build, "--parallel", jobs]);
   console.log(`CUDA backend: built with nvcc ${version}.`);
 }

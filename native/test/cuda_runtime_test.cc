@@ -88,6 +88,34 @@ TEST_ONCE(cuda_recordings_follow_the_addresses) {
   CHECK(cuda.device->memory().live < before);
 }
 
+// On the emulator an upload happens when somebody waits for it: one that a run did not wait for, or a part of the staging that was filled
+// again too early, shows as another run's numbers. 6 MiB set out before the run starts; 20 MiB are more than the staging holds.
+TEST_ONCE(cuda_uploads_reach_the_run_they_are_for) {
+  Bench cuda(open_emulated());
+  for (const int64_t rows : {int64_t{3} << 19, int64_t{5} << 20}) {
+    ProgramSpec spec;
+    ValueSpec index = value({4}, ValueKind::input, 1);
+    index.dtype = TREFOIL_I32;
+    spec.values = {value({rows, 1}, ValueKind::input, 0), index, value({4, 1})};
+    spec.instructions = {{"gather_rows", {0, 1}, {2}, {}}};
+    spec.outputs = {2};
+    const auto program = Program::create(cuda.device, spec);
+    const int32_t part = 1 << 20;  // elements of 4 MiB
+    const int32_t wanted[4] = {0, part - 1, part, static_cast<int32_t>(rows) - 1};
+    std::vector<float> table(static_cast<size_t>(rows)), rows_of(4);
+    std::memcpy(rows_of.data(), wanted, sizeof wanted);
+    constexpr int kRuns = 5;
+    for (int run = 0; run < kRuns; ++run) {
+      for (size_t i = 0; i < 4; ++i) table[static_cast<size_t>(wanted[i])] = static_cast<float>(10 * run) + static_cast<float>(i);
+      cuda.submit(*program, {table, rows_of});
+    }
+    for (int run = 0; run < kRuns; ++run) {
+      const std::vector<float> found = cuda.collect()[0];
+      for (size_t i = 0; i < 4; ++i) CHECK(found[i] == static_cast<float>(10 * run) + static_cast<float>(i));
+    }
+  }
+}
+
 TEST_ONCE(cuda_index_errors_are_reported_once) {
   Bench cuda(open_emulated());
   Problem problem(cuda);

@@ -40,8 +40,8 @@ template <class... Parameters, class... Arguments>
 void launch(const Context& context, const Shape& shape, void (*kernel)(Parameters...), Arguments&&... arguments) {
   check_shape(context, shape);
   const void* function = reinterpret_cast<const void*>(kernel);
-  // More than 48 KiB must be asked for by name.
-  if (shape.shared_bytes > 48 * 1024)
+  // More than 48 KiB, with what the kernel declares itself (less than 16 KiB anywhere), must be asked for by name.
+  if (shape.shared_bytes > 32 * 1024)
     check_cuda(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes)), "shared memory");
   std::tuple<std::remove_cv_t<Parameters>...> values(std::forward<Arguments>(arguments)...);
   std::apply(

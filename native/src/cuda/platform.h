@@ -21,6 +21,7 @@ Properties properties(int index);
 void select(int index);  // for the calling thread
 
 Stream create_stream();
+Stream create_copy_stream();  // for copies between host and device alone
 void destroy_stream(Stream stream);
 void synchronize(Stream stream);
 

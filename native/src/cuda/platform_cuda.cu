@@ -64,6 +64,7 @@ Stream create_stream() {
   check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
   return reinterpret_cast<Stream>(stream);
 }
+Stream create_copy_stream() { return create_stream(); }
 void destroy_stream(Stream stream) { cudaStreamDestroy(raw(stream)); }
 void synchronize(Stream stream) { check_cuda(cudaStreamSynchronize(raw(stream)), "synchronize"); }
 
@@ -109,6 +110,7 @@ Event create_event() {
 }
 void destroy_event(Event event) { cudaEventDestroy(raw(event)); }
 void record(Event event, Stream stream) { check_cuda(cudaEventRecord(raw(event), raw(stream)), "event"); }
+void wait_for(Stream stream, Event event) { check_cuda(cudaStreamWaitEvent(raw(stream), raw(event), 0), "wait"); }
 void wait(Event event) { check_cuda(cudaEventSynchronize(raw(event)), "wait"); }
 
 // Thread-local: allocations and copies of other threads go on meanwhile.

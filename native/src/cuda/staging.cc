@@ -7,14 +7,29 @@ namespace trefoil::cuda {
 
 // The slot whose turn it is, once its last copy is done.
 Staging::Slot& Staging::next_slot() {
-  Slot& slot = slots_[turn_++ % 2];
+  Slot& slot = slots_[turn_++ % kSlots];
   if (!slot.memory) {
     slot.memory = platform::allocate_pinned(kPartBytes);
     slot.free = platform::create_event();
+    slot.arrived = platform::create_event();
   } else {
     platform::wait(slot.free);
   }
   return slot;
+}
+
+void Staging::send(Slot& slot, platform::Stream stream, void* to, size_t bytes) {
+  if (!uploads_) uploads_ = platform::create_copy_stream();
+  if (!slot.landing) slot.landing = platform::allocate(kPartBytes);
+  if (!slot.landing) {  // no memory left for it: in turn, as kernels
+    platform::copy_in(stream, to, slot.memory, bytes);
+  } else {
+    platform::copy_in(uploads_, slot.landing, slot.memory, bytes);
+    platform::record(slot.arrived, uploads_);
+    platform::wait_for(stream, slot.arrived);
+    platform::copy(stream, to, slot.landing, bytes);
+  }
+  platform::record(slot.free, stream);
 }
 
 void Staging::copy_in(platform::Stream stream, void* to, const void* host, size_t bytes) {
@@ -23,8 +38,7 @@ void Staging::copy_in(platform::Stream stream, void* to, const void* host, size_
     const size_t part = std::min(bytes - at, kPartBytes);
     Slot& slot = next_slot();
     std::memcpy(slot.memory, static_cast<const char*>(host) + at, part);
-    platform::copy_in(stream, static_cast<char*>(to) + at, slot.memory, part);
-    platform::record(slot.free, stream);
+    send(slot, stream, static_cast<char*>(to) + at, part);
   }
 }
 
@@ -71,9 +85,13 @@ void Staging::forget() {
 void Staging::close() {
   for (Slot& slot : slots_) {
     if (slot.memory) platform::release_pinned(slot.memory);
-    if (slot.free) platform::destroy_event(slot.free);
+    if (slot.landing) platform::release(slot.landing);
+    for (platform::Event event : {slot.arrived, slot.free})
+      if (event) platform::destroy_event(event);
     slot = {};
   }
+  if (uploads_) platform::destroy_stream(uploads_);
+  uploads_ = nullptr;
   if (outbox_) platform::release_pinned(outbox_);
   outbox_ = nullptr;
 }

@@ -1,4 +1,5 @@
 // Pinned memory that uploads and downloads pass through: pageable memory would make a copy wait for the stream, and at a lower rate.
+// Uploads reach the device on a stream of their own, beside the kernels of the stream that they are for.
 #pragma once
 #include <cstddef>
 #include <mutex>
@@ -15,8 +16,9 @@ class Staging {
   Staging(const Staging&) = delete;
   Staging& operator=(const Staging&) = delete;
 
-  // Returns once the host's memory may change; the copy itself takes its turn on the stream. A large array goes in parts: one is copied
-  // by the host while the one before is on its way.
+  // Returns once the host's memory may change. Bytes travel to a landing place on the device while the stream is busy, and from there to
+  // `to` when it is their turn. A large array goes in parts: one is copied by the host while the one before is on its way. More than
+  // kSlots parts wait for the stream.
   void copy_in(platform::Stream stream, void* to, const void* host, size_t bytes);
   // Small arrays reach the host with the next deliver(), large ones before this returns.
   void copy_out(platform::Stream stream, void* host, const void* from, size_t bytes);
@@ -26,21 +28,24 @@ class Staging {
   void forget();
   void close();
 
-  static constexpr size_t kPartBytes = size_t{4} << 20, kSmallBytes = size_t{1} << 18;
+  static constexpr size_t kPartBytes = size_t{4} << 20, kSmallBytes = size_t{1} << 18, kSlots = 4;
 
  private:
   struct Slot {
-    void* memory = nullptr;  // kPartBytes
-    platform::Event free = nullptr;
+    void* memory = nullptr;   // kPartBytes, pinned
+    void* landing = nullptr;  // kPartBytes on the device
+    platform::Event arrived = nullptr, free = nullptr;
   };
   struct Delivery {
     void* host;
     size_t offset, bytes;
   };
   Slot& next_slot();
+  void send(Slot& slot, platform::Stream stream, void* to, size_t bytes);
 
   std::mutex mutex_;
-  Slot slots_[2];
+  Slot slots_[kSlots];
+  platform::Stream uploads_ = nullptr;
   size_t turn_ = 0;
   char* outbox_ = nullptr;  // kPartBytes
   size_t outbox_used_ = 0;

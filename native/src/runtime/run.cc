@@ -12,6 +12,8 @@ namespace trefoil::runtime {
 
 namespace {
 
+// What a backend takes in without making the caller wait for runs under way: four parts of the staging of the CUDA backend.
+constexpr size_t kEarlyBytes = size_t{16} << 20;
 constexpr size_t kGraphs = 8;  // recordings of one program: runs in flight take turns with their staging memory
 
 int64_t now() { return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
@@ -24,7 +26,7 @@ void Run::reset(std::shared_ptr<Program> program, uint32_t flags, std::shared_pt
   program_ = std::move(program);
   completions = std::move(to);
   flags_ = flags;
-  staged_bytes_ = 0;
+  staged_bytes_ = input_bytes_ = 0;
 }
 
 std::shared_ptr<Program> Run::release() {
@@ -64,6 +66,7 @@ void Run::input(const void* host, size_t bytes) {
   size_t index = inputs_.size(), count = program_->input_count();
   check_size("input", index, count, index < count ? program_->input_bytes(index) : 0, bytes);
   inputs_.push_back({nullptr, host, place(bytes)});
+  input_bytes_ += align_up(bytes);
 }
 
 void Run::output(std::shared_ptr<Buffer> buffer) {
@@ -93,9 +96,16 @@ void Run::seal() {
     device_staging_.reset();
     device_staging_ = Block(device, needed);
   }
-  for (size_t i = 0; i < inputs_.size(); ++i)
-    if (!inputs_[i].buffer && program_->input_bytes(i)) std::memcpy(staging_.data() + inputs_[i].offset, inputs_[i].host, program_->input_bytes(i));
+  for (size_t i = 0; i < inputs_.size(); ++i) {
+    const Binding& input = inputs_[i];
+    const size_t bytes = program_->input_bytes(i);
+    if (input.buffer || bytes == 0) continue;
+    if (early()) device.copy_in(device_staging_.data() + input.offset, input.host, bytes);
+    else std::memcpy(staging_.data() + input.offset, input.host, bytes);
+  }
 }
+
+bool Run::early() const { return !program_->device().host_memory() && input_bytes_ <= kEarlyBytes; }
 
 void Run::execute() {
   Device& device = program_->device();
@@ -125,7 +135,7 @@ void Run::bind_inputs() {
       pointer = staging_.data() + input.offset;
     } else {
       pointer = device_staging_.data() + input.offset;
-      program.device().copy_in(pointer, staging_.data() + input.offset, program.input_bytes(i));
+      if (!early()) program.device().copy_in(pointer, staging_.data() + input.offset, program.input_bytes(i));
     }
     if (program.input_pointers_[i] == pointer) continue;
     program.input_pointers_[i] = pointer;

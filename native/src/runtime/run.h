@@ -23,7 +23,8 @@ class Run final : public Job {
   void input(const void* host, size_t bytes);
   void output(std::shared_ptr<Buffer> buffer);
   void output_to_host(size_t bytes);
-  // Copies the host inputs: their memory is the caller's again. Throws if inputs or outputs are missing.
+  // Copies the host inputs: their memory is the caller's again. On a device with memory of its own they set out at once, beside the runs
+  // before this one. Throws if inputs or outputs are missing.
   void seal();
 
   void execute() override;
@@ -43,6 +44,7 @@ class Run final : public Job {
   void reset(std::shared_ptr<Program> program, uint32_t flags, std::shared_ptr<Completions> completions);
   std::shared_ptr<Program> release();
   size_t place(size_t bytes);
+  bool early() const;  // host inputs are copied by seal()
   void bind_inputs();
   bool replay();  // false: nothing was launched
   void record(Program::Graph& graph);
@@ -55,7 +57,7 @@ class Run final : public Job {
   std::shared_ptr<Program> program_;
   uint32_t flags_ = 0;
   std::vector<Binding> inputs_, outputs_;
-  size_t staged_bytes_ = 0;
+  size_t staged_bytes_ = 0, input_bytes_ = 0;  // input_bytes_: those from the host
   HostBlock staging_;        // host inputs and outputs
   Block device_staging_;     // their copy, where the device cannot read host memory
 };

@@ -1,9 +1,12 @@
-// platform.h over host memory: what a device would do later happens at once, in the order of the stream.
+// platform.h over host memory: what a device would do later happens at once, in the order of the stream; on a stream for copies as late
+// as it may, so that a copy that nobody waits for is one that has not happened.
 #include "platform.h"
 
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "emulation/block.h"
@@ -18,6 +21,15 @@ struct GraphHandle {
 };
 struct StreamHandle {
   std::unique_ptr<GraphHandle> recording;
+  bool late = false;
+  std::vector<std::function<void()>> pending;  // of a late stream
+
+  void catch_up() {
+    for (const auto& work : std::exchange(pending, {})) work();
+  }
+};
+struct EventHandle {
+  Stream stream = nullptr;
 };
 
 namespace {
@@ -26,6 +38,8 @@ thread_local bool backward = false;
 void enqueue(Stream stream, std::function<void()> work) {
   if (stream->recording)
     stream->recording->work.push_back(std::move(work));
+  else if (stream->late)
+    stream->pending.push_back(std::move(work));
   else
     work();
 }
@@ -38,9 +52,15 @@ Properties properties(int index) { return {index == 0 ? "emulated" : "emulated, 
 void select(int index) { backward = index == 1; }
 
 Stream create_stream() { return new StreamHandle; }
+Stream create_copy_stream() {
+  Stream stream = new StreamHandle;
+  stream->late = true;
+  return stream;
+}
 void destroy_stream(Stream stream) { delete stream; }
 void synchronize(Stream stream) {
   if (stream->recording) fail(TREFOIL_INTERNAL, "the stream is being captured: nothing can be waited for");
+  stream->catch_up();
 }
 
 void* allocate(size_t bytes) {
@@ -61,11 +81,14 @@ void fill_zero(Stream stream, void* to, size_t bytes) {
   enqueue(stream, [=] { std::memset(to, 0, bytes); });
 }
 
-// Copies are done before the host goes on: a mark has always been reached.
-Event create_event() { return nullptr; }
-void destroy_event(Event) {}
-void record(Event, Stream) {}
-void wait(Event) {}
+// Only on a stream for copies is there anything left to wait for.
+Event create_event() { return new EventHandle; }
+void destroy_event(Event event) { delete event; }
+void record(Event event, Stream stream) { event->stream = stream; }
+void wait_for(Stream, Event event) { wait(event); }
+void wait(Event event) {
+  if (event->stream) event->stream->catch_up();
+}
 
 void capture_begin(Stream stream) { stream->recording = std::make_unique<GraphHandle>(); }
 Graph capture_end(Stream stream) { return stream->recording.release(); }

@@ -327,9 +327,13 @@ void backward_f32(const Context& context, Workspace& workspace, const Plain& a, 
   });
 }
 
-// Runs, or (a workspace without memory) measures.
-void forward(const Context& context, Workspace& workspace, const TrefoilLaunch& args) {
+void check_lengths(const Context& context, const Workspace& workspace, const char* what, const Attention& a) {
+  if (workspace.running() && a.key_lengths) check_index(context, what, a.key_lengths, a.batch, 0, a.keys + 1);
+}
+
+void attention(const Context& context, Workspace& workspace, const TrefoilLaunch& args) {
   const Attention a = describe(args, 0, 3);
+  check_lengths(context, workspace, "attention: key_lengths[]", a);
   if (a.batch * a.rows == 0) return;
   if (!suits_tensor_cores(context, a)) {
     if (workspace.running()) forward_f32(context, plain(a), args);
@@ -340,42 +344,16 @@ void forward(const Context& context, Workspace& workspace, const TrefoilLaunch& 
   }
 }
 
-void attention(const Context& context, const TrefoilLaunch& args) {
-  const Attention a = describe(args, 0, 3);
-  if (a.key_lengths) check_index(context, "attention: key_lengths[]", a.key_lengths, a.batch, 0, a.keys + 1);
-  Workspace workspace(args);
-  forward(context, workspace, args);
-}
-
-size_t attention_workspace(const Context& context, const TrefoilLaunch& args) {
-  Workspace workspace;
-  forward(context, workspace, args);
-  return workspace.peak();
-}
-
-void backward(const Context& context, Workspace& workspace, const TrefoilLaunch& args) {
+void attention_grad(const Context& context, Workspace& workspace, const TrefoilLaunch& args) {
   const Attention a = describe(args, 1, 6);
+  check_lengths(context, workspace, "attention_grad: key_lengths[]", a);
   if (suits_tensor_cores(context, a)) attention_backward_bf16(context, workspace, a, args);
   else backward_f32(context, workspace, plain(a), args);
 }
 
-void attention_grad(const Context& context, const TrefoilLaunch& args) {
-  const Attention a = describe(args, 1, 6);
-  if (a.key_lengths) check_index(context, "attention_grad: key_lengths[]", a.key_lengths, a.batch, 0, a.keys + 1);
-  Workspace workspace(args);
-  backward(context, workspace, args);
-}
-
-size_t attention_grad_workspace(const Context& context, const TrefoilLaunch& args) {
-  Workspace workspace;
-  backward(context, workspace, args);
-  return workspace.peak();
-}
-
 }  // namespace
 
-extern const KernelEntry attention_kernels[] = {{"attention", attention, attention_workspace},
-                                                {"attention_grad", attention_grad, attention_grad_workspace},
+extern const KernelEntry attention_kernels[] = {with_workspace<attention>("attention"), with_workspace<attention_grad>("attention_grad"),
                                                 {nullptr, nullptr, nullptr}};
 
 }  // namespace trefoil::cuda

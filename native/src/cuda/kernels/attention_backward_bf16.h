@@ -2,8 +2,7 @@
 // bf16. One pass over tiles of rows makes dq, one over tiles of keys dk and dv: the probabilities are made twice, and nothing is added
 // by atomics, so that sums have an order. Scores stay in registers, as in the forward pass.
 #pragma once
-#include "attention_bf16.h"
-#include "attention_tile.h"
+#include "attention_keys.h"
 
 namespace trefoil::cuda {
 
@@ -22,26 +21,16 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_query_gradient_ke
   constexpr int kTile = kBackwardTile, kColumns = kTile / 8;
   using Tile = AttentionTile<dim>;
   bf16 *q_tile = dynamic_shared<bf16>(), *dout_tile = q_tile + kTile * dim;
-  bf16* stages = dout_tile + kTile * dim;  // [2][k then v][kTile x dim]
-  const int thread = static_cast<int>(threadIdx.x), pair = lane_index() % 4 * 2;
+  const int thread = static_cast<int>(threadIdx.x), stride = static_cast<int>(k.stride);
   const int64_t tiles = rows.padded / kTile, head = blockIdx.x / tiles, first = (tiles - 1 - (blockIdx.x - head * tiles)) * kTile;
   const int64_t b = head / a.groups, g = head - b * a.groups, n = a.length(b);
   const int valid = static_cast<int>(a.rows - first < kTile ? a.rows - first : kTile);
   const int every = static_cast<int>(a.limit(n, first / a.shared_heads)), end = static_cast<int>(a.limit(n, (first + valid - 1) / a.shared_heads));
-  const int stride = static_cast<int>(k.stride), step = static_cast<int>(a.groups) * stride;
-  const int64_t keys_at = (b * a.keys * a.groups + g) * stride;
-  auto copy_keys = [&](int from) {
-    if (from < end) {
-      bf16* to = stages + from / kTile % 2 * 2 * kTile * dim;
-      Tile::template copy<kTile>(to, k.data + keys_at + from * step, step, end - from, stride, thread);
-      Tile::template copy<kTile>(to + kTile * dim, v.data + keys_at + from * step, step, end - from, stride, thread);
-    }
-    copy_async_commit();
-  };
+  const AttentionKeys<dim, kTile> tiles_of_keys(a, k, v, b, g, end, dout_tile + kTile * dim);
   const int64_t rows_at = head * rows.padded + first;
   Tile::template copy<kTile>(q_tile, rows.q + rows_at * stride, stride, kTile, stride, thread);
   Tile::template copy<kTile>(dout_tile, rows.dout + rows_at * stride, stride, kTile, stride, thread);
-  copy_keys(0);
+  tiles_of_keys.copy(0);
 
   const int warp_row = warp_index() * 16, own = warp_row + lane_index() / 4;
   float lse[2], delta[2];
@@ -58,8 +47,8 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_query_gradient_ke
   for (int from = 0; from < end; from += kTile) {
     copy_async_wait<0>();
     __syncthreads();  // this tile has arrived for every thread, and the other stage has been read
-    copy_keys(from + kTile);
-    const bf16 *k_tile = stages + from / kTile % 2 * 2 * kTile * dim, *v_tile = k_tile + kTile * dim;
+    tiles_of_keys.copy(from + kTile);
+    const bf16 *k_tile = tiles_of_keys.keys(from), *v_tile = tiles_of_keys.values(from);
     float scores[kColumns][4] = {}, slopes[kColumns][4] = {};
     multiply_rows<dim>(scores, q_tile, warp_row, k_tile);
     multiply_rows<dim>(slopes, dout_tile, warp_row, v_tile);
@@ -69,13 +58,7 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_query_gradient_ke
         const int32_t* segments = a.segments ? a.segments + b * a.keys : nullptr;
         const int row = own + 8 * half;
         const int32_t segment = segments ? segments[(first + (row < valid ? row : 0)) / a.shared_heads] : 0;
-#pragma unroll
-        for (int j = 0; j < kColumns; ++j)
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            const int key = from + 8 * j + pair + i;
-            if (key >= row_end[half] || (segments && segments[key] != segment)) scores[j][2 * half + i] = -INFINITY;
-          }
+        hide_keys(scores, half, from, row_end[half], segments, segment);
       }
     }
 #pragma unroll

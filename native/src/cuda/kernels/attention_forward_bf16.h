@@ -2,8 +2,7 @@
 // share tiles of keys, of which the next is on its way while one is worked on. Scores stay in registers: the fragments that a product
 // leaves are those that the next one takes.
 #pragma once
-#include "attention_bf16.h"
-#include "attention_tile.h"
+#include "attention_keys.h"
 
 namespace trefoil::cuda {
 
@@ -36,26 +35,15 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_forward_kernel(At
   constexpr int kRows = 64 * fragments, kColumns = kKeys / 8, kDims = dim / 8;
   using Tile = AttentionTile<dim>;
   bf16* q_tile = dynamic_shared<bf16>();
-  bf16* stages = q_tile + kRows * dim;  // [2][k then v][kKeys x dim]
-  const int thread = static_cast<int>(threadIdx.x), pair = lane_index() % 4 * 2;
+  const int pair = lane_index() % 4 * 2;
   // Late tiles first: under a causal mask they are the long ones.
   const int64_t tiles = (a.rows + kRows - 1) / kRows, head = blockIdx.x / tiles, first = (tiles - 1 - (blockIdx.x - head * tiles)) * kRows;
   const int64_t b = head / a.groups, g = head - b * a.groups, n = a.length(b);
   const int valid = static_cast<int>(a.rows - first < kRows ? a.rows - first : kRows);
   const int every = static_cast<int>(a.limit(n, first / a.shared_heads));  // all rows of the tile see the keys before it
   const int end = static_cast<int>(a.limit(n, (first + valid - 1) / a.shared_heads));
-  const int stride = static_cast<int>(k.stride), step = static_cast<int>(a.groups) * stride;
-  const int64_t keys_at = (b * a.keys * a.groups + g) * stride;
-
-  auto copy_keys = [&](int from) {
-    if (from < end) {
-      bf16* to = stages + from / kKeys % 2 * 2 * kKeys * dim;
-      Tile::template copy<kKeys>(to, k.data + keys_at + from * step, step, end - from, stride, thread);
-      Tile::template copy<kKeys>(to + kKeys * dim, v.data + keys_at + from * step, step, end - from, stride, thread);
-    }
-    copy_async_commit();
-  };
-  copy_keys(0);
+  const AttentionKeys<dim, kKeys> tiles_of_keys(a, k, v, b, g, end, q_tile + kRows * dim);
+  tiles_of_keys.copy(0);
   load_queries<dim, kRows>(q_tile, a, q, b, g, first, valid);
 
   // Of row fragment f of this warp: rows own + 16 f and + 8 of it.
@@ -76,8 +64,8 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_forward_kernel(At
   for (int from = 0; from < end; from += kKeys) {
     copy_async_wait<0>();
     __syncthreads();  // this tile has arrived for every thread, and the other stage has been read
-    copy_keys(from + kKeys);
-    const bf16 *k_tile = stages + from / kKeys % 2 * 2 * kKeys * dim, *v_tile = k_tile + kKeys * dim;
+    tiles_of_keys.copy(from + kKeys);
+    const bf16 *k_tile = tiles_of_keys.keys(from), *v_tile = tiles_of_keys.values(from);
     float scores[fragments][kColumns][4] = {};
 #pragma unroll
     for (int d = 0; d < dim; d += 16) {
@@ -101,16 +89,10 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_forward_kernel(At
       for (int f = 0; f < fragments; ++f)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const int row = own + 16 * f + 8 * half, limit = row_end[f][half];
+          const int row = own + 16 * f + 8 * half;
           const int32_t* segments = a.segments ? a.segments + b * a.keys : nullptr;
           const int32_t segment = segments ? segments[(first + (row < valid ? row : valid - 1)) / a.shared_heads] : 0;
-#pragma unroll
-          for (int j = 0; j < kColumns; ++j)
-#pragma unroll
-            for (int i = 0; i < 2; ++i) {
-              const int key = from + 8 * j + pair + i;
-              if (key >= limit || (segments && segments[key] != segment)) scores[f][j][2 * half + i] = -INFINITY;
-            }
+          hide_keys(scores[f], half, from, row_end[f][half], segments, segment);
         }
     }
 #pragma unroll

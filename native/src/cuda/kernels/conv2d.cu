@@ -123,16 +123,8 @@ bool in_bf16(const Context& context, const TrefoilLaunch& launch, bool weight) {
 
 using Run = void (*)(const Context&, Workspace&, const TrefoilLaunch&);
 template <Run f32, Run half, bool weight>
-size_t measure(const Context& context, const TrefoilLaunch& launch) {
-  if (elements(launch.outputs[0]) == 0) return 0;
-  Workspace workspace;
-  (in_bf16(context, launch, weight) ? half : f32)(context, workspace, launch);
-  return workspace.peak();
-}
-template <Run f32, Run half, bool weight>
-void run(const Context& context, const TrefoilLaunch& launch) {
+void run(const Context& context, Workspace& workspace, const TrefoilLaunch& launch) {
   if (elements(launch.outputs[0]) == 0) return;
-  Workspace workspace(launch);
   (in_bf16(context, launch, weight) ? half : f32)(context, workspace, launch);
 }
 
@@ -140,9 +132,9 @@ void run(const Context& context, const TrefoilLaunch& launch) {
 
 extern const KernelEntry conv2d_kernels[];
 const KernelEntry conv2d_kernels[] = {
-    {"conv2d", run<forward<float>, forward<bf16>, false>, measure<forward<float>, forward<bf16>, false>},
-    {"conv2d_input_grad", run<input_grad<float>, input_grad<bf16>, false>, measure<input_grad<float>, input_grad<bf16>, false>},
-    {"conv2d_weight_grad", run<weight_grad<float>, weight_grad<bf16>, true>, measure<weight_grad<float>, weight_grad<bf16>, true>},
+    with_workspace<run<forward<float>, forward<bf16>, false>>("conv2d"),
+    with_workspace<run<input_grad<float>, input_grad<bf16>, false>>("conv2d_input_grad"),
+    with_workspace<run<weight_grad<float>, weight_grad<bf16>, true>>("conv2d_weight_grad"),
     {nullptr, nullptr, nullptr}};
 
 }  // namespace trefoil::cuda

@@ -183,19 +183,13 @@ struct Projection {
   }
 };
 
-size_t linear_cross_entropy_workspace(const Context& context, const TrefoilLaunch& launch) {
-  Workspace workspace;
-  if (context.precision == Precision::bf16) Projection(launch).run<bf16>(context, workspace);
-  else Projection(launch).run<float>(context, workspace);
-  return workspace.peak();
-}
-
-void linear_cross_entropy(const Context& context, const TrefoilLaunch& launch) {
+void linear_cross_entropy(const Context& context, Workspace& workspace, const TrefoilLaunch& launch) {
   const Projection projection(launch);
-  check_index(context, "linear_cross_entropy: targets[]", data<const int32_t>(launch.inputs[2]), projection.rows, -1, projection.classes);
-  if (projection.rows == 0 && optional_output<float>(launch, 3))
-    platform::fill_zero(context.stream, launch.outputs[3].data, static_cast<size_t>(elements(launch.outputs[3])) * sizeof(float));
-  Workspace workspace(launch);
+  if (workspace.running()) {
+    check_index(context, "linear_cross_entropy: targets[]", data<const int32_t>(launch.inputs[2]), projection.rows, -1, projection.classes);
+    if (projection.rows == 0 && optional_output<float>(launch, 3))
+      platform::fill_zero(context.stream, launch.outputs[3].data, static_cast<size_t>(elements(launch.outputs[3])) * sizeof(float));
+  }
   if (context.precision == Precision::bf16) projection.run<bf16>(context, workspace);
   else projection.run<float>(context, workspace);
 }
@@ -204,7 +198,7 @@ void linear_cross_entropy(const Context& context, const TrefoilLaunch& launch) {
 
 extern const KernelEntry cross_entropy_kernels[];
 const KernelEntry cross_entropy_kernels[] = {{"cross_entropy", cross_entropy, cross_entropy_workspace},
-                                             {"linear_cross_entropy", linear_cross_entropy, linear_cross_entropy_workspace},
+                                             with_workspace<linear_cross_entropy>("linear_cross_entropy"),
                                              {nullptr, nullptr, nullptr}};
 
 }  // namespace trefoil::cuda

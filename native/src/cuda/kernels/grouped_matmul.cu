@@ -29,18 +29,12 @@ struct Forward {
   }
 };
 
-size_t grouped_matmul_workspace(const Context& context, const TrefoilLaunch& launch) {
-  Forward forward(launch);
-  Workspace workspace;
-  multiply(context, workspace, forward.x, forward.w, forward.p);
-  return workspace.peak();
-}
-
-void grouped_matmul(const Context& context, const TrefoilLaunch& launch) {
-  Forward forward(launch);
-  check_offsets(context, "grouped_matmul: offsets[]", forward.p.offsets, forward.p.count, forward.p.m);
-  if (forward.x.index) check_index(context, "grouped_matmul: row_index[]", forward.x.index, forward.p.m, 0, forward.x.stored_rows);
-  Workspace workspace(launch);
+void grouped_matmul(const Context& context, Workspace& workspace, const TrefoilLaunch& launch) {
+  const Forward forward(launch);
+  if (workspace.running()) {
+    check_offsets(context, "grouped_matmul: offsets[]", forward.p.offsets, forward.p.count, forward.p.m);
+    if (forward.x.index) check_index(context, "grouped_matmul: row_index[]", forward.x.index, forward.p.m, 0, forward.x.stored_rows);
+  }
   multiply(context, workspace, forward.x, forward.w, forward.p);
 }
 
@@ -73,27 +67,21 @@ struct WeightGrad {
   }
 };
 
-size_t weight_grad_workspace(const Context& context, const TrefoilLaunch& launch) {
-  WeightGrad grad(launch);
-  Workspace workspace;
-  multiply(context, workspace, grad.a, grad.b, grad.p);
-  return workspace.peak();
-}
-
-void grouped_matmul_weight_grad(const Context& context, const TrefoilLaunch& launch) {
-  WeightGrad grad(launch);
-  check_offsets(context, "grouped_matmul_weight_grad: offsets[]", grad.p.offsets, grad.p.count, grad.p.k);
-  if (grad.a.index) check_index(context, "grouped_matmul_weight_grad: a_index[]", grad.a.index, grad.p.k, 0, grad.a.stored_rows);
-  if (grad.b.index) check_index(context, "grouped_matmul_weight_grad: b_index[]", grad.b.index, grad.p.k, 0, grad.b.stored_rows);
-  Workspace workspace(launch);
+void grouped_matmul_weight_grad(const Context& context, Workspace& workspace, const TrefoilLaunch& launch) {
+  const WeightGrad grad(launch);
+  if (workspace.running()) {
+    check_offsets(context, "grouped_matmul_weight_grad: offsets[]", grad.p.offsets, grad.p.count, grad.p.k);
+    if (grad.a.index) check_index(context, "grouped_matmul_weight_grad: a_index[]", grad.a.index, grad.p.k, 0, grad.a.stored_rows);
+    if (grad.b.index) check_index(context, "grouped_matmul_weight_grad: b_index[]", grad.b.index, grad.p.k, 0, grad.b.stored_rows);
+  }
   multiply(context, workspace, grad.a, grad.b, grad.p);
 }
 
 }  // namespace
 
 extern const KernelEntry grouped_matmul_kernels[];
-const KernelEntry grouped_matmul_kernels[] = {{"grouped_matmul", grouped_matmul, grouped_matmul_workspace},
-                                              {"grouped_matmul_weight_grad", grouped_matmul_weight_grad, weight_grad_workspace},
+const KernelEntry grouped_matmul_kernels[] = {with_workspace<grouped_matmul>("grouped_matmul"),
+                                              with_workspace<grouped_matmul_weight_grad>("grouped_matmul_weight_grad"),
                                               {nullptr, nullptr, nullptr}};
 
 }  // namespace trefoil::cuda

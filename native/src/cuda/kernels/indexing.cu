@@ -1,5 +1,5 @@
 // Gathers and scatters by i32 indices. Sums run in the order of the source.
-#include "kernel.h"
+#include "workspace.h"
 
 namespace trefoil::cuda {
 
@@ -45,54 +45,101 @@ __global__ void count_uses_kernel(const int32_t* index, int64_t count, int64_t b
     if (index_in_range(errors, "scatter_add_rows: index", index[i], i, -1, bound) && index[i] >= 0) atomicAdd(uses + index[i], 1);
 }
 
-// One block per row of the result, a warp to every 128 columns (or 32). The warp walks the indices in order, 32 at a time, until it
-// has met all uses of its row: sums are made in the order of N without a sort.
+// A place in the list for the uses of each row that has at most a warp of them. Which place depends on the order of the blocks, but only
+// the place does.
+__global__ void reserve_uses_kernel(const int32_t* uses, int64_t bound, int32_t* places, int32_t* taken) {
+  for (int64_t v = first_index(); v < bound; v += index_stride())
+    if (uses[v] > 0 && uses[v] <= kWarp) places[v] = atomicAdd(taken, uses[v]);
+}
+
+// places[v] moves past the row's uses, which the list then holds in some order.
+__global__ void list_uses_kernel(const int32_t* index, int64_t count, int64_t bound, const int32_t* uses, int32_t* places, int32_t* list) {
+  for (int64_t i = first_index(); i < count; i += index_stride()) {
+    const int32_t v = index[i];
+    if (v >= 0 && v < bound && uses[v] <= kWarp) list[atomicAdd(places + v, 1)] = static_cast<int32_t>(i);
+  }
+}
+
+// Lane i gets the i-th smallest of the lanes' numbers, which differ (but for INT32_MAX: those come last).
+__device__ int32_t sorted_lanes(int32_t own) {
+  int32_t result = INT32_MAX;
+  int rank = 0;
+  for (int other = 0; other < kWarp; ++other) rank += __shfl_sync(kFullWarp, own, other) < own;
+  for (int other = 0; other < kWarp; ++other) {
+    const int32_t value = __shfl_sync(kFullWarp, own, other);
+    if (__shfl_sync(kFullWarp, rank, other) == lane_index()) result = value;
+  }
+  return result;
+}
+
+struct Scatter {
+  const float* rows;
+  const int32_t* index;
+  int64_t count;
+  const int32_t *uses, *places, *list;
+  float* y;
+  int64_t bound, width;
+};
+
+// One block per row of the result, a warp to every 128 columns (or 32). Sums are made in the order of N: the few uses of a row are sorted
+// within the warp; of many, the warp walks all indices, 32 at a time, until it has met them.
 template <int vector>
-__global__ void scatter_add_rows_kernel(const float* rows, const int32_t* index, int64_t count, const int32_t* uses, float* y, int64_t bound,
-                                        int64_t width) {
+__global__ void scatter_add_rows_kernel(Scatter s) {
   const int lane = lane_index();
-  for (int64_t v = blockIdx.x; v < bound; v += gridDim.x) {
-    const int32_t used = uses[v];
-    for (int64_t column = (static_cast<int64_t>(warp_index()) * kWarp + lane) * vector; column - lane * vector < width; column += static_cast<int64_t>(blockDim.x) * vector) {
+  for (int64_t v = blockIdx.x; v < s.bound; v += gridDim.x) {
+    const int32_t used = s.uses[v];
+    const bool listed = used <= kWarp;
+    const int32_t uses = listed ? sorted_lanes(lane < used ? s.list[s.places[v] - used + lane] : INT32_MAX) : 0;
+    for (int64_t column = (static_cast<int64_t>(warp_index()) * kWarp + lane) * vector; column - lane * vector < s.width; column += static_cast<int64_t>(blockDim.x) * vector) {
       float sum[vector] = {};
-      int32_t met = 0;
-      for (int64_t base = 0; met < used && base < count; base += kWarp) {
-        uint32_t matches = __ballot_sync(kFullWarp, base + lane < count && index[base + lane] == v);
-        for (; matches; matches &= matches - 1, ++met) {
-          const int64_t from = (base + __ffs(static_cast<int>(matches)) - 1) * width + column;
-          if (column >= width) continue;
-          if constexpr (vector == 4) {
-            const float4 four = load4(rows + from);
-            sum[0] += four.x, sum[1] += four.y, sum[2] += four.z, sum[3] += four.w;
-          } else {
-            sum[0] += rows[from];
-          }
+      const auto add = [&](int64_t row) {
+        if (column >= s.width) return;
+        const float* from = s.rows + row * s.width + column;
+        if constexpr (vector == 4) {
+          const float4 four = load4(from);
+          sum[0] += four.x, sum[1] += four.y, sum[2] += four.z, sum[3] += four.w;
+        } else {
+          sum[0] += from[0];
+        }
+      };
+      if (listed) {
+        for (int i = 0; i < used; ++i) add(__shfl_sync(kFullWarp, uses, i));
+      } else {
+        int32_t met = 0;
+        for (int64_t base = 0; met < used && base < s.count; base += kWarp) {
+          uint32_t matches = __ballot_sync(kFullWarp, base + lane < s.count && s.index[base + lane] == v);
+          for (; matches; matches &= matches - 1, ++met) add(base + __ffs(static_cast<int>(matches)) - 1);
         }
       }
-      if (column >= width) continue;
+      if (column >= s.width) continue;
       if constexpr (vector == 4)
-        store4(y + v * width + column, make_float4(sum[0], sum[1], sum[2], sum[3]));
+        store4(s.y + v * s.width + column, make_float4(sum[0], sum[1], sum[2], sum[3]));
       else
-        y[v * width + column] = sum[0];
+        s.y[v * s.width + column] = sum[0];
     }
   }
 }
 
-void scatter_add_rows(const Context& context, const TrefoilLaunch& args) {
+void scatter_add_rows(const Context& context, Workspace& workspace, const TrefoilLaunch& args) {
   const TrefoilView &rows = args.inputs[0], &y = args.outputs[0];
-  if (!y.data || elements(y) == 0) return;
-  const int64_t count = elements(args.inputs[1]), bound = y.shape[0], width = elements(y) / bound;
+  const int64_t count = elements(args.inputs[1]), bound = y.shape[0];
+  auto* uses = workspace.take<int32_t>(bound + 1);  // and, last, how much of the list is taken
+  int32_t *places = workspace.take<int32_t>(bound), *list = workspace.take<int32_t>(count);
+  if (!workspace.running() || !y.data || elements(y) == 0) return;
+  const int64_t width = elements(y) / bound;
   if (count * width != elements(rows)) fail(TREFOIL_INVALID_ARGUMENT, "scatter_add_rows: rows, index and output do not fit each other");
-  int32_t* uses = static_cast<int32_t*>(args.workspace);
-  platform::fill_zero(context.stream, uses, static_cast<size_t>(bound) * sizeof(int32_t));
-  if (count > 0) launch(context, {context.grid(count, 256), 256}, count_uses_kernel, data<int32_t>(args.inputs[1]), count, bound, uses, context.errors);
+  const auto* index = data<int32_t>(args.inputs[1]);
+  platform::fill_zero(context.stream, uses, static_cast<size_t>(bound + 1) * sizeof(int32_t));
+  if (count > 0) {
+    launch(context, {context.grid(count, 256), 256}, count_uses_kernel, index, count, bound, uses, context.errors);
+    launch(context, {context.grid(bound, 256), 256}, reserve_uses_kernel, uses, bound, places, uses + bound);
+    launch(context, {context.grid(count, 256), 256}, list_uses_kernel, index, count, bound, uses, places, list);
+  }
   const bool vector = width % 4 == 0;
   const unsigned threads = ceil_divide(width, vector ? 4 : 1) > 64 ? 128 : 32;
-  launch(context, {context.grid(bound, 1, 16), threads}, vector ? scatter_add_rows_kernel<4> : scatter_add_rows_kernel<1>, data<float>(rows),
-         data<int32_t>(args.inputs[1]), count, uses, data<float>(y), bound, width);
+  launch(context, {context.grid(bound, 1, 16), threads}, vector ? scatter_add_rows_kernel<4> : scatter_add_rows_kernel<1>,
+         Scatter{data<float>(rows), index, count, uses, places, list, data<float>(y), bound, width});
 }
-
-size_t scatter_add_rows_workspace(const Context&, const TrefoilLaunch& args) { return static_cast<size_t>(args.outputs[0].shape[0]) * sizeof(int32_t); }
 
 __global__ void gather_last_kernel(const float* x, const int32_t* index, float* y, int64_t count, int64_t kept, int64_t width, ErrorRecord* errors) {
   for (int64_t i = first_index(); i < count; i += index_stride()) {
@@ -162,7 +209,7 @@ void iota(const Context& context, const TrefoilLaunch& args) {
 }  // namespace
 
 extern const KernelEntry indexing_kernels[] = {{"gather_rows", gather_rows, nullptr},
-                                               {"scatter_add_rows", scatter_add_rows, scatter_add_rows_workspace},
+                                               with_workspace<scatter_add_rows>("scatter_add_rows"),
                                                {"gather_last", gather_last, nullptr},
                                                {"scatter_last", scatter_last, nullptr},
                                                {"iota", iota, nullptr},

@@ -2,31 +2,9 @@
 // the device asks for. In bf16 precision operands become rows of bf16 in the workspace first, unless they are that already.
 #pragma once
 #include "gemm_problem.h"
+#include "workspace.h"
 
 namespace trefoil::cuda {
-
-// Parts of an op's workspace, one after another. Without memory it only counts: the same code measures and runs.
-class Workspace {
- public:
-  Workspace() = default;
-  explicit Workspace(const TrefoilLaunch& launch) : base_(static_cast<char*>(launch.workspace)), running_(true) {}
-  template <class T>
-  T* take(int64_t count) {
-    T* result = running_ ? reinterpret_cast<T*>(base_ + bytes_) : nullptr;
-    bytes_ += (static_cast<size_t>(count) * sizeof(T) + 127) / 128 * 128;
-    if (bytes_ > peak_) peak_ = bytes_;
-    return result;
-  }
-  size_t mark() const { return bytes_; }
-  void release_to(size_t mark) { bytes_ = mark; }
-  size_t peak() const { return peak_; }
-  bool running() const { return running_; }
-
- private:
-  char* base_ = nullptr;
-  size_t bytes_ = 0, peak_ = 0;
-  bool running_ = false;
-};
 
 // A stored matrix [rows, columns], `count` of them one after another (1: all products share it).
 struct Matrix {

@@ -194,8 +194,7 @@ __global__ void __launch_bounds__(kThreadsBf16) search_kernel(Search s) {
     }
 }
 
-// Runs, or (a workspace without memory) measures.
-void search(const Context& context, Workspace& workspace, const TrefoilLaunch& args) {
+void vq_lookup(const Context& context, Workspace& workspace, const TrefoilLaunch& args) {
   const TrefoilView &x = args.inputs[0], &codebook = args.inputs[1];
   const int64_t rows = x.shape[0], width = x.shape[1], codes = codebook.shape[0], padded = ceil_divide(width, kDepthBf16) * kDepthBf16;
   if (rows == 0) return;
@@ -213,19 +212,8 @@ void search(const Context& context, Workspace& workspace, const TrefoilLaunch& a
   launch(context, {static_cast<unsigned>(ceil_divide(rows, kRows)), kThreadsBf16, size_t{kStages * (kRows + kCodes) * kDepthBf16} * sizeof(bf16)}, search_kernel, task);
 }
 
-void vq_lookup(const Context& context, const TrefoilLaunch& args) {
-  Workspace workspace(args);
-  search(context, workspace, args);
-}
-
-size_t vq_lookup_workspace(const Context& context, const TrefoilLaunch& args) {
-  Workspace workspace;
-  search(context, workspace, args);
-  return workspace.peak();
-}
-
 }  // namespace
 
-extern const KernelEntry vq_kernels[] = {{"vq_lookup", vq_lookup, vq_lookup_workspace}, {nullptr, nullptr, nullptr}};
+extern const KernelEntry vq_kernels[] = {with_workspace<vq_lookup>("vq_lookup"), {nullptr, nullptr, nullptr}};
 
 }  // namespace trefoil::cuda

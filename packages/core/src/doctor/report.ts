@@ -55,6 +55,25 @@ function findCuda(): { devices: FoundDevice[]; reason?: string } {
   }
 }
 
+/** What to do for a GPU, in the order in which it is found missing: driver, library, a device that opens. */
+export function adviseOnCuda(found: Pick<DoctorReport, "driver" | "libraries" | "devices">): string[] {
+  if (found.devices.length > 0)
+    return ["Add --device cuda to a command, or set TREFOIL_DEVICE=cuda, to compute on the GPU."];
+  const advice: string[] = [];
+  const built = found.libraries.some(({ exists }) => exists);
+  if (found.driver === null) advice.push("For a GPU, install NVIDIA's driver. Without one everything runs on the CPU.");
+  if (!built)
+    advice.push(
+      "Build the CUDA library with `pnpm --filter @trefoil/native run build:cuda` (needs nvcc 12.4 or newer, of the CUDA toolkit).",
+    );
+  if (found.driver !== null && built)
+    advice.push(
+      "Driver and library are there, but no GPU opens, for the reason under cuda. If versions do not fit, update the driver, or build the library " +
+        "again with a CUDA toolkit that the driver supports; if no device is listed, look at CUDA_VISIBLE_DEVICES and nvidia-smi.",
+    );
+  return advice;
+}
+
 /** Looks at this machine; opens every device once and throws nothing that a machine can cause. */
 export function examine(version: string): DoctorReport {
   const base = {
@@ -73,17 +92,7 @@ export function examine(version: string): DoctorReport {
     return { ...base, engine: { paths, error: message }, devices: [], advice: [message.split("\n").at(-1) ?? message] };
   }
   const { devices, reason } = findCuda();
-  const advice: string[] = [];
-  if (devices.length > 0) {
-    advice.push("Add --device cuda to a command, or set TREFOIL_DEVICE=cuda, to compute on the GPU.");
-  } else {
-    if (base.driver === null)
-      advice.push("For a GPU, install NVIDIA's driver. Without one everything runs on the CPU.");
-    if (!base.libraries.some(({ exists }) => exists))
-      advice.push(
-        "Build the CUDA library with `pnpm --filter @trefoil/native run build:cuda` (needs nvcc 12.4 or newer, of the CUDA toolkit).",
-      );
-  }
+  const advice = adviseOnCuda({ ...base, devices });
   return { ...base, engine: { paths }, devices: [cpu, ...devices], ...(reason && { cuda: reason }), advice };
 }
 

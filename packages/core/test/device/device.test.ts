@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import { expect, it } from "vitest";
 import { doctor } from "../../src/doctor/command.js";
+import { adviseOnCuda } from "../../src/doctor/report.js";
 import { Device, DeviceUnavailableError, device } from "../../src/index.js";
 import { runInMemory } from "../cli/run-in-memory.js";
 
@@ -48,4 +49,20 @@ it("examines the machine", async () => {
   for (const word of ["node", "engine", "driver", "cpu:0", "library"])
     expect(text).toMatch(new RegExp(`^ *${word} `, "m"));
   if (report.devices.length === 1) expect(text).toMatch(/^cuda +unavailable: .+\n/m);
+});
+
+it("says what to do about the GPU, whatever is missing", () => {
+  const library = (exists: boolean) => [{ path: "/somewhere/libtrefoil_cuda.so", exists }];
+  const advice = (driver: string | null, exists: boolean) =>
+    adviseOnCuda({ driver, libraries: library(exists), devices: [] }).map((line) =>
+      line.split(" ").slice(0, 4).join(" "),
+    );
+  expect(advice(null, false)).toEqual(["For a GPU, install", "Build the CUDA library"]);
+  expect(advice(null, true)).toEqual(["For a GPU, install"]);
+  expect(advice("NVRM version: 550", false)).toEqual(["Build the CUDA library"]);
+  expect(advice("NVRM version: 550", true)).toEqual(["Driver and library are"]);
+  const gpu = { name: "cuda:0", model: "H100", level: "sm_90", threads: 132 };
+  expect(adviseOnCuda({ driver: null, libraries: library(true), devices: [gpu] })).toEqual([
+    expect.stringContaining("--device cuda"),
+  ]);
 });
