@@ -60,9 +60,9 @@ class StoredWork : public Napi::AsyncWorker {
 
 std::vector<runtime::FilePlace> to_places(Napi::Value descriptors, Napi::Value positions, size_t count) {
   Napi::Array files = to_array(descriptors, "descriptors"), offsets = to_array(positions, "positions");
-  if (files.Length() != count || offsets.Length() != count)
-    runtime::fail(TREFOIL_INVALID_ARGUMENT, "%zu pieces have %u descriptors and %u positions: give one of each", count, files.Length(),
-                  offsets.Length());
+  if (count == 0 || files.Length() != count || offsets.Length() != count)
+    runtime::fail(TREFOIL_INVALID_ARGUMENT, "%zu pieces have %u descriptors and %u positions: give one of each, of at least one piece", count,
+                  files.Length(), offsets.Length());
   std::vector<runtime::FilePlace> places(count);
   for (uint32_t i = 0; i < count; ++i) places[i] = {to_int32(files.Get(i), "a descriptor"), to_size(offsets.Get(i), "a position")};
   return places;
@@ -107,7 +107,8 @@ Napi::Value weighted_mean(const Call& call, Environment&) {
   }
   std::vector<runtime::FilePlace> files;
   if (!call[5].IsUndefined()) files = to_places(call[5], call[6], sources.size());
-  return StoredWork::start(call.Env(), held, [sources = std::move(sources), buffers = std::move(buffers), files = std::move(files), count, target, dtype] {
+  return StoredWork::start(call.Env(), held, [sources = std::move(sources), buffers = std::move(buffers), files = std::move(files), count,
+                                              target, dtype] {
     runtime::StoredMean mean = files.empty() ? runtime::weighted_mean(sources, count, target, dtype)
                                              : runtime::read_weighted_mean(files, buffers, sources, count, target, dtype);
     std::vector<double> numbers{mean.overflow ? 1.0 : 0.0, mean.squared_norm};

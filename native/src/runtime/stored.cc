@@ -16,9 +16,9 @@ namespace trefoil::runtime {
 
 namespace {
 
-constexpr size_t kBlock = 1024;  // elements: what is decoded of a few sources stays in the first-level cache
+constexpr size_t kBlock = 1024;           // elements: what is decoded of a few sources stays in the first-level cache
 constexpr size_t kStretch = 16 * kBlock;  // what `before` prepares at a time: a few sources of it stay in the second-level cache
-constexpr size_t kLanes = 8;      // sums side by side
+constexpr size_t kLanes = 8;              // sums side by side
 
 // Inlined into the two functions at the end, of which one is compiled with wider vectors: the results are the same.
 #define TREFOIL_INLINE inline __attribute__((always_inline))
