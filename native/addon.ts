@@ -121,7 +121,8 @@ export interface NativeAddon {
 
   /**
    * Weighted mean of stored weights (`"F32"`, `"F16"` or `"BF16"` each), written to `target` where there is one, on a thread of
-   * libuv's pool. The arrays are not copied: leave them alone until the promise settles.
+   * libuv's pool. With descriptors of open files, and positions in them, the sources are first filled from there, a stretch at a
+   * time. The arrays are not copied: leave them alone, and the files open, until the promise settles.
    * Resolves to `[1 if a finite mean does not fit into targetDtype, ‖mean‖², ‖source_i - mean‖², …]`.
    */
   weightedMean(
@@ -130,7 +131,11 @@ export interface NativeAddon {
     weights: number[],
     target?: ArrayBufferView | undefined,
     targetDtype?: string | undefined,
+    descriptors?: number[] | undefined,
+    positions?: number[] | undefined,
   ): Promise<Float64Array>;
-  /** Resolves to one number of 53 bits, a hash of the bytes; as `weightedMean`, without a copy. */
-  checksum(bytes: ArrayBufferView): Promise<Float64Array>;
+  /** Writes pieces to open files; resolves to the hash of each, a number of 53 bits. As `weightedMean`, without a copy. */
+  writeStored(pieces: ArrayBufferView[], descriptors: number[], positions: number[]): Promise<Float64Array>;
+  /** Resolves to the hashes of so many bytes each of open files. */
+  storedChecksums(lengths: number[], descriptors: number[], positions: number[]): Promise<Float64Array>;
 }

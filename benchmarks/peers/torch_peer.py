@@ -23,6 +23,7 @@ def main() -> None:
         import torch_models
         import torch_ppo
         import torch_synth2
+        import torch_vlm
     except ImportError as error:
         answer({"missing": f"{error}; this Python needs torch and transformers"})
         return
@@ -40,7 +41,8 @@ def main() -> None:
                 torch.manual_seed(0)
                 task = dict(request["define"])
                 kernel = task.pop("kernel")
-                make = next(getattr(part, kernel) for part in (torch_kernels, torch_models, torch_ppo, torch_synth2) if hasattr(part, kernel))
+                parts = (torch_kernels, torch_models, torch_ppo, torch_synth2, torch_vlm)
+                make = next(getattr(part, kernel) for part in parts if hasattr(part, kernel))
                 wrap = torch.compile if request["compile"] else (lambda function: function)
                 work = make(wrap=wrap, **task)
                 work()

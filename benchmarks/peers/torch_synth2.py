@@ -105,6 +105,8 @@ class Block(nn.Module):
         self.norms = nn.ModuleList(nn.RMSNorm(width) for _ in range(3 if source else 2))
         self.self = Attention(width, width, heads)
         self.cross = Attention(width, source, heads) if source else None
+        self.overview = nn.Sequential(nn.RMSNorm(width), nn.Linear(width, width), nn.ReLU()) if source else None
+        self.tell = nn.Linear(width, width, bias=False) if source else None
         self.gate_up, self.down = nn.Linear(width, 2 * hidden, bias=False), nn.Linear(hidden, width, bias=False)
 
     def forward(self, x, mask=None, memory=None, memory_mask=None):
@@ -112,14 +114,16 @@ class Block(nn.Module):
         x = x + self.self(inner, self.self.memory(inner), mask)
         if self.cross:
             x = x + self.cross(self.norms[1](x), memory, memory_mask)
+            x = x + self.tell(self.overview(x).sum(1, keepdim=True) / math.sqrt(x.shape[1]))
         gate, up = self.gate_up(self.norms[-1](x)).chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up)
 
 
 class Generator(nn.Module):
-    def __init__(self, width, layers, heads, feed_forward, text_width, text_layers, text_length, grid, codes, vocabulary):
+    def __init__(self, width, layers, heads, feed_forward, text_width, text_layers, text_window, text_length, grid, codes, vocabulary):
         super().__init__()
-        self.words, self.word_positions = nn.Embedding(vocabulary, text_width), nn.Parameter(torch.randn(text_length, text_width))
+        self.words, self.window_norm = nn.Embedding(vocabulary, text_width), nn.RMSNorm(text_width)
+        self.window = nn.Conv1d(text_width, text_width, 2 * text_window + 1, padding=text_window, bias=False)
         text_heads = max(1, round(text_width / (width / heads)))
         self.text = nn.ModuleList(Block(text_width, text_heads, 2 * text_width) for _ in range(text_layers))
         self.text_norm, self.absent = nn.RMSNorm(text_width), nn.Parameter(torch.randn(text_width))
@@ -129,8 +133,9 @@ class Generator(nn.Module):
         self.norm, self.head = nn.RMSNorm(width), nn.Linear(width, codes)
 
     def condition(self, words, lengths, kept):
-        mask = (torch.arange(words.shape[1]) < lengths[:, None])[:, None, None, :]
-        x = self.words(words) + self.word_positions
+        real = torch.arange(words.shape[1]) < lengths[:, None]
+        mask, x = real[:, None, None, :], self.words(words)
+        x = x + self.window((self.window_norm(x) * real[:, :, None]).transpose(1, 2)).transpose(1, 2)
         for block in self.text:
             x = block(x, mask)
         states = torch.where(kept[:, None, None], self.text_norm(x), self.absent)

@@ -6,9 +6,11 @@ import { overheadCases } from "./overhead.js";
 import { ppoCases } from "./ppo.js";
 import { synth2Cases } from "./synth2.js";
 import { trainStepCases } from "./train-step.js";
+import { visionLanguageCases } from "./vision-language.js";
 
 /** Every recipe case; `quick` is a small one of each family, for a look or a test. */
 export const recipeCases = (quick: boolean): Case[] =>
-  [overheadCases, trainStepCases, generationCases, ppoCases, synth2Cases, checkpointCases, mergeCases].flatMap((make) =>
-    make(quick),
-  );
+  [
+    ...[overheadCases, trainStepCases, generationCases, ppoCases, synth2Cases, visionLanguageCases],
+    ...[checkpointCases, mergeCases],
+  ].flatMap((make) => make(quick));

@@ -104,6 +104,7 @@ function somePairs({ gridSize, codes, vocabulary }: GeneratorArchitecture, count
 const torchOf = ({ name: _, ...task }: GeneratorTask) => ({
   ...{ width: task.width, layers: task.layers, heads: task.heads, feed_forward: task.feedForward, batch: task.batch },
   ...{ text_width: task.textWidth, text_layers: task.textLayers, text_length: task.maxTextTokens },
+  ...{ text_window: task.textWindow },
   ...{ caption_length: captionLength, grid: task.gridSize, codes: task.codes, vocabulary: task.vocabulary },
 });
 
@@ -147,8 +148,10 @@ function generation(task: GeneratorTask, steps: number): Case {
 }
 
 export function synth2Cases(quick: boolean): Case[] {
-  const tiny = { width: 32, layers: 1, heads: 2, feedForward: 32, textWidth: 16, textLayers: 1, maxTextTokens: 16 };
-  const usual = { width: 128, layers: 4, heads: 4, feedForward: 256, textWidth: 96, textLayers: 2, maxTextTokens: 32 };
+  const tinyText = { textWidth: 16, textLayers: 1, textWindow: 2, maxTextTokens: 16 };
+  const tiny = { width: 32, layers: 1, heads: 2, feedForward: 32, ...tinyText };
+  const usualText = { textWidth: 96, textLayers: 2, textWindow: 4, maxTextTokens: 32 };
+  const usual = { width: 128, layers: 4, heads: 4, feedForward: 256, ...usualText };
   const small: GeneratorTask = {
     name: "tiny",
     batch: 2,

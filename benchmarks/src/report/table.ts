@@ -78,7 +78,7 @@ export function renderTable({ measurements }: Result): string {
       const sides = [ours, ...others].flatMap(({ name: side, score }) =>
         score ? [`${side} ${score.mean.toFixed(3)} ± ${score.error.toFixed(3)}`] : [],
       );
-      return [`  ${name}: reward in iterations ${ours.score.from} to ${ours.score.to}: ${sides.join(", ")}`];
+      return [`  ${name}: score in repetitions ${ours.score.from} to ${ours.score.to}: ${sides.join(", ")}`];
     });
     const total = members.length > 1 && others.length > 0 ? [["  geometric mean", "", "", "", ...means]] : [];
     return [textTable([head, ...rows, ...total]), ...scored].join("\n");

@@ -3,6 +3,7 @@
 
 #include "addon/entry.h"
 #include "runtime/stored.h"
+#include "runtime/stored_files.h"
 
 namespace trefoil::addon {
 
@@ -24,19 +25,51 @@ class StoredWork : public Napi::AsyncWorker {
   StoredWork(Napi::Env env, Napi::Array held, Compute compute)
       : Napi::AsyncWorker(env, "trefoil"), promise_(env), held_(Napi::Persistent(held)), compute_(std::move(compute)) {}
 
-  void Execute() override { numbers_ = compute_(); }
+  void Execute() override {
+    try {
+      numbers_ = compute_();
+    } catch (...) {
+      failure_ = std::current_exception();
+    }
+  }
   void OnOK() override {
+    if (failure_) return promise_.Reject(error_of(failure_).Value());
     auto result = Napi::Float64Array::New(Env(), numbers_.size());
     for (size_t i = 0; i < numbers_.size(); ++i) result[i] = numbers_[i];
     promise_.Resolve(result);
   }
-  void OnError(const Napi::Error& error) override { promise_.Reject(error.Value()); }
+
+  Napi::Error error_of(std::exception_ptr failure) {
+    Napi::Error error = to_error(Env(), failure);
+    try {
+      std::rethrow_exception(failure);
+    } catch (const runtime::FileError& refused) {
+      error.Set("errno", -static_cast<double>(refused.number));
+      error.Set("syscall", refused.call);
+    } catch (...) {
+    }
+    return error;
+  }
 
   Napi::Promise::Deferred promise_;
   Napi::Reference<Napi::Array> held_;
   Compute compute_;
   std::vector<double> numbers_;
+  std::exception_ptr failure_;
 };
+
+std::vector<runtime::FilePlace> to_places(Napi::Value descriptors, Napi::Value positions, size_t count) {
+  Napi::Array files = to_array(descriptors, "descriptors"), offsets = to_array(positions, "positions");
+  if (files.Length() != count || offsets.Length() != count)
+    runtime::fail(TREFOIL_INVALID_ARGUMENT, "%zu pieces have %u descriptors and %u positions: give one of each", count, files.Length(),
+                  offsets.Length());
+  std::vector<runtime::FilePlace> places(count);
+  for (uint32_t i = 0; i < count; ++i) places[i] = {to_int32(files.Get(i), "a descriptor"), to_size(offsets.Get(i), "a position")};
+  return places;
+}
+
+// The 53 bits that a number holds.
+double to_number(uint64_t sum) { return static_cast<double>(sum >> 11); }
 
 runtime::StoredDtype to_dtype(Napi::Value value) { return runtime::stored_dtype(to_string(value, "a dtype")); }
 
@@ -48,6 +81,7 @@ Napi::Value weighted_mean(const Call& call, Environment&) {
                   arrays.Length(), dtypes.Length(), weights.size());
   auto held = Napi::Array::New(call.Env());
   std::vector<runtime::StoredSource> sources;
+  std::vector<std::byte*> buffers;
   size_t count = 0;
   for (uint32_t i = 0; i < arrays.Length(); ++i) {
     Napi::Value array = arrays.Get(i);
@@ -58,6 +92,7 @@ Napi::Value weighted_mean(const Call& call, Environment&) {
     if (elements != count || bytes.size() % runtime::stored_bytes(dtype) != 0)
       runtime::fail(TREFOIL_INVALID_ARGUMENT, "source %u has %zu bytes, which are not the %zu elements of the first", i, bytes.size(), count);
     sources.push_back({bytes.data(), dtype, weights[i]});
+    buffers.push_back(bytes.data());
     held.Set(i, array);
   }
   std::byte* target = nullptr;
@@ -70,28 +105,53 @@ Napi::Value weighted_mean(const Call& call, Environment&) {
     target = bytes.data();
     held.Set(arrays.Length(), call[3]);
   }
-  return StoredWork::start(call.Env(), held, [sources = std::move(sources), count, target, dtype] {
-    runtime::StoredMean mean = runtime::weighted_mean(sources, count, target, dtype);
+  std::vector<runtime::FilePlace> files;
+  if (!call[5].IsUndefined()) files = to_places(call[5], call[6], sources.size());
+  return StoredWork::start(call.Env(), held, [sources = std::move(sources), buffers = std::move(buffers), files = std::move(files), count, target, dtype] {
+    runtime::StoredMean mean = files.empty() ? runtime::weighted_mean(sources, count, target, dtype)
+                                             : runtime::read_weighted_mean(files, buffers, sources, count, target, dtype);
     std::vector<double> numbers{mean.overflow ? 1.0 : 0.0, mean.squared_norm};
     numbers.insert(numbers.end(), mean.squared_distances.begin(), mean.squared_distances.end());
     return numbers;
   });
 }
 
-Napi::Value checksum(const Call& call, Environment&) {
-  std::span<std::byte> bytes = to_bytes(call[0], "bytes");
+Napi::Value write_stored(const Call& call, Environment&) {
+  Napi::Array arrays = to_array(call[0], "pieces");
+  std::vector<runtime::FilePlace> places = to_places(call[1], call[2], arrays.Length());
   auto held = Napi::Array::New(call.Env());
-  held.Set(0u, call[0]);
-  // The 53 bits that a number holds.
-  return StoredWork::start(call.Env(), held,
-                           [bytes] { return std::vector<double>{static_cast<double>(runtime::checksum(bytes) >> 11)}; });
+  std::vector<std::span<const std::byte>> pieces;
+  for (uint32_t i = 0; i < arrays.Length(); ++i) {
+    pieces.push_back(to_bytes(arrays.Get(i), "a piece"));
+    held.Set(i, arrays.Get(i));
+  }
+  return StoredWork::start(call.Env(), held, [pieces = std::move(pieces), places = std::move(places)] {
+    std::vector<double> sums;
+    for (size_t i = 0; i < pieces.size(); ++i) sums.push_back(to_number(runtime::write_checked(places[i], pieces[i])));
+    return sums;
+  });
+}
+
+Napi::Value stored_checksums(const Call& call, Environment&) {
+  std::vector<int64_t> lengths = to_integers(call[0], "lengths");
+  for (int64_t length : lengths)
+    if (length < 0) runtime::fail(TREFOIL_INVALID_ARGUMENT, "a length is negative");
+  std::vector<runtime::FilePlace> places = to_places(call[1], call[2], lengths.size());
+  return StoredWork::start(call.Env(), Napi::Array::New(call.Env()), [lengths = std::move(lengths), places = std::move(places)] {
+    std::vector<double> sums;
+    std::vector<std::byte> scratch;
+    for (size_t i = 0; i < lengths.size(); ++i)
+      sums.push_back(to_number(runtime::read_checksum(places[i], static_cast<size_t>(lengths[i]), scratch)));
+    return sums;
+  });
 }
 
 }  // namespace
 
 void define_stored(Napi::Object exports) {
   define<weighted_mean>(exports, "weightedMean");
-  define<checksum>(exports, "checksum");
+  define<write_stored>(exports, "writeStored");
+  define<stored_checksums>(exports, "storedChecksums");
 }
 
 }  // namespace trefoil::addon

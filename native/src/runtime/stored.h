@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -28,8 +29,10 @@ struct StoredMean {
 
 // target[k] = Σ weight_i source_i[k] in double precision, as the first source plus weighted differences, so that equal sources give exactly
 // themselves; then rounded to f32, and from there to `dtype`. No target: only the sums. Not finite: some value is not, as squares of
-// floats do not overflow a double. The order of summation is fixed.
-StoredMean weighted_mean(std::span<const StoredSource> sources, size_t count, std::byte* target, StoredDtype dtype);
+// floats do not overflow a double. The order of summation is fixed. `before` is called for each stretch of elements before the sources'
+// bytes of it are looked at: it may fill them.
+StoredMean weighted_mean(std::span<const StoredSource> sources, size_t count, std::byte* target, StoredDtype dtype,
+                         const std::function<void(size_t first, size_t count)>& before = nullptr);
 
 // A sum over 64-bit words in which every step is invertible: one word that differs always changes it.
 uint64_t checksum(std::span<const std::byte> bytes);

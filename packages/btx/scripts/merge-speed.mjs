@@ -1,5 +1,7 @@
-// Measures `mix` on four checkpoints of random weights beside `cp` of the folder it wrote, in turns, both until everything is on disk;
-// and its peak memory. The first two lines are aims: at least 0.9 of cp's rate where nothing is averaged, 0.6 with averages.
+// Measures `mix` on four checkpoints of random weights beside `cp -r` of the folder it wrote, in turns, and its peak memory.
+// `mix` ends when its output is on disk (fsync) and read back. `cp` leaves it in the page cache; so it is measured three times in one
+// go: cp, cp && sync, and cp && sync && diff, which does what mix does. Aims: at least 0.9 of the rate of cp where nothing is averaged,
+// 0.6 with averages. Inputs are in the page cache where memory holds them; Node's start is not counted (printed apart).
 // --mergekit times mergekit-moe on the same folders too; its recipe follows mergekit's documentation, and has not been run with it.
 // Needs an otherwise idle machine, and free disk of eleven times --gigabytes.
 //   node scripts/merge-speed.mjs [--gigabytes 2] [--rounds 5] [--dtype F32] [--folder where] [--mergekit path of mergekit-moe]
@@ -83,14 +85,32 @@ function run(command, args) {
   return stdout;
 }
 
-/** Seconds until the command has ended and its output is on disk. */
-function timed(command, args, output) {
+/** Starts from no output, and a disk with nothing to do. */
+function clear(output) {
   rmSync(output, { recursive: true, force: true });
   run("sync", ["-f", folder]);
+}
+
+/** Seconds until the command has ended and its output is on disk. */
+function timed(command, args, output) {
+  clear(output);
   const began = performance.now();
   const printed = run(command, args);
   run("sync", ["-f", output]);
   return { seconds: (performance.now() - began) / 1000, printed };
+}
+
+/** `cp -r`, then sync, then diff: seconds from the beginning to the end of each, and their CPU seconds without the disk's. */
+function copied(from, to) {
+  clear(to);
+  const script = `TIMEFORMAT='%U %S'; time cp -r "$0" "$1"; date +%s%N; time sync -f "$1"; date +%s%N; time diff -r "$0" "$1"; date +%s%N`;
+  const began = BigInt(run("date", ["+%s%N"]));
+  const lines = run("bash", ["-c", `{ ${script}; } 2>&1`, from, to])
+    .trim()
+    .split("\n");
+  const at = (line) => Number(BigInt(lines[line]) - began) / 1e9;
+  const cpu = (line) => lines[line].split(" ").reduce((sum, value) => sum + Number(value), 0);
+  return { cp: at(1), synced: at(3), compared: at(5), cpu: [cpu(0), cpu(0) + cpu(2), cpu(0) + cpu(2) + cpu(4)] };
 }
 
 /** `mix` in a process of its own. @returns seconds inside it, and what it held of memory at most */
@@ -98,11 +118,12 @@ function mixed(experts, output, weights) {
   const script = `
     import { mix } from "@trefoil/btx";
     const [began, before] = [performance.now(), process.cpuUsage()];
+    const start = began / 1000;
     const { bytes } = await mix(${JSON.stringify({ experts, output, ...(weights && { weights }) })});
     const seconds = (performance.now() - began) / 1000;
     const { user, system } = process.cpuUsage(before);
     const peak = process.resourceUsage().maxRSS * 1024;
-    console.log(JSON.stringify({ bytes, seconds, cpu: (user + system) / 1e6, peak }));`;
+    console.log(JSON.stringify({ bytes, seconds, start, cpu: (user + system) / 1e6, peak }));`;
   return JSON.parse(timed(process.execPath, ["--input-type=module", "-e", script], output).printed);
 }
 
@@ -127,7 +148,7 @@ try {
     average: () => mixed(experts, output),
     ...(flags.mergekit && { mergekit: () => timed(flags.mergekit, [recipe, kit], kit) }),
     // Last in the first round: it copies what `mix` wrote.
-    cp: () => timed("cp", ["-r", output, copy], copy),
+    cp: () => copied(output, copy),
   };
   const names = Object.keys(sides);
   const results = Object.fromEntries(names.map((name) => [name, []]));
@@ -136,23 +157,36 @@ try {
       const name = names[(i + round) % names.length];
       results[name].push(sides[name]());
     }
-    const took = names.map((name) => `${name} ${results[name].at(-1).seconds.toFixed(2)} s`);
-    console.log(`round ${round + 1}: ${took.join(", ")}`);
+    const last = (name) => results[name].at(-1);
+    const { cp, synced, compared } = last("cp");
+    const took = names.filter((name) => name !== "cp").map((name) => `${name} ${last(name).seconds.toFixed(2)} s`);
+    const peers = `cp ${cp.toFixed(2)} s, until synced ${synced.toFixed(2)} s, until compared ${compared.toFixed(2)} s`;
+    console.log(`round ${round + 1}: ${took.join(", ")}; ${peers}`);
   }
-  const ratios = (name, to) => spread(results[to].map(({ seconds }, i) => seconds / results[name][i].seconds));
+  const ratios = (name, until) => spread(results.cp.map((peer, i) => peer[until] / results[name][i].seconds));
   const { bytes } = results.average[0];
+  const gigabytes = bytes / 1e9;
   const largest = Math.max(...shapes(layers).map(([, shape]) => bytesOf(shape)));
   const limit = 3 * largest + 200e6;
   const peak = Math.max(...[...results.first, ...results.average].map((result) => result.peak));
-  console.log(`four checkpoints of ${mega(total(layers))}, ${flags.dtype}, into ${mega(bytes)}`);
-  console.log(`nothing averaged (weights 1, 0, 0, 0): ${ratios("first", "cp")} × the rate of cp, aim 0.9`);
-  console.log(`uniform average: ${ratios("average", "cp")} × the rate of cp, aim 0.6`);
-  if (flags.mergekit)
-    console.log(`uniform average: ${ratios("average", "mergekit")} × the rate of mergekit-moe, aim 2`);
-  const gigabytes = bytes / 1e9;
-  const cpu = median(results.average.map((result) => result.cpu));
+  console.log(`four checkpoints of ${mega(total(layers))}, ${flags.dtype}, into ${mega(bytes)}; × the rate of`);
+  for (const [until, peer] of [
+    ["cp", "cp, into the page cache"],
+    ["synced", "cp && sync"],
+    ["compared", "cp && sync && diff"],
+  ])
+    console.log(`  ${peer}: nothing averaged ${ratios("first", until)}, uniform average ${ratios("average", until)}`);
+  if (flags.mergekit) {
+    const kits = results.mergekit.map(({ seconds }, i) => seconds / results.average[i].seconds);
+    console.log(`  mergekit-moe: uniform average ${spread(kits)}, aim 2`);
+  }
+  const middle = (name, read) => (median(results[name].map(read)) / gigabytes).toFixed(2);
+  const cpu = [0, 1, 2].map((step) => middle("cp", (result) => result.cpu[step]));
   console.log(
-    `mix ${(gigabytes / median(results.average.map(({ seconds }) => seconds))).toFixed(2)} GB/s written, ${(cpu / gigabytes).toFixed(2)} CPU seconds per GB; cp ${(gigabytes / median(results.cp.map(({ seconds }) => seconds))).toFixed(2)} GB/s`,
+    `CPU seconds per GB written: nothing averaged ${middle("first", (result) => result.cpu)}, uniform average ${middle("average", (result) => result.cpu)}; cp ${cpu[0]}, with sync ${cpu[1]}, with diff ${cpu[2]}`,
+  );
+  console.log(
+    `before mix begins, Node takes ${median(results.average.map(({ start }) => start)).toFixed(2)} s to start and load`,
   );
   console.log(`peak memory ${mega(peak)}; three times the largest tensor and 200 MB are ${mega(limit)}`);
   process.exitCode = peak <= limit ? 0 : 1;

@@ -1,5 +1,7 @@
 export * from "./captions/index.js";
 export * from "./data/index.js";
+export * from "./diffusion/index.js";
+export * from "./drawing/index.js";
 export { SynthError, type SynthErrorCode } from "./errors.js";
 export * from "./faithfulness/index.js";
 export * from "./generator/index.js";

@@ -11,9 +11,10 @@ namespace trefoil::cpu::TREFOIL_ISA {
 namespace {
 
 // C[row .. row + rows, column .. column + columns] (+)= a[.., k0 .. k0 + depth] times packed B.
-// `finished`: this was the last block of k, so the epilogue follows.
+// `finished`: this was the last block of k, so the epilogue follows. `unpacked`: whole panels of B are not packed yet; the first panel of A
+// does it on its way, hidden behind its multiply-adds.
 void run_block(Context& context, const Gemm& g, const Plan& plan, int64_t row, int64_t rows, int64_t column, int64_t columns,
-               int64_t k0, int64_t depth, const float* packed_b, float* c, int64_t c_stride, bool accumulate, bool finished) {
+               int64_t k0, int64_t depth, float* packed_b, bool unpacked, float* c, int64_t c_stride, bool accumulate, bool finished) {
   bool direct = reads_a_directly(g, plan);
   float* packed_a = nullptr;
   if (!direct) {
@@ -27,17 +28,30 @@ void run_block(Context& context, const Gemm& g, const Plan& plan, int64_t row, i
     const int64_t end = at_most(first + strip, columns);
     const int edge = static_cast<int>((end - first) % kTileColumns);
     const float* panel = packed_a;
+    const int64_t tiles = ceil_div(end - first, kTileColumns);
     for (int64_t i = 0; i < rows;) {
       int count = panel_rows(rows - i);
-      const float* a = direct ? static_cast<const float*>(g.a.data) + (row + i) * g.a.stride + k0 : panel;
+      const int64_t stored = g.a.transposed ? k0 * g.a.stride + row + i : (row + i) * g.a.stride;  // rows: direct only with k0 = 0
+      const float* a = direct ? static_cast<const float*>(g.a.data) + stored : panel;
       int64_t lda = direct ? g.a.stride : g.a.transposed ? count : depth;
       MicroKernel whole = g.a.transposed ? packed_kernel<Walk::columns>(count, kTileColumns) : packed_kernel<Walk::rows>(count, kTileColumns);
       MicroKernel part = g.a.transposed ? packed_kernel<Walk::columns>(count, edge) : packed_kernel<Walk::rows>(count, edge);
+      const bool packing = unpacked && i == 0;
+      if (packing) whole = g.a.transposed ? packing_kernel<Walk::columns>(count) : packing_kernel<Walk::rows>(count);
       for (int64_t j = first; j < end; j += kTileColumns) {
         int width = static_cast<int>(at_most(end - j, kTileColumns));
-        (width == kTileColumns ? whole : part)(depth, a, lda, packed_b + j * depth, kTileColumns, c + (row + i) * c_stride + column + j,
-                                               c_stride, accumulate, (width - 1) % Vec::width + 1, kPackedAhead);
+        float* panel_b = packed_b + j * depth;
+        float* to = c + (row + i) * c_stride + column + j;
+        if (packing && width == kTileColumns)
+          whole(depth, a, lda, stored_row<float>(g.b, k0) + column + j, g.b.stride, to, c_stride, accumulate, 0,
+                kStoredAhead * g.b.stride, panel_b);
+        else
+          (width == kTileColumns ? whole : part)(depth, a, lda, panel_b, kTileColumns, to, c_stride, accumulate,
+                                                 (width - 1) % Vec::width + 1, kPackedAhead, nullptr);
         if (finished) finish(g.epilogue, c, c_stride, row + i, count, column + j, width);
+        // The next rows of A, a few to a tile: they come from far, in runs too short for the hardware to foresee.
+        const int64_t tile = (j - first) / kTileColumns, last = at_most((tile + 1) * count / tiles, rows - i - count);
+        for (int64_t r = tile * count / tiles; direct && !g.a.transposed && r < last; ++r) prefetch_row(a + (count + r) * lda, depth);
       }
       i += count;
       if (!direct) panel += panel_stride(depth);
@@ -114,20 +128,23 @@ void run_task(const Run& run, int64_t task) {
   bool epilogue = whole && !is_trivial(g.epilogue);
   for (int64_t block = first; block < last; ++block) {
     int64_t k0 = block * plan.depth, depth = at_most(g.k - k0, plan.depth);
-    const float* b;
+    float* b;
+    bool unpacked = false;
     if (plan.method == Method::shared) {
       b = run.packed + plan.packed + k0 * round_up(g.n, kTileColumns) + column * depth;
     } else {
       float* mine = static_cast<float*>(
           run.context.scratch(7, static_cast<size_t>(round_up(columns, kTileColumns) * plan.depth + 1) * sizeof(float)));
-      pack_b(g.b, k0, depth, column, column + columns, mine);
+      unpacked = rows > kTileRows && !g.b.transposed && !g.b.bf16 && !g.b.rows;
+      int64_t later = unpacked ? columns / kTileColumns * kTileColumns : 0;
+      pack_b(g.b, k0, depth, column + later, column + columns, mine + later * depth);
       b = mine;
     }
     bool accumulate = block > first || g.accumulate;
     // In pieces whose packed rows stay in L2.
     for (int64_t i = 0; i < rows; i += kBlockRows)
-      run_block(run.context, g, plan, row + i, at_most(rows - i, kBlockRows), column, columns, k0, depth, b, c, c_stride, accumulate,
-                epilogue && block + 1 == last);
+      run_block(run.context, g, plan, row + i, at_most(rows - i, kBlockRows), column, columns, k0, depth, b, unpacked && i == 0, c,
+                c_stride, accumulate, epilogue && block + 1 == last);
   }
 }
 

@@ -26,6 +26,7 @@ struct Plan {
 // needs no second pass over C, and rows of A need no packing.
 constexpr int64_t kWholeDepth = 512, kDepth = 320;
 constexpr int64_t kBlockFloats = 96 * 1024;            // a strip of packed B, in L2
+constexpr int64_t kCachedFloats = 384 * 1024;          // all of A, between L2 and L3
 constexpr int64_t kSharedFloats = 1024 * 1024;         // a whole packed B, in L3
 constexpr int64_t kPackColumns = 4 * kTileColumns;     // columns in a packing task
 // At most this many rows or columns take Method::dot.
@@ -34,7 +35,7 @@ constexpr int64_t kDotRows = 64, kDotColumns = 8;
 #else
 constexpr int64_t kDotRows = 12, kDotColumns = 8;
 #endif
-constexpr int64_t kStreamDepth = 8;                    // rows of B that Method::stream reads side by side
+constexpr int64_t kStreamDepth = 64, kStreamColumns = 512;  // of B, that Method::stream reads before C is stored
 constexpr int64_t kLocalRows = 16 * kTileRows;         // at most this many rows take Method::local
 constexpr int64_t kSplits = 16;
 constexpr double kTaskWork = 1 << 19;                  // multiply-adds worth a task of its own
@@ -69,9 +70,9 @@ inline int64_t packed_floats(const Gemm& g) { return g.k * round_up(g.n, kTileCo
 
 inline double multiply_adds(const Gemm& g) { return static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k); }
 
-// Rows of a that fit one block of k and lie as the micro-kernel reads them.
+// An a that lies as the micro-kernel reads it: of one block of k, or by columns of which a task takes all it has.
 inline bool reads_a_directly(const Gemm& g, const Plan& plan) {
-  return !g.a.transposed && !g.a.bf16 && !g.a.rows && plan.depth_blocks == 1;
+  return !g.a.bf16 && !g.a.rows && (plan.depth_blocks == 1 || (g.a.transposed && plan.method == Method::local));
 }
 
 // Columns alone give tasks enough, and every row of such a strip of C stays in L2 from one block of k to the next. Rows that must
@@ -80,6 +81,12 @@ inline bool wide_enough(const Gemm& g, const Plan& plan, int64_t wanted, int64_t
   int64_t columns = at_most(g.n / wanted, widest);
   bool packs_again = !reads_a_directly(g, plan) && packed_floats(g) <= kSharedFloats;
   return columns >= 192 && ((plan.depth_blocks == 1 && !packs_again) || g.m * columns <= kBlockFloats);
+}
+
+// Rows of a that every task can read where they lie, out of a cache, while it packs a few columns of b for itself: nobody waits for
+// a common copy of b.
+inline bool keeps_a_in_cache(const Gemm& g, const Plan& plan) {
+  return reads_a_directly(g, plan) && g.m * g.k <= kCachedFloats && g.n >= 6 * kTileColumns;
 }
 
 // `count` products run together, `total` multiply-adds in all. Threads only bear on the size of the tiles of Method::shared,
@@ -107,8 +114,8 @@ inline Plan make_plan(const Gemm& g, int64_t count, double total, int threads) {
     else plan.column_tile = even_tile(g.n, ceil_div(g.n, parts), 8);
   } else if (!g.b.transposed && !g.b.rows && g.m <= kTileRows) {
     plan.method = Method::stream;
-    // Long runs along the rows of b keep the memory busy, so k is cut rather than n.
-    plan.column_tile = even_tile(g.n, 2048, 128);
+    // C stays in L1, and runs along the rows of b are long enough for the memory.
+    plan.column_tile = even_tile(g.n, kStreamColumns, 128);
     int64_t parts = at_most(g.n * g.k / (64 * 1024), kTasks) / ceil_div(g.n, plan.column_tile);
     if (count == 1 && !g.accumulate) plan.splits = at_least(at_most(parts, g.k / (16 * g.m)), 1);
   } else if (can_split && g.k >= 8192 && g.m * g.n <= 1 << 18) {
@@ -116,7 +123,7 @@ inline Plan make_plan(const Gemm& g, int64_t count, double total, int threads) {
     plan.method = Method::local;
     plan.column_tile = even_tile(g.n, at_least(widest, 16 * kTileColumns), kTileColumns);
     plan.splits = at_most(g.k / 1024, kSplits);
-  } else if (g.m <= kLocalRows || count >= 4 * kTasks || wide_enough(g, plan, wanted, widest)) {
+  } else if (g.m <= kLocalRows || count >= 4 * kTasks || wide_enough(g, plan, wanted, widest) || keeps_a_in_cache(g, plan)) {
     plan.method = Method::local;
     int64_t columns = at_least(ceil_div(g.n, wanted), can_split ? 4 * kTileColumns : 1);
     plan.column_tile = even_tile(g.n, at_most(columns, widest), kTileColumns);

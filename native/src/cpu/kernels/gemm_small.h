@@ -89,10 +89,12 @@ void run_stream_tile(const Gemm& g, const float* a, int64_t lda, int64_t column,
     bool accumulate = g.accumulate || k > 0;
     int64_t j = 0;
     for (; j + kWide <= columns; j += kWide)
-      micro_kernel<R, V, walk, false, B>(depth, left, lda, right + j, g.b.stride, c + j, g.c_stride, accumulate, 0, ahead);
+      micro_kernel<R, V, walk, false, Source::stored, B>(depth, left, lda, right + j, g.b.stride, c + j, g.c_stride, accumulate, 0, ahead,
+                                                          nullptr);
     for (; j < columns; j += Vec::width) {
       int tail = static_cast<int>(at_most(columns - j, Vec::width));
-      micro_kernel<R, 1, walk, true, B>(depth, left, lda, right + j, g.b.stride, c + j, g.c_stride, accumulate, tail, ahead);
+      micro_kernel<R, 1, walk, true, Source::stored, B>(depth, left, lda, right + j, g.b.stride, c + j, g.c_stride, accumulate, tail, ahead,
+                                                        nullptr);
     }
   }
 }

@@ -18,6 +18,7 @@ constexpr int kTileRows = 4, kTileVectors = 2, kAccumulators = 8;
 constexpr int kTileColumns = kTileVectors * Vec::width;
 constexpr int kLine = 16;   // floats to a cache line
 constexpr int kPackedAhead = 12 * kTileColumns;  // packed B comes from L2 or L3: fetched 12 steps of k before its use
+constexpr int64_t kStoredAhead = 32;             // rows of B as stored come from further away
 
 inline Vec load_wide(const float* p) { return load(p); }
 inline Vec load_wide(const uint16_t* p) { return load_bf16(p); }
@@ -31,11 +32,15 @@ inline Vec load_wide_n(const uint16_t* p, int n) {
 // How the micro-kernel walks A: by rows (element (i, k) at a[i * lda + k]) or by columns (a[k * lda + i]).
 enum class Walk { rows, columns };
 
+// Where the micro-kernel finds B: packed and in cache, fetched into the nearest one; or in rows as stored, fetched into L2 (the nearest
+// would have to wait for memory), perhaps leaving a packed copy behind for the rows of A that follow.
+enum class Source { packed, stored, packing };
+
 // C[R, V * width] = (accumulate ? C : 0) + A[R, kc] B[kc, V * width]. With Masked the last vector has `tail` lanes.
-// B is fetched `ahead` elements before it is read.
-template <int R, int V, Walk walk, bool Masked, class B>
+// B is fetched `ahead` elements before it is read. Source::packing writes it to packed [kc, V * width].
+template <int R, int V, Walk walk, bool Masked, Source source, class B>
 void micro_kernel(int64_t kc, const float* a, int64_t lda, const B* b, int64_t ldb, float* c, int64_t ldc, bool accumulate,
-                  int tail, int64_t ahead) {
+                  int tail, int64_t ahead, float* packed) {
   constexpr int kGroups = (R + 2) / 3;  // three rows to a pointer: base, base + lda, base + 2 lda
   Vec sum[R][V];
 #pragma GCC unroll 16
@@ -53,12 +58,16 @@ void micro_kernel(int64_t kc, const float* a, int64_t lda, const B* b, int64_t l
   }
   for (int64_t k = 0; k < kc; ++k) {
 #pragma GCC unroll 8
-    for (int j = 0; j < V * Vec::width; j += kLine) __builtin_prefetch(b + ahead + j);
+    for (int j = 0; j < V * Vec::width; j += kLine) __builtin_prefetch(b + ahead + j, 0, source == Source::packed ? 3 : 2);
     Vec right[V];
 #pragma GCC unroll 8
     for (int j = 0; j < V; ++j)
       right[j] = Masked && j == V - 1 ? load_wide_n(b + j * Vec::width, tail) : load_wide(b + j * Vec::width);
     b += ldb;
+    if constexpr (source == Source::packing) {
+#pragma GCC unroll 8
+      for (int j = 0; j < V; ++j) store(packed + k * V * Vec::width + j * Vec::width, right[j]);
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
       Vec left = splat(walk == Walk::rows ? row[i / 3][i % 3 * lda] : row[0][i]);
@@ -86,15 +95,25 @@ void micro_kernel(int64_t kc, const float* a, int64_t lda, const B* b, int64_t l
 }
 
 using MicroKernel = void (*)(int64_t kc, const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc,
-                             bool accumulate, int tail, int64_t ahead);
+                             bool accumulate, int tail, int64_t ahead, float* packed);
 
 // The kernel on packed B for `rows` in [1, R].
 template <int R, int V, Walk walk, bool Masked>
 MicroKernel packed_kernel_for_rows(int rows) {
   if constexpr (R == 1) {
-    return &micro_kernel<1, V, walk, Masked, float>;
+    return &micro_kernel<1, V, walk, Masked, Source::packed, float>;
   } else {
-    return rows == R ? &micro_kernel<R, V, walk, Masked, float> : packed_kernel_for_rows<R - 1, V, walk, Masked>(rows);
+    return rows == R ? &micro_kernel<R, V, walk, Masked, Source::packed, float> : packed_kernel_for_rows<R - 1, V, walk, Masked>(rows);
+  }
+}
+
+// The kernel that packs a whole panel of B, for `rows` in [kTileRows / 2, R]: as many as the first of several panels of A has.
+template <Walk walk, int R = kTileRows>
+MicroKernel packing_kernel(int rows) {
+  if constexpr (R == kTileRows / 2) {
+    return &micro_kernel<R, kTileVectors, walk, false, Source::packing, float>;
+  } else {
+    return rows == R ? &micro_kernel<R, kTileVectors, walk, false, Source::packing, float> : packing_kernel<walk, R - 1>(rows);
   }
 }
 

@@ -1,16 +1,14 @@
-import { join } from "node:path";
-import { documentLayouts, type Tokenizer } from "@trefoil/core";
+import { documentLayouts, folderField as folder, countField as size, type Tokenizer } from "@trefoil/core";
 import { z } from "zod";
 import { type DomainTokens, openDomains } from "../domains/index.js";
 import type { SeedSizes, TrainSettings } from "../stages/index.js";
 
 /** Fields that several commands share. */
 
-export const folder = (meaning: string) => z.string().min(1).describe(meaning).meta({ placeholder: "folder" });
-export const steps = (count: number) =>
-  z.number().int().positive().default(count).describe("Optimiser updates.").meta({ unit: "steps" });
+export { outputFields, runOf } from "@trefoil/core";
+export { folder, size };
 
-export const size = (value: number, meaning: string) => z.number().int().positive().default(value).describe(meaning);
+export const steps = (count: number) => size(count, "Optimiser updates.").meta({ unit: "steps" });
 
 /** Sizes of a model that is trained from scratch. */
 export const modelFields = (defaults: SeedSizes) =>
@@ -59,7 +57,10 @@ const domainSource = z.strictObject({
 
 export const dataFields = z.strictObject({
   domains: z
-    .record(z.string().regex(/^[\w.-]+$/), z.union([z.string().min(1), domainSource]))
+    .record(
+      z.string().regex(/^[\w.-]+$/, "the name of a domain is letters, digits, dots, dashes and underscores"),
+      z.union([z.string().min(1), domainSource]),
+    )
     .default({ code: "@code", prose: "@prose", arithmetic: "@arithmetic" })
     .describe(
       "Text of each domain: a text or JSONL file, a folder or a glob; or @code and @prose (sources and Markdown found under node_modules), @arithmetic, @word-problems, @programs and @facts (generated). In full: paths, weight, field, format, unit, extensions.",
@@ -157,16 +158,3 @@ export const trainFields = (defaults: { steps: number; learningRate: number }) =
       .default(false)
       .describe("Keep the inputs of blocks alone for the backward pass and compute the rest again: less memory."),
   }) satisfies z.ZodType<TrainSettings>;
-
-/** Where a training command writes. */
-export const outputFields = {
-  output: folder("Folder of the result, as Hugging Face lays it out."),
-  run: folder(
-    "Run directory: configuration, metrics, checkpoints, report. Default: the output's name and -run.",
-  ).optional(),
-  resume: z.boolean().default(false).describe("Go on from the newest checkpoint of the run directory."),
-  overwrite: z.boolean().default(false).describe("Replace an existing output."),
-};
-
-export const runOf = ({ run, output }: { run?: string | undefined; output: string }): string =>
-  run ?? join(`${output}-run`);

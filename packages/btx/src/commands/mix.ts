@@ -1,7 +1,7 @@
 import { defineCommand, loadTokenizer } from "@trefoil/core";
 import { z } from "zod";
 import { closeDomains } from "../domains/index.js";
-import { type MixOptions, type MixResult, mix, planMix } from "../mix/index.js";
+import { MixError, type MixOptions, type MixResult, mix, planMix } from "../mix/index.js";
 import { mixWithRidgeRouter } from "../stages/index.js";
 import { dataFields, folder, openData } from "./fields.js";
 import { describeComparison, describeDivergence, describePlan } from "./mixture-text.js";
@@ -134,6 +134,13 @@ export const mixCommand = defineCommand({
           const expert = plan.arrangement.experts.findIndex((each) => each.name === name);
           return expert < 0 ? [] : [{ file, expert }];
         });
+        if (texts.length === 0) {
+          const names = plan.arrangement.experts.map(({ name }) => name).join(", ");
+          throw new MixError(
+            "MIX_OPTIONS",
+            `the ridge router needs text of at least one expert: the experts are ${names}, the domains ${domains.map(({ name }) => name).join(", ")}; name domains as their experts, or experts by --names`,
+          );
+        }
         result = await mixWithRidgeRouter({ ...options, onProgress }, texts, { ...router, batch: 8, signal });
       } finally {
         closeDomains(domains);

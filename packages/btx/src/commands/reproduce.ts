@@ -1,7 +1,5 @@
-import { writeFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
-import { join } from "node:path";
-import { defineCommand, readSettings, writeReport } from "@trefoil/core";
+import { defineCommand, readSettings, writeExperimentReport } from "@trefoil/core";
 import { z } from "zod";
 import {
   type ExperimentSettings,
@@ -107,14 +105,12 @@ export const reproduceCommand = defineCommand({
       return;
     }
     stdout.write(`\n${resultsTable(result)}\n`);
-    const report = join(output, "report.html");
-    const subtitle = completed ? `${settings.seeds} paired seeds` : "Not all arms are done";
-    await writeReport(report, {
+    await writeExperimentReport(output, progress, {
       title: "Branch-Train-MiX in small",
-      subtitle,
+      seeds: settings.seeds,
+      completed,
       sections: reproduceSections(result, rows),
+      summary: reproduceMarkdown(result),
     });
-    await writeFile(join(output, "summary.md"), reproduceMarkdown(result));
-    progress.log(`${completed ? "Done" : "Stopped; the same command goes on"}. The report is in ${report}.`);
   },
 });

@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { ByteTokenizer, type RunUnit, runUnits, type StageContext } from "@trefoil/core";
+import { ByteTokenizer, type ExperimentOptions, type RunUnit, runUnits } from "@trefoil/core";
 import { closeDomains, openDomains } from "../domains/index.js";
 import { runArm } from "./arm.js";
 import { windowsOf } from "./measure.js";
@@ -33,19 +33,14 @@ export const runSeed: RunUnit<ExperimentSettings, number, ResultRow> = async (re
   }
 };
 
-export interface ExperimentOptions extends StageContext {
-  /** Seeds worked on at a time, each by a process of one thread; 1: in this process. */
-  workers: number;
-}
-
 /** Runs every arm of every seed that has no result yet. Returns whether all were run. */
 export async function runExperiment(
   directory: string,
   settings: ExperimentSettings,
-  { workers, progress, signal }: ExperimentOptions,
+  options: ExperimentOptions,
 ): Promise<boolean> {
-  return await runUnits({
-    ...{ directory, settings, workers, progress, signal },
+  return await runUnits(options, {
+    ...{ directory, settings },
     // More seeds, or more shares of the compute, are more lines of the same experiment.
     mayChange: ["seeds", "shares"],
     prepare: async () => closeDomains(await open(directory, settings)),

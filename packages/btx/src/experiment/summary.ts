@@ -1,4 +1,4 @@
-import { type PairedTest, pairedTest } from "@trefoil/core";
+import { type PairedTest, pairedRows, pairedTest } from "@trefoil/core";
 import { type Arm, armName, armsOf, type ExperimentSettings } from "./plan.js";
 import type { ResultRow } from "./results.js";
 
@@ -28,11 +28,7 @@ export type Score = (row: ResultRow) => number;
 /** Differences of two arms, one for each seed that has both. */
 export function differences(rows: readonly ResultRow[], a: Arm, b: Arm, score: Score): number[] {
   const of = (arm: Arm) => rows.filter((row) => row.arm === armName(arm));
-  const others = of(b);
-  return of(a).flatMap((row) => {
-    const other = others.find(({ seed }) => seed === row.seed);
-    return other ? [score(row) - score(other)] : [];
-  });
+  return pairedRows(of(a), of(b)).map(([row, other]) => score(row) - score(other));
 }
 
 /** Undefined for fewer than two differences. */

@@ -1,5 +1,5 @@
 import { generationConfigJson, llamaConfigJson, ModelFolderWriter } from "@trefoil/core";
-import type { FloatDtype } from "./chunks.js";
+import { ChunkBuffers, type FloatDtype } from "./chunks.js";
 import { checkCompatible } from "./compatibility.js";
 import { withSources } from "./mix.js";
 import { configDtypes, dtypeFor, normalizedWeights } from "./plan.js";
@@ -38,9 +38,9 @@ export async function averageModels(options: AverageOptions): Promise<Divergence
     const writer = await ModelFolderWriter.create(output, declarations, overwrite === undefined ? {} : { overwrite });
     try {
       const sink = new TensorSink(writer);
+      const stream = { sources, weights, sink, buffers: new ChunkBuffers() };
       const divergence: Record<string, readonly number[]> = {};
-      for (const { name, dtype } of declarations)
-        divergence[name] = await writeAverage(sources, name, weights, { name, dtype }, sink);
+      for (const { name, dtype } of declarations) divergence[name] = await writeAverage(stream, name, { name, dtype });
       await writer.writeFile("config.json", llamaConfigJson(config, configDtypes[declarations[0]!.dtype]));
       await writer.writeFile("generation_config.json", generationConfigJson(config));
       await writer.copyFiles(sources[0]!.path);

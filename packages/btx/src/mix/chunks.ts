@@ -1,4 +1,11 @@
-import { decodeFloats, dtypeBytes, type StoredWeights } from "@trefoil/core";
+import {
+  decodeFloats,
+  dtypeBytes,
+  meanOfStored,
+  type StoredInFile,
+  type StoredMean,
+  type StoredWeights,
+} from "@trefoil/core";
 import type { Source } from "./compatibility.js";
 import { MixError } from "./errors.js";
 
@@ -15,36 +22,78 @@ export interface Chunk {
   readonly rows: number;
   /** Of each source, valid until the next chunk but one is asked for. */
   readonly stored: readonly StoredWeights[];
+  readonly sums: StoredMean;
+  /** The weighted mean, where it was asked for; valid as long as `stored`. */
+  readonly mean?: StoredWeights;
 }
 
-/** One tensor of every source, chunk by chunk; the next one is read while one is used. */
-export async function* chunksOf(sources: readonly Source[], name: string): AsyncGenerator<Chunk> {
+/** Memory of chunks, used again for one tensor after the other. */
+export class ChunkBuffers {
+  readonly #buffers = new Map<string, Uint8Array>();
+
+  /** `bytes` of the buffer of that name, with what it held before. */
+  take(name: string, bytes: number): Uint8Array {
+    let buffer = this.#buffers.get(name);
+    if (!buffer || buffer.byteLength < bytes) {
+      buffer = new Uint8Array(bytes);
+      this.#buffers.set(name, buffer);
+    }
+    return buffer.subarray(0, bytes);
+  }
+}
+
+export interface ChunkOptions {
+  /** Share of each source in the mean, summing to 1. */
+  readonly weights: readonly number[];
+  readonly buffers: ChunkBuffers;
+  /** Asks for the mean in this dtype. */
+  readonly meanDtype?: FloatDtype;
+}
+
+/** One tensor of every source, chunk by chunk, each with the sums of its mean; the next one is read while one is used. */
+export async function* chunksOf(
+  sources: readonly Source[],
+  name: string,
+  { weights, buffers, meanDtype }: ChunkOptions,
+): AsyncGenerator<Chunk> {
   const infos = sources.map(({ folder }) => folder.info(name));
   const [rows, width] = rowsOf(infos[0]!.shape);
   const step = Math.max(1, Math.floor(chunkElements / width));
-  const buffers = Array.from({ length: bufferSets }, () =>
-    infos.map(({ dtype }) => new Uint8Array(Math.min(step, rows) * width * dtypeBytes[dtype])),
-  );
-  const read = (index: number): Promise<Uint8Array[]> | undefined => {
+  const read = (index: number): Promise<Chunk> | undefined => {
     const firstRow = index * step;
     if (firstRow >= rows) return undefined;
-    const set = buffers[index % bufferSets]!;
-    const pending = Promise.all(
-      sources.map(({ folder }, i) => {
-        const bytes = dtypeBytes[infos[i]!.dtype] * width;
-        const target = set[i]!.subarray(0, Math.min(step, rows - firstRow) * bytes);
-        return folder.readRange(name, firstRow * bytes, target);
-      }),
-    );
+    const count = Math.min(step, rows - firstRow);
+    const room = (of: number | string, dtype: FloatDtype): StoredWeights => ({
+      dtype,
+      bytes: buffers.take(`${index % bufferSets} ${of}`, count * width * dtypeBytes[dtype]),
+    });
+    const stored = sources.map(({ folder }, i): StoredInFile => {
+      const part = room(i, infos[i]!.dtype as FloatDtype);
+      const before = firstRow * width * dtypeBytes[part.dtype];
+      return { ...part, from: folder.placeOf(name, before, part.bytes.byteLength) };
+    });
+    const mean = meanDtype && room("mean", meanDtype);
+    const pending = meanOfStored(stored, weights, mean).then((sums) => ({
+      firstRow,
+      rows: count,
+      stored,
+      sums,
+      ...(mean && { mean }),
+    }));
     // It may fail while nobody waits for it yet.
     pending.catch(() => undefined);
     return pending;
   };
   let next = read(0);
-  for (let index = 0; next !== undefined; index++) {
-    const stored = (await next).map((bytes, i) => ({ dtype: infos[i]!.dtype as FloatDtype, bytes }));
-    next = read(index + 1);
-    yield { firstRow: index * step, rows: Math.min(step, rows - index * step), stored };
+  try {
+    for (let index = 0; next !== undefined; index++) {
+      const chunk = await next;
+      next = read(index + 1);
+      yield chunk;
+    }
+  } finally {
+    // Nothing may be read after the caller has given up: it closes the files.
+    await next?.catch(() => undefined);
   }
 }
 

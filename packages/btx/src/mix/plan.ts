@@ -148,7 +148,8 @@ const sourceOf = ({ from }: MixtureTensor): string =>
 /** The weights divided by their sum. @throws MixError */
 export function normalizedWeights(weights: readonly number[] | undefined, count: number): number[] {
   if (weights === undefined) return Array.from({ length: count }, () => 1 / count);
-  if (weights.length !== count) throw new MixError("MIX_OPTIONS", `${weights.length} weights for ${count} experts`);
+  if (weights.length !== count)
+    throw new MixError("MIX_OPTIONS", `${weights.length} weights for ${count} experts: give each one, or none`);
   const wrong = weights.find((weight) => !(weight >= 0 && Number.isFinite(weight)));
   if (wrong !== undefined) throw new MixError("MIX_OPTIONS", `a weight is ${wrong}: weights are 0 or more`);
   const sum = weights.reduce((a, b) => a + b, 0);
@@ -167,7 +168,7 @@ export function dtypeFor(name: string, sources: readonly Source[], wanted: Float
 export function expertNames(paths: readonly string[], given: readonly string[] | undefined): string[] {
   const names = given ?? paths.map((path) => basename(resolve(path)));
   if (names.length !== paths.length)
-    throw new MixError("MIX_OPTIONS", `${names.length} names for ${paths.length} experts`);
+    throw new MixError("MIX_OPTIONS", `${names.length} names for ${paths.length} experts: name each, or none`);
   const repeated = (name: string) => names.filter((other) => other === name).length > 1;
   if (given && names.some(repeated)) throw new MixError("MIX_OPTIONS", `two experts are named ${names.find(repeated)}`);
   return names.map((name, i) => (repeated(name) ? `${name} ${i}` : name));

@@ -1,12 +1,12 @@
 import {
-  checksum,
   dtypeBytes,
   encodeFloats,
   ModelFolder,
   type ModelFolderWriter,
   meanOfStored,
-  type StoredMean,
   type StoredWeights,
+  storedChecksums,
+  writeStored,
 } from "@trefoil/core";
 import { type FloatDtype, valuesOf } from "./chunks.js";
 import { MixError } from "./errors.js";
@@ -25,10 +25,19 @@ export interface Target {
   readonly dtype: FloatDtype;
 }
 
-/** Readers at work at a time when the result is read back. */
-const verifiers = 4;
+/** Part of a tensor of the result. */
+export interface TensorPart {
+  readonly target: Target;
+  /** Elements of the tensor before it. */
+  readonly first: number;
+  /** Of the target's dtype. */
+  readonly bytes: Uint8Array;
+}
 
-/** Writes pieces of tensors, several at a time, and keeps their checksums. */
+/** Readers at work at a time when the result is read back, and the runs that each takes at once. */
+const [verifiers, runsAtOnce] = [2, 16];
+
+/** Writes parts of tensors, several at a time, and keeps their checksums. */
 export class TensorSink {
   readonly #runs: Run[] = [];
   #bytes = 0;
@@ -38,33 +47,48 @@ export class TensorSink {
     readonly onProgress: (bytes: number) => void = () => undefined,
   ) {}
 
-  /** @param first elements of the tensor before `bytes`, which are of its dtype */
-  async write({ name, dtype }: Target, first: number, bytes: Uint8Array): Promise<void> {
-    const offset = first * dtypeBytes[dtype];
-    const [sum] = await Promise.all([checksum(bytes), this.writer.writeAt(name, offset, bytes)]);
-    this.#runs.push({ name, offset, bytes: bytes.byteLength, sum });
-    this.#bytes += bytes.byteLength;
-    this.onProgress(this.#bytes);
+  async write(parts: readonly TensorPart[]): Promise<void> {
+    const runs = parts.map(({ target: { name, dtype }, first, bytes }) => {
+      const offset = first * dtypeBytes[dtype];
+      return { name, offset, bytes, to: this.writer.placeFor(name, offset, bytes.byteLength) };
+    });
+    const sums = await writeStored(runs);
+    for (const [
+      i,
+      {
+        name,
+        offset,
+        bytes: { byteLength: bytes },
+      },
+    ] of runs.entries()) {
+      this.#runs.push({ name, offset, bytes, sum: sums[i]! });
+      this.#bytes += bytes;
+      this.onProgress(this.#bytes);
+    }
   }
 
   /** Reads everything back before the folder gets its name. @throws MixError */
   async verify(path: string): Promise<void> {
     const folder = await ModelFolder.open(path);
     try {
-      const runs = this.#runs.values();
-      const largest = Math.max(0, ...this.#runs.map(({ bytes }) => bytes));
+      let next = 0;
       const check = async () => {
-        const buffer = new Uint8Array(largest);
-        for (const { name, offset, bytes, sum } of runs) {
-          if ((await checksum(await folder.readRange(name, offset, buffer.subarray(0, bytes)))) === sum) continue;
+        while (next < this.#runs.length) {
+          const runs = this.#runs.slice(next, next + runsAtOnce);
+          next += runsAtOnce;
+          const places = runs.map(({ name, offset, bytes }) => ({ bytes, from: folder.placeOf(name, offset, bytes) }));
+          const sums = await storedChecksums(places);
+          const wrong = runs.find(({ sum }, i) => sum !== sums[i]);
+          if (!wrong) continue;
           throw new MixError(
             "MIX_VERIFICATION",
-            `${name} does not read back as it was written: the disk may be failing; nothing was kept`,
-            { tensor: name },
+            `${wrong.name} does not read back as it was written: the disk may be failing; nothing was kept`,
+            { tensor: wrong.name },
           );
         }
       };
-      await Promise.all(Array.from({ length: verifiers }, check));
+      const outcomes = await Promise.allSettled(Array.from({ length: verifiers }, check));
+      for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;
     } finally {
       await folder.close();
     }
@@ -79,25 +103,23 @@ export function encode(target: Target, values: Float32Array): Uint8Array {
 
 /** Stored weights of one dtype in that of a tensor: what both hold is not copied. @throws MixError as `encode` */
 export async function convert(target: Target, stored: StoredWeights): Promise<Uint8Array> {
-  return stored.dtype === target.dtype ? stored.bytes : (await meanAs(target, [stored], [1])).bytes;
+  if (stored.dtype === target.dtype) return stored.bytes;
+  const bytes = new Uint8Array((stored.bytes.byteLength / dtypeBytes[stored.dtype]) * dtypeBytes[target.dtype]);
+  const { overflow } = await meanOfStored([stored], [1], { dtype: target.dtype, bytes });
+  if (overflow) await refuseOverflow(target, [stored], [1]);
+  return bytes;
 }
 
-/** The weighted mean of stored weights, as a tensor stores it. @throws MixError as `encode` */
-export async function meanAs(
+/** @throws MixError naming the value of a mean that was too large for its target's dtype */
+export async function refuseOverflow(
   target: Target,
   stored: readonly StoredWeights[],
   weights: readonly number[],
-): Promise<{ bytes: Uint8Array; sums: StoredMean }> {
+): Promise<void> {
   const elements = stored[0]!.bytes.byteLength / dtypeBytes[stored[0]!.dtype];
-  const into = (dtype: FloatDtype) => ({ dtype, bytes: new Uint8Array(elements * dtypeBytes[dtype]) });
-  const { dtype, bytes } = into(target.dtype);
-  const sums = await meanOfStored(stored, weights, { dtype, bytes });
-  if (sums.overflow) {
-    const exact = into("F32");
-    await meanOfStored(stored, weights, exact);
-    refuseLarge(target, valuesOf(exact));
-  }
-  return { bytes, sums };
+  const exact = { dtype: "F32", bytes: new Uint8Array(4 * elements) } as const;
+  await meanOfStored(stored, weights, exact);
+  refuseLarge(target, valuesOf(exact));
 }
 
 function refuseLarge({ name, dtype }: Target, values: Float32Array): void {

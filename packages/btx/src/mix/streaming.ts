@@ -1,8 +1,8 @@
-import { InitialValues, meanOfStored, type StoredMean, type StoredWeights } from "@trefoil/core";
+import { InitialValues, type StoredMean, type StoredWeights } from "@trefoil/core";
 import type { ExpertArrangement, Piece } from "./arrangement.js";
-import { type Chunk, chunksOf, type FloatDtype, refuseNonFinite, valuesOf } from "./chunks.js";
+import { type Chunk, type ChunkBuffers, chunksOf, type FloatDtype, refuseNonFinite, valuesOf } from "./chunks.js";
 import type { Source } from "./compatibility.js";
-import { convert, encode, meanAs, type Target, type TensorSink } from "./sink.js";
+import { convert, encode, refuseOverflow, type Target, type TensorSink } from "./sink.js";
 import type { ExpertTarget, Projection } from "./tensors.js";
 
 /** Squared distances of sources from their weighted mean, summed over chunks. */
@@ -29,28 +29,34 @@ class DivergenceSum {
   }
 }
 
-/** What becomes of one chunk: the sums of its mean, and the writes, which may go on while the next chunk is worked on. */
-interface ChunkWork {
-  readonly sums: Promise<StoredMean>;
-  readonly writes: Promise<unknown>;
+/** What is shared by the work on one tensor after the other. */
+export interface Stream {
+  readonly sources: readonly Source[];
+  /** Share of each source in the means, summing to 1. */
+  readonly weights: readonly number[];
+  readonly sink: TensorSink;
+  readonly buffers: ChunkBuffers;
 }
 
-/** Works through one tensor of every source. @returns the sources' distances from their mean @throws MixError */
+/**
+ * Works through one tensor of every source. Writes may go on while the next chunk is worked on.
+ * @returns the sources' distances from their mean @throws MixError
+ */
 async function overChunks(
-  sources: readonly Source[],
+  { sources, weights, buffers }: Stream,
   source: string,
-  work: (chunk: Chunk) => ChunkWork,
+  meanDtype: FloatDtype | undefined,
+  write: (chunk: Chunk) => Promise<void>,
 ): Promise<number[]> {
   const divergence = new DivergenceSum(sources.length);
   let writing: Promise<unknown> = Promise.resolve();
   try {
-    for await (const chunk of chunksOf(sources, source)) {
-      const { sums, writes } = work(chunk);
+    for await (const chunk of chunksOf(sources, source, { weights, buffers, ...(meanDtype && { meanDtype }) })) {
+      if (!divergence.add(chunk.sums)) refuseNonFinite(sources, source, chunk);
       const before = writing;
-      writing = Promise.all([before, writes]);
+      writing = Promise.all([before, write(chunk)]);
       // It may fail while nobody waits for it yet.
       writing.catch(() => undefined);
-      if (!divergence.add(await sums)) refuseNonFinite(sources, source, chunk);
       await before;
     }
   } finally {
@@ -60,22 +66,14 @@ async function overChunks(
   return divergence.relative;
 }
 
-/** Writes the weighted mean of `source` over all sources; returns their distances. @param weights summing to 1 */
-export async function writeAverage(
-  sources: readonly Source[],
-  source: string,
-  weights: readonly number[],
-  target: Target,
-  sink: TensorSink,
-): Promise<number[]> {
+/** Writes the weighted mean of `source` over all sources; returns their distances from it. */
+export async function writeAverage(stream: Stream, source: string, target: Target): Promise<number[]> {
+  const { sources, weights, sink } = stream;
   const { shape } = sources[0]!.folder.info(source);
   const width = shape.slice(1).reduce((a, b) => a * b, 1);
-  return await overChunks(sources, source, ({ firstRow, stored }) => {
-    const mean = meanAs(target, stored, weights);
-    return {
-      sums: mean.then(({ sums }) => sums),
-      writes: mean.then(({ bytes }) => sink.write(target, firstRow * width, bytes)),
-    };
+  return await overChunks(stream, source, target.dtype, async ({ firstRow, stored, sums, mean }) => {
+    if (sums.overflow) await refuseOverflow(target, stored, weights);
+    await sink.write([{ target, first: firstRow * width, bytes: mean!.bytes }]);
   });
 }
 
@@ -92,15 +90,9 @@ export interface ExpertWrite {
  * Writes one projection of every expert, from the pieces it is made of: byte for byte where the dtype stays and nothing is
  * scaled. Each source is read once. Returns the sources' distances from their mean.
  */
-export async function writeExperts(
-  sources: readonly Source[],
-  source: string,
-  weights: readonly number[],
-  job: ExpertWrite,
-  sink: TensorSink,
-): Promise<number[]> {
+export async function writeExperts(stream: Stream, source: string, job: ExpertWrite): Promise<number[]> {
   const { arrangement, projection, targets, dtype, noise } = job;
-  const width = sources[0]!.folder.info(source).shape[1]!;
+  const width = stream.sources[0]!.folder.info(source).shape[1]!;
   const streams = noise && targets.map((_, e) => new InitialValues(noise.seed * 1024 + e));
   const noisy = (values: Float32Array, expert: number): Float32Array => {
     const random = streams![expert]!.normal([values.length], noise!.standardDeviation);
@@ -111,19 +103,19 @@ export async function writeExperts(
     if (noise) return encode(target, noisy(stored ? valuesOf(stored) : values, expert));
     return stored ? convert(target, stored) : encode(target, values);
   };
-  return await overChunks(sources, source, (chunk) => {
-    const blocks = arrangement.experts.flatMap(({ pieces }, e) => {
+  return await overChunks(stream, source, undefined, async (chunk) => {
+    const parts = arrangement.experts.flatMap(({ pieces }, e) => {
       const { name, first } = targets[e]!;
-      const made =
+      const target = { name, dtype };
+      const blocks =
         projection === "down_proj" ? [columns(chunk, pieces, width, arrangement)] : rowBlocks(chunk, pieces, width);
-      return made.map((block) => ({ target: { name, dtype }, first: first + block.at, expert: e, block }));
+      return blocks.map(async (block) => ({
+        target,
+        first: first + block.at,
+        bytes: await bytesOf(target, e, block),
+      }));
     });
-    const writes = Promise.all(
-      blocks.map(async ({ target, first, expert, block }) => {
-        await sink.write(target, first, await bytesOf(target, expert, block));
-      }),
-    );
-    return { sums: meanOfStored(chunk.stored, weights), writes };
+    await stream.sink.write(await Promise.all(parts));
   });
 }
 

@@ -1,10 +1,10 @@
-import { generationConfigJson, ModelFolderWriter, mixtralConfigJson } from "@trefoil/core";
-import { chunksOf, valuesOf } from "./chunks.js";
+import { dtypeBytes, generationConfigJson, ModelFolderWriter, mixtralConfigJson } from "@trefoil/core";
+import { ChunkBuffers, chunksOf } from "./chunks.js";
 import type { Source } from "./compatibility.js";
 import { configDtypes, type MixPlan, type MixtureOptions } from "./plan.js";
 import { routerRows } from "./router.js";
 import { encode, TensorSink } from "./sink.js";
-import { writeAverage, writeExperts } from "./streaming.js";
+import { type Stream, writeAverage, writeExperts } from "./streaming.js";
 import { expertTargets, projections, sourceName } from "./tensors.js";
 
 /** ‖θ_i − θ̄‖ / ‖θ̄‖ of each checkpoint, by the name of its tensor. */
@@ -70,39 +70,40 @@ async function writeTensors(
   const sizes = { ...config, experts: arrangement.experts.length };
   const dtypeOf = new Map(tensors.map(({ name, dtype }) => [name, dtype]));
   const rows = routerRows(options.router, sizes.experts, config.hiddenSize);
-  const jobs: (() => Promise<void>)[] = [];
+  const jobs: ((stream: Stream) => Promise<void>)[] = [];
   for (const { name, from, dtype } of tensors) {
     if (from.kind === "average") {
       averaged.set(from.source, []);
-      jobs.push(async () => {
-        averaged.set(from.source, await writeAverage(sources, from.source, weights, { name, dtype }, sink));
+      jobs.push(async (stream) => {
+        averaged.set(from.source, await writeAverage(stream, from.source, { name, dtype }));
       });
     } else if (from.kind === "router") {
       // Drawn now, in the order of layers, whatever order the jobs end in.
       const values = rows(moeLayers.indexOf(from.layer));
       const target = { name, dtype };
-      jobs.push(() => sink.write(target, 0, encode(target, values)));
+      jobs.push(() => sink.write([{ target, first: 0, bytes: encode(target, values) }]));
     }
   }
   for (const layer of moeLayers) {
     for (const [p, projection] of projections.entries()) {
       const source = sourceName(layer, projection);
       experts.set(source, []);
-      jobs.push(async () => {
+      jobs.push(async (stream) => {
         const targets = expertTargets(sizes, layer, projection, layout);
         const dtype = dtypeOf.get(targets[0]!.name)!;
-        const standardDeviation = noise ? noise.share * (await rootMeanSquare(sources[0]!, source)) : 0;
+        const standardDeviation = noise ? noise.share * (await rootMeanSquare(stream, source)) : 0;
         const added = noise && { noise: { standardDeviation, seed: noise.seed + 3 * layer + p } };
         const job = { arrangement, projection, targets, dtype, ...added };
-        experts.set(source, await writeExperts(sources, source, weights, job, sink));
+        experts.set(source, await writeExperts(stream, source, job));
       });
     }
   }
   const queue = jobs.values();
   const work = async () => {
+    const stream = { sources, weights, sink, buffers: new ChunkBuffers() };
     for (const job of queue) {
       options.signal?.throwIfAborted();
-      await job();
+      await job(stream);
     }
   };
   const outcomes = await Promise.allSettled(Array.from({ length: workers }, work));
@@ -110,12 +111,12 @@ async function writeTensors(
   return { averaged: Object.fromEntries(averaged), experts: Object.fromEntries(experts) };
 }
 
-async function rootMeanSquare(source: Source, name: string): Promise<number> {
+/** Of the first source. */
+async function rootMeanSquare({ sources: [source], buffers }: Stream, name: string): Promise<number> {
   let [sum, count] = [0, 0];
-  for await (const { stored } of chunksOf([source], name)) {
-    const values = valuesOf(stored[0]!);
-    for (const value of values) sum += value * value;
-    count += values.length;
+  for await (const { stored, sums } of chunksOf([source!], name, { weights: [1], buffers })) {
+    sum += sums.squaredNorm;
+    count += stored[0]!.bytes.byteLength / dtypeBytes[stored[0]!.dtype];
   }
   return Math.sqrt(sum / count);
 }

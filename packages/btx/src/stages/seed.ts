@@ -1,25 +1,19 @@
 import {
   type ByteTokenizer,
   Llama,
+  type LlamaSizes,
+  newLlamaConfig,
   requireFreeOutput,
   type StageContext,
   saveModel,
   type Tokenizer,
-  type TransformerConfigFields,
   tokenizerFiles,
 } from "@trefoil/core";
 import type { DomainTokens } from "../domains/index.js";
 import { type TrainSettings, train } from "./training.js";
 
 /** Sizes of a seed that is trained from scratch. */
-export interface SeedSizes {
-  hiddenSize: number;
-  intermediateSize: number;
-  layers: number;
-  heads: number;
-  keyValueHeads: number;
-  maxPositions: number;
-}
+export type SeedSizes = LlamaSizes;
 
 export interface SeedOptions extends StageContext {
   sizes: SeedSizes;
@@ -39,19 +33,9 @@ export interface SeedOptions extends StageContext {
 export async function trainSeed(options: SeedOptions): Promise<boolean> {
   const { sizes, domains, tokenizer, settings, output, run, resume, overwrite, progress, signal } = options;
   requireFreeOutput({ output, overwrite });
-  const config: TransformerConfigFields = {
-    family: "llama",
-    ...sizes,
-    vocabSize: tokenizer.vocabSize,
-    headDim: sizes.hiddenSize / sizes.heads,
-    rmsNormEps: 1e-5,
-    ropeTheta: 1e4,
-    tieWordEmbeddings: true,
-    eosTokenIds: tokenizer.eosTokenId === undefined ? [] : [tokenizer.eosTokenId],
-    ...(tokenizer.bosTokenId === undefined ? {} : { bosTokenId: tokenizer.bosTokenId }),
-    // The usual 0.02 suits widths in the thousands; for narrow models this keeps activations near 1.
-    initializerRange: 1 / Math.sqrt(sizes.hiddenSize),
-  };
+  // The usual 0.02 suits widths in the thousands; for narrow models this keeps activations near 1.
+  const initializerRange = 1 / Math.sqrt(sizes.hiddenSize);
+  const config = newLlamaConfig(sizes, tokenizer, { tieWordEmbeddings: true, initializerRange });
   const model = new Llama(config, settings.seed);
   try {
     const data = domains.map((domain) => ({ domain, weight: domain.weight ?? 1 }));

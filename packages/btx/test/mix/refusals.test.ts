@@ -152,6 +152,25 @@ describe("mix refuses", () => {
     expect(JSON.parse(readFileSync(join(output, "config.json"), "utf8")).num_local_experts).toBe(3);
   });
 
+  it("a result that does not read back as it was written, and keeps nothing of it", async () => {
+    const folder = temporaryFolder();
+    const experts = [await writeCheckpoint(join(folder, "a")), await writeCheckpoint(join(folder, "b"))];
+    /** Turns the last bit of the weights, as soon as all are written. */
+    const onProgress = (done: number, total: number) => {
+      if (done < total) return;
+      const temporary = join(folder, readdirSync(folder).find((name) => name.startsWith(".tmp-"))!);
+      const weights = join(temporary, readdirSync(temporary).find((name) => name.includes("safetensors"))!);
+      const bytes = readFileSync(weights);
+      bytes[bytes.length - 1]! ^= 1;
+      writeFileSync(weights, bytes);
+    };
+    await expect(mix({ experts, output: join(folder, "moe"), onProgress })).rejects.toMatchObject({
+      code: "MIX_VERIFICATION",
+      message: expect.stringContaining("does not read back as it was written"),
+    });
+    expect(readdirSync(folder)).toEqual(["a", "b"]);
+  });
+
   it("to go on after an abort, and leaves nothing behind", async () => {
     const controller = new AbortController();
     const { message } = await refusal({}, { signal: controller.signal, onProgress: () => controller.abort() });

@@ -2,7 +2,7 @@ import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { ModelFolder, tensor } from "@trefoil/core";
 import { expect, it } from "vitest";
-import { mix, OpenModel, planMix, planUpcycle, upcycle } from "../../src/index.js";
+import { type MixOptions, mix, OpenModel, planMix, planUpcycle, upcycle } from "../../src/index.js";
 import { temporaryFolder, tinyConfig, writeCheckpoint } from "../checkpoints.js";
 
 const json = (folder: string, name: string) => JSON.parse(readFileSync(join(folder, name), "utf8"));
@@ -35,6 +35,20 @@ it("split and blend of equal checkpoints, all experts with equal gates, compute 
   await mix({ ...blend, arrange: { kind: "blend" } });
   await expectSame(seed, blend.output);
   expect(json(split.output, "config.json")).toMatchObject({ num_local_experts: 6, intermediate_size: 4 });
+});
+
+it("blends and splits of different checkpoints, all experts with equal gates, sum to what whole experts do", async () => {
+  const folder = temporaryFolder();
+  const experts = await Promise.all([1, 2].map((seed) => writeCheckpoint(join(folder, `e${seed}`), { seed })));
+  const shared = { experts, router: { kind: "random", standardDeviation: 0 } } as const;
+  const made = async (output: string, more: Partial<MixOptions>) => {
+    await mix({ ...shared, ...more, output: join(folder, output) });
+    return join(folder, output);
+  };
+  // Gates of 1/2 over two whole experts, over two blends of the same sum, and of 1/4 over four chunks scaled by 2.
+  const whole = await made("whole", { expertsPerToken: 2 });
+  await expectSame(whole, await made("blend", { expertsPerToken: 2, arrange: { kind: "blend" } }));
+  await expectSame(whole, await made("split", { expertsPerToken: 4, arrange: { kind: "split", chunks: 2 } }));
 });
 
 it("upcycled without noise a checkpoint computes what it did, in all layers or some", async () => {

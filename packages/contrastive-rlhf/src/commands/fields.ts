@@ -1,4 +1,4 @@
-import { loadTokenizer, type Tokenizer } from "@trefoil/core";
+import { countField as count, folderField as folder, loadTokenizer, type Tokenizer } from "@trefoil/core";
 import { z } from "zod";
 import type { Aggregation } from "../algorithm/index.js";
 import { RlhfError } from "../errors.js";
@@ -12,22 +12,11 @@ import {
 
 /** Fields that several commands share. */
 
-export const folder = (meaning: string) => z.string().min(1).describe(meaning).meta({ placeholder: "folder" });
+export { outputFields, runOf } from "@trefoil/core";
+export { count, folder };
+
 export const file = (meaning: string) => z.string().min(1).describe(meaning).meta({ placeholder: "file.jsonl" });
-export const count = (value: number, meaning: string) => z.number().int().positive().default(value).describe(meaning);
 export const seed = z.number().int().min(0).max(0xffffffff).default(0);
-
-/** Where a training command writes. */
-export const outputFields = {
-  output: folder("Folder of the result, as Hugging Face lays it out."),
-  run: folder(
-    "Run directory: configuration, metrics, checkpoints, report. Default: the output's name and -run.",
-  ).optional(),
-  resume: z.boolean().default(false).describe("Go on from the newest checkpoint of the run directory."),
-  overwrite: z.boolean().default(false).describe("Replace an existing output."),
-};
-
-export const runOf = ({ run, output }: { run?: string | undefined; output: string }): string => run ?? `${output}-run`;
 
 /** @param defaults of the stage */
 export const trainFields = (defaults: { steps: number; learningRate: number; batch: number }) =>

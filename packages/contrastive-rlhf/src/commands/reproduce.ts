@@ -1,7 +1,5 @@
-import { writeFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
-import { join } from "node:path";
-import { defineCommand, terminalTable, writeReport } from "@trefoil/core";
+import { defineCommand, terminalTable, writeExperimentReport } from "@trefoil/core";
 import { z } from "zod";
 import {
   claimFindings,
@@ -109,10 +107,12 @@ export const reproduceCommand = defineCommand({
     stdout.write(
       `\n${terminalTable(table, 2)}\n${[...result.falsifiers, ...result.claims].map(findingText).join("\n")}\n`,
     );
-    const report = join(output, "report.html");
-    const subtitle = completed ? `${settings.seeds} paired seeds` : "Not all arms are done";
-    await writeReport(report, { title: "Contrastive rewards: when they help", subtitle, sections });
-    await writeFile(join(output, "summary.md"), markdownReport(result));
-    progress.log(`${completed ? "Done" : "Stopped; the same command goes on"}. The report is in ${report}.`);
+    await writeExperimentReport(output, progress, {
+      title: "Contrastive rewards: when they help",
+      seeds: settings.seeds,
+      completed,
+      sections,
+      summary: markdownReport(result),
+    });
   },
 });

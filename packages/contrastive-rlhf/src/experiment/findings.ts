@@ -1,7 +1,8 @@
+import { pairedRows } from "@trefoil/core";
 import { mean, type PairedTest } from "../algorithm/index.js";
 import { type Arm, allCells, type Cell, cellName, type ExperimentSettings, falsifiers } from "./plan.js";
 import type { ResultRow } from "./results.js";
-import { type ArmSummary, pairedRows, rowFinder, summarise, tested } from "./summary.js";
+import { type ArmSummary, rowFinder, summarise, tested } from "./summary.js";
 
 export interface Finding {
   statement: string;

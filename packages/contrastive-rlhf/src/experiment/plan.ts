@@ -63,6 +63,9 @@ export interface ExperimentSettings {
   tuned: TunedSettings;
 }
 
+/** Rows are named by the values of these: a later run in the same folder may change them. */
+export const mayChange = ["seeds", "showcaseSeeds", "offsets", "flips", "binary", "samples"] as const;
+
 /** Share of flipped labels in the showcase cell, which also has an offset of none. */
 const showcaseFlips = 0.2;
 

@@ -1,6 +1,6 @@
 import { join } from "node:path";
-import { type RunUnit, runUnits, type StageContext } from "@trefoil/core";
-import { armName, armsOf, cellName, cellsOf, type ExperimentSettings, type ModelSize } from "./plan.js";
+import { type ExperimentOptions, type RunUnit, runUnits } from "@trefoil/core";
+import { armName, armsOf, cellName, cellsOf, type ExperimentSettings, type ModelSize, mayChange } from "./plan.js";
 import { type ResultRow, resultKey } from "./results.js";
 import { SeedStages } from "./seed-stages.js";
 
@@ -41,11 +41,6 @@ export const runUnit: RunUnit<ExperimentSettings, Unit, ResultRow> = async (requ
   return true;
 };
 
-export interface ExperimentOptions extends StageContext {
-  /** Seeds trained at a time, each by a process of one thread; 1: in this process. */
-  workers: number;
-}
-
 /**
  * Runs every arm of every cell and seed that has no result yet. Returns whether all were run.
  * @throws ResumeError where the folder holds an experiment of other settings
@@ -53,12 +48,11 @@ export interface ExperimentOptions extends StageContext {
 export async function runExperiment(
   directory: string,
   settings: ExperimentSettings,
-  { workers, progress, signal }: ExperimentOptions,
+  options: ExperimentOptions,
 ): Promise<boolean> {
-  return await runUnits({
-    ...{ directory, settings, workers, progress, signal },
-    // Rows are named by the values of these.
-    mayChange: ["seeds", "showcaseSeeds", "offsets", "flips", "binary", "samples"],
+  return await runUnits(options, {
+    ...{ directory, settings },
+    mayChange,
     units: unitsOf(settings),
     keysOf: ({ seed, model }) =>
       cellsOf(settings, model).flatMap((cell) =>

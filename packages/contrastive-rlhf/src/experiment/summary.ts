@@ -1,3 +1,4 @@
+import { pairedRows } from "@trefoil/core";
 import {
   fromCounts,
   holm,
@@ -61,10 +62,6 @@ export function rowFinder(rows: readonly ResultRow[]): FindRows {
   }
   return (cell, arm) => groups.get(`${cellName(cell)} ${armName(arm)}`) ?? [];
 }
-
-/** Pairs of the same seed. */
-export const pairedRows = (a: readonly ResultRow[], b: readonly ResultRow[]): [ResultRow, ResultRow][] =>
-  a.flatMap((row) => b.filter(({ seed }) => seed === row.seed).map((other): [ResultRow, ResultRow] => [row, other]));
 
 /** Undefined for fewer than two differences, or where all are equal. */
 export const tested = (differences: readonly number[]): PairedTest | undefined =>

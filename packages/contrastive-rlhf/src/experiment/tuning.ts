@@ -1,10 +1,10 @@
 import { existsSync } from "node:fs";
-import { appendFile, mkdir, readFile, rm } from "node:fs/promises";
+import { appendFile, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
-import type { StageContext } from "@trefoil/core";
+import { keepSettings, type StageContext } from "@trefoil/core";
 import { mean } from "../algorithm/index.js";
 import { defined } from "../stages/index.js";
-import { type Cell, cellName, type ExperimentSettings, type TunedSettings } from "./plan.js";
+import { type Cell, cellName, type ExperimentSettings, mayChange, type TunedSettings } from "./plan.js";
 import { SeedStages } from "./seed-stages.js";
 
 /** Seeds that the experiment does not use. */
@@ -38,13 +38,14 @@ export const tunedSettings: TunedSettings = { learningRate: 2e-3, klCoefficient:
 /**
  * Plain PPO at every point of the grid on seeds of its own; the best by mean true quality is what all arms of the experiment use.
  * Returns the points, best first; undefined when stopped.
+ * @throws ResumeError where the folder holds results of other settings
  */
 export async function tunePpo(
   directory: string,
   settings: ExperimentSettings,
   { signal, progress }: StageContext,
 ): Promise<TuningPoint[] | undefined> {
-  await mkdir(directory, { recursive: true });
+  await keepSettings(directory, settings, mayChange);
   const path = join(directory, "tuning.jsonl");
   const rows: TuningRow[] = existsSync(path)
     ? (await readFile(path, "utf8")).split("\n").flatMap((line) => (line === "" ? [] : [JSON.parse(line) as TuningRow]))

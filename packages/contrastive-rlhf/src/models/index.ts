@@ -15,12 +15,13 @@ export {
 } from "./score-model.js";
 export {
   type Episode,
-  lastTokenIndex,
-  type PackedBatch,
-  packedBatch,
+  type EpisodeBatch,
+  endBatch,
+  perEpisode,
+  perToken,
+  type ResponseBatch,
+  responseBatch,
   responseLogProbs,
-  type SequenceBatch,
-  type SequenceSizes,
-  sequenceBatch,
-  sizesFor,
+  statesRead,
+  tokensOf,
 } from "./sequences.js";

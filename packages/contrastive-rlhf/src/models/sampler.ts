@@ -88,14 +88,25 @@ class DecodeBatch implements Disposable {
     [this.#lengths, this.#states, this.#token] = [integers([rows]), integers([rows, 4]), integers([rows, 1])];
   }
 
-  /** Runs prompts, i32 [rows, sequence] with `lengths` tokens each, under `states`, i32 [rows, 4]: the first new tokens, i32 [rows]. */
-  readonly prefill = compile((tokens: Tensor, lengths: Tensor, states: Tensor, drawing: Drawing) => {
+  /** Puts prompts, i32 [rows, sequence], into the cache; what is behind their ends there is written over by new tokens. */
+  readonly prefill = compile((tokens: Tensor) => {
     const [batch, sequence] = tokens.shape as [number, number];
     const caches = { layers: this.#caches, start: full([batch], 0, "i32"), lengths: full([batch], sequence, "i32") };
-    const { hidden } = this.#model.hidden(tokens, { caches });
-    this.#lengths.assign(lengths);
-    return this.#draw(this.#model.logitsAt(hidden, add(add(iota(batch).mul(sequence), lengths), -1)), states, drawing);
+    this.#model.hidden(tokens, { caches });
+    return iota(1);
   });
+
+  /**
+   * What the next step works on.
+   * @param lengths [rows]: tokens in the cache
+   * @param states [rows, 4]
+   * @param tokens [rows]: what comes next; default: what was drawn
+   */
+  start(lengths: Int32Array, states: Int32Array, tokens?: Int32Array): void {
+    this.#lengths.set(lengths);
+    this.#states.set(states);
+    if (tokens) this.#token.set(tokens);
+  }
 
   /** One more token of each row, i32 [rows]. */
   readonly decode = compile((drawing: Drawing) => {
@@ -103,15 +114,11 @@ class DecodeBatch implements Disposable {
     const caches = { layers: this.#caches, start: this.#lengths, lengths };
     const { hidden } = this.#model.hidden(this.#token, { caches, positions: reshape(this.#lengths, [this.rows, 1]) });
     this.#lengths.assign(lengths);
-    return this.#draw(this.#model.logitsAt(hidden, iota(this.rows)), this.#states, drawing);
-  });
-
-  #draw(logits: Tensor, states: Tensor, drawing: Drawing): Tensor {
-    const { token } = sampleTokens(logits, states, 0, drawing);
+    const { token } = sampleTokens(this.#model.logitsAt(hidden, iota(this.rows)), this.#states, 0, drawing);
     this.#token.assign(reshape(token, [this.rows, 1]));
-    this.#states.assign(advanceRandom(states));
+    this.#states.assign(advanceRandom(this.#states));
     return token;
-  }
+  });
 
   readonly #copyRows = compile((from: DecodeBatchContent, index: Tensor) => {
     this.#caches.forEach((cache, layer) => {
@@ -127,10 +134,8 @@ class DecodeBatch implements Disposable {
     return iota(1);
   });
 
-  /** Takes over rows of a larger batch: row i is `index[i]` of it, with `lengths[i]` tokens in the cache. */
-  async take(from: DecodeBatch, index: Int32Array, lengths: Int32Array, states: Int32Array): Promise<void> {
-    this.#lengths.set(lengths);
-    this.#states.set(states);
+  /** Takes over cache and tokens of another batch: row i is row `index[i]` of it. */
+  async take(from: DecodeBatch, index: Int32Array): Promise<void> {
     const caches = from.#caches.map(({ keys, values }) => ({ keys, values }));
     await this.#copyRows({ caches, token: from.#token }, tensor(index));
   }
@@ -157,11 +162,11 @@ interface RunningRow {
 
 /**
  * Batched sampling with a key-value cache, where each response has random numbers of its own: the same prompt, sample and seed give
- * the same response in any batch. Rows that have ended leave the batch when half of it is left. The model may be trained between calls.
+ * the same response in any batch. A prompt that is asked for several times is run once. Rows that have ended leave the batch when half of it is left. The model may be trained between calls.
  */
 export class Sampler implements Disposable {
   readonly batch: number;
-  readonly #prompt: number;
+  readonly #positions: number;
   /** Each of half the rows of the one before. */
   readonly #batches: DecodeBatch[] = [];
 
@@ -174,10 +179,9 @@ export class Sampler implements Disposable {
       );
     }
     this.batch = batch;
-    const positions = Math.min(maxPositions, roundUp(longestPrompt) + maxNewTokens);
-    this.#prompt = Math.min(roundUp(longestPrompt), positions);
+    this.#positions = Math.min(maxPositions, roundUp(longestPrompt) + maxNewTokens);
     for (let rows = batch; rows === batch || rows >= smallestBatch; rows = Math.ceil(rows / 2)) {
-      this.#batches.push(new DecodeBatch(model, rows, positions));
+      this.#batches.push(new DecodeBatch(model, rows, this.#positions));
       if (rows === 1) break;
     }
   }
@@ -205,28 +209,18 @@ export class Sampler implements Disposable {
       }
       return { prompt, state: responseState(prompt, sample, seed, stream), tokens: [], ended: false };
     });
-    const padded = new Int32Array(this.batch * this.#prompt);
-    // Rows without a request run a prompt of one token, which nobody reads.
-    const lengths = new Int32Array(this.batch).fill(1);
-    const states = new Int32Array(this.batch * 4);
-    rows.forEach(({ prompt, state }, row) => {
-      padded.set(prompt, row * this.#prompt);
-      lengths[row] = prompt.length;
-      states.set(state, row * 4);
-    });
-    const prompts = tensor(padded, { shape: [this.batch, this.#prompt] });
-    let batch = this.#batches[0]!;
-    let enqueued = 1;
+    let batch = await this.#start(rows);
+    let enqueued = 0;
     // The slots of a step are those of the batch that ran it: rows may move before its tokens are read.
     let running = rows.map((row, slot) => ({ row, slot }));
-    const inFlight = [
-      { token: batch.prefill(prompts, tensor(lengths), tensor(states, { shape: [this.batch, 4] }), drawing), running },
-    ];
+    const inFlight: { token: Promise<Tensor>; running: typeof running }[] = [];
+    const enqueue = (): void => {
+      inFlight.push({ token: batch.decode(drawing), running });
+      enqueued++;
+    };
+    enqueue();
     for (let step = inFlight.shift(); step; step = inFlight.shift()) {
-      while (inFlight.length < stepsAhead - 1 && enqueued < maxNewTokens) {
-        inFlight.push({ token: batch.decode(drawing), running });
-        enqueued++;
-      }
+      while (inFlight.length < stepsAhead - 1 && enqueued < maxNewTokens) enqueue();
       const drawn = await (await step.token).data();
       for (const { row, slot } of step.running) {
         if (row.ended) continue;
@@ -246,6 +240,36 @@ export class Sampler implements Disposable {
     return rows.map(({ tokens, ended }) => ({ tokens: Int32Array.from(tokens), ended }));
   }
 
+  /** A batch whose row i is about to decode the last token of row i's prompt. What comes before is run once for equal prompts. */
+  async #start(rows: readonly RunningRow[]): Promise<DecodeBatch> {
+    const holding = (count: number) => this.#batches.findLast(({ rows: size }) => size >= count)!;
+    const batch = holding(rows.length);
+    const slots = new Map<string, number>();
+    const index = new Int32Array(batch.rows);
+    rows.forEach(({ prompt }, i) => {
+      const key = prompt.join();
+      index[i] = slots.get(key) ?? slots.size;
+      slots.set(key, index[i]);
+    });
+    const shared = holding(slots.size);
+    const apart = shared.rows < batch.rows;
+    const longest = Math.max(...rows.map(({ prompt }) => prompt.length));
+    const width = Math.min(roundUp(longest - 1), this.#positions);
+    const padded = new Int32Array(shared.rows * width);
+    const [lengths, tokens] = [new Int32Array(batch.rows), new Int32Array(batch.rows)];
+    const states = new Int32Array(batch.rows * 4);
+    rows.forEach(({ prompt, state }, i) => {
+      padded.set(prompt.subarray(0, -1), (apart ? index[i]! : i) * width);
+      lengths[i] = prompt.length - 1;
+      tokens[i] = prompt.at(-1)!;
+      states.set(state, i * 4);
+    });
+    if (width > 0) await shared.prefill(tensor(padded, { shape: [shared.rows, width] }));
+    if (apart) await batch.take(shared, index);
+    batch.start(lengths, states, tokens);
+    return batch;
+  }
+
   /** Moves what still runs into a smaller batch. @param drawn tokens of each row that the device has drawn; the last is not cached */
   async #move(
     from: DecodeBatch,
@@ -262,7 +286,8 @@ export class Sampler implements Disposable {
       lengths[slot] = row.prompt.length + drawn - 1;
       states.set([...row.state, drawn, 0], slot * 4);
     }
-    await to.take(from, index, lengths, states);
+    await to.take(from, index);
+    to.start(lengths, states);
     return running.map(({ row }, slot) => ({ row, slot }));
   }
 

@@ -23,6 +23,7 @@ import {
 } from "@trefoil/core";
 import { RlhfError } from "../errors.js";
 import { disposeParameters } from "./open.js";
+import { type EpisodeBatch, statesRead } from "./sequences.js";
 
 /** A decoder with one number per position: a reward model (read at the last token) or a critic (read at every one). */
 export class ScoreModel extends Module {
@@ -46,14 +47,18 @@ export class ScoreModel extends Module {
    * @returns [n]
    */
   scoresAt(tokens: Tensor, index: Tensor, context: { segments?: Tensor; positions?: Tensor } = {}): Tensor {
-    return this.headAt(this.trunk.hidden(tokens, context).hidden, index);
+    const hidden = reshape(this.trunk.hidden(tokens, context).hidden, [-1, this.trunk.config.hiddenSize]);
+    return this.head(gatherRows(hidden, index));
   }
 
-  /** The same from hidden states that are there already, [batch, sequence, hidden]. */
-  headAt(hidden: Tensor, index: Tensor): Tensor {
-    return reshape(linear(gatherRows(reshape(hidden, [-1, this.trunk.config.hiddenSize]), index), this.score.weight), [
-      index.size,
-    ]);
+  /** The same of the states that a batch reads, [n]. */
+  scores(batch: EpisodeBatch): Tensor {
+    return this.head(statesRead(this.trunk, batch));
+  }
+
+  /** From states that are there already, [n, hidden]. */
+  head(states: Tensor): Tensor {
+    return reshape(linear(states, this.score.weight), [states.shape[0]!]);
   }
 
   [Symbol.dispose](): void {

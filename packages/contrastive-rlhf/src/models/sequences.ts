@@ -1,12 +1,11 @@
 import {
   type CausalLM,
-  exp,
   gatherLast,
+  linear,
   logSoftmax,
   multiply,
-  negate,
   reshape,
-  sum,
+  type SharedRows,
   type Tensor,
   tensor,
 } from "@trefoil/core";
@@ -17,133 +16,169 @@ export interface Episode {
   response: Int32Array;
 }
 
-/** Episodes laid out for one program: B rows of S tokens, right-padded; responses as B * T positions. */
-export interface SequenceBatch {
-  /** i32 [B, S] */
+/** Episodes for one program. Each beginning that prompts share is computed once; of the last layer, n states are computed and read. */
+export interface EpisodeBatch {
+  /** i32 [1, rows] */
   tokens: Tensor;
-  /** i32 [B * T]: row of the hidden state that predicts each response token; -1 where there is none. */
-  index: Tensor;
-  /** i32 [B * T, 1]: the response tokens; -1 where there is none. */
+  shared: SharedRows;
+}
+
+/** The states that predict the tokens of responses, episode by episode. */
+export interface ResponseBatch extends EpisodeBatch {
+  /** i32 [n, 1]: the response tokens; -1 behind the last. */
   targets: Tensor;
-  /** [B * T]: 1 for response tokens. */
-  mask: Tensor;
 }
 
-/** Sizes of a SequenceBatch. */
-export interface SequenceSizes {
-  rows: number;
-  /** S */
-  sequence: number;
-  /** T */
-  response: number;
+/** Sizes are rounded up by at most a sixteenth (to a multiple of 8 at least): few programs serve all batches. */
+function rounded(size: number): number {
+  const quantum = Math.max(8, 2 ** Math.ceil(Math.log2(size)) / 32);
+  return quantum * Math.ceil(size / quantum);
 }
 
-/** Sequences are padded to multiples of 8, long ones of 64, so that similar data share programs. */
-const roundUp = (length: number): number => (length <= 64 ? Math.ceil(length / 8) * 8 : Math.ceil(length / 64) * 64);
+const largestVocabulary = 2 ** 24;
 
-/** The smallest sizes that hold all episodes. */
-export function sizesFor(episodes: readonly Episode[], rows: number, maxPositions: number): SequenceSizes {
-  const response = Math.max(...episodes.map((episode) => episode.response.length));
-  const longest = Math.max(...episodes.map((episode) => episode.prompt.length + episode.response.length));
-  return { rows, sequence: Math.min(roundUp(longest), maxPositions), response };
+/** Numbers beginnings: the same tokens after the same beginning are one row. */
+class Beginnings {
+  readonly tokens: number[] = [];
+  readonly #rows = new Map<number, number>();
+
+  /** The row of `token` behind the beginning that ends at `row`; -1: at the start. */
+  after(row: number, token: number): number {
+    const key = (row + 1) * largestVocabulary + token;
+    let next = this.#rows.get(key);
+    if (next === undefined) {
+      next = this.tokens.push(token) - 1;
+      this.#rows.set(key, next);
+    }
+    return next;
+  }
+
+  /** A row of its own. */
+  alone(token: number): number {
+    return this.tokens.push(token) - 1;
+  }
 }
-
-/** @param episodes `rows` of them, or fewer: the rest is empty */
-export function sequenceBatch(
-  episodes: readonly Episode[],
-  { rows, sequence, response: width }: SequenceSizes,
-): SequenceBatch {
-  const tokens = new Int32Array(rows * sequence);
-  const index = new Int32Array(rows * width).fill(-1);
-  const targets = new Int32Array(rows * width).fill(-1);
-  const mask = new Float32Array(rows * width);
-  episodes.forEach(({ prompt, response }, row) => {
-    tokens.set(prompt, row * sequence);
-    tokens.set(response, row * sequence + prompt.length);
-    response.forEach((token, t) => {
-      index[row * width + t] = row * sequence + prompt.length - 1 + t;
-      targets[row * width + t] = token;
-      mask[row * width + t] = 1;
-    });
-  });
-  return {
-    tokens: tensor(tokens, { shape: [rows, sequence] }),
-    index: tensor(index),
-    targets: tensor(targets, { shape: [rows * width, 1] }),
-    mask: tensor(mask),
-  };
-}
-
-/** Episodes one behind the other in a single row of N tokens, without padding between them. */
-export interface PackedBatch extends SequenceBatch {
-  /** i32 [1, N]: where each token stands in its episode, and which episode that is. */
-  positions: Tensor;
-  segments: Tensor;
-}
-
-/** N is rounded up to a sixteenth of what it can be: few programs serve all lengths. */
-const packedSteps = 16;
 
 /**
- * The same without the padding, and without the last tokens of responses, after which nothing is predicted.
- * @param episodes `rows` of them, or fewer: the rest is empty
+ * @param read the positions of each episode that are read: from the first, up to the second
+ * @param sequences as many as episodes, or more: the rest is empty
  */
-export function packedBatch(
-  episodes: readonly Episode[],
-  { rows, sequence, response: width }: SequenceSizes,
-): PackedBatch {
-  const real = episodes.reduce((sum, { prompt, response }) => sum + prompt.length + response.length - 1, 0);
-  const quantum = 16 * Math.ceil((rows * sequence) / packedSteps / 16);
-  const total = quantum * Math.ceil(real / quantum);
-  const [tokens, positions, segments] = [new Int32Array(total), new Int32Array(total), new Int32Array(total).fill(-1)];
-  const index = new Int32Array(rows * width).fill(-1);
-  const targets = new Int32Array(rows * width).fill(-1);
-  const mask = new Float32Array(rows * width);
-  let at = 0;
-  episodes.forEach(({ prompt, response }, row) => {
-    tokens.set(prompt, at);
-    tokens.set(response.subarray(0, -1), at + prompt.length);
-    const length = prompt.length + response.length - 1;
-    for (let i = 0; i < length; i++) positions[at + i] = i;
-    segments.fill(row, at, at + length);
-    response.forEach((token, t) => {
-      index[row * width + t] = at + prompt.length - 1 + t;
-      targets[row * width + t] = token;
-      mask[row * width + t] = 1;
-    });
-    at += length;
+function episodeBatch(
+  episodes: readonly { prompt: Int32Array; rest: Int32Array; read: readonly [number, number] }[],
+  sequences: number,
+  reads: number,
+): EpisodeBatch {
+  const lengths = Int32Array.from({ length: sequences }, (_, i) =>
+    i < episodes.length ? episodes[i]!.prompt.length + episodes[i]!.rest.length : 0,
+  );
+  const length = rounded(Math.max(...lengths));
+  const places = (): Int32Array => new Int32Array(sequences * length).fill(-1);
+  const [keys, queries, asking] = [places(), places(), places()];
+  const [keyPositions, queryPositions] = [new Int32Array(keys.length), new Int32Array(keys.length)];
+  const [readRows, readPlaces] = [new Int32Array(reads).fill(-1), new Int32Array(reads).fill(-1)];
+  const rows = new Beginnings();
+  let read = 0;
+  episodes.forEach(({ prompt, rest, read: [from, to] }, episode) => {
+    let row = -1;
+    for (let i = 0; i < lengths[episode]!; i++) {
+      row = i < prompt.length ? rows.after(row, prompt[i]!) : rows.alone(rest[i - prompt.length]!);
+      keys[episode * length + i] = row;
+      keyPositions[episode * length + i] = i;
+      const place = (episode + 1) * length - lengths[episode]! + i;
+      queries[place] = row;
+      queryPositions[place] = i;
+      if (i < from || i >= to) continue;
+      asking[place] = read;
+      readRows[read] = row;
+      readPlaces[read++] = place;
+    }
   });
-  const row = (values: Int32Array): Tensor => tensor(values, { shape: [1, total] });
+  const tokens = new Int32Array(rounded(rows.tokens.length));
+  tokens.set(rows.tokens);
+  const standing = new Int32Array(tokens.length).fill(-1);
+  queries.forEach((row, place) => {
+    if (row >= 0) standing[row] = place;
+  });
+  const shape = [sequences, length];
   return {
-    tokens: row(tokens),
-    positions: row(positions),
-    segments: row(segments),
-    index: tensor(index),
-    targets: tensor(targets, { shape: [rows * width, 1] }),
-    mask: tensor(mask),
+    tokens: tensor(tokens, { shape: [1, tokens.length] }),
+    shared: {
+      keys: tensor(keys, { shape }),
+      keyPositions: tensor(keyPositions, { shape }),
+      lengths: tensor(lengths),
+      queries: tensor(queries, { shape }),
+      queryPositions: tensor(queryPositions, { shape }),
+      standing: tensor(standing),
+      read: { rows: tensor(readRows), standing: tensor(readPlaces), queries: tensor(asking, { shape }) },
+    },
   };
 }
 
-/** i32 [rows]: position of each episode's last token in rows * sequence; -1 for empty rows. */
-export function lastTokenIndex(episodes: readonly Episode[], { rows, sequence }: SequenceSizes): Tensor {
-  const index = new Int32Array(rows).fill(-1);
-  episodes.forEach(({ prompt, response }, row) => {
-    index[row] = row * sequence + prompt.length + response.length - 1;
+/** To read the probabilities of response tokens. The last token of a response predicts nothing, and is left out. */
+export function responseBatch(episodes: readonly Episode[]): ResponseBatch {
+  const all = episodes.flatMap(({ response }) => Array.from(response));
+  const targets = new Int32Array(rounded(all.length)).fill(-1);
+  targets.set(all);
+  const parts = episodes.map(({ prompt, response }) => ({
+    prompt,
+    rest: response.subarray(0, -1),
+    read: [prompt.length - 1, prompt.length + response.length - 1] as const,
+  }));
+  return {
+    ...episodeBatch(parts, parts.length, targets.length),
+    targets: tensor(targets, { shape: [targets.length, 1] }),
+  };
+}
+
+/** To read the last token of each episode: `reads` states, of which those behind the episodes are nothing's. */
+export function endBatch(episodes: readonly Episode[], reads = episodes.length): EpisodeBatch {
+  const parts = episodes.map(({ prompt, response }) => {
+    const length = prompt.length + response.length;
+    return { prompt, rest: response, read: [length - 1, length] as const };
   });
-  return tensor(index);
+  return episodeBatch(parts, reads, reads);
+}
+
+/** Of prompts and responses. */
+export const tokensOf = (episodes: readonly Episode[]): number =>
+  episodes.reduce((total, { prompt, response }) => total + prompt.length + response.length, 0);
+
+/** One number per response token, episode by episode, with zeros behind: `[n]` as a ResponseBatch reads them. */
+export function perToken(batch: ResponseBatch, values: readonly ArrayLike<number>[]): Tensor {
+  const flat = new Float32Array(batch.targets.size);
+  let at = 0;
+  for (const row of values) {
+    flat.set(row, at);
+    at += row.length;
+  }
+  return tensor(flat);
+}
+
+/** The same the other way: `[n]` numbers cut into those of each episode. */
+export function perEpisode(values: Float32Array, episodes: readonly Episode[]): Float32Array[] {
+  let at = 0;
+  return episodes.map(({ response }) => {
+    at += response.length;
+    return values.slice(at - response.length, at);
+  });
+}
+
+/** The states that a batch reads, [n, hidden]. */
+export function statesRead(model: CausalLM, { tokens, shared }: EpisodeBatch): Tensor {
+  return reshape(model.hidden(tokens, { shared }).hidden, [-1, model.config.hiddenSize]);
 }
 
 /**
- * Log-probabilities of the response tokens under the distribution they are sampled from, and its entropy (not differentiated through
- * the caller's choice), both [B * T]; 0 log-probability where there is no token.
+ * Log-probabilities of the response tokens under the distribution they are sampled from, [n]; 0 where there is no token.
+ * @param states [n, hidden]
+ * @returns also the logarithms of the whole distributions, [n, vocabulary]
  */
 export function responseLogProbs(
   model: CausalLM,
-  { index, targets }: Pick<SequenceBatch, "index" | "targets">,
+  { targets }: Pick<ResponseBatch, "targets">,
   temperature: number,
-  hidden: Tensor,
-): { logProbs: Tensor; entropy: Tensor } {
-  const all = logSoftmax(multiply(model.logitsAt(hidden, index), 1 / temperature));
-  const logProbs = reshape(gatherLast(all, targets), [index.size]);
-  return { logProbs, entropy: negate(sum(multiply(exp(all), all), { axes: -1 })) };
+  states: Tensor,
+): { logProbs: Tensor; all: Tensor } {
+  const all = logSoftmax(multiply(linear(states, model.headWeight), 1 / temperature));
+  return { logProbs: reshape(gatherLast(all, targets), [targets.size]), all };
 }

@@ -11,8 +11,8 @@ import {
   type StageOutput,
   saveModel,
   scalarsOf,
+  scatterAddRows,
   slice,
-  sum,
   type Tensor,
   tensor,
   valueAndGrad,
@@ -20,12 +20,14 @@ import {
 import { type DpoForm, dpoLoss } from "../algorithm/index.js";
 import { EpisodeEncoder, type PreferenceEpisodes, type PreferenceText } from "../data/index.js";
 import {
+  type Episode,
   hashModelFolder,
   OpenPolicy,
+  type ResponseBatch,
+  responseBatch,
   responseLogProbs,
-  type SequenceSizes,
-  sequenceBatch,
-  sizesFor,
+  statesRead,
+  tokensOf,
 } from "../models/index.js";
 import { defined } from "./defined.js";
 import { makeOptimizer } from "./optimizer.js";
@@ -52,22 +54,18 @@ export async function dpo(options: DpoOptions): Promise<boolean> {
   const pairs = preferences.map((row) => encoder.preference(row));
   if (encoder.truncated > 0)
     progress?.warn(`${encoder.truncated} of ${2 * pairs.length} responses were cut to ${maxLength} tokens`);
-  const sizes = sizesFor(
-    pairs.flatMap(({ chosen, rejected }) => [chosen, rejected]),
-    2 * settings.batch,
-    maxLength,
-  );
 
-  const summed = (tokens: Tensor, index: Tensor, targets: Tensor): Tensor => {
-    const { logProbs } = responseLogProbs(model, { index, targets }, 1, model.hidden(tokens).hidden);
-    return sum(reshape(logProbs, [sizes.rows, sizes.response]), { axes: 1 });
+  const rows = 2 * settings.batch;
+  const summed = ({ batch, owners }: PairBatch): Tensor => {
+    const { logProbs } = responseLogProbs(model, batch, 1, statesRead(model, batch));
+    return reshape(scatterAddRows(reshape(logProbs, [-1, 1]), owners, rows), [rows]);
   };
-  const reference = await referenceLogProbs(pairs, sizes, compile(summed));
+  const reference = await referenceLogProbs(pairs, rows, compile(summed));
   const parameters = model.parameters();
   const optimizer = makeOptimizer(parameters, settings, settings.steps);
-  const step = compile((tokens: Tensor, index: Tensor, targets: Tensor, references: Tensor) => {
+  const step = compile((batch: PairBatch, references: Tensor) => {
     const { value, grads } = valueAndGrad(() => {
-      const logProbs = summed(tokens, index, targets);
+      const logProbs = summed(batch);
       const [chosen, rejected] = [slice(logProbs, 0, 0, settings.batch), slice(logProbs, 0, settings.batch)];
       const [referenceChosen, referenceRejected] = [
         slice(references, 0, 0, settings.batch),
@@ -95,32 +93,43 @@ export async function dpo(options: DpoOptions): Promise<boolean> {
     settings,
     parameters: namedState({ model, optimizer }),
     step: async (index) => {
-      const rows = rowsOfStep(pairs.length, settings.batch, index, settings.seed);
-      const episodes = [...rows.map((row) => pairs[row]!.chosen), ...rows.map((row) => pairs[row]!.rejected)];
-      const { tokens, index: at, targets } = sequenceBatch(episodes, sizes);
+      const drawn = rowsOfStep(pairs.length, settings.batch, index, settings.seed);
+      const episodes = [...drawn.map((row) => pairs[row]!.chosen), ...drawn.map((row) => pairs[row]!.rejected)];
       const references = tensor([
-        ...rows.map((row) => reference[2 * row]!),
-        ...rows.map((row) => reference[2 * row + 1]!),
+        ...drawn.map((row) => reference[2 * row]!),
+        ...drawn.map((row) => reference[2 * row + 1]!),
       ]);
-      return { ...(await scalarsOf(await step(tokens, at, targets, references))), tokens: tokens.size };
+      return { ...(await scalarsOf(await step(pairBatch(episodes), references))), tokens: tokensOf(episodes) };
     },
   });
   if (completed) await saveModel(model, output, { config, tokenizerFrom: options.policy, ...defined({ overwrite }) });
   return completed;
 }
 
+interface PairBatch {
+  batch: ResponseBatch;
+  /** i32 [n]: the episode of each response token; -1 behind the last. */
+  owners: Tensor;
+}
+
+function pairBatch(episodes: readonly Episode[]): PairBatch {
+  const batch = responseBatch(episodes);
+  const owners = new Int32Array(batch.targets.size).fill(-1);
+  owners.set(episodes.flatMap(({ response }, i) => Array<number>(response.length).fill(i)));
+  return { batch, owners: tensor(owners) };
+}
+
 /** The policy is its own reference before the first update: chosen and rejected of each pair in turn. */
 async function referenceLogProbs(
   pairs: readonly PreferenceEpisodes[],
-  sizes: SequenceSizes,
-  summed: (tokens: Tensor, index: Tensor, targets: Tensor) => Promise<Tensor>,
+  rows: number,
+  summed: (batch: PairBatch) => Promise<Tensor>,
 ): Promise<number[]> {
   const episodes = pairs.flatMap(({ chosen, rejected }) => [chosen, rejected]);
   const logProbs: number[] = [];
-  for (let from = 0; from < episodes.length; from += sizes.rows) {
-    const some = episodes.slice(from, from + sizes.rows);
-    const { tokens, index, targets } = sequenceBatch(some, sizes);
-    const values = await (await summed(tokens, index, targets)).data();
+  for (let from = 0; from < episodes.length; from += rows) {
+    const some = episodes.slice(from, from + rows);
+    const values = await (await summed(pairBatch(some))).data();
     for (let i = 0; i < some.length; i++) logProbs.push(values[i]!);
   }
   return logProbs;

@@ -1,16 +1,9 @@
 import { join } from "node:path";
-import {
-  checkpointSteps,
-  compile,
-  loadCheckpoint,
-  restoreParameters,
-  type StageContext,
-  type Tensor,
-} from "@trefoil/core";
+import { checkpointSteps, compile, loadCheckpoint, restoreParameters, type StageContext } from "@trefoil/core";
 import { fromCounts, mean, type PairedTest, pairedTest, type WinTieLose } from "../algorithm/index.js";
 import type { PromptText } from "../data/index.js";
 import { RlhfError } from "../errors.js";
-import { OpenPolicy, responseLogProbs, sequenceBatch, sizesFor } from "../models/index.js";
+import { OpenPolicy, type ResponseBatch, responseBatch, responseLogProbs, statesRead } from "../models/index.js";
 import type { SamplingOptions } from "./baselines.js";
 import { type Judge, judgeBothOrders } from "./judge.js";
 import { respond, respondWith } from "./respond.js";
@@ -145,8 +138,7 @@ export async function rewardKlFrontier(options: FrontierOptions): Promise<Fronti
   );
   const logProbs = (model: OpenPolicy["model"]) =>
     compile(
-      (tokens: Tensor, index: Tensor, targets: Tensor) =>
-        responseLogProbs(model, { index, targets }, sampler.temperature, model.hidden(tokens).hidden).logProbs,
+      (batch: ResponseBatch) => responseLogProbs(model, batch, sampler.temperature, statesRead(model, batch)).logProbs,
     );
   const [own, base] = [logProbs(policy.model), logProbs(reference.model)];
   const stage = progress?.stage("frontier", { total: steps.length + 1, unit: "checkpoints" });
@@ -160,15 +152,8 @@ export async function rewardKlFrontier(options: FrontierOptions): Promise<Fronti
     const responses = await respondWith(policy, options);
     let total = 0;
     for (let from = 0; from < responses.length; from += options.batch) {
-      const some = responses.slice(from, from + options.batch);
-      const { tokens, index, targets } = sequenceBatch(
-        some,
-        sizesFor(some, options.batch, policy.model.config.maxPositions),
-      );
-      const [p, q] = [
-        await (await own(tokens, index, targets)).data(),
-        await (await base(tokens, index, targets)).data(),
-      ];
+      const batch = responseBatch(responses.slice(from, from + options.batch));
+      const [p, q] = [await (await own(batch)).data(), await (await base(batch)).data()];
       for (let i = 0; i < p.length; i++) total += p[i]! - q[i]!;
     }
     points.push({

@@ -1,7 +1,16 @@
-import { compile, multiply, sum, type Tensor, tensor, valueAndGrad } from "@trefoil/core";
+import { compile, multiply, sum, type Tensor, valueAndGrad } from "@trefoil/core";
 import { mean, rewardVariance, varianceRatio } from "../algorithm/index.js";
 import { EpisodeEncoder, type PromptText } from "../data/index.js";
-import { hashTokens, OpenPolicy, responseLogProbs, Sampler, sequenceBatch, sizesFor } from "../models/index.js";
+import {
+  hashTokens,
+  OpenPolicy,
+  perToken,
+  type ResponseBatch,
+  responseBatch,
+  responseLogProbs,
+  Sampler,
+  statesRead,
+} from "../models/index.js";
 import type { SamplingOptions } from "./baselines.js";
 import { rollOut } from "./ppo/rollout.js";
 import type { RewardSum } from "./rewards.js";
@@ -52,12 +61,10 @@ export async function measureGradientVariance(options: GradientVarianceOptions):
   const references = prompts.map(({ tokens }) => store.samples(hashTokens(tokens), most).rewards);
   const { rho } = rewardVariance(references);
 
-  const sizes = sizesFor(rollouts, minibatch, model.config.maxPositions);
   const parameters = model.parameters();
-  const gradient = compile((tokens: Tensor, index: Tensor, targets: Tensor, weights: Tensor) => {
+  const gradient = compile((batch: ResponseBatch, weights: Tensor) => {
     const { grads } = valueAndGrad(() => {
-      const hidden = model.hidden(tokens).hidden;
-      const { logProbs } = responseLogProbs(model, { index, targets }, settings.temperature, hidden);
+      const { logProbs } = responseLogProbs(model, batch, settings.temperature, statesRead(model, batch));
       return multiply(sum(multiply(logProbs, weights)), 1 / minibatch);
     }, parameters);
     return grads;
@@ -69,12 +76,11 @@ export async function measureGradientVariance(options: GradientVarianceOptions):
     const total = parameters.map(({ size }) => new Float64Array(size));
     for (let batch = 0; batch < count; batch++) {
       const some = rollouts.slice(batch * minibatch, (batch + 1) * minibatch);
-      const { tokens, index, targets } = sequenceBatch(some, sizes);
-      const weights = new Float32Array(minibatch * sizes.response);
-      for (let row = 0; row < minibatch; row++) {
-        weights.fill(values[batch * minibatch + row]! - centre, row * sizes.response, (row + 1) * sizes.response);
-      }
-      const grads = await gradient(tokens, index, targets, tensor(weights));
+      const laid = responseBatch(some);
+      const weights = some.map(({ response }, row) =>
+        new Float32Array(response.length).fill(values[batch * minibatch + row]! - centre),
+      );
+      const grads = await gradient(laid, perToken(laid, weights));
       for (const [i, grad] of grads.entries()) {
         const data = await grad.data();
         const into = total[i]!;

@@ -18,15 +18,13 @@ import { mean as average, rewardModelLoss, standardDeviation } from "../algorith
 import { EpisodeEncoder, type PreferenceEpisodes, type PreferenceText } from "../data/index.js";
 import { RlhfError } from "../errors.js";
 import {
+  type EpisodeBatch,
+  endBatch,
   hashModelFolder,
-  lastTokenIndex,
   loadScoreModel,
   OpenPolicy,
-  type ScoreModel,
-  type SequenceSizes,
   saveRewardModel,
-  sequenceBatch,
-  sizesFor,
+  tokensOf,
 } from "../models/index.js";
 import { defined } from "./defined.js";
 import { makeOptimizer } from "./optimizer.js";
@@ -70,17 +68,11 @@ export async function trainRewardModel(options: RewardModelOptions): Promise<Rew
   const training = pairs.slice(0, pairs.length - held);
   if (training.length === 0)
     throw new RlhfError("RLHF_DATA", "no pairs are left to train on: lower heldOut, or give more");
-  const sizes = sizesFor(
-    pairs.flatMap(({ chosen, rejected }) => [chosen, rejected]),
-    2 * settings.batch,
-    maxLength,
-  );
-
   const parameters = model.parameters();
   const optimizer = makeOptimizer(parameters, settings, settings.steps);
-  const step = compile((tokens: Tensor, index: Tensor, margin: Tensor) => {
+  const step = compile((batch: EpisodeBatch, margin: Tensor) => {
     const { value, grads } = valueAndGrad(() => {
-      const scores = model.scoresAt(tokens, index);
+      const scores = model.scores(batch);
       const [chosen, rejected] = [slice(scores, 0, 0, settings.batch), slice(scores, 0, settings.batch)];
       return { ...rewardModelLoss(chosen, rejected, { margin, centre, ...defined({ labelNoise }) }), chosen, rejected };
     }, parameters);
@@ -96,7 +88,7 @@ export async function trainRewardModel(options: RewardModelOptions): Promise<Rew
       learningRate,
     };
   });
-  const score = compile((tokens: Tensor, index: Tensor) => model.scoresAt(tokens, index));
+  const score = compile((batch: EpisodeBatch) => model.scores(batch));
 
   const completed = await runSteps(options, {
     title: "reward model",
@@ -113,16 +105,15 @@ export async function trainRewardModel(options: RewardModelOptions): Promise<Rew
     step: async (index) => {
       const batch = rowsOfStep(training.length, settings.batch, index, settings.seed).map((row) => training[row]!);
       const episodes = [...batch.map(({ chosen }) => chosen), ...batch.map(({ rejected }) => rejected)];
-      const { tokens } = sequenceBatch(episodes, sizes);
       const margins = tensor(batch.map(({ margin }) => margin));
       return {
-        ...(await scalarsOf(await step(tokens, lastTokenIndex(episodes, sizes), margins))),
-        tokens: tokens.size,
+        ...(await scalarsOf(await step(endBatch(episodes), margins))),
+        tokens: tokensOf(episodes),
       };
     },
   });
   if (!completed) return { completed };
-  const scores = await scorePairs(pairs, score, sizes);
+  const scores = await scorePairs(pairs, score, 2 * settings.batch);
   const { gain, bias } = normalisation(scores.flat(), options.normalise);
   await saveRewardModel(model, output, { config, gain, bias, tokenizerFrom: from, ...defined({ overwrite }) });
   const judged = (held > 0 ? scores.slice(-held) : scores).map(([chosen, rejected]) => (chosen - rejected) * gain);
@@ -137,18 +128,16 @@ export async function trainRewardModel(options: RewardModelOptions): Promise<Rew
   };
 }
 
-type ScoreStep = (tokens: Tensor, index: Tensor) => Promise<ReturnType<ScoreModel["scoresAt"]>>;
-
 async function scorePairs(
   pairs: readonly PreferenceEpisodes[],
-  score: ScoreStep,
-  sizes: SequenceSizes,
+  score: (batch: EpisodeBatch) => Promise<Tensor>,
+  rows: number,
 ): Promise<[number, number][]> {
   const episodes = pairs.flatMap(({ chosen, rejected }) => [chosen, rejected]);
   const flat: number[] = [];
-  for (let from = 0; from < episodes.length; from += sizes.rows) {
-    const some = episodes.slice(from, from + sizes.rows);
-    const scores = await (await score(sequenceBatch(some, sizes).tokens, lastTokenIndex(some, sizes))).data();
+  for (let from = 0; from < episodes.length; from += rows) {
+    const some = episodes.slice(from, from + rows);
+    const scores = await (await score(endBatch(some, rows))).data();
     flat.push(...Array.from(scores.subarray(0, some.length)));
   }
   return pairs.map((_, i) => [flat[2 * i]!, flat[2 * i + 1]!]);

@@ -2,16 +2,9 @@ import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
-import { compile, type Tensor, type Tokenizer } from "@trefoil/core";
+import { compile, type Tokenizer } from "@trefoil/core";
 import { RlhfError } from "../errors.js";
-import {
-  type Episode,
-  hashModelFolder,
-  lastTokenIndex,
-  OpenRewardModel,
-  sequenceBatch,
-  sizesFor,
-} from "../models/index.js";
+import { type Episode, type EpisodeBatch, endBatch, hashModelFolder, OpenRewardModel } from "../models/index.js";
 
 /** What a reward is asked about. */
 export interface ScoredSample extends Episode {
@@ -81,7 +74,7 @@ export async function loadModelReward(path: string, tokenizer: Tokenizer, rows =
   }
   const hash = await hashModelFolder(path);
   const { model, bias } = opened;
-  const run = compile((tokens: Tensor, index: Tensor) => model.scoresAt(tokens, index));
+  const run = compile((batch: EpisodeBatch) => model.scores(batch));
   return {
     name: path,
     hash,
@@ -90,8 +83,14 @@ export async function loadModelReward(path: string, tokenizer: Tokenizer, rows =
       const { maxPositions } = model.trunk.config;
       for (let from = 0; from < samples.length; from += rows) {
         const some = samples.slice(from, from + rows);
-        const sizes = sizesFor(some, rows, maxPositions);
-        const values = await (await run(sequenceBatch(some, sizes).tokens, lastTokenIndex(some, sizes))).data();
+        const longest = Math.max(...some.map(({ prompt, response }) => prompt.length + response.length));
+        if (longest > maxPositions) {
+          throw new RlhfError(
+            "RLHF_MODEL",
+            `the reward model ${path} reads ${maxPositions} tokens, but a prompt with its response has ${longest}: shorten them, or train one with a longer context`,
+          );
+        }
+        const values = await (await run(endBatch(some, rows))).data();
         for (let i = 0; i < some.length; i++) scores.push(values[i]! + bias);
       }
       return scores;

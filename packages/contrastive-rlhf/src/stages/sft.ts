@@ -1,7 +1,9 @@
 import {
   compile,
   Llama,
+  type LlamaSizes,
   namedState,
+  newLlamaConfig,
   requireFreeOutput,
   rowsOfStep,
   runSteps,
@@ -11,26 +13,19 @@ import {
   scalarsOf,
   type Tensor,
   type Tokenizer,
-  type TransformerConfigFields,
   tensor,
   tokenizerFiles,
   valueAndGrad,
 } from "@trefoil/core";
 import { type DemonstrationText, EpisodeEncoder } from "../data/index.js";
 import { RlhfError } from "../errors.js";
-import { disposeParameters, type Episode, OpenPolicy, sizesFor } from "../models/index.js";
+import { disposeParameters, type Episode, OpenPolicy } from "../models/index.js";
 import { defined } from "./defined.js";
 import { makeOptimizer, type OptimizerSettings } from "./optimizer.js";
 
 /** A policy that is made on the spot. */
-export interface NewPolicy {
+export interface NewPolicy extends LlamaSizes {
   tokenizer: Tokenizer;
-  hiddenSize: number;
-  intermediateSize: number;
-  layers: number;
-  heads: number;
-  keyValueHeads: number;
-  maxPositions: number;
 }
 
 export interface TrainingSettings extends OptimizerSettings {
@@ -72,7 +67,8 @@ export async function sft(options: SftOptions): Promise<boolean> {
       progress?.warn(
         `${encoder.truncated} of ${episodes.length} completions were cut to ${maxLength} tokens; their ends are lost`,
       );
-    const { sequence } = sizesFor(episodes, settings.batch, maxLength);
+    const longest = Math.max(...episodes.map(({ prompt, response }) => prompt.length + response.length));
+    const sequence = Math.min(8 * Math.ceil(longest / 8), maxLength);
     const parameters = model.parameters();
     const optimizer = makeOptimizer(parameters, settings, settings.steps);
     const step = compile((tokens: Tensor, targets: Tensor, weights: Tensor) => {
@@ -124,18 +120,7 @@ async function openSource(from: string | NewPolicy, seed: number) {
       "pad_token and eos_token are the same: the model would never learn to stop. Give padding a token of its own, or none",
     );
   }
-  const config: TransformerConfigFields = {
-    family: "llama",
-    ...sizes,
-    vocabSize: tokenizer.vocabSize,
-    headDim: sizes.hiddenSize / sizes.heads,
-    rmsNormEps: 1e-5,
-    ropeTheta: 1e4,
-    tieWordEmbeddings: false,
-    eosTokenIds: [eos],
-    ...(tokenizer.bosTokenId === undefined ? {} : { bosTokenId: tokenizer.bosTokenId }),
-    initializerRange: 0.02,
-  };
+  const config = newLlamaConfig(sizes, tokenizer, { tieWordEmbeddings: false, initializerRange: 0.02 });
   return { model: new Llama(config, seed), config, tokenizer, eosTokenIds: [eos] };
 }
 

@@ -9,6 +9,7 @@ import {
   readResults,
   runExperiment,
   summarise,
+  tunePpo,
 } from "../../src/index.js";
 import { temporaryFolder } from "../stages/small.js";
 
@@ -61,6 +62,8 @@ test("the experiment: one line per arm, contrast blind to offsets, a torn line r
     code: "TREFOIL_RESUME",
     message: expect.stringContaining("results with dpoSteps 5, not 6"),
   });
+  const tuning = tunePpo(folder.path, { ...settings, iterations: 9 }, {});
+  await expect(tuning).rejects.toMatchObject({ code: "TREFOIL_RESUME" });
 }, 120_000);
 
 test("a gain that the seeds do not tell from nothing is not shown; one below nothing does not hold", () => {

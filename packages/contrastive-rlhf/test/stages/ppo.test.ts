@@ -14,6 +14,7 @@ import {
   sampleBaselines,
   taskTokenizer,
 } from "../../src/index.js";
+import { requireFirstRatio } from "../../src/stages/ppo/alarms.js";
 import {
   letterReward,
   ppoSettings,
@@ -246,6 +247,15 @@ describe("PPO", () => {
     const file = [1, 2, 3, 4, 5, 6].map((i) => join(at("alarm-run"), `alarm-${i}.json`)).find(existsSync)!;
     const { samples } = JSON.parse(await readFile(file, "utf8")) as { samples: unknown[] };
     expect(samples).toHaveLength(8);
+  });
+
+  test("probabilities that are not those sampled from stop the run and leave the batch", async () => {
+    const batch = { rollouts: [], raw: [], compared: [], shaped: [] };
+    await expect(requireFirstRatio(1e-6, folder.path, 2, batch)).resolves.toBeUndefined();
+    for (const deviation of [2e-4, Number.NaN]) {
+      await expect(requireFirstRatio(deviation, folder.path, 2, batch)).rejects.toMatchObject({ code: "RLHF_RATIO" });
+      expect(JSON.parse(await readFile(at("alarm-3.json"), "utf8"))).toMatchObject({ iteration: 3, samples: [] });
+    }
   });
 
   test("settings that cannot be and stores of other models are refused", async () => {

@@ -1,6 +1,14 @@
-import { compile, type Tensor } from "@trefoil/core";
+import { compile } from "@trefoil/core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { EpisodeEncoder, OpenPolicy, responseLogProbs, Sampler, sequenceBatch, sizesFor } from "../../src/index.js";
+import {
+  EpisodeEncoder,
+  OpenPolicy,
+  type ResponseBatch,
+  responseBatch,
+  responseLogProbs,
+  Sampler,
+  statesRead,
+} from "../../src/index.js";
 import { sampler as settings, temporaryFolder, texts, tokenizer, trainSmallPolicy } from "./small.js";
 
 describe("sampling", () => {
@@ -57,11 +65,10 @@ describe("sampling", () => {
     for (const { tokens } of drawn) seen.set(tokens[0]!, (seen.get(tokens[0]!) ?? 0) + 1);
     const candidates = [...seen.keys()];
     const episodes = candidates.map((token) => ({ prompt: prompts[0]!, response: Int32Array.of(token) }));
-    const batch = sequenceBatch(episodes, sizesFor(episodes, episodes.length, 16));
-    const run = compile((tokens: Tensor, index: Tensor, targets: Tensor) => {
-      return responseLogProbs(policy.model, { index, targets }, 0.7, policy.model.hidden(tokens).hidden).logProbs;
-    });
-    const logProbs = await (await run(batch.tokens, batch.index, batch.targets)).data();
+    const run = compile(
+      (batch: ResponseBatch) => responseLogProbs(policy.model, batch, 0.7, statesRead(policy.model, batch)).logProbs,
+    );
+    const logProbs = await (await run(responseBatch(episodes))).data();
     candidates.forEach((token, i) => {
       const p = Math.exp(logProbs[i]!);
       // Five standard errors.

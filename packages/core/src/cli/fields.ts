@@ -6,6 +6,10 @@ declare module "zod" {
     unit?: string | undefined;
     /** Word that stands for the value in `--help`: "folder", "file". */
     placeholder?: string | undefined;
+    /** Of one top-level field: arguments without a flag are its values. */
+    positional?: boolean | undefined;
+    /** Letter that stands for the flag of a top-level field: "o" for `-o`. */
+    short?: string | undefined;
   }
 }
 
@@ -42,6 +46,8 @@ export interface Field {
   readonly description: string | undefined;
   readonly unit: string | undefined;
   readonly placeholder: string | undefined;
+  readonly positional: boolean;
+  readonly short: string | undefined;
 }
 
 // What is read of zod's definition objects; https://zod.dev/library-authors describes `_zod.def`.
@@ -73,7 +79,9 @@ interface Check {
 }
 interface Node {
   readonly _zod: { readonly def: Definition };
-  meta?(): { description?: string; unit?: string; placeholder?: string } | undefined;
+  meta?():
+    | { description?: string; unit?: string; placeholder?: string; positional?: boolean; short?: string }
+    | undefined;
 }
 
 /** Reads a zod schema into a field tree. Wrappers (optional, default, readonly, pipes) are seen through. */
@@ -89,15 +97,19 @@ function describeNode(node: Node): Field {
   let description: string | undefined;
   let unit: string | undefined;
   let placeholder: string | undefined;
+  let positional = false;
+  let short: string | undefined;
   for (;;) {
     const meta = current.meta?.();
     description ??= meta?.description;
     unit ??= meta?.unit;
     placeholder ??= meta?.placeholder;
+    positional ||= meta?.positional === true;
+    short ??= meta?.short;
     const inner = unwrap(current._zod.def);
     if (inner === undefined) {
       const shape = describeShape(current._zod.def);
-      return { shape, optional, nullable, fallback, description, unit, placeholder };
+      return { shape, optional, nullable, fallback, description, unit, placeholder, positional, short };
     }
     const { type, defaultValue } = current._zod.def;
     if (type === "optional") optional = true;

@@ -40,10 +40,11 @@ export function parseFlags(root: Field, argv: readonly string[]): ParsedFlags {
   const values = new Map<string, FlagValue>();
   const problems: Problem[] = [];
   for (let i = 0; i < argv.length; i++) {
-    const argument = argv[i] as string;
+    const argument = longForm(root, argv[i] as string);
     // pnpm hands the `--` of `pnpm run x -- --flag` through.
     if (argument === "--") continue;
     if (!argument.startsWith("--")) {
+      if (recordPositional(root, values, argument)) continue;
       const hint = `flags start with --: ${commonFlags(root)}`;
       problems.push({ path: [argument], problem: "unexpected argument", hint });
       continue;
@@ -80,6 +81,26 @@ export function parseFlags(root: Field, argv: readonly string[]): ParsedFlags {
   }
   return { values: [...values.values()], problems };
 }
+
+/** `-o` as the flag that it stands for. */
+function longForm(root: Field, argument: string): string {
+  const key = /^-[a-zA-Z]$/.test(argument) && topLevel(root, ({ short }) => short === argument[1])?.[0];
+  return key ? flagName([key]) : argument;
+}
+
+/** Gives an argument without a flag to the field that takes such. @returns whether one does, and has room */
+function recordPositional(root: Field, values: Map<string, FlagValue>, argument: string): boolean {
+  const [key, field] = topLevel(root, ({ positional }) => positional) ?? [];
+  if (key === undefined || field === undefined || argument.startsWith("-")) return false;
+  const isList = field.shape.kind === "array";
+  if (!isList && values.has(JSON.stringify([key]))) return false;
+  // As JSON, so that commas in it part nothing.
+  record(values, [key], flagName([key]), isList ? JSON.stringify([argument]) : argument);
+  return true;
+}
+
+const topLevel = (root: Field, fits: (field: Field) => boolean): [string, Field] | undefined =>
+  root.shape.kind === "object" ? [...root.shape.fields].find(([, field]) => fits(field)) : undefined;
 
 function record(values: Map<string, FlagValue>, path: readonly string[], flag: string, raw: string): void {
   const key = JSON.stringify(path);

@@ -48,7 +48,8 @@ export function commandHelp(program: string, command: Command, { width, style }:
 
   const lines = [`${style("bold", `${program} ${command.name}`)}: ${command.summary}`, ""];
   if (command.description !== undefined) lines.push(...wrap(command.description, width), "");
-  lines.push(style("bold", "Usage"), `  ${program} ${command.name} [--config <file.yaml>] [flags]`, "");
+  const words = positionalWords(root);
+  lines.push(style("bold", "Usage"), `  ${program} ${command.name} ${words}[--config <file.yaml>] [flags]`, "");
   const column = Math.min(38, Math.max(...groups.flatMap((group) => group.rows.map((row) => row.flag.length)))) + 4;
   for (const group of groups.filter((candidate) => candidate.rows.length > 0)) {
     const description = group.description === undefined ? "" : `: ${group.description}`;
@@ -60,6 +61,15 @@ export function commandHelp(program: string, command: Command, { width, style }:
     lines.push(style("bold", "Examples"), ...command.examples.map((example) => `  ${example}`), "");
   }
   return lines.join("\n");
+}
+
+/** What may stand in a command line without a flag: "[file…] ". */
+function positionalWords({ shape }: Field): string {
+  const fields = shape.kind === "object" ? [...shape.fields] : [];
+  return fields
+    .filter(([, field]) => field.positional)
+    .map(([key, field]) => `[${field.placeholder ?? key}${field.shape.kind === "array" ? "…" : ""}] `)
+    .join("");
 }
 
 /** Help of the whole program: its commands with their summaries. */
@@ -111,6 +121,8 @@ function collectGroups(
       fallback: undefined,
       unit: undefined,
       placeholder: undefined,
+      positional: false,
+      short: undefined,
     };
     const chosen = isJsonObject(fallback) ? fallback[discriminator] : undefined;
     group.rows.push(fieldRow(tag, [...path, discriminator], chosen));
@@ -158,7 +170,9 @@ function fieldRow(field: Field, path: readonly string[], inherited: JsonValue | 
   if (field.shape.kind === "array") details.push(isStructured(field.shape.element) ? "repeat" : "commas or repeat");
   if (fallback !== undefined) details.push(`default ${formatDefault(fallback)}`);
   else details.push(field.optional ? "optional" : "required");
-  return { flag, meaning: field.description ?? "", details: details.join(" · ") };
+  if (field.positional) details.push("also without the flag");
+  const short = field.short === undefined ? "" : `-${field.short}, `;
+  return { flag: short + flag, meaning: field.description ?? "", details: details.join(" · ") };
 }
 
 function flagWithValue(field: Field, name: string): string {

@@ -4,3 +4,4 @@ export { jsonSchema } from "./json-schema.js";
 export { formatError } from "./report-error.js";
 export { type ConfigSources, resolveConfig } from "./resolve.js";
 export { type CliOptions, runCli } from "./run-cli.js";
+export { countField, folderField, outputFields, runOf } from "./stage-fields.js";

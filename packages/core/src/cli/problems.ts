@@ -94,6 +94,8 @@ function issueText(issue: z.core.$ZodIssue, fields: readonly Field[], got: JsonV
     }
     case "invalid_format":
       return issue.format === "regex" ? `must match ${issue.pattern}` : `must be a valid ${issue.format}`;
+    case "invalid_key":
+      return issue.issues[0]?.message ?? issue.message;
     case "unrecognized_keys":
       return `unknown keys ${issue.keys.join(", ")}`;
     default:
@@ -127,7 +129,7 @@ function hintFor(
   const closest = typeof got === "string" ? nearest(got, choicesOf(fields)) : undefined;
   if (closest !== undefined) return `did you mean ${closest}?`;
   const field = fields[0];
-  if (field === undefined || issue.code === "custom") return undefined;
+  if (field === undefined || issue.code === "custom" || issue.code === "invalid_key") return undefined;
   const meaning = field.description?.replace(/\.$/, "");
   const details = [typeText(field), field.unit].filter((part) => part !== undefined).join(", ");
   const fallback = field.fallback === undefined ? "" : `; default ${formatDefault(field.fallback)}`;

@@ -16,12 +16,14 @@ export function formatError(error: unknown, style: Style, env: NodeJS.ProcessEnv
   return `${label} ${withoutStop(error.message)}${code}.${causes(error)}\n`;
 }
 
+/** What the message does not say already. */
 function causes(error: Error): string {
   let text = "";
   let { cause } = error;
   // A cause may be its own ancestor; five levels say enough.
   for (let depth = 0; cause !== undefined && depth < 5; depth++) {
-    text += ` Cause: ${withoutStop(cause instanceof Error ? cause.message : String(cause))}.`;
+    const message = withoutStop(cause instanceof Error ? cause.message : String(cause));
+    if (!error.message.includes(message)) text += ` Cause: ${message}.`;
     cause = cause instanceof Error ? cause.cause : undefined;
   }
   return text;

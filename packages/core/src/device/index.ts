@@ -11,4 +11,11 @@ export {
 export { DeviceUnavailableError } from "./errors.js";
 export { MappedFile } from "./mapped-file.js";
 export { Storage } from "./storage.js";
-export { checksum, meanOfStored, type StoredMean, type StoredWeights } from "./stored.js";
+export {
+  meanOfStored,
+  type StoredInFile,
+  type StoredMean,
+  type StoredWeights,
+  storedChecksums,
+  writeStored,
+} from "./stored.js";

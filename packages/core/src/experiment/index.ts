@@ -1,3 +1,12 @@
+export { pairedRows } from "./paired-rows.js";
+export { type ExperimentReport, writeExperimentReport } from "./report.js";
 export { appendResultRow, readResultRows } from "./results.js";
-export { type ExperimentPlan, type RunUnit, runUnits, serveUnits, type UnitRequest } from "./run.js";
-export { readSettings } from "./settings.js";
+export {
+  type ExperimentOptions,
+  type ExperimentPlan,
+  type RunUnit,
+  runUnits,
+  serveUnits,
+  type UnitRequest,
+} from "./run.js";
+export { keepSettings, readSettings } from "./settings.js";

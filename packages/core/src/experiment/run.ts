@@ -1,5 +1,5 @@
 import { fork } from "node:child_process";
-import type { Progress } from "../train/index.js";
+import type { StageContext } from "../train/index.js";
 import { appendResultRow, readResultRows } from "./results.js";
 import { keepSettings } from "./settings.js";
 
@@ -19,6 +19,11 @@ export type RunUnit<Settings, Unit, Row> = (
   emit: (row: Row) => Promise<void> | void,
 ) => Promise<boolean>;
 
+export interface ExperimentOptions extends StageContext {
+  /** Units (such as seeds) worked on at a time, each by a process of one thread; 1: in this process. */
+  workers: number;
+}
+
 export interface ExperimentPlan<Settings, Unit, Row> {
   /** Of `results.jsonl` and `settings.json`. */
   directory: string;
@@ -37,10 +42,6 @@ export interface ExperimentPlan<Settings, Unit, Row> {
   worker: URL;
   /** A row in a line, for the log. */
   describe: (row: Row) => string;
-  /** Units worked on at a time, each by a process of one thread; 1: in this process. */
-  workers: number;
-  progress?: Progress | undefined;
-  signal?: AbortSignal | undefined;
 }
 
 type Answer<Row> = { row: Row } | { finished: true } | { error: string };
@@ -51,9 +52,10 @@ type Answer<Row> = { row: Row } | { finished: true } | { error: string };
  * @throws ResumeError where the folder holds results of other settings
  */
 export async function runUnits<Settings extends object, Unit, Row extends object>(
+  { workers, progress, signal }: ExperimentOptions,
   plan: ExperimentPlan<Settings, Unit, Row>,
 ): Promise<boolean> {
-  const { directory, settings, units, keysOf, keyOf, workers, progress, signal } = plan;
+  const { directory, settings, units, keysOf, keyOf } = plan;
   await keepSettings(directory, settings, plan.mayChange);
   await plan.prepare?.();
   const known = (await readResultRows<Row>(directory)).map(keyOf);

@@ -17,6 +17,7 @@ export {
   SafetensorsError,
   type SafetensorsErrorCode,
 } from "./errors.js";
+export type { FilePlace } from "./file-place.js";
 export { bf16ToF32, decodeFloats, encodeFloats, f16ToF32, f32ToBf16, f32ToF16 } from "./half.js";
 export {
   type ModelFamily,

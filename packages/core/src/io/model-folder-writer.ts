@@ -3,6 +3,7 @@ import { basename, dirname, join, resolve } from "node:path";
 import { syncDirectory, temporarySibling, writeFileSynced } from "./atomic-file.js";
 import { dtypeBytes, elementCount } from "./dtype.js";
 import { ModelFolderError } from "./errors.js";
+import type { FilePlace } from "./file-place.js";
 import { hubJson } from "./hub-json.js";
 import { indexFileName, resolveInside, singleFileName } from "./model-folder.js";
 import { isOwnerGone, thisProcess } from "./process-owner.js";
@@ -99,16 +100,18 @@ export class ModelFolderWriter {
 
   /** Appends bytes to a tensor: all of it in one call, or its rows over several. Tensors come in any order. */
   async write(name: string, bytes: Uint8Array): Promise<void> {
-    const shard = this.#shardOf.get(name);
-    if (!shard) throw new ModelFolderError("MODEL_FOLDER_UNKNOWN_TENSOR", this.#path, `"${name}" was not declared`);
-    await shard.writer.write(name, bytes);
+    await this.#writerOf(name).write(name, bytes);
   }
 
-  /** See `SafetensorsWriter.writeAt`. */
-  async writeAt(name: string, byteOffset: number, bytes: Uint8Array): Promise<void> {
+  /** See `SafetensorsWriter.placeFor`. */
+  placeFor(name: string, byteOffset: number, bytes: number): FilePlace {
+    return this.#writerOf(name).placeFor(name, byteOffset, bytes);
+  }
+
+  #writerOf(name: string): SafetensorsWriter {
     const shard = this.#shardOf.get(name);
     if (!shard) throw new ModelFolderError("MODEL_FOLDER_UNKNOWN_TENSOR", this.#path, `"${name}" was not declared`);
-    await shard.writer.writeAt(name, byteOffset, bytes);
+    return shard.writer;
   }
 
   /** Adds a file such as `config.json`: an object is written by `hubJson`. */
@@ -143,9 +146,11 @@ export class ModelFolderWriter {
    */
   async finish(options: { verify?: (folder: string) => Promise<void> } = {}): Promise<void> {
     try {
-      for (const { writer } of this.#shards) await writer.finish();
+      for (const { writer } of this.#shards) await writer.giveName();
       if (this.#shards.length > 1) await this.writeFile(indexFileName, this.#index());
-      await options.verify?.(this.#temporary);
+      // The disk is at work while the folder is looked at.
+      const outcomes = await Promise.allSettled([options.verify?.(this.#temporary), this.#finishShards()]);
+      for (const outcome of outcomes) if (outcome.status === "rejected") throw outcome.reason;
       await rm(join(this.#temporary, ownerFileName), { force: true });
       await syncDirectory(this.#temporary);
       if (this.#overwrite) await this.#replaceTarget();
@@ -158,6 +163,10 @@ export class ModelFolderWriter {
       throw error;
     }
     await syncDirectory(dirname(this.#path));
+  }
+
+  async #finishShards(): Promise<void> {
+    for (const { writer } of this.#shards) await writer.finish();
   }
 
   /** Gives up: removes everything written. Does nothing after `finish`. */
@@ -208,8 +217,15 @@ async function removeAbandoned(target: string): Promise<void> {
     if (!name.startsWith(`.tmp-${basename(target)}-`)) continue;
     const folder = join(dirname(target), name);
     const owner = await readFile(join(folder, ownerFileName), "utf8").catch(() => "");
-    if (isOwnerGone(owner)) await rm(folder, { recursive: true, force: true });
+    if (isOwnerGone(owner)) await removeOwnedFolder(folder);
   }
+}
+
+/** Its owner file goes last: whoever is killed on the way leaves a folder that the next run can tell. */
+async function removeOwnedFolder(folder: string): Promise<void> {
+  for (const name of await readdir(folder))
+    if (name !== ownerFileName) await rm(join(folder, name), { recursive: true, force: true });
+  await rm(folder, { recursive: true, force: true });
 }
 
 function planShards(declarations: readonly TensorDeclaration[], shardBytes: number): TensorDeclaration[][] {

@@ -2,6 +2,7 @@ import { readFile, realpath, stat } from "node:fs/promises";
 import { basename, dirname, isAbsolute, join, posix, relative, sep, win32 } from "node:path";
 import { z } from "zod";
 import { ModelFolderError } from "./errors.js";
+import type { FilePlace } from "./file-place.js";
 import { findJsonFault } from "./json-structure.js";
 import { SafetensorsFile } from "./safetensors.js";
 import type { TensorInfo } from "./safetensors-header.js";
@@ -77,6 +78,11 @@ export class ModelFolder {
   /** See `SafetensorsFile.readRange`. */
   async readRange(name: string, byteOffset: number, target: Uint8Array): Promise<Uint8Array> {
     return this.#file(name).readRange(name, byteOffset, target);
+  }
+
+  /** See `SafetensorsFile.placeOf`. */
+  placeOf(name: string, byteOffset: number, bytes: number): FilePlace {
+    return this.#file(name).placeOf(name, byteOffset, bytes);
   }
 
   /** See `SafetensorsFile.readF32`. */

@@ -3,6 +3,7 @@ import { dirname } from "node:path";
 import { syncDirectory, temporarySibling, writeFully } from "./atomic-file.js";
 import { dtypeBytes, type SafetensorsDtype } from "./dtype.js";
 import { SafetensorsError } from "./errors.js";
+import type { FilePlace } from "./file-place.js";
 import { buildHeader, type TensorDeclaration, type TensorInfo } from "./safetensors-header.js";
 
 /** A tensor in memory, as it is stored. */
@@ -12,9 +13,6 @@ export interface StoredTensor {
   /** Row-major, little-endian elements of `dtype`; F16 and BF16 as a `Uint16Array` of bit patterns. */
   readonly data: ArrayBufferView;
 }
-
-/** Bytes after which the disk is set to work, so that `finish` has little left to wait for. */
-const flushBytes = 1 << 26;
 
 /**
  * Writes a safetensors file tensor by tensor. All tensors are declared first; their bytes may then come in any order. The
@@ -26,8 +24,7 @@ export class SafetensorsWriter {
   readonly #temporary: string;
   readonly #written = new Map<string, number>();
   #handle: FileHandle | undefined;
-  #unflushed = 0;
-  #flushing: Promise<void> | undefined;
+  #hasName = false;
 
   private constructor(path: string, temporary: string, handle: FileHandle, tensors: ReadonlyMap<string, TensorInfo>) {
     this.#path = path;
@@ -57,49 +54,42 @@ export class SafetensorsWriter {
 
   /** Appends bytes to a tensor: all of it in one call, or its rows over several. */
   async write(name: string, bytes: Uint8Array): Promise<void> {
-    await this.writeAt(name, this.#written.get(name) ?? 0, bytes);
+    const { handle, position } = this.#claim(name, this.#written.get(name) ?? 0, bytes.byteLength);
+    await writeFully(handle, bytes, position);
   }
 
   /**
-   * Writes bytes of a tensor from `byteOffset`, counted from its first. Calls may overlap in time; each byte is to be written
-   * once, which is the caller's to see to: `finish` only counts them.
+   * Counts bytes of a tensor from `byteOffset` as written and says where native code is to write them. Writes may overlap in
+   * time; each byte is to be written once, which is the caller's to see to: `finish` only counts them.
    */
-  async writeAt(name: string, byteOffset: number, bytes: Uint8Array): Promise<void> {
+  placeFor(name: string, byteOffset: number, bytes: number): FilePlace {
+    const { handle, position } = this.#claim(name, byteOffset, bytes);
+    return { descriptor: handle.fd, position };
+  }
+
+  #claim(name: string, byteOffset: number, bytes: number): { handle: FileHandle; position: number } {
     const info = this.tensors.get(name);
     if (!info) throw new SafetensorsError("SAFETENSORS_UNKNOWN_TENSOR", this.#path, `"${name}" was not declared`, name);
     if (!this.#handle) throw new SafetensorsError("SAFETENSORS_CLOSED", this.#path, "the writer is finished", name);
-    const written = (this.#written.get(name) ?? 0) + bytes.byteLength;
-    if (byteOffset + bytes.byteLength > info.bytes || written > info.bytes) {
+    const written = (this.#written.get(name) ?? 0) + bytes;
+    if (byteOffset + bytes > info.bytes || written > info.bytes) {
       throw new SafetensorsError(
         "SAFETENSORS_OUT_OF_RANGE",
         this.#path,
-        `"${name}" ${info.dtype} [${info.shape.join(", ")}] takes ${info.bytes} bytes, but ${Math.max(written, byteOffset + bytes.byteLength)} were written`,
+        `"${name}" ${info.dtype} [${info.shape.join(", ")}] takes ${info.bytes} bytes, but ${Math.max(written, byteOffset + bytes)} were written`,
         name,
       );
     }
     this.#written.set(name, written);
-    await writeFully(this.#handle, bytes, info.byteOffset + byteOffset);
-    this.#unflushed += bytes.byteLength;
-    if (this.#unflushed >= flushBytes) this.#flush();
-  }
-
-  /** One at a time, while writes go on. An error is one of `finish`. */
-  #flush(): void {
-    if (this.#flushing || !this.#handle) return;
-    this.#unflushed = 0;
-    this.#flushing = this.#handle.datasync().then(() => {
-      this.#flushing = undefined;
-    });
-    this.#flushing.catch(() => undefined);
+    return { handle: this.#handle, position: info.byteOffset + byteOffset };
   }
 
   /**
-   * Waits until all bytes are on disk and gives the file its name.
+   * Gives the file its name before its bytes are on disk, for a folder that nobody looks into yet; `finish` is still to come.
    * @throws SafetensorsError `SAFETENSORS_INCOMPLETE` when a tensor lacks bytes; the temporary file is then removed
    */
-  async finish(): Promise<void> {
-    if (!this.#handle) throw new SafetensorsError("SAFETENSORS_CLOSED", this.#path, "the writer is finished");
-    try {
+  async giveName(): Promise<void> {
+    await this.#orAbort(async () => {
       for (const [name, { bytes }] of this.tensors) {
         const written = this.#written.get(name) ?? 0;
         if (written < bytes) {
@@ -111,25 +101,36 @@ export class SafetensorsWriter {
           );
         }
       }
-      await this.#flushing;
-      await this.#handle.sync();
-      await this.#handle.close();
-      this.#handle = undefined;
       await rename(this.#temporary, this.#path);
+      this.#hasName = true;
+    });
+  }
+
+  /** Waits until all bytes are on disk and gives the file its name. @throws SafetensorsError as `giveName` */
+  async finish(): Promise<void> {
+    await this.#orAbort(async (handle) => await handle.sync());
+    if (!this.#hasName) await this.giveName();
+    await this.#handle?.close();
+    this.#handle = undefined;
+    await syncDirectory(dirname(this.#path));
+  }
+
+  async #orAbort(step: (handle: FileHandle) => Promise<void>): Promise<void> {
+    if (!this.#handle) throw new SafetensorsError("SAFETENSORS_CLOSED", this.#path, "the writer is finished");
+    try {
+      await step(this.#handle);
     } catch (error) {
       await this.abort();
       throw error;
     }
-    await syncDirectory(dirname(this.#path));
   }
 
-  /** Gives up: removes the temporary file. Does nothing after `finish`. */
+  /** Gives up: removes the file. Does nothing after `finish`. */
   async abort(): Promise<void> {
     const handle = this.#handle;
     this.#handle = undefined;
-    await this.#flushing?.catch(() => undefined);
     await handle?.close();
-    await rm(this.#temporary, { force: true });
+    await rm(handle && this.#hasName ? this.#path : this.#temporary, { force: true });
   }
 }
 

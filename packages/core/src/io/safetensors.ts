@@ -1,6 +1,7 @@
 import { type FileHandle, open } from "node:fs/promises";
 import { readFully } from "./atomic-file.js";
 import { SafetensorsError } from "./errors.js";
+import type { FilePlace } from "./file-place.js";
 import { decodeFloats } from "./half.js";
 import {
   maxHeaderBytes,
@@ -87,17 +88,8 @@ export class SafetensorsFile {
 
   /** Fills `target` with a tensor's bytes from `byteOffset`, counted from the tensor's first byte. */
   async readRange(name: string, byteOffset: number, target: Uint8Array): Promise<Uint8Array> {
-    const info = this.info(name);
-    if (!Number.isSafeInteger(byteOffset) || byteOffset < 0 || byteOffset + target.byteLength > info.bytes) {
-      throw new SafetensorsError(
-        "SAFETENSORS_OUT_OF_RANGE",
-        this.path,
-        `bytes [${byteOffset}, ${byteOffset + target.byteLength}) are outside of "${name}", which has ${info.bytes}`,
-        name,
-      );
-    }
-    if (!this.#handle) throw new SafetensorsError("SAFETENSORS_CLOSED", this.path, "the file was closed", name);
-    const read = await readFully(this.#handle, target, info.byteOffset + byteOffset);
+    const { handle, position } = this.#range(name, byteOffset, target.byteLength);
+    const read = await readFully(handle, target, position);
     if (read < target.byteLength) {
       throw new SafetensorsError(
         "SAFETENSORS_TRUNCATED",
@@ -107,6 +99,26 @@ export class SafetensorsFile {
       );
     }
     return target;
+  }
+
+  /** Where bytes of a tensor lie, for native code to read them. */
+  placeOf(name: string, byteOffset: number, bytes: number): FilePlace {
+    const { handle, position } = this.#range(name, byteOffset, bytes);
+    return { descriptor: handle.fd, position };
+  }
+
+  #range(name: string, byteOffset: number, bytes: number): { handle: FileHandle; position: number } {
+    const info = this.info(name);
+    if (!Number.isSafeInteger(byteOffset) || byteOffset < 0 || byteOffset + bytes > info.bytes) {
+      throw new SafetensorsError(
+        "SAFETENSORS_OUT_OF_RANGE",
+        this.path,
+        `bytes [${byteOffset}, ${byteOffset + bytes}) are outside of "${name}", which has ${info.bytes}`,
+        name,
+      );
+    }
+    if (!this.#handle) throw new SafetensorsError("SAFETENSORS_CLOSED", this.path, "the file was closed", name);
+    return { handle: this.#handle, position: info.byteOffset + byteOffset };
   }
 
   /**

@@ -7,7 +7,7 @@ import { Module } from "../nn/module.js";
 import { InitialValues } from "../nn/random-init.js";
 import { type RotaryTable, rotaryTable } from "../nn/rotary.js";
 import type { RouterTraining } from "../nn/routing.js";
-import { type AttentionContext, SelfAttention } from "../nn/self-attention.js";
+import { type AttentionContext, type AttentionPlaces, pickRows, SelfAttention } from "../nn/self-attention.js";
 import { linearCrossEntropy } from "../ops/cross-entropy.js";
 import { add, broadcastTo, multiply } from "../ops/elementwise.js";
 import { gatherRows, iota } from "../ops/indexing.js";
@@ -59,9 +59,13 @@ export abstract class DecoderBlock extends Module {
 
   protected abstract feedForward(x: Tensor, router?: RouterTraining): FeedForwardResult;
 
-  /** x [batch, sequence, hidden] */
+  /** x [batch, sequence, hidden]; the output has the rows that ask (`places.asking`), by default all */
   forward(x: Tensor, context: AttentionContext, router?: RouterTraining): FeedForwardResult {
-    const attended = add(x, this.selfAttn.forward(this.inputLayernorm.forward(x), context));
+    const asking = context.places?.asking;
+    const attended = add(
+      asking ? pickRows(x, asking) : x,
+      this.selfAttn.forward(this.inputLayernorm.forward(x), context),
+    );
     const { output, ...rest } = this.feedForward(this.postAttentionLayernorm.forward(attended), router);
     return { output: add(attended, output), ...rest };
   }
@@ -80,6 +84,29 @@ class DecoderStack extends Module {
     this.layers = Array.from({ length: layers }, (_, layer) => block(layer));
     this.norm = new RMSNorm(hiddenSize, rmsNormEps);
   }
+}
+
+/**
+ * Sequences whose tokens are computed once where they begin alike: shared prompts, system prompts. Each token row is that of one
+ * beginning, and stands in every sequence that begins so: as key at its position, as query as far from the end of [sequences, length] as
+ * it is from the sequence's end.
+ */
+export interface SharedRows {
+  /** i32 [sequences, length]: the token row at each position, and 0, 1, …; -1 and 0 behind the end. */
+  keys: Tensor;
+  keyPositions: Tensor;
+  /** i32 [sequences] */
+  lengths: Tensor;
+  /** i32 [sequences, length]: the same moved to the end; -1 and 0 before it. */
+  queries: Tensor;
+  queryPositions: Tensor;
+  /** i32 [rows]: where in `queries`, of sequences * length, each token row stands. Any of its places will do. */
+  standing: Tensor;
+  /**
+   * What is read of the last layer, n states: their token rows, i32 [n], where in `queries` they stand, i32 [n], and 0, 1, … there
+   * with -1 elsewhere, i32 [sequences, length].
+   */
+  read: { rows: Tensor; standing: Tensor; queries: Tensor };
 }
 
 export interface LossOptions {
@@ -146,10 +173,10 @@ export abstract class CausalLM<C extends DecoderConfig = DecoderConfig> extends 
 
   /**
    * Final hidden states after the last norm, and the routers' decisions, mixture layer by mixture layer.
-   * @param tokens i32 [batch, sequence]
+   * @param tokens i32 [batch, sequence]; with `shared` [1, rows]
    * @param context positions, segments, cache, router training, and whether blocks are recomputed; by default positions 0, 1, …,
    *   no cache, routes as at inference, and nothing recomputed
-   * @returns hidden [batch, sequence, hidden]
+   * @returns hidden [batch, sequence, hidden]; with `shared` [1, n, hidden], of what is read
    */
   hidden(
     tokens: Tensor,
@@ -157,26 +184,30 @@ export abstract class CausalLM<C extends DecoderConfig = DecoderConfig> extends 
       caches?: { layers: readonly NonNullable<AttentionContext["cache"]>["at"][]; start: Tensor; lengths: Tensor };
       router?: RouterTraining | undefined;
       recompute?: boolean;
+      shared?: SharedRows;
       /** Takes the place of the states [batch, sequence, hidden] that enter a layer: what adapters insert. */
       beforeLayer?: (x: Tensor, layer: number) => Tensor;
     } = {},
   ): { hidden: Tensor; routing: Routing[] } {
     if (tokens.rank !== 2) throw new ShapeError("hidden", "tokens must be [batch, sequence]", [tokens.shape]);
+    const { shared } = context;
+    const given = shared?.keyPositions ?? context.positions;
     const sequence = tokens.shape[1]!;
     // With positions of their own, several sequences can stand in one row.
-    if (context.positions === undefined && sequence > this.config.maxPositions) {
+    if (given === undefined && sequence > this.config.maxPositions) {
       throw new ShapeError("hidden", `the sequence is longer than maxPositions ${this.config.maxPositions}`, [
         tokens.shape,
       ]);
     }
-    const positions = context.positions ?? broadcastTo(reshape(iota(sequence), [1, sequence]), tokens.shape);
+    const positions = given ?? broadcastTo(reshape(iota(sequence), [1, sequence]), tokens.shape);
     const routing: Routing[] = [];
     let x = this.model.embedTokens.forward(tokens);
     this.model.layers.forEach((layer, i) => {
       const { caches, segments } = context;
       const cache = caches && { at: caches.layers[i]!, start: caches.start, lengths: caches.lengths };
+      const places = shared && placesOf(shared, i === this.model.layers.length - 1);
       const forward = (input: Tensor) =>
-        layer.forward(input, { rotary: this.#rotary, positions, segments, cache }, context.router);
+        layer.forward(input, { rotary: this.#rotary, positions, segments, places, cache }, context.router);
       x = context.beforeLayer?.(x, i) ?? x;
       const result = context.recompute ? recompute(forward, x) : forward(x);
       if (result.routing) routing.push(result.routing);
@@ -229,3 +260,9 @@ export abstract class CausalLM<C extends DecoderConfig = DecoderConfig> extends 
     return linear(gatherRows(reshape(hidden, [-1, this.config.hiddenSize]), index), this.headWeight);
   }
 }
+
+/** In the last layer only what is read asks. */
+const placesOf = ({ read, standing, queries, keyPositions: _, ...rest }: SharedRows, last: boolean): AttentionPlaces =>
+  last
+    ? { ...rest, queries: read.queries, results: read.standing, asking: read.rows }
+    : { ...rest, queries, results: standing };

@@ -6,6 +6,7 @@ export {
   type FeedForwardResult,
   type LossOptions,
   type LossResult,
+  type SharedRows,
 } from "./causal-lm.js";
 export { createModel, type LoadOptions, loadModel, loadWeights, type SaveModelOptions, saveModel } from "./folder.js";
 export {
@@ -19,4 +20,5 @@ export {
 export { GgufError, type SaveGgufOptions, saveGguf } from "./gguf.js";
 export { Llama } from "./llama.js";
 export { Mixtral, type MixtralConfig } from "./mixtral.js";
+export { type LlamaSizes, newLlamaConfig } from "./new-llama.js";
 export { type DiskTensor, diskLayout, type MixtralLayout } from "./weights.js";

@@ -15,4 +15,10 @@ export {
   route,
   routerKinds,
 } from "./routing.js";
-export { type AttentionContext, KeyValueCache, SelfAttention, type SelfAttentionOptions } from "./self-attention.js";
+export {
+  type AttentionContext,
+  type AttentionPlaces,
+  KeyValueCache,
+  SelfAttention,
+  type SelfAttentionOptions,
+} from "./self-attention.js";

@@ -1,4 +1,5 @@
 import { attention } from "../ops/attention.js";
+import { gatherRows } from "../ops/indexing.js";
 import { linear } from "../ops/matmul.js";
 import { reshape, updateRows } from "../ops/movement.js";
 import { rope } from "../ops/rope.js";
@@ -34,12 +35,40 @@ export class KeyValueCache {
   }
 }
 
+/**
+ * Where rows stand in the sequences that attend. A row that begins several sequences alike is computed once and stands in all of
+ * them; and where only some rows are read afterwards, only they ask. Keys stand at the beginning of [sequences, length], queries at its
+ * end: causal attention with `keyLengths` then skips what is padding.
+ */
+export interface AttentionPlaces {
+  /** i32 [sequences, length]: the row that is key and value at each place; -1 behind the end. */
+  keys: Tensor;
+  /** i32 [sequences] */
+  lengths: Tensor;
+  /** i32 [sequences, length]: the row that asks at each place, among those that ask; -1 where none does. */
+  queries: Tensor;
+  /** i32 [sequences, length]: positions of the queries. */
+  queryPositions: Tensor;
+  /** i32 [n]: a place, of sequences * length, of each row that asks; -1: it gets zeros. */
+  results: Tensor;
+  /** i32 [n]: the rows that ask. Default: all. */
+  asking?: Tensor | undefined;
+}
+
+/** Rows of x [1, rows, width] by index, i32 [n]: [1, n, width]. */
+export const pickRows = (x: Tensor, index: Tensor): Tensor => {
+  const width = x.shape.at(-1)!;
+  return reshape(gatherRows(reshape(x, [-1, width]), index), [1, index.size, width]);
+};
+
 export interface AttentionContext {
   rotary: RotaryTable;
-  /** i32 [batch, sequence] */
+  /** i32 [batch, sequence]; with `places` [sequences, length] */
   positions: Tensor;
   /** i32 [batch, sequence]: packed documents. */
   segments?: Tensor | undefined;
+  /** x is [1, rows, hidden], and its rows stand in sequences as this says. */
+  places?: AttentionPlaces | undefined;
   /** Decoding: the cache, where the first new row goes, and how many keys are then valid (both i32 [batch]). */
   cache?: { at: KeyValueCache; start: Tensor; lengths: Tensor } | undefined;
 }
@@ -67,13 +96,18 @@ export class SelfAttention extends Module {
     this.#headDim = headDim;
   }
 
-  /** x [batch, sequence, hidden] -> the same shape, before the residual connection. */
+  /** x [batch, sequence, hidden] -> the same shape (with `places.asking` [1, n, hidden]), before the residual connection. */
   forward(x: Tensor, context: AttentionContext): Tensor {
-    const [batch, sequence] = x.shape as [number, number, number];
-    const split = (projection: Linear, heads: number) =>
-      reshape(linear(x, projection.weight), [batch, sequence, heads, this.#headDim]);
-    const { rotary, positions, segments, cache } = context;
-    const q = rope(split(this.qProj, this.#heads), rotary.cosine, rotary.sine, positions);
+    const { rotary, positions, segments, cache, places } = context;
+    const [batch, sequence] = positions.shape as [number, number];
+    const split = (projection: Linear, heads: number, input = x, standing = places?.keys) => {
+      const projected = linear(input, projection.weight);
+      const rows = standing ? gatherRows(reshape(projected, [-1, heads * this.#headDim]), standing) : projected;
+      return reshape(rows, [batch, sequence, heads, this.#headDim]);
+    };
+    const asking = places?.asking ? pickRows(x, places.asking) : x;
+    const queryPositions = places?.queryPositions ?? positions;
+    const q = rope(split(this.qProj, this.#heads, asking, places?.queries), rotary.cosine, rotary.sine, queryPositions);
     const k = rope(split(this.kProj, this.#keyValueHeads), rotary.cosine, rotary.sine, positions);
     const v = split(this.vProj, this.#keyValueHeads);
     let mixed: Tensor;
@@ -84,8 +118,10 @@ export class SelfAttention extends Module {
       cache.at.values.assign(values);
       mixed = attention(q, keys, values, { causal: true, keyLengths: cache.lengths });
     } else {
-      mixed = attention(q, k, v, segments ? { causal: true, segments } : { causal: true });
+      const limits = { ...(places && { keyLengths: places.lengths }), ...(segments && { segments }) };
+      mixed = attention(q, k, v, { causal: true, ...limits });
     }
-    return linear(reshape(mixed, [batch, sequence, this.#heads * this.#headDim]), this.oProj.weight);
+    const joined = reshape(mixed, [batch, sequence, this.#heads * this.#headDim]);
+    return linear(places ? pickRows(joined, places.results) : joined, this.oProj.weight);
   }
 }

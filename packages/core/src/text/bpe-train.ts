@@ -1,5 +1,6 @@
 import { BpeTokenizer, wordPattern } from "./bpe-tokenizer.js";
 import { byteCharacters } from "./byte-alphabet.js";
+import { byteLevelBpe } from "./byte-level-bpe.js";
 import { TokenizerError } from "./errors.js";
 import { Heap } from "./heap.js";
 import { parseDefinition } from "./tokenizer-json.js";
@@ -37,36 +38,12 @@ export async function trainBpe(
   const tokens = [...specialTokens, ...[...byteCharacters].sort()];
   const merges = learnMerges(words, tokens, vocabSize, minFrequency);
   const definition = parseDefinition(
-    {
-      version: "1.0",
-      truncation: null,
-      padding: null,
-      added_tokens: specialTokens.map((content, id) => ({
-        id,
-        content,
-        single_word: false,
-        lstrip: false,
-        rstrip: false,
-        normalized: false,
-        special: true,
-      })),
-      normalizer: null,
-      pre_tokenizer: { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true },
-      post_processor: null,
-      decoder: { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true },
-      model: {
-        type: "BPE",
-        dropout: null,
-        unk_token: null,
-        continuing_subword_prefix: null,
-        end_of_word_suffix: null,
-        fuse_unk: false,
-        byte_fallback: false,
-        ignore_merges: false,
-        vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
-        merges: merges.map(([left, right]) => `${tokens[left]} ${tokens[right]}`),
-      },
-    },
+    byteLevelBpe({
+      tokens,
+      merges: merges.map(([left, right]) => `${tokens[left]} ${tokens[right]}`),
+      specialTokens: specialTokens.map((content, id) => ({ id, content })),
+      splitWords: true,
+    }),
     "trained tokenizer",
   );
   const named = (name: string, token: string) => (specialTokens.includes(token) ? { [name]: token } : {});

@@ -1,4 +1,5 @@
 import { byteCharacters } from "./byte-alphabet.js";
+import { byteLevelBpe } from "./byte-level-bpe.js";
 import { TokenizerError } from "./errors.js";
 import { AddedTokenMatcher } from "./special-tokens.js";
 import type { DecodeOptions, EncodeOptions, Tokenizer } from "./tokenizer.js";
@@ -15,47 +16,13 @@ const bosTokenId = 256;
 const eosTokenId = 257;
 
 const byteDefinition = parseDefinition(
-  {
-    version: "1.0",
-    truncation: null,
-    padding: null,
-    added_tokens: [
-      {
-        id: bosTokenId,
-        content: "<s>",
-        single_word: false,
-        lstrip: false,
-        rstrip: false,
-        normalized: false,
-        special: true,
-      },
-      {
-        id: eosTokenId,
-        content: "</s>",
-        single_word: false,
-        lstrip: false,
-        rstrip: false,
-        normalized: false,
-        special: true,
-      },
+  byteLevelBpe({
+    tokens: byteCharacters,
+    specialTokens: [
+      { id: bosTokenId, content: "<s>" },
+      { id: eosTokenId, content: "</s>" },
     ],
-    normalizer: null,
-    pre_tokenizer: { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: false },
-    post_processor: null,
-    decoder: { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: false },
-    model: {
-      type: "BPE",
-      dropout: null,
-      unk_token: null,
-      continuing_subword_prefix: null,
-      end_of_word_suffix: null,
-      fuse_unk: false,
-      byte_fallback: false,
-      ignore_merges: false,
-      vocab: Object.fromEntries(byteCharacters.map((character, byte) => [character, byte])),
-      merges: [],
-    },
-  },
+  }),
   "byte tokenizer",
 );
 

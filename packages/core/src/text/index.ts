@@ -1,5 +1,6 @@
 export { BpeTokenizer } from "./bpe-tokenizer.js";
 export { type BpeTrainingOptions, trainBpe } from "./bpe-train.js";
+export { type ByteLevelBpe, byteLevelBpe } from "./byte-level-bpe.js";
 export { ByteTokenizer } from "./byte-tokenizer.js";
 export { ChatTemplate } from "./chat-template.js";
 export { compareTokenizers, type TokenizerDifference } from "./compare-tokenizers.js";

@@ -1,5 +1,15 @@
-import { describe, expect, it } from "vitest";
-import { checksum, decodeFloats, encodeFloats, meanOfStored, type StoredWeights } from "../../src/index.js";
+import { closeSync, existsSync, mkdtempSync, openSync, readSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, it } from "vitest";
+import {
+  decodeFloats,
+  encodeFloats,
+  meanOfStored,
+  type StoredWeights,
+  storedChecksums,
+  writeStored,
+} from "../../src/index.js";
 
 type Dtype = StoredWeights["dtype"];
 const dtypes = ["F32", "F16", "BF16"] as const;
@@ -99,24 +109,88 @@ describe("the mean of stored weights", () => {
   });
 });
 
-it("sums bytes so that a changed bit, a swapped word or a missing byte shows", async () => {
-  // Three whole rounds of four words, and a rest.
-  const bytes = store("F32", sample(30, 5)).bytes.slice(0, 117);
-  const sum = await checksum(bytes);
-  expect(await checksum(bytes.slice())).toBe(sum);
-  const changed: Uint8Array[] = [];
-  for (let bit = 0; bit < 8 * bytes.length; bit++) {
-    changed.push(bytes.slice());
-    changed.at(-1)![bit >> 3]! ^= 1 << (bit & 7);
+describe("stored weights in files", () => {
+  const folder = mkdtempSync(join(tmpdir(), "stored-"));
+  afterAll(() => rmSync(folder, { recursive: true }));
+  let files = 0;
+  const opened = (): number => openSync(join(folder, String(files++)), "w+");
+
+  /** Writes and reads back. */
+  async function sumOf(bytes: Uint8Array): Promise<number> {
+    const descriptor = opened();
+    const [sum] = await writeStored([{ bytes, to: { descriptor, position: 5 } }]);
+    const from = { descriptor, position: 5 };
+    expect(await storedChecksums([{ bytes: bytes.length, from }])).toEqual([sum]);
+    const back = new Uint8Array(bytes.length);
+    expect(readSync(descriptor, back, 0, back.length, 5)).toBe(bytes.length);
+    expect(back).toEqual(bytes);
+    closeSync(descriptor);
+    return sum!;
   }
-  for (let length = 0; length < bytes.length; length++) changed.push(bytes.slice(0, length));
-  for (const distance of [8, 32]) {
-    const swapped = bytes.slice();
-    swapped.copyWithin(0, distance, distance + 8);
-    swapped.set(bytes.subarray(0, 8), distance);
-    changed.push(swapped);
-  }
-  const sums = await Promise.all(changed.map(checksum));
-  expect(sums.indexOf(sum)).toBe(-1);
-  expect(sums.every((each) => Number.isSafeInteger(each) && each >= 0)).toBe(true);
+
+  it("are summed so that a changed bit, a swapped word or a missing byte shows", async () => {
+    // Three whole rounds of eight words, and a rest.
+    const bytes = store("F32", sample(60, 5)).bytes.slice(0, 213);
+    const sum = await sumOf(bytes);
+    expect(await sumOf(bytes.slice())).toBe(sum);
+    const changed: Uint8Array[] = [];
+    for (let bit = 0; bit < 8 * bytes.length; bit++) {
+      changed.push(bytes.slice());
+      changed.at(-1)![bit >> 3]! ^= 1 << (bit & 7);
+    }
+    for (let length = 0; length < bytes.length; length++) changed.push(bytes.slice(0, length));
+    for (const distance of [8, 64]) {
+      const swapped = bytes.slice();
+      swapped.copyWithin(0, distance, distance + 8);
+      swapped.set(bytes.subarray(0, 8), distance);
+      changed.push(swapped);
+    }
+    const descriptor = opened();
+    const pieces = changed.map((piece, i) => ({ bytes: piece, to: { descriptor, position: 256 * i } }));
+    const sums = await writeStored(pieces);
+    closeSync(descriptor);
+    expect(sums.indexOf(sum)).toBe(-1);
+    expect(sums.every((each) => Number.isSafeInteger(each) && each >= 0)).toBe(true);
+  });
+
+  it("have the mean that they have in memory, and are left there", async () => {
+    // More than one stretch of 16 Ki elements, and a rest.
+    const sources = dtypes.map((dtype, i) => store(dtype, sample(40_001, i)));
+    const descriptor = opened();
+    const [weights, target, expected] = [[0.5, 0.3, 0.2], room("F16", 40_001), room("F16", 40_001)];
+    const inFile = sources.map(({ dtype, bytes }, i) => {
+      const from = { descriptor, position: 200_000 * i + 3 };
+      return { dtype, bytes: new Uint8Array(bytes.length), from, stored: bytes };
+    });
+    await writeStored(inFile.map(({ stored, from }) => ({ bytes: stored, to: from })));
+    const found = await meanOfStored(inFile, weights, target);
+    expect(found).toEqual(await meanOfStored(sources, weights, expected));
+    expect(Buffer.compare(target.bytes, expected.bytes)).toBe(0);
+    for (const { bytes, stored } of inFile) expect(Buffer.compare(bytes, stored)).toBe(0);
+    closeSync(descriptor);
+  });
+
+  it.runIf(existsSync("/dev/full"))("on a full disk are an error of the system", async () => {
+    const descriptor = openSync("/dev/full", "w");
+    const to = { descriptor, position: 0 };
+    await expect(writeStored([{ bytes: new Uint8Array(8), to }])).rejects.toMatchObject({ code: "ENOSPC" });
+    closeSync(descriptor);
+  });
+
+  it("that cannot be read or written are an error with the reason", async () => {
+    const descriptor = opened();
+    const bytes = new Uint8Array(8);
+    const to = { descriptor, position: 0 };
+    await writeStored([{ bytes, to }]);
+    await expect(storedChecksums([{ bytes: 9, from: to }])).rejects.toMatchObject({
+      code: "EIO",
+      message: "cannot read weights: the file became shorter while it was read",
+    });
+    closeSync(descriptor);
+    const closed = { dtype: "F32", bytes, from: { descriptor: 1 << 20, position: 0 } } as const;
+    await expect(meanOfStored([closed], [1])).rejects.toThrow("cannot read weights: Bad file descriptor");
+    await expect(writeStored([{ bytes, to: closed.from }])).rejects.toThrow(
+      "cannot write weights: Bad file descriptor",
+    );
+  });
 });

@@ -21,6 +21,21 @@ describe("cosineAlphaBar", () => {
     for (const t of [1, 100, 500, 998]) expect(alphaBar[t]! / (ideal(t) / ideal(0))).toBeCloseTo(1, 12);
     expect(alphaBar[1000]! / alphaBar[999]!).toBeCloseTo(0.001, 12);
   });
+
+  it("has the values of the cumulative product of 1 - β that PyTorch 2.13 gives in double precision", () => {
+    const short = [
+      0.972092737113969, 0.8987059205995089, 0.4938435904406378, 0.02409172414008586, 2.4091724140085884e-5,
+    ];
+    const ours = cosineAlphaBar(10);
+    [1, 2, 5, 9, 10].forEach((t, i) => {
+      expect(ours[t]! / short[i]!).toBeCloseTo(1, 12);
+    });
+    const long = [0.999958715775178, 0.847012161326905, 0.14427210238573598, 2.4287669070348544e-6];
+    const thousand = cosineAlphaBar(1000);
+    [1, 250, 750, 999].forEach((t, i) => {
+      expect(thousand[t]! / long[i]!).toBeCloseTo(1, 10);
+    });
+  });
 });
 
 describe("ddimStep", () => {

@@ -2,7 +2,7 @@ import { appendFile, mkdtemp, readFile, truncate } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { type ExperimentPlan, readResultRows, readSettings, runUnits } from "../../src/index.js";
+import { type ExperimentPlan, pairedRows, readResultRows, readSettings, runUnits } from "../../src/index.js";
 
 interface Row {
   unit: number;
@@ -15,7 +15,7 @@ const folder = () => mkdtemp(join(tmpdir(), "trefoil-experiment-"));
 function plan(directory: string, extra: Partial<ExperimentPlan<object, number, Row>> = {}) {
   const ran: string[] = [];
   const given: ExperimentPlan<object, number, Row> = {
-    ...{ directory, settings: {}, mayChange: [], units: [1, 2, 3], workers: 1 },
+    ...{ directory, settings: {}, mayChange: [], units: [1, 2, 3] },
     keysOf: (unit) => [`${unit} a`, `${unit} b`],
     keyOf: ({ unit, arm }) => `${unit} ${arm}`,
     run: async ({ unit, known }, signal, emit) => {
@@ -41,7 +41,7 @@ describe("an experiment of units", () => {
       const { given, ran } = plan(directory, { units });
       const prepared: string[] = [];
       const prepare = async () => void prepared.push("once");
-      await runUnits({ ...given, settings, mayChange: ["units"], prepare });
+      await runUnits({ workers: 1 }, { ...given, settings, mayChange: ["units"], prepare });
       expect(prepared).toEqual(["once"]);
       return ran;
     };
@@ -67,35 +67,35 @@ describe("an experiment of units", () => {
   it("runs each arm once, stopped goes on, and runs an arm again whose line a kill has torn", async () => {
     const directory = await folder();
     const stopping = new AbortController();
-    const first = plan(directory, { signal: stopping.signal });
+    const first = plan(directory);
     const stoppingAt = {
       ...first.given,
       describe: ({ unit, arm }: Row) => {
         if (`${unit} ${arm}` === "2 a") stopping.abort();
         return "";
       },
-      progress: { stage: () => ({ update() {}, succeed() {}, fail() {} }), log() {}, warn() {} } as never,
     };
-    expect(await runUnits(stoppingAt)).toBe(false);
+    const progress = { stage: () => ({ update() {}, succeed() {}, fail() {} }), log() {}, warn() {} } as never;
+    expect(await runUnits({ workers: 1, progress, signal: stopping.signal }, stoppingAt)).toBe(false);
     expect(first.ran).toEqual(["1 a", "1 b", "2 a"]);
     const path = join(directory, "results.jsonl");
     await truncate(path, (await readFile(path)).length - 5);
     const second = plan(directory);
-    expect(await runUnits(second.given)).toBe(true);
+    expect(await runUnits({ workers: 1 }, second.given)).toBe(true);
     expect(second.ran).toEqual(["2 a", "2 b", "3 a", "3 b"]);
     expect((await readResultRows<Row>(directory)).map(second.given.keyOf)).toEqual([
       ...first.ran.slice(0, 2),
       ...second.ran,
     ]);
     const third = plan(directory);
-    expect(await runUnits(third.given)).toBe(true);
+    expect(await runUnits({ workers: 1 }, third.given)).toBe(true);
     expect(third.ran).toEqual([]);
   });
 
   it("gives units to processes of one thread, and tells why one broke", async () => {
     const directory = await folder();
     await appendFile(join(directory, "results.jsonl"), '{"unit":1,"arm":"a"}\n');
-    expect(await runUnits(plan(directory, { workers: 2 }).given)).toBe(true);
+    expect(await runUnits({ workers: 2 }, plan(directory).given)).toBe(true);
     const rows = await readResultRows<Row>(directory);
     expect(rows.map(({ unit, arm }) => `${unit} ${arm}`).toSorted()).toEqual([
       "1 a",
@@ -106,7 +106,16 @@ describe("an experiment of units", () => {
       "3 b",
     ]);
     expect(rows.slice(1).every(({ threads }) => threads === "1")).toBe(true);
-    const broken = plan(await folder(), { workers: 2, units: [13] }).given;
-    await expect(runUnits(broken)).rejects.toThrow("unit 13 breaks");
+    const broken = plan(await folder(), { units: [13] }).given;
+    await expect(runUnits({ workers: 2 }, broken)).rejects.toThrow("unit 13 breaks");
+  });
+
+  it("pairs rows of the same seed", () => {
+    const rows = (...seeds: number[]) => seeds.map((seed) => ({ seed }));
+    const pairs = pairedRows(rows(1, 2, 4), rows(4, 3, 1));
+    expect(pairs.map(([a, b]) => [a.seed, b.seed])).toEqual([
+      [1, 1],
+      [4, 4],
+    ]);
   });
 });

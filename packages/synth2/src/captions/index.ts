@@ -1,6 +1,7 @@
 export { classedCaptions, classPrompt } from "./classes.js";
 export { type CaptionSetReport, compareCaptions } from "./diversity.js";
 export { hashLanguageModel, LanguageModel } from "./language-model.js";
+export { captionSetRow, captionSetTable } from "./report.js";
 export {
   type CaptionRequest,
   type CaptionSource,

@@ -1,8 +1,10 @@
 import {
   compile,
+  countField as count,
   gradients,
   Llama,
   namedState,
+  newLlamaConfig,
   requireFreeOutput,
   rowsOfStep,
   runSteps,
@@ -12,7 +14,6 @@ import {
   scalarsOf,
   type Tensor,
   type Tokenizer,
-  type TransformerConfigFields,
   tensor,
   tokenizerFiles,
 } from "@trefoil/core";
@@ -22,8 +23,6 @@ import { makeOptimizer, type TrainingSettings } from "../training/index.js";
 import { Choices } from "../world/random.js";
 import { classPrompt } from "./classes.js";
 import { captionRows, disposeModel, hashLanguageModel } from "./language-model.js";
-
-const count = (value: number, meaning: string) => z.number().int().positive().default(value).describe(meaning);
 
 /** The sizes of the built-in language model. */
 export const languageSizesSchema = z
@@ -73,21 +72,11 @@ export async function trainLanguageModel(
       "the tokenizer has no begin or no end of text: captions could not start or end",
     );
   }
-  const config: TransformerConfigFields = {
-    family: "llama",
-    ...sizes,
-    vocabSize: tokenizer.vocabSize,
-    keyValueHeads: sizes.heads,
-    headDim: sizes.hiddenSize / sizes.heads,
-    rmsNormEps: 1e-5,
-    ropeTheta: 1e4,
-    tieWordEmbeddings: true,
-    bosTokenId: start,
-    eosTokenIds: [end],
-    // Rows of unit length. Words that stand in the same places (red, blue) keep the rows they begin with; were these alike, no picture
-    // could tell them apart: the last norm bounds logit differences by √width times the distance of two rows.
-    initializerRange: sizes.hiddenSize ** -0.5,
-  };
+  // Rows of unit length. Words that stand in the same places (red, blue) keep the rows they begin with; were these alike, no picture
+  // could tell them apart: the last norm bounds logit differences by √width times the distance of two rows.
+  const initializerRange = sizes.hiddenSize ** -0.5;
+  const whole = { ...sizes, keyValueHeads: sizes.heads };
+  const config = newLlamaConfig(whole, tokenizer, { tieWordEmbeddings: true, initializerRange });
   const model = new Llama(config, settings.seed);
   const parameters = model.parameters();
   const optimizer = makeOptimizer(parameters, settings);

@@ -1,14 +1,14 @@
 import { defineCommand } from "@trefoil/core";
 import { z } from "zod";
 import { LanguageModel } from "../captions/index.js";
-import { decodeImage, openDataset } from "../data/index.js";
-import { SynthError } from "../errors.js";
+import { openDataset } from "../data/index.js";
 import { requireSameTokenizer } from "../generator/index.js";
 import { toUnit } from "../images/pixels.js";
 import { VqImageTokenizer } from "../tokenizer/index.js";
 import { Captioner, CodedDataset, openVlm, scoreDataset } from "../vlm/index.js";
 import { writeCaptionReport } from "./caption-report.js";
 import { count, dataField, folder } from "./fields.js";
+import { readPicture } from "./read-picture.js";
 
 const modelFields = {
   vlm: folder("Vision-language model."),
@@ -47,10 +47,10 @@ export const captionCommand = defineCommand({
   summary: "Write captions of pictures.",
   description: "Reads PNG, JPEG and WebP; the middle square of a picture is scaled to the size of the image tokenizer.",
   examples: [
-    "synth2 caption --image cat.png,dog.jpg --vlm models/vlm --tokenizer models/tokenizer --language-model models/language",
+    "synth2 caption cat.png dog.jpg --vlm models/vlm --tokenizer models/tokenizer --language-model models/language",
   ],
   schema: z.strictObject({
-    image: z.array(z.string().min(1)).min(1).describe("Pictures.").meta({ placeholder: "file" }),
+    image: z.array(z.string().min(1)).min(1).describe("Pictures.").meta({ placeholder: "file", positional: true }),
     ...modelFields,
   }),
   run: async (config, { stdout, signal }) => {
@@ -58,12 +58,7 @@ export const captionCommand = defineCommand({
       const { imageSize } = images;
       const pixels = new Float32Array(config.image.length * imageSize ** 2 * 3);
       for (const [i, path] of config.image.entries()) {
-        const decoded = await decodeImage({ path }, imageSize).catch((cause: unknown) => {
-          throw cause instanceof SynthError
-            ? new SynthError(cause.code as "SYNTH_IMAGE", `${path}: ${cause.message}`)
-            : cause;
-        });
-        toUnit(decoded, pixels, i * imageSize ** 2 * 3);
+        toUnit(await readPicture(path, imageSize), pixels, i * imageSize ** 2 * 3);
       }
       const codes = await images.encode(pixels, config.image.length);
       const captions = await captioner.caption(images.embed(codes), config.image.length, { signal });

@@ -1,8 +1,9 @@
 import { defineCommand } from "@trefoil/core";
 import { z } from "zod";
 import { openDataset } from "../data/index.js";
+import { diffusionSamplingSchema } from "../diffusion/index.js";
+import { openPictureGenerator } from "../drawing/index.js";
 import { measureFaithfulness } from "../faithfulness/index.js";
-import { openGenerator } from "../generator/index.js";
 import { samplingSchema } from "../sampling/index.js";
 import { VqImageTokenizer } from "../tokenizer/index.js";
 import { dataField, folder, seedField } from "./fields.js";
@@ -22,15 +23,16 @@ export const faithfulnessCommand = defineCommand({
     generator: folder("Generator. Default: none, reconstructions alone are measured.").optional(),
     seed: seedField.describe("Key of the random numbers."),
     sampling: samplingSchema.prefault({}),
+    diffusion: diffusionSamplingSchema.prefault({}),
   }),
   run: async (config, { stdout, progress, signal }) => {
-    const { seed, sampling } = config;
+    const { seed, sampling, diffusion } = config;
     using tokenizer = await VqImageTokenizer.open(config.tokenizer);
-    const generator = config.generator === undefined ? undefined : await openGenerator(config.generator);
+    const generator = config.generator === undefined ? undefined : await openPictureGenerator(config.generator);
     try {
       await using data = await openDataset(config.data, tokenizer.imageSize);
       const found = await measureFaithfulness({
-        ...{ data: data.dataset, tokenizer, sampling, seed, progress, signal },
+        ...{ data: data.dataset, tokenizer, sampling, diffusion, seed, progress, signal },
         ...(generator && { generator }),
       });
       stdout.write(`${JSON.stringify(found, null, 2)}\n`);

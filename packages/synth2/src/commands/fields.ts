@@ -1,10 +1,12 @@
+import { outputFields as coreOutputFields, countField as count, folderField as folder } from "@trefoil/core";
 import { z } from "zod";
 import type { TrainingSettings } from "../training/index.js";
 
 /** Fields that several commands share. */
 
-export const folder = (meaning: string) => z.string().min(1).describe(meaning).meta({ placeholder: "folder" });
-export const count = (value: number, meaning: string) => z.number().int().positive().default(value).describe(meaning);
+export { runOf } from "@trefoil/core";
+export { count, folder };
+
 export const seedField = z.number().int().min(0).max(0xffffffff).default(0);
 
 export const dataField = z
@@ -15,13 +17,10 @@ export const dataField = z
 
 /** Where a training command writes. */
 export const outputFields = {
+  ...coreOutputFields,
   output: folder("Folder of the result."),
   run: folder("Run directory: configuration, metrics, checkpoints. Default: the output's name and -run.").optional(),
-  resume: z.boolean().default(false).describe("Go on from the newest checkpoint of the run directory."),
-  overwrite: z.boolean().default(false).describe("Replace an existing output."),
 };
-
-export const runOf = ({ run, output }: { run?: string | undefined; output: string }): string => run ?? `${output}-run`;
 
 /** @param defaults of the stage */
 export const trainFields = (defaults: { steps: number; learningRate: number; batch: number }) =>

@@ -1,11 +1,12 @@
 import { defineCommand, trainBpe } from "@trefoil/core";
 import { z } from "zod";
 import { openDataset } from "../data/index.js";
+import { denoiserFor, diffusionSchema, trainDenoiser } from "../diffusion/index.js";
 import { captionsOf, encodePairs, generatorFor, generatorSizesSchema, trainGenerator } from "../generator/index.js";
 import { VqImageTokenizer } from "../tokenizer/index.js";
 import { count, dataField, folder, outputFields, runOf, trainFields } from "./fields.js";
 
-/** The loss, with what it is by default. */
+/** The loss of the masked kind, with what it is by default. */
 export const generatorLossSchema = z.strictObject({
   schedule: z
     .enum(["cosine", "linear", "square", "arccos"])
@@ -19,23 +20,31 @@ export const generatorLossSchema = z.strictObject({
 
 export const generatorCommand = defineCommand({
   name: "generator",
-  summary: "Train a text-to-image model: captions to the codes of a picture.",
+  summary: "Train a text-to-image model: captions to the codes of a picture, or to its embeddings.",
   description:
-    "A bidirectional transformer predicts hidden codes from the others and a caption (MUSE, arXiv 2301.00704), with a text encoder of its own. Some captions are dropped, so that guidance has a model without one.",
-  examples: ["synth2 generator --data small-world:paired:3000 --tokenizer models/tokenizer --output models/generator"],
+    "A bidirectional transformer predicts hidden codes from the others and a caption (MUSE, arXiv 2301.00704), with a text encoder of its own; or, --kind continuous, clean embeddings from noisy ones (DDIM, arXiv 2010.02502). Some captions are dropped, so that guidance has a model without one.",
+  examples: [
+    "synth2 generator --data small-world:paired:3000 --tokenizer models/tokenizer --output models/generator",
+    "synth2 generator --kind continuous --data small-world:paired:3000 --tokenizer models/tokenizer --output models/diffusion",
+  ],
   schema: z.strictObject({
     data: dataField,
     heldOut: dataField.describe("Pairs to measure on. Default: none.").optional(),
     evaluateEvery: count(500, "Steps between measurements.").meta({ unit: "steps" }),
     tokenizer: folder("Image tokenizer."),
+    kind: z
+      .enum(["masked", "continuous"])
+      .default("masked")
+      .describe("Masked codes, or Gaussian diffusion on embeddings; every command takes either."),
     vocabulary: count(512, "Tokens of the captions' vocabulary, at most.").meta({ unit: "tokens" }),
     ...outputFields,
     model: generatorSizesSchema.prefault({}),
-    loss: generatorLossSchema.prefault({}),
+    loss: generatorLossSchema.describe("Of the masked kind.").prefault({}),
+    diffusion: diffusionSchema.describe("Of the continuous kind.").prefault({}),
     train: trainFields({ steps: 2500, learningRate: 3e-3, batch: 32 }).prefault({}),
   }),
   run: async (config, { progress, signal }) => {
-    const { model: sizes, loss, train: settings, output, resume, overwrite, evaluateEvery: every } = config;
+    const { kind, model: sizes, loss, diffusion, train: settings, output, resume, overwrite } = config;
     using images = await VqImageTokenizer.open(config.tokenizer);
     await using data = await openDataset(config.data, images.imageSize);
     await using heldOut =
@@ -44,16 +53,28 @@ export const generatorCommand = defineCommand({
     const encode = (from: typeof data) =>
       encodePairs(from.dataset, images, text, sizes.maxTextTokens, { progress, signal });
     const pairs = await encode(data);
-    const evaluation = heldOut && { pairs: await encode(heldOut), every };
-    const { completed, evaluation: scores } = await trainGenerator({
-      architecture: generatorFor(sizes, images, text.vocabSize),
-      ...{ pairs, text, loss, settings, output, resume, overwrite, progress, signal },
-      tokenizerHash: images.hash,
+    const evaluation = heldOut && { pairs: await encode(heldOut), every: config.evaluateEvery };
+    const architecture = generatorFor(sizes, images, text.vocabSize);
+    const common = {
+      ...{ pairs, text, settings, output, resume, overwrite, progress, signal },
       run: runOf(config),
       ...(evaluation && { evaluation }),
-    });
+    };
+    const { completed, evaluation: scores } =
+      kind === "masked"
+        ? await trainGenerator({ ...common, architecture, loss, tokenizerHash: images.hash })
+        : await trainDenoiser({
+            ...{ ...common, images, dropCondition: diffusion.dropCondition },
+            architecture: denoiserFor(architecture, diffusion),
+          });
     if (!completed) return;
-    if (scores) progress.log(`${scores.bitsPerCode!.toFixed(3)} bits per code on held-out pairs.`);
+    if (scores) {
+      const found =
+        scores.bitsPerCode === undefined
+          ? `error ${scores.loss!.toFixed(4)}`
+          : `${scores.bitsPerCode.toFixed(3)} bits per code`;
+      progress.log(`${found} on held-out pairs.`);
+    }
     progress.log(`The generator is in ${output}.`);
   },
 });

@@ -2,6 +2,8 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { defineCommand, openRunDirectory, RUN_LAYOUT, writeFileAtomic } from "@trefoil/core";
 import { z } from "zod";
+import { compareCaptions } from "../captions/index.js";
+import { captionsOf } from "../generator/index.js";
 import { type CaptionOrigin, maxCaptionTokens, Stages } from "../pipeline/index.js";
 import { contactSheet, drawCaptions, reconstruct } from "../quickstart/pictures.js";
 import { type ArmResult, percent, writeQuickstartReport } from "../quickstart/report.js";
@@ -74,7 +76,10 @@ export const quickstartCommand = defineCommand({
 
       const runs = { tokenizer: stages.at("tokenizer-run"), generator: stages.at("generator-run") };
       const vlms = { human: stages.at("vlm-human-run"), genpair: stages.at("vlm-genpair-run") };
-      await writeQuickstartReport(run.path, { reconstructions, drawn, arms, runs: { ...runs, ...vlms } }, config);
+      const written = captions.map(({ caption }) => caption);
+      const diversity = compareCaptions(written, await captionsOf(stages.pairs));
+      const results = { reconstructions, drawn, arms, diversity, runs: { ...runs, ...vlms } };
+      await writeQuickstartReport(run.path, results, config);
       stdout.write(`\nread back as said: ${percent(reconstructions.accuracy.exact)} of reconstructions, `);
       stdout.write(`${percent(drawn.accuracy.exact)} of generated pictures\n`);
       for (const { arm, scores } of arms) {

@@ -1,4 +1,5 @@
 import { markdownTable, type Section, type TableSection, terminalTable } from "@trefoil/core";
+import { captionSetRow, captionSetTable } from "../captions/index.js";
 import {
   type ArmSummary,
   arms,
@@ -58,35 +59,18 @@ function faithfulnessTable({ rows }: ReproduceResult): TableSection {
 
 function captionsTable({ rows }: ReproduceResult): TableSection {
   const reports = rows.flatMap(({ captions }) => (captions ? [captions] : []));
-  const line = (
-    name: string,
-    of: (report: (typeof reports)[number]["balanced"]) => (number | undefined)[],
-    key: "balanced" | "skewed",
-  ) => {
-    const values = reports.map((report) => of(report[key]).map((value) => value ?? Number.NaN));
+  const line = (name: string, set: "written" | "human", key: "balanced" | "skewed") => {
+    const values = reports.map((report) => captionSetRow(report[key], set).map((value) => value ?? Number.NaN));
     return [name, ...(values[0] ?? []).map((_, i) => average(values.map((row) => row[i]!)))];
   };
-  const written = ({ written: set, combinations }: (typeof reports)[number]["balanced"]) => [
-    set.clusterEntropy,
-    set.topClusters.top5,
-    set.duplicates,
-    combinations?.written.effective,
-    combinations?.written.novel,
-  ];
-  const human = ({ human: set, combinations }: (typeof reports)[number]["balanced"]) => [
-    set.clusterEntropy,
-    set.topClusters.top5,
-    set.duplicates,
-    combinations?.human.effective,
-    combinations?.human.novel,
-  ];
   return {
     kind: "table",
-    title: "Captions",
-    caption:
-      "Entropy of their clusters (nats) and share in the 5 fullest, clusters fitted on the human ones; repeated ones; combinations of colour and shape: e to their entropy, and share that no pair has.",
-    columns: ["captions", "entropy", "top 5", "repeated", "combinations", "new"].map((label) => ({ label })),
-    rows: [line("human", human, "balanced"), line("balanced", written, "balanced"), line("skewed", written, "skewed")],
+    ...captionSetTable,
+    rows: [
+      line("human", "human", "balanced"),
+      line("balanced", "written", "balanced"),
+      line("skewed", "written", "skewed"),
+    ],
   };
 }
 

@@ -1,7 +1,5 @@
-import { writeFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
-import { join } from "node:path";
-import { defineCommand, writeReport } from "@trefoil/core";
+import { defineCommand, writeExperimentReport } from "@trefoil/core";
 import { z } from "zod";
 import { type ExperimentSettings, findings, readResults, runExperiment, summarise } from "../experiment/index.js";
 import type { PipelineSettings } from "../pipeline/index.js";
@@ -50,14 +48,13 @@ export const reproduceCommand = defineCommand({
     const rows = await readResults(output);
     const result: ReproduceResult = { rows, arms: summarise(rows), findings: findings(rows), settings, completed };
     stdout.write(`\n${resultsTables(result)}\n`);
-    const report = join(output, "report.html");
-    await writeReport(report, {
+    await writeExperimentReport(output, progress, {
       title: "Synth² in small",
-      subtitle: completed ? `${settings.seeds} paired seeds` : "Not all arms are done",
+      seeds: settings.seeds,
+      completed,
       sections: await reproduceSections(result),
+      summary: markdownSummary(result),
     });
-    await writeFile(join(output, "summary.md"), markdownSummary(result));
-    progress.log(`${completed ? "Done" : "Stopped; the same command goes on"}. The report is in ${report}.`);
   },
 });
 

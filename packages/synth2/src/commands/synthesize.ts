@@ -1,6 +1,7 @@
 import { defineCommand } from "@trefoil/core";
 import { z } from "zod";
-import { openGenerator } from "../generator/index.js";
+import { diffusionSamplingSchema } from "../diffusion/index.js";
+import { openPictureGenerator } from "../drawing/index.js";
 import { samplingSchema } from "../sampling/index.js";
 import { readCaptionRows, synthesize } from "../synthesize/index.js";
 import { VqImageTokenizer } from "../tokenizer/index.js";
@@ -27,11 +28,12 @@ export const synthesizeCommand = defineCommand({
     shardSize: count(256, "Pictures of a shard; memory is bounded by one.").meta({ unit: "pictures" }),
     seed: seedField.describe("Key of the random numbers."),
     sampling: samplingSchema.prefault({}),
+    diffusion: diffusionSamplingSchema.prefault({}),
   }),
   run: async (config, { progress, signal }) => {
     const { captions, output } = config;
     using tokenizer = await VqImageTokenizer.open(config.tokenizer);
-    const generator = await openGenerator(config.generator);
+    const generator = await openPictureGenerator(config.generator);
     try {
       const result = await synthesize({
         ...config,

@@ -2,8 +2,9 @@ import { defineCommand } from "@trefoil/core";
 import { z } from "zod";
 import { LanguageModel } from "../captions/index.js";
 import { openDataset } from "../data/index.js";
+import { type DiffusionSamplingOptions, diffusionSamplingSchema } from "../diffusion/index.js";
+import { openPictureGenerator } from "../drawing/index.js";
 import { SynthError } from "../errors.js";
-import { openGenerator } from "../generator/index.js";
 import { type SamplingOptions, samplingSchema } from "../sampling/index.js";
 import { readCaptionRows } from "../synthesize/index.js";
 import { VqImageTokenizer } from "../tokenizer/index.js";
@@ -28,6 +29,7 @@ export const vlmCommand = defineCommand({
         generator: folder("Generator."),
         seed: seedField.describe("Key of the random numbers."),
         sampling: samplingSchema.prefault({}),
+        diffusion: diffusionSamplingSchema.prefault({}),
       })
       .describe("Instead of --synthetic: pairs drawn when they are needed, and kept nowhere.")
       .optional(),
@@ -60,7 +62,15 @@ export const vlmCommand = defineCommand({
 
 interface SyntheticFields {
   synthetic?: string | undefined;
-  onTheFly?: { captions: string; generator: string; seed: number; sampling: SamplingOptions } | undefined;
+  onTheFly?:
+    | {
+        captions: string;
+        generator: string;
+        seed: number;
+        sampling: SamplingOptions;
+        diffusion: DiffusionSamplingOptions;
+      }
+    | undefined;
 }
 
 async function openSynthetic(
@@ -75,12 +85,12 @@ async function openSynthetic(
     return { dataset, [Symbol.asyncDispose]: () => dataset[Symbol.asyncDispose]() };
   }
   if (!onTheFly) return undefined;
-  const { captions, sampling, seed } = onTheFly;
-  const generator = await openGenerator(onTheFly.generator);
+  const { captions, sampling, diffusion, seed } = onTheFly;
+  const generator = await openPictureGenerator(onTheFly.generator);
   const dispose = async () => generator.model.dispose();
   try {
     const rows = readCaptionRows(captions);
-    const dataset = await OnTheFlyDataset.open({ captions: rows, generator, images, sampling, seed });
+    const dataset = await OnTheFlyDataset.open({ captions: rows, generator, images, sampling, diffusion, seed });
     return { dataset, [Symbol.asyncDispose]: dispose };
   } catch (error) {
     await dispose();

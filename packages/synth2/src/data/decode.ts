@@ -24,7 +24,9 @@ async function readBytes({ path, offset = 0, size }: ImageLocation): Promise<Buf
     throw new SynthError("SYNTH_IMAGE", "file cannot be opened", { cause });
   });
   try {
-    const length = size ?? (await file.stat()).size;
+    const found = await file.stat();
+    if (!found.isFile()) throw new SynthError("SYNTH_IMAGE", "not a file");
+    const length = size ?? found.size;
     if (length === 0) throw new SynthError("SYNTH_IMAGE", "empty file");
     if (length > mostBytes) throw new SynthError("SYNTH_IMAGE", `file larger than ${mostBytes / 2 ** 20} MiB`);
     const bytes = Buffer.alloc(length);

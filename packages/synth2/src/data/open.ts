@@ -19,14 +19,21 @@ export interface OpenDataset extends AsyncDisposable {
 /**
  * Opens images with captions: a folder made by `synth2 prepare`, or scenes of the built-in world named `world:SPLIT:COUNT` (or
  * `small-world:SPLIT:COUNT`) with `:SEED` behind it if it is not 0.
- * @param worldSize width and height of pictures of the world, pixels
- * @throws SynthError `SYNTH_OPTIONS` for a world that does not exist, `SYNTH_DATA` for a folder that cannot be read
+ * @param size width and height that pictures must have, pixels. Default: as they are, 64 for those of the world
+ * @throws SynthError `SYNTH_OPTIONS` for a world that does not exist, `SYNTH_DATA` for a folder that cannot be read or has another size
  */
-export async function openDataset(spec: string, worldSize = 64): Promise<OpenDataset> {
+export async function openDataset(spec: string, size?: number): Promise<OpenDataset> {
   const [name = "", ...rest] = spec.split(":");
   const world = worldsBySpec.get(name);
   if (world === undefined || rest.length === 0) {
     const dataset = await PreparedDataset.open(spec);
+    if (size !== undefined && dataset.size !== size) {
+      await dataset[Symbol.asyncDispose]();
+      throw new SynthError(
+        "SYNTH_DATA",
+        `${spec} holds pictures of ${dataset.size} × ${dataset.size}, but ${size} × ${size} are needed: run synth2 prepare with --size ${size}`,
+      );
+    }
     return { dataset, hash: dataset.hash, [Symbol.asyncDispose]: () => dataset[Symbol.asyncDispose]() };
   }
   const [, split, length, seed = "0"] = /^[\w-]+:(\w+):(\d+)(?::(\d+))?$/.exec(spec) ?? [];
@@ -36,7 +43,7 @@ export async function openDataset(spec: string, worldSize = 64): Promise<OpenDat
       `${spec} is no world: write world:SPLIT:COUNT or world:SPLIT:COUNT:SEED (or small-world:…), where SPLIT is ${SPLITS.join(", ")}`,
     );
   }
-  const options = { world, split: split as Split, length: Number(length), seed: Number(seed), size: worldSize };
+  const options = { world, split: split as Split, length: Number(length), seed: Number(seed), size: size ?? 64 };
   return {
     dataset: new WorldDataset(options),
     hash: `world-1 ${JSON.stringify(options)}`,

@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { type RunUnit, runUnits, type StageContext } from "@trefoil/core";
+import { type ExperimentOptions, type RunUnit, runUnits } from "@trefoil/core";
 import { compareCaptions, type LanguageModel } from "../captions/index.js";
 import { type Faithfulness, measureFaithfulness } from "../faithfulness/index.js";
 import { captionsOf, type OpenMaskedGenerator } from "../generator/index.js";
@@ -131,11 +131,6 @@ async function runArm({ name, extra, share }: Arm, models: SeedModels, { pipelin
   }
 }
 
-export interface ExperimentOptions extends StageContext {
-  /** Seeds worked on at a time, each by a process of one thread; 1: in this process. */
-  workers: number;
-}
-
 /**
  * Runs every row of every seed that has no result yet. Returns whether all were run.
  * @throws ResumeError where the folder holds an experiment of other settings
@@ -143,10 +138,10 @@ export interface ExperimentOptions extends StageContext {
 export async function runExperiment(
   directory: string,
   settings: ExperimentSettings,
-  { workers, progress, signal }: ExperimentOptions,
+  options: ExperimentOptions,
 ): Promise<boolean> {
-  return await runUnits({
-    ...{ directory, settings, workers, progress, signal },
+  return await runUnits(options, {
+    ...{ directory, settings },
     mayChange: ["seeds"],
     units: Array.from({ length: settings.seeds }, (_, i) => i + 1),
     keysOf: (seed) => rowsOfSeed.map((arm) => resultKey({ arm, seed })),

@@ -1,4 +1,4 @@
-import { type PairedTest, pairedTest } from "@trefoil/core";
+import { type PairedTest, pairedRows, pairedTest } from "@trefoil/core";
 import { type Arm, arms, humanOnly, type TestName, tests } from "./plan.js";
 import type { ResultRow } from "./results.js";
 
@@ -29,11 +29,7 @@ const average = (values: readonly number[]) => values.reduce((sum, value) => sum
 /** Differences of two arms, one for each seed that has both. */
 export function differences(rows: readonly ResultRow[], a: Arm, b: Arm, score: Score): number[] {
   const of = ({ name }: Arm) => rows.filter(({ arm }) => arm === name);
-  const others = of(b);
-  return of(a).flatMap((row) => {
-    const other = others.find(({ seed }) => seed === row.seed);
-    return other ? [score(row) - score(other)] : [];
-  });
+  return pairedRows(of(a), of(b)).map(([row, other]) => score(row) - score(other));
 }
 
 /** Undefined for fewer than two values. */

@@ -1,19 +1,19 @@
 import type { StageContext } from "@trefoil/core";
+import { type DrawingOptions, type PictureGenerator, pictureSampler } from "../drawing/index.js";
 import { SynthError } from "../errors.js";
-import { encodeCaption, type OpenMaskedGenerator, requireSameTokenizer } from "../generator/index.js";
+import { encodeCaption } from "../generator/index.js";
 import { imageBatch, picturesOf, toBytes } from "../images/pixels.js";
-import { MaskedSampler, pictureSeed, type SamplingOptions } from "../sampling/index.js";
+import { pictureSeed } from "../sampling/index.js";
 import type { VqImageTokenizer } from "../tokenizer/index.js";
 import type { PairedDataset, SceneAttributes } from "../types.js";
 import { type AttributeAccuracy, attributeAccuracy, judgePicture } from "../world/index.js";
 
-export interface FaithfulnessOptions extends StageContext {
+export interface FaithfulnessOptions extends StageContext, DrawingOptions {
   /** Pictures of the built-in world; the first caption of each is drawn. */
   data: PairedDataset;
   tokenizer: VqImageTokenizer;
   /** Without it, reconstructions alone are measured. */
-  generator?: OpenMaskedGenerator;
-  sampling: SamplingOptions;
+  generator?: PictureGenerator;
   seed: number;
 }
 
@@ -37,9 +37,8 @@ const rows = 64;
  * @throws SynthError `SYNTH_DATA` for pictures that are not of the built-in world, `SYNTH_TOKENIZER_MISMATCH`
  */
 export async function measureFaithfulness(options: FaithfulnessOptions): Promise<Faithfulness> {
-  const { data, tokenizer, generator, sampling, seed, progress, signal } = options;
-  if (generator) requireSameTokenizer("the generator", generator.tokenizerHash, tokenizer.hash);
-  const sampler = generator && new MaskedSampler(generator.model, sampling);
+  const { data, tokenizer, generator, seed, progress, signal } = options;
+  const sampler = generator && pictureSampler(generator, tokenizer, options);
   type Judged = { caption: string; scene: SceneAttributes };
   const found: Record<"original" | "reconstructed" | "generated", Judged[]> = {
     original: [],
@@ -62,16 +61,21 @@ export async function measureFaithfulness(options: FaithfulnessOptions): Promise
     };
     const originals = await imageBatch(data, indices);
     judge("original", toBytes(originals), data.size);
-    const drawn = async (codes: Int32Array) => toBytes(await tokenizer.decode(codes, indices.length));
-    judge("reconstructed", await drawn(await tokenizer.encode(originals, indices.length)), tokenizer.imageSize);
+    const drawn = async (embeddings: Float32Array) =>
+      toBytes(await tokenizer.decodeEmbeddings(embeddings, indices.length));
+    judge(
+      "reconstructed",
+      await drawn(tokenizer.embed(await tokenizer.encode(originals, indices.length))),
+      tokenizer.imageSize,
+    );
     if (sampler && generator) {
       const { text, model } = generator;
-      const codes = await sampler.sample({
+      const { embeddings } = await sampler.draw({
         captions: captions.map((caption) => encodeCaption(caption, text, model.architecture.maxTextTokens)),
         seeds: captions.map((caption, i) => pictureSeed(seed, `${at + i}\0${caption}`)),
         ...(signal && { signal }),
       });
-      judge("generated", await drawn(codes), tokenizer.imageSize);
+      judge("generated", await drawn(embeddings), tokenizer.imageSize);
     }
     stage?.update(at + indices.length);
   }

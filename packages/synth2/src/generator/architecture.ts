@@ -1,6 +1,5 @@
+import { countField as count } from "@trefoil/core";
 import { z } from "zod";
-
-const count = (value: number, meaning: string) => z.number().int().positive().default(value).describe(meaning);
 
 /** The sizes of a generator that a user chooses; grid and codebook come from the image tokenizer, the vocabulary from the text. */
 export const generatorSizesSchema = z.strictObject({
@@ -9,7 +8,8 @@ export const generatorSizesSchema = z.strictObject({
   heads: count(4, "Attention heads; an even number of the width is in each."),
   feedForward: count(192, "Width inside the (gated) feed-forward layers."),
   textWidth: count(96, "Width of the text encoder, which trains along."),
-  textLayers: count(2, "Blocks of the text encoder."),
+  textLayers: count(1, "Blocks of the text encoder."),
+  textWindow: count(4, "Words on each side that every word is mixed with before they attend to one another."),
   maxTextTokens: count(32, "Longest caption; longer ones are refused.").meta({ unit: "tokens" }),
 });
 
@@ -17,6 +17,10 @@ export type GeneratorSizes = z.infer<typeof generatorSizesSchema>;
 
 /** All sizes; saved in the generator's folder. */
 export const generatorArchitectureSchema = generatorSizesSchema.extend({
+  textWindow: z
+    .number({ error: "an earlier version made it, without this: train the generator anew" })
+    .int()
+    .positive(),
   gridSize: z.number().int().positive(),
   /** Codes of the image tokenizer. */
   codes: z.number().int().positive(),

@@ -1,4 +1,5 @@
 import { loadTokenizer, type Module, type Tokenizer, tokenizerFiles } from "@trefoil/core";
+import type { z } from "zod";
 import { SynthError } from "../errors.js";
 import { loadModelWeights, readModelConfig, saveModelFolder } from "../models/folder.js";
 import { type GeneratorArchitecture, generatorArchitectureSchema } from "./architecture.js";
@@ -21,30 +22,35 @@ export const saveGenerator = (
   origin: GeneratorOrigin & { overwrite?: boolean },
 ): Promise<string> => saveGeneratorFolder(kind, model, path, origin);
 
-async function saveGeneratorFolder(
+/** Writes the folder of a generator of any kind. @returns the hash */
+export async function saveGeneratorFolder(
   kind: string,
   model: Module & { readonly architecture: GeneratorArchitecture },
   path: string,
-  { text, tokenizerHash, overwrite = false, ...extra }: GeneratorOrigin & { overwrite?: boolean; target?: string },
+  { text, tokenizerHash, overwrite = false }: GeneratorOrigin & { overwrite?: boolean },
 ): Promise<string> {
   return await saveModelFolder(model, path, {
     kind,
     architecture: model.architecture,
-    extra: { image_tokenizer_sha256: tokenizerHash, text_tokenizer_sha256: text.hash, ...extra },
+    extra: { image_tokenizer_sha256: tokenizerHash, text_tokenizer_sha256: text.hash },
     files: tokenizerFiles(text),
     overwrite,
   });
 }
 
-interface OpenedFolder extends GeneratorOrigin {
-  architecture: GeneratorArchitecture;
+interface OpenedFolder<A> extends GeneratorOrigin {
+  architecture: A;
   hash: string;
   config: { readonly architecture: object; readonly sha256: string };
 }
 
-/** @throws SynthError `SYNTH_MODEL`, `SYNTH_VOCABULARY_MISMATCH` */
-async function readGeneratorFolder(path: string, kind: string): Promise<OpenedFolder> {
-  const { architecture, sha256, config } = await readModelConfig(path, kind, generatorArchitectureSchema);
+/** What the folder of a generator says, of any kind. @throws SynthError `SYNTH_MODEL`, `SYNTH_VOCABULARY_MISMATCH` */
+export async function readGeneratorFolder<A extends { vocabulary: number }>(
+  path: string,
+  kind: string,
+  schema: z.ZodType<A>,
+): Promise<OpenedFolder<A>> {
+  const { architecture, sha256, config } = await readModelConfig(path, kind, schema);
   const text = await loadTokenizer(path);
   if (text.hash !== config.text_tokenizer_sha256 || text.vocabSize !== architecture.vocabulary) {
     throw new SynthError(
@@ -66,7 +72,11 @@ export interface OpenMaskedGenerator extends GeneratorOrigin {
 
 /** @throws SynthError `SYNTH_MODEL`, `SYNTH_VOCABULARY_MISMATCH` */
 export async function openGenerator(path: string): Promise<OpenMaskedGenerator> {
-  const { architecture, hash, config, text, tokenizerHash } = await readGeneratorFolder(path, kind);
+  const { architecture, hash, config, text, tokenizerHash } = await readGeneratorFolder(
+    path,
+    kind,
+    generatorArchitectureSchema,
+  );
   const model = new MaskedGenerator(architecture);
   await loadModelWeights(model, path, config);
   return { model, hash, text, tokenizerHash };

@@ -10,6 +10,7 @@ import {
   reshape,
   type Tensor,
 } from "@trefoil/core";
+import { Overview } from "./overview.js";
 import type { Rotary } from "./rotary.js";
 
 /** Keys and values that queries of one layer read: both [batch, keys, heads, headDim]. */
@@ -28,9 +29,12 @@ export class Attention extends Module {
 
   constructor(width: number, sourceWidth: number, heads: number, initial: InitialValues) {
     super();
-    const layer = (inputs: number) => new Linear(inputs, width, { bias: false, initial });
-    [this.queries, this.keys, this.values] = [layer(width), layer(sourceWidth), layer(sourceWidth)];
-    this.output = new Linear(width, width, { bias: false, standardDeviation: 0.02, initial });
+    // Logits of deviation 1 for normed inputs: the usual ± 1/√inputs makes them a third of that, and all keys are read alike.
+    const sharp = (inputs: number) =>
+      new Linear(inputs, width, { bias: false, standardDeviation: 1 / Math.sqrt(inputs), initial });
+    [this.queries, this.keys] = [sharp(width), sharp(sourceWidth)];
+    this.values = new Linear(sourceWidth, width, { bias: false, initial });
+    this.output = new Linear(width, width, { bias: false, standardDeviation: 0.05, initial });
     this.#heads = heads;
   }
 
@@ -60,12 +64,13 @@ export class Attention extends Module {
 const feedForward = (hiddenSize: number, intermediateSize: number, initial: InitialValues): FeedForward =>
   new FeedForward({ hiddenSize, intermediateSize, standardDeviation: 1 / Math.sqrt(3 * hiddenSize), initial });
 
-/** Self-attention, cross-attention where there is a source, feed-forward; pre-norm with residual connections. */
+/** Self-attention; where there is a source, cross-attention and an overview; feed-forward. Pre-norm with residual connections. */
 export class Block extends Module {
   readonly selfNorm: RMSNorm;
   readonly self: Attention;
   readonly crossNorm: RMSNorm | null;
   readonly cross: Attention | null;
+  readonly overview: Overview | null;
   readonly forwardNorm: RMSNorm;
   readonly mlp: FeedForward;
 
@@ -79,6 +84,7 @@ export class Block extends Module {
     this.self = new Attention(width, width, heads, initial);
     this.crossNorm = sourceWidth === undefined ? null : new RMSNorm(width);
     this.cross = sourceWidth === undefined ? null : new Attention(width, sourceWidth, heads, initial);
+    this.overview = sourceWidth === undefined ? null : new Overview(width, initial);
     this.forwardNorm = new RMSNorm(width);
     this.mlp = feedForward(width, sizes.feedForward, initial);
   }
@@ -92,8 +98,9 @@ export class Block extends Module {
   forward(x: Tensor, rotary: Rotary, lengths?: Tensor, source?: { memory: AttentionMemory; lengths: Tensor }): Tensor {
     const inner = this.selfNorm.forward(x);
     let y = add(x, this.self.forward(inner, this.self.memory(inner, rotary), lengths, rotary));
-    if (this.cross && this.crossNorm && source) {
+    if (this.cross && this.crossNorm && this.overview && source) {
       y = add(y, this.cross.forward(this.crossNorm.forward(y), source.memory, source.lengths));
+      y = this.overview.forward(y);
     }
     return add(y, this.mlp.forward(this.forwardNorm.forward(y)));
   }

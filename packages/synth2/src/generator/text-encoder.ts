@@ -1,17 +1,8 @@
-import {
-  add,
-  Embedding,
-  type InitialValues,
-  Module,
-  Parameter,
-  RMSNorm,
-  reshape,
-  type Tensor,
-  where,
-} from "@trefoil/core";
+import { Embedding, type InitialValues, Module, Parameter, RMSNorm, reshape, type Tensor, where } from "@trefoil/core";
 import type { GeneratorArchitecture } from "./architecture.js";
-import { Block, positionTable } from "./layers.js";
+import { Block } from "./layers.js";
 import { Rotary } from "./rotary.js";
+import { WordWindow } from "./word-window.js";
 
 /** Captions as the generator reads them. */
 export interface TextBatch {
@@ -31,10 +22,10 @@ export interface TextStates {
   lengths: Tensor;
 }
 
-/** A small bidirectional transformer over the caption, trained along with the generator. */
+/** A small bidirectional transformer over the caption, behind a window over its words; trained along with the generator. */
 export class TextEncoder extends Module {
   readonly embed: Embedding;
-  readonly positions: Parameter;
+  readonly window: WordWindow;
   readonly blocks: Block[];
   readonly norm: RMSNorm;
   /** Stands for "no caption", [textWidth]: the only state that an image without condition reads. */
@@ -43,9 +34,9 @@ export class TextEncoder extends Module {
 
   constructor(arch: GeneratorArchitecture, initial: InitialValues) {
     super();
-    const { vocabulary, textWidth: width, textLayers, maxTextTokens } = arch;
+    const { vocabulary, textWidth: width, textLayers, textWindow, maxTextTokens } = arch;
     this.embed = new Embedding(vocabulary, width, { standardDeviation: 0.3, initial });
-    this.positions = positionTable(maxTextTokens, width, initial);
+    this.window = new WordWindow(width, textWindow, initial);
     const wanted = Math.max(1, Math.round(width / (arch.width / arch.heads)));
     const heads = width % wanted === 0 ? wanted : 1;
     const sizes = { width, heads, feedForward: 2 * width };
@@ -57,7 +48,7 @@ export class TextEncoder extends Module {
 
   forward({ tokens, lengths, kept }: TextBatch): TextStates {
     const [batch] = tokens.shape as [number, number];
-    let x = add(this.embed.forward(tokens), this.positions);
+    let x = this.window.forward(this.embed.forward(tokens), lengths);
     for (const block of this.blocks) x = block.forward(x, this.#rotary, lengths);
     const states = where(reshape(kept, [batch, 1, 1]), this.norm.forward(x), reshape(this.absent, [1, 1, -1]));
     // Every state of a dropped caption is the same, so how many of them are read makes no difference.

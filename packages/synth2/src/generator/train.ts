@@ -59,7 +59,10 @@ export interface TrainGeneratorResult {
 }
 
 /** @throws SynthError `SYNTH_DATA` */
-function checkPairs({ codes, captions }: CodedPairs, { gridSize }: GeneratorArchitecture): void {
+export function checkPairs(
+  { codes, captions }: CodedPairs,
+  { gridSize }: Pick<GeneratorArchitecture, "gridSize">,
+): void {
   if (captions.length === 0) throw new SynthError("SYNTH_DATA", "there are no pairs to train on");
   if (codes.length !== captions.length * gridSize ** 2) {
     throw new SynthError(
@@ -70,7 +73,7 @@ function checkPairs({ codes, captions }: CodedPairs, { gridSize }: GeneratorArch
 }
 
 /** The codes and one caption each of some pictures. */
-function pairRows(
+export function pairRows(
   { codes, captions }: CodedPairs,
   positions: number,
   rows: readonly number[],

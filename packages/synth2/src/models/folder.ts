@@ -75,6 +75,14 @@ export async function saveModelFolder(module: Module, path: string, options: Sav
   return sha256;
 }
 
+/** What kind of model a folder holds. @throws SynthError `SYNTH_MODEL` where it holds none */
+export async function modelKind(path: string): Promise<string | undefined> {
+  if (!existsSync(join(path, configFile))) {
+    throw new SynthError("SYNTH_MODEL", `${path} holds no ${configFile}: give the folder that \`synth2\` wrote`);
+  }
+  return ((await readJsonFile(path, configFile)) as Partial<FolderConfig> | null)?.model_type;
+}
+
 /** Reads `config.json` and checks its kind. @throws SynthError `SYNTH_MODEL` */
 export async function readModelConfig<A extends object>(
   path: string,
@@ -82,13 +90,9 @@ export async function readModelConfig<A extends object>(
   schema: z.ZodType<A>,
 ): Promise<{ architecture: A; sha256: string; config: Readonly<FolderConfig> }> {
   const file = join(path, configFile);
-  if (!existsSync(file)) {
-    throw new SynthError("SYNTH_MODEL", `${path} holds no ${configFile}: give the folder that \`synth2\` wrote`);
-  }
-  const config = (await readJsonFile(path, configFile)) as Partial<FolderConfig> | null;
-  if (config?.model_type !== kind) {
-    throw new SynthError("SYNTH_MODEL", `${path} holds a "${String(config?.model_type)}", not a "${kind}"`);
-  }
+  const found = await modelKind(path);
+  if (found !== kind) throw new SynthError("SYNTH_MODEL", `${path} holds a "${String(found)}", not a "${kind}"`);
+  const config = (await readJsonFile(path, configFile)) as Partial<FolderConfig>;
   const parsed = schema.safeParse(config.architecture);
   if (!parsed.success || typeof config.sha256 !== "string") {
     throw new SynthError("SYNTH_MODEL", `${file} does not describe a ${kind}: ${parsed.error?.message ?? "no sha256"}`);

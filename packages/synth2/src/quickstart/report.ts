@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { RUN_LAYOUT, readMetricsFile, type Section, writeReport } from "@trefoil/core";
+import { type CaptionSetReport, captionSetRow, captionSetTable } from "../captions/index.js";
 import type { CaptionerScores, PictureUse } from "../vlm/index.js";
 import { ATTRIBUTES, type AttributeAccuracy } from "../world/index.js";
 import { type Drawn, pngOf, type Reconstructions } from "./pictures.js";
@@ -16,18 +17,23 @@ export interface ArmResult {
   captions: readonly string[];
 }
 
-/** `report.html` of a quickstart: losses, reconstructions, codebook, generated pictures, how one came about, faithfulness. */
+/**
+ * `report.html` of a quickstart: reconstructions, generated pictures and how one came about, captions beside pictures, CIDEr of the arms,
+ * diversity of the written captions, faithfulness, codebook, losses.
+ */
 export async function writeQuickstartReport(
   run: string,
   results: {
     reconstructions: Reconstructions;
     drawn: Drawn;
     arms: readonly ArmResult[];
+    /** Of the captions of the synthetic pairs, beside the human ones. */
+    diversity: CaptionSetReport;
     runs: Readonly<Record<"tokenizer" | "generator" | "human" | "genpair", string>>;
   },
   config: object,
 ): Promise<void> {
-  const { reconstructions, drawn, arms, runs } = results;
+  const { reconstructions, drawn, arms, diversity, runs } = results;
   const used = [...reconstructions.usage].sort((a, b) => b - a);
   const total = used.reduce((a, b) => a + b, 0);
   const rank = used.map((_, i) => i + 1);
@@ -72,6 +78,14 @@ export async function writeQuickstartReport(
       },
       await captionsSection(reconstructions, arms),
       ...armSections(arms),
+      {
+        kind: "table",
+        ...captionSetTable,
+        rows: [
+          ["human", ...captionSetRow(diversity, "human").map((value) => value ?? null)],
+          ["written, of classes drawn alike", ...captionSetRow(diversity, "written").map((value) => value ?? null)],
+        ],
+      },
       accuracyTable({ reconstructions: reconstructions.accuracy, generated: drawn.accuracy }),
       {
         kind: "lines",

@@ -9,10 +9,12 @@ import {
   saveSafetensors,
   writeFileAtomic,
 } from "@trefoil/core";
+import { type DrawingOptions, type DrawnPictures, type PictureGenerator, pictureSampler } from "../drawing/index.js";
 import { SynthError } from "../errors.js";
-import { encodeCaption, type OpenMaskedGenerator, requireSameTokenizer } from "../generator/index.js";
+import { encodeCaption } from "../generator/index.js";
+import { MaskedGenerator } from "../generator/masked-model.js";
 import { toBytes } from "../images/pixels.js";
-import { MaskedSampler, pictureSeed, type SamplingOptions } from "../sampling/index.js";
+import { pictureSeed } from "../sampling/index.js";
 import type { VqImageTokenizer } from "../tokenizer/index.js";
 
 export interface CaptionRow {
@@ -21,13 +23,12 @@ export interface CaptionRow {
   caption: string;
 }
 
-export interface SynthesizeOptions extends StageContext {
-  generator: OpenMaskedGenerator;
+export interface SynthesizeOptions extends StageContext, DrawingOptions {
+  generator: PictureGenerator;
   tokenizer: VqImageTokenizer;
   captions: AsyncIterable<CaptionRow> | Iterable<CaptionRow>;
   /** Folder of the shards. */
   output: string;
-  sampling: SamplingOptions;
   seed: number;
   /** Pictures of a shard. */
   shardSize: number;
@@ -52,11 +53,11 @@ const shardName = (shard: number): string => `shard-${String(shard).padStart(5, 
  * Draws an embedding for every caption. Shard after shard appears whole: `shard-00000.safetensors` with `embeddings` f32 [n, L, D] and
  * `codes` i32 [n, L], after `shard-00000.jsonl` with id and caption. Memory is bounded by one shard. Called again on a folder that was
  * begun, it goes on behind the last whole shard and ends with the same files.
- * @throws SynthError `SYNTH_TOKENIZER_MISMATCH`, `SYNTH_VOCABULARY_MISMATCH`; ResumeError where the folder was begun otherwise
+ * @throws SynthError `SYNTH_TOKENIZER_MISMATCH`, `SYNTH_VOCABULARY_MISMATCH`; `SYNTH_DATA` without a caption; ResumeError where the folder was begun otherwise
  */
 export async function synthesize(options: SynthesizeOptions): Promise<SynthesizeResult> {
-  const { generator, tokenizer, captions, output, sampling, seed, shardSize, pixels = false, signal } = options;
-  requireSameTokenizer("the generator", generator.tokenizerHash, tokenizer.hash);
+  const { generator, tokenizer, captions, output, seed, shardSize, pixels = false, signal } = options;
+  const sampler = pictureSampler(generator, tokenizer, options);
   if (options.vocabulary !== undefined && options.vocabulary !== generator.text.hash) {
     throw new SynthError(
       "SYNTH_VOCABULARY_MISMATCH",
@@ -68,28 +69,29 @@ export async function synthesize(options: SynthesizeOptions): Promise<Synthesize
     generator: generator.hash,
     positions: tokenizer.positions,
     dimension: tokenizer.dimension,
-    sampling,
+    // What another kind of generator would do does not matter.
+    ...(generator.model instanceof MaskedGenerator ? { sampling: options.sampling } : { diffusion: options.diffusion }),
     seed,
     shardSize,
     pixels,
   };
-  await begin(output, `${JSON.stringify(manifest, null, 2)}\n`);
-  const sampler = new MaskedSampler(generator.model, sampling);
+  const begin = await beginning(output, `${JSON.stringify(manifest, null, 2)}\n`);
   const stage = options.progress?.stage("synthesize", { total: 0, unit: "pictures" });
   const result: SynthesizeResult = { completed: true, pictures: 0, shards: 0, skipped: 0 };
   const write = async (rows: readonly EncodedRow[]): Promise<void> => {
+    await begin();
     const name = join(output, shardName(result.shards));
     const lines = `${rows.map(({ id, caption }) => JSON.stringify({ id, caption })).join("\n")}\n`;
     if (existsSync(`${name}.safetensors`)) await checkShard(name, lines);
     else {
-      const codes = await sampler.sample({
+      const drawn = await sampler.draw({
         captions: rows.map(({ tokens }) => tokens),
         seeds: rows.map(({ id, caption }) => pictureSeed(seed, `${id}\0${caption}`)),
         ...(signal && { signal }),
       });
       await writeFileAtomic(`${name}.jsonl`, lines);
       // The tensors come last: where they are, the shard is whole.
-      const tensors = await shardTensors(tokenizer, codes, rows.length, pixels);
+      const tensors = await shardTensors(tokenizer, drawn, rows.length, pixels);
       await saveSafetensors(`${name}.safetensors`, tensors, { tokenizer: tokenizer.hash, generator: generator.hash });
     }
     result.shards++;
@@ -112,6 +114,10 @@ export async function synthesize(options: SynthesizeOptions): Promise<Synthesize
       rows = [];
     }
     if (rows.length > 0) await write(rows);
+    if (result.pictures === 0) {
+      const why = result.skipped > 0 ? `${result.skipped} were too long` : "the file is empty";
+      throw new SynthError("SYNTH_DATA", `there is no caption that the generator reads: ${why}`);
+    }
     stage?.succeed();
   } catch (error) {
     stage?.fail();
@@ -125,14 +131,17 @@ interface EncodedRow extends CaptionRow {
   tokens: Int32Array;
 }
 
-async function begin(output: string, manifest: string): Promise<void> {
-  await mkdir(output, { recursive: true });
+/** Checks a folder that was begun. @returns what begins it, once there is something to write */
+async function beginning(output: string, manifest: string): Promise<() => Promise<void>> {
   const path = join(output, manifestFile);
   if (!existsSync(path)) {
-    await writeFileAtomic(path, manifest);
-    return;
+    return async () => {
+      if (existsSync(path)) return;
+      await mkdir(output, { recursive: true });
+      await writeFileAtomic(path, manifest);
+    };
   }
-  if ((await readFile(path, "utf8")) === manifest) return;
+  if ((await readFile(path, "utf8")) === manifest) return async () => undefined;
   throw new ResumeError(
     `${output} was begun with other models or settings: go on with the same ones, or name another folder`,
   );
@@ -147,16 +156,16 @@ async function checkShard(name: string, lines: string): Promise<void> {
 
 async function shardTensors(
   tokenizer: VqImageTokenizer,
-  codes: Int32Array,
+  { codes, embeddings }: DrawnPictures,
   count: number,
   pixels: boolean,
 ): Promise<Record<string, StoredTensor>> {
   const { positions, dimension, imageSize } = tokenizer;
   const tensors: Record<string, StoredTensor> = {
     codes: { dtype: "I32", shape: [count, positions], data: codes },
-    embeddings: { dtype: "F32", shape: [count, positions, dimension], data: tokenizer.embed(codes) },
+    embeddings: { dtype: "F32", shape: [count, positions, dimension], data: embeddings },
   };
   if (!pixels) return tensors;
-  const data = toBytes(await tokenizer.decode(codes, count));
+  const data = toBytes(await tokenizer.decodeEmbeddings(embeddings, count));
   return { ...tensors, pixels: { dtype: "U8", shape: [count, imageSize, imageSize, 3], data } };
 }

@@ -1,7 +1,6 @@
+import { countField as count } from "@trefoil/core";
 import { z } from "zod";
 import { SynthError } from "../errors.js";
-
-const count = (value: number, meaning: string) => z.number().int().positive().default(value).describe(meaning);
 
 /** The sizes of an image tokenizer; saved in its folder. */
 export const architectureSchema = z.strictObject({

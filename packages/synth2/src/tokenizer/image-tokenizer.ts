@@ -1,4 +1,15 @@
-import { add, compile, concat, InitialValues, Module, multiply, reshape, type Tensor, tensor } from "@trefoil/core";
+import {
+  add,
+  compile,
+  concat,
+  InitialValues,
+  Module,
+  multiply,
+  reshape,
+  slice,
+  type Tensor,
+  tensor,
+} from "@trefoil/core";
 import { SynthError } from "../errors.js";
 import { loadModelWeights, readModelConfig, saveModelFolder } from "../models/folder.js";
 import type { ImageTokenizer } from "../types.js";
@@ -54,7 +65,16 @@ export class TokenizerModel extends Module {
 
   /** Nearest codes alone, i32 [N g g]. */
   codes(images: Tensor): Tensor {
-    const latents = this.autoencoder.encode(images);
+    return this.#nearest(this.autoencoder.encode(images));
+  }
+
+  /** Nearest codes of embeddings [R, D], i32 [R]. */
+  nearest(embeddings: Tensor): Tensor {
+    const { codeWidth } = this.architecture;
+    return this.#nearest(this.codebooks.map((_, i) => slice(embeddings, 1, i * codeWidth, (i + 1) * codeWidth)));
+  }
+
+  #nearest(latents: readonly Tensor[]): Tensor {
     return this.#joined(this.codebooks.map((book, i) => book.nearest(latents[i]!)));
   }
 
@@ -90,6 +110,7 @@ export class VqImageTokenizer implements ImageTokenizer {
   readonly #tables: readonly Float32Array[];
   readonly #encode: (images: Tensor) => Promise<Tensor>;
   readonly #latents: (images: Tensor) => Promise<Tensor>;
+  readonly #nearest: (rows: Tensor) => Promise<Tensor>;
   readonly #decodeLatents: (latents: Tensor) => Promise<Tensor>;
 
   private constructor(
@@ -106,6 +127,7 @@ export class VqImageTokenizer implements ImageTokenizer {
     this.#tables = tables;
     this.#latents = compile((images: Tensor) => model.latents(images));
     this.#encode = compile((images: Tensor) => model.codes(images));
+    this.#nearest = compile((rows: Tensor) => model.nearest(rows));
     this.#decodeLatents = compile((rows: Tensor) => model.images(rows));
   }
 
@@ -179,6 +201,19 @@ export class VqImageTokenizer implements ImageTokenizer {
       }
     }
     return out;
+  }
+
+  /** Codes that lie nearest to embeddings. @param embeddings `[N, L, D]` @returns `[N, L]` */
+  async nearest(embeddings: Float32Array): Promise<Int32Array> {
+    const size = this.positions * this.dimension;
+    const count = embeddings.length / size;
+    const codes = new Int32Array(count * this.positions);
+    await this.#batches(embeddings, count, size, [this.positions, this.dimension], async (batch, at) => {
+      using index = await this.#nearest(reshape(batch, [-1, this.dimension]));
+      const start = at * this.positions;
+      codes.set(((await index.data()) as Int32Array).subarray(0, codes.length - start), start);
+    });
+    return codes;
   }
 
   async decode(codes: Int32Array, count: number): Promise<Float32Array> {

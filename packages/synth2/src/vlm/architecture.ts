@@ -1,6 +1,5 @@
+import { countField as count } from "@trefoil/core";
 import { z } from "zod";
-
-const count = (value: number, meaning: string) => z.number().int().positive().default(value).describe(meaning);
 
 /** The sizes of the trained part of a vision-language model that a user chooses. */
 export const vlmSizesSchema = z.strictObject({

@@ -1,15 +1,15 @@
+import { type DrawingOptions, type PictureGenerator, type PictureSampler, pictureSampler } from "../drawing/index.js";
 import { SynthError } from "../errors.js";
-import { encodeCaption, type OpenMaskedGenerator, requireSameTokenizer } from "../generator/index.js";
-import { MaskedSampler, pictureSeed, type SamplingOptions } from "../sampling/index.js";
+import { encodeCaption } from "../generator/index.js";
+import { pictureSeed } from "../sampling/index.js";
 import type { CaptionRow } from "../synthesize/index.js";
 import type { VqImageTokenizer } from "../tokenizer/index.js";
 import type { EmbeddedDataset, EmbeddedSample } from "../types.js";
 
-interface OnTheFlyOptions {
+interface OnTheFlyOptions extends DrawingOptions {
   captions: AsyncIterable<CaptionRow> | Iterable<CaptionRow>;
-  generator: OpenMaskedGenerator;
+  generator: PictureGenerator;
   images: VqImageTokenizer;
-  sampling: SamplingOptions;
   seed: number;
 }
 
@@ -18,7 +18,7 @@ export class OnTheFlyDataset implements EmbeddedDataset {
   readonly positions: number;
   readonly dimension: number;
   readonly tokenizerHash: string;
-  readonly #sampler: MaskedSampler;
+  readonly #sampler: PictureSampler;
 
   private constructor(
     readonly options: Omit<OnTheFlyOptions, "captions">,
@@ -26,17 +26,16 @@ export class OnTheFlyDataset implements EmbeddedDataset {
     /** Captions left out, longer than the generator reads. */
     readonly skipped: number,
   ) {
-    const { generator, images, sampling } = options;
+    const { generator, images } = options;
     this.positions = images.positions;
     this.dimension = images.dimension;
     this.tokenizerHash = images.hash;
-    this.#sampler = new MaskedSampler(generator.model, sampling);
+    this.#sampler = pictureSampler(generator, images, options);
   }
 
   /** @throws SynthError `SYNTH_TOKENIZER_MISMATCH`, `SYNTH_DATA` without a caption that fits */
   static async open({ captions, ...options }: OnTheFlyOptions): Promise<OnTheFlyDataset> {
-    const { generator, images } = options;
-    requireSameTokenizer("the generator", generator.tokenizerHash, images.hash);
+    const { generator } = options;
     const rows: (CaptionRow & { tokens: Int32Array })[] = [];
     let skipped = 0;
     for await (const { id, caption } of captions) {
@@ -62,20 +61,21 @@ export class OnTheFlyDataset implements EmbeddedDataset {
 
   /** @throws RangeError when an index is outside */
   async getMany(indices: readonly number[]): Promise<EmbeddedSample[]> {
-    const { seed, images } = this.options;
+    const { seed } = this.options;
     const rows = indices.map((index) => {
       const row = this.rows[index];
       if (!row) throw new RangeError(`sample ${index} of ${this.length}`);
       return row;
     });
-    const codes = await this.#sampler.sample({
+    const { embeddings } = await this.#sampler.draw({
       captions: rows.map(({ tokens }) => tokens),
       seeds: rows.map(({ id, caption }) => pictureSeed(seed, `${id}\0${caption}`)),
     });
+    const each = this.positions * this.dimension;
     return rows.map(({ id, caption }, row) => ({
       id,
       captions: [caption],
-      embedding: images.embed(codes.subarray(row * this.positions, (row + 1) * this.positions)),
+      embedding: embeddings.slice(row * each, (row + 1) * each),
     }));
   }
 }

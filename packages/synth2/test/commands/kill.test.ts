@@ -44,9 +44,11 @@ test("training stages killed with SIGKILL and resumed end with the weights of an
       ],
     ],
   };
+  const continuous = [...stages.generator, "--kind", "continuous"];
   const language = ["--model.hidden-size", "32", "--model.layers", "1", "--model.intermediate-size", "32"];
   const looking = ["--model.width", "16", "--model.latents", "2", "--model.heads", "2"];
   const later = {
+    continuous,
     language: ["language-model", ...data, ...language],
     vlm: ["vlm", ...data, "--tokenizer", at("tokenizer"), "--language-model", at("language"), ...looking],
   };

@@ -1,11 +1,11 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { crc32, deflateSync } from "node:zlib";
 import sharp from "sharp";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { expandBraces, openDataset, PreparedDataset, prepareImages, saveDataset } from "../../src/data/index.js";
 import { WorldDataset } from "../../src/world/index.js";
+import { hugePng } from "./huge.js";
 import { tar, tarMember } from "./tars.js";
 
 const root = mkdtempSync(join(tmpdir(), "synth2-data-"));
@@ -22,29 +22,6 @@ beforeAll(async () => {
   cmyk = await plain({ r: 250, g: 250, b: 250 }).toColourspace("cmyk").jpeg().toBuffer();
   grey = await plain({ r: 90, g: 90, b: 90 }).toColourspace("b-w").png().toBuffer();
 });
-
-/** A PNG whose header says what it likes. */
-function hugePng(width: number, height: number): Buffer {
-  const chunk = (type: string, data: Buffer) => {
-    const body = Buffer.concat([Buffer.from(type), data]);
-    const sum = Buffer.alloc(4);
-    const length = Buffer.alloc(4);
-    length.writeUInt32BE(data.length);
-    sum.writeUInt32BE(crc32(body));
-    return Buffer.concat([length, body, sum]);
-  };
-  const header = Buffer.alloc(13);
-  header.writeUInt32BE(width, 0);
-  header.writeUInt32BE(height, 4);
-  header.set([8, 2, 0, 0, 0], 8);
-  const signature = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
-  return Buffer.concat([
-    signature,
-    chunk("IHDR", header),
-    chunk("IDAT", deflateSync(Buffer.alloc(64))),
-    chunk("IEND", Buffer.alloc(0)),
-  ]);
-}
 
 let made = 0;
 async function prepare(source: string, more: { split?: string; images?: string } = {}) {

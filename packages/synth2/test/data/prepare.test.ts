@@ -1,32 +1,16 @@
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { crc32, deflateSync } from "node:zlib";
 import sharp from "sharp";
 import { describe, expect, it } from "vitest";
 import { decodeImage, expandBraces, openDataset, prepareImages, saveDataset, WorldDataset } from "../../src/index.js";
 import { temporaryFolder } from "../folder.js";
+import { hugePng } from "./huge.js";
+import { tar, tarMember } from "./tars.js";
 
 const flat = (width: number, height: number, [r, g, b]: readonly [number, number, number]) =>
   sharp({ create: { width, height, channels: 3, background: { r, g, b } } });
 
 const options = { size: 8, threads: 1, overwrite: false };
-
-/** A ustar archive of files. */
-function tar(files: readonly (readonly [string, Buffer])[]): Buffer {
-  const blocks = files.flatMap(([name, content]) => {
-    const header = Buffer.alloc(512);
-    header.write(name, 0, 100);
-    header.write("0000644\0", 100);
-    header.write(`${content.length.toString(8).padStart(11, "0")}\0`, 124);
-    header.write("0", 156);
-    header.write("ustar\0" + "00", 257);
-    header.fill(" ", 148, 156);
-    const sum = header.reduce((all, byte) => all + byte, 0);
-    header.write(`${sum.toString(8).padStart(6, "0")}\0 `, 148);
-    return [header, content, Buffer.alloc((512 - (content.length % 512)) % 512)];
-  });
-  return Buffer.concat([...blocks, Buffer.alloc(1024)]);
-}
 
 describe("pictures", () => {
   it("are read as what their bytes say: PNG, JPEG (CMYK too), WebP; the middle square, alpha on white", async () => {
@@ -56,7 +40,7 @@ describe("pictures", () => {
     ["nothing", Buffer.alloc(0), /empty file/],
     ["text under a picture's name", Buffer.from("<svg/>"), /not a PNG, JPEG or WebP/],
     ["a PNG that ends early", undefined, /broken image/],
-    ["a PNG of 30,000 × 30,000", hugePng(), /more than \d+ pixels/],
+    ["a PNG of 30,000 × 30,000", hugePng(30_000, 30_000), /more than \d+ pixels/],
   ])("that are %s are refused by name", async (_, bytes, reason) => {
     const path = join(await temporaryFolder(), "picture.png");
     await writeFile(path, bytes ?? (await flat(64, 64, [1, 2, 3]).png().toBuffer()).subarray(0, 90));
@@ -66,25 +50,6 @@ describe("pictures", () => {
     });
   });
 });
-
-/** Header and nothing of the gigabytes that should follow. */
-function hugePng(): Buffer {
-  const chunk = (type: string, content: Buffer) => {
-    const body = Buffer.concat([Buffer.from(type), content]);
-    const [length, sum] = [Buffer.alloc(4), Buffer.alloc(4)];
-    length.writeUInt32BE(content.length);
-    sum.writeUInt32BE(crc32(body));
-    return Buffer.concat([length, body, sum]);
-  };
-  const header = Buffer.from("00007530000075300802000000", "hex");
-  const signature = Buffer.from("89504e470d0a1a0a", "hex");
-  return Buffer.concat([
-    signature,
-    chunk("IHDR", header),
-    chunk("IDAT", deflateSync(Buffer.alloc(64))),
-    chunk("IEND", Buffer.alloc(0)),
-  ]);
-}
 
 describe("prepare", () => {
   it("reads COCO captions and Karpathy's splits, and lists what it leaves out", async () => {
@@ -142,17 +107,17 @@ describe("prepare", () => {
     const picture = await flat(10, 10, [0, 0, 255]).jpeg().toBuffer();
     await writeFile(
       join(folder, "shard-0.tar"),
-      tar([
-        ["one.jpg", picture],
-        ["one.txt", Buffer.from("a blue square\nanother caption\n")],
-        ["../../evil.jpg", picture],
-        ["two.txt", Buffer.from("no picture")],
-        ["three.jpg", picture],
-        ["three.json", Buffer.from('{"caption": "from JSON"}')],
-      ]),
+      tar(
+        tarMember("one.jpg", picture),
+        tarMember("one.txt", "a blue square\nanother caption\n"),
+        tarMember("../../evil.jpg", picture),
+        tarMember("two.txt", "no picture"),
+        tarMember("three.jpg", picture),
+        tarMember("three.json", '{"caption": "from JSON"}'),
+      ),
     );
     await writeFile(join(folder, "shard-1.tar"), Buffer.alloc(1024));
-    await writeFile(join(folder, "shard-2.tar"), tar([["cut.jpg", picture]]).subarray(0, 700));
+    await writeFile(join(folder, "shard-2.tar"), tar(tarMember("cut.jpg", picture)).subarray(0, 700));
     const source = join(folder, "shard-{0..3}.tar");
     const output = join(folder, "prepared");
     const { samples, problems } = await prepareImages({ ...options, source, output });

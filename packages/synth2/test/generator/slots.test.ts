@@ -54,7 +54,16 @@ describe("rotations", () => {
 });
 
 describe("a generator for two codebooks", () => {
-  const sizes = { width: 16, layers: 1, heads: 2, feedForward: 16, textWidth: 8, textLayers: 1, maxTextTokens: 6 };
+  const sizes = {
+    width: 16,
+    layers: 1,
+    heads: 2,
+    feedForward: 16,
+    textWidth: 8,
+    textLayers: 1,
+    textWindow: 2,
+    maxTextTokens: 6,
+  };
   const model = new MaskedGenerator(
     { ...sizes, gridSize: 2, codes: 12, books: [3, 4], codeWidth: 4, vocabulary: 12 },
     3,

@@ -1,11 +1,13 @@
-"""Writes random-corpora.jsonl: random corpora with CIDEr-D, BLEU and ROUGE-L.
+"""Writes random-corpora.jsonl: random corpora with the CIDEr-D, BLEU and ROUGE-L that the scorers of pycocoevalcap give.
 
-A double in Python, written from the formulas; the values that pycocoevalcap itself made are in golden.test.ts. Needs the standard library alone: python3 random_corpora.py
+python3 random_corpora.py FOLDER, where FOLDER holds cider/, bleu/ and rouge/ of pycocoevalcap (for Python 3; needs numpy). A double in
+Python, written from the formulas, is held against them.
 """
 
 import json
 import math
 import random
+import sys
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
@@ -83,7 +85,25 @@ def rouge_l(pairs):
     return scores
 
 
+def reference_scores(pairs):
+    from bleu.bleu_scorer import BleuScorer
+    from cider.cider_scorer import CiderScorer
+    from rouge.rouge import Rouge
+
+    texts = [(" ".join(h), [" ".join(r) for r in refs]) for h, refs in pairs]
+    cider, bleu_scorer = CiderScorer(), BleuScorer()
+    for h, refs in texts:
+        cider += (h, refs)
+        bleu_scorer += (h, refs)
+    return {
+        "cider": [float(score) for score in cider.compute_score()[1]],
+        "bleu": bleu_scorer.compute_score(option="closest")[0],
+        "rouge": [Rouge().calc_score([h], refs) for h, refs in texts],
+    }
+
+
 def main():
+    sys.path.insert(0, sys.argv[1])
     draw = random.Random(20261123)
     lines = []
     for corpus in range(24):
@@ -97,13 +117,16 @@ def main():
             if draw.random() < 0.6:
                 hypothesis = [w for w in draw.choice(references) if draw.random() < 0.85]
             pairs.append((hypothesis, references))
+        scores = reference_scores(pairs)
+        for name, double in (("cider", cider_d), ("bleu", bleu), ("rouge", rouge_l)):
+            worst = max(abs(a - b) for a, b in zip(scores[name], double(pairs)))
+            if worst > 1e-12:
+                raise SystemExit(f"corpus {corpus}: {name} of the double is {worst} off")
         lines.append(
             json.dumps(
                 {
                     "pairs": [{"hypothesis": " ".join(h), "references": [" ".join(r) for r in refs]} for h, refs in pairs],
-                    "cider": cider_d(pairs),
-                    "bleu": bleu(pairs),
-                    "rouge": rouge_l(pairs),
+                    **scores,
                 }
             )
         )

@@ -1,3 +1,4 @@
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { maskSchedule } from "@trefoil/core";
 import { describe, expect, it } from "vitest";
@@ -108,6 +109,14 @@ describe("a generator", () => {
     await expect(stopped).rejects.toThrow("enough");
     await expect(sampler.sample({ captions, seeds: [] })).rejects.toMatchObject({ code: "SYNTH_OPTIONS" });
     model.dispose();
+
+    // As an earlier version wrote it, whose text encoder was another one.
+    const config = join(output, "config.json");
+    const written = JSON.parse(await readFile(config, "utf8"));
+    delete written.architecture.textWindow;
+    await writeFile(config, JSON.stringify(written));
+    const refused = { code: "SYNTH_MODEL", message: expect.stringContaining("train the generator anew") };
+    await expect(openGenerator(output)).rejects.toMatchObject(refused);
   });
 
   it("stopped and resumed ends with the same weights", async () => {

@@ -35,7 +35,7 @@ const tokenizerLoss: TokenizerLossSettings = {
   reviveUntil: 0.7,
   adversarial: { weight: 0, startStep: 0, channels: [8], gradientPenalty: 0 },
 };
-const settings = (steps: number, extra: Partial<TrainingSettings> = {}): TrainingSettings => ({
+export const smallSettings = (steps: number, extra: Partial<TrainingSettings> = {}): TrainingSettings => ({
   steps,
   batch: 8,
   learningRate: 3e-3,
@@ -54,19 +54,20 @@ export const trainSmallTokenizer = (output: string, steps: number, extra: object
     dataName: "small world",
     architecture: tokenizerArchitecture,
     loss: tokenizerLoss,
-    settings: settings(steps),
+    settings: smallSettings(steps),
     output,
     run: `${output}-run`,
     ...extra,
   });
 
-const generatorSizes = {
+export const generatorSizes = {
   width: 32,
   layers: 1,
   heads: 2,
   feedForward: 64,
   textWidth: 16,
   textLayers: 1,
+  textWindow: 2,
   maxTextTokens: 40,
 };
 const generatorLoss: GeneratorLossSettings = {
@@ -90,7 +91,7 @@ export async function trainSmallGenerator(tokenizer: string, output: string, ste
     evaluation: { pairs, every: steps },
     architecture: { ...generatorSizes, gridSize, codes, codeWidth, vocabulary: text.vocabSize },
     loss: generatorLoss,
-    settings: settings(steps),
+    settings: smallSettings(steps),
     text,
     tokenizerHash: images.hash,
     output,

@@ -9,6 +9,7 @@ const architecture = {
   feedForward: 16,
   textWidth: 8,
   textLayers: 1,
+  textWindow: 2,
   maxTextTokens: 6,
   gridSize: 4,
   codes: 8,

@@ -37,6 +37,7 @@ beforeAll(async () => {
     feedForward: 8,
     textWidth: 8,
     textLayers: 1,
+    textWindow: 2,
     maxTextTokens: 16,
     gridSize: 2,
     codes: 6,

@@ -7,20 +7,10 @@ import {
   type TrainingSettings,
   trainLanguageModel,
 } from "../../src/index.js";
-import { world } from "../pipeline/small.js";
+import { smallSettings, world } from "../pipeline/small.js";
 
-export const settings = (steps: number, extra: Partial<TrainingSettings> = {}): TrainingSettings => ({
-  steps,
-  batch: 16,
-  learningRate: 3e-3,
-  warmupSteps: 5,
-  weightDecay: 0,
-  clipNorm: 1,
-  seed: 1,
-  checkpointEvery: 4,
-  keepCheckpoints: 2,
-  ...extra,
-});
+export const settings = (steps: number, extra: Partial<TrainingSettings> = {}): TrainingSettings =>
+  smallSettings(steps, { batch: 16, warmupSteps: 5, ...extra });
 
 /** A language model of seconds, on the captions of the small world. */
 export async function trainSmallLanguage(output: string, steps: number, extra: object = {}) {

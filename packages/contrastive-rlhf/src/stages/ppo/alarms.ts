@@ -1,3 +1,9 @@
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { Compared } from "../../algorithm/index.js";
+import { RlhfError } from "../../errors.js";
+import type { Rollout } from "./rollout.js";
+
 export interface AlarmSettings {
   /** Stop the run when one of its numbers says that it is broken. */
   enabled: boolean;
@@ -56,4 +62,52 @@ export function findAlarm(
       return `${metric} is ${value.toPrecision(3)}: ${meaning}`;
   }
   return undefined;
+}
+
+/** The rollouts of an iteration, what each was given, and what that was compared to. */
+export interface ScoredBatch {
+  rollouts: readonly Rollout[];
+  raw: readonly number[];
+  compared: readonly Compared[];
+  shaped: readonly number[];
+}
+
+/** Saves the batch beside the metrics. @param iteration from 0 @returns the file */
+export async function saveAlarm(
+  run: string,
+  iteration: number,
+  alarm: string,
+  { rollouts, raw, compared, shaped }: ScoredBatch,
+  metrics: Readonly<Record<string, number>>,
+): Promise<string> {
+  const path = join(run, `alarm-${iteration + 1}.json`);
+  const samples = rollouts.map(({ promptText, responseText, ended }, i) => ({
+    prompt: promptText,
+    response: responseText,
+    ended,
+    reward: raw[i],
+    baseline: compared[i]!.baseline,
+    shaped: shaped[i],
+  }));
+  await writeFile(path, `${JSON.stringify({ iteration: iteration + 1, alarm, metrics, samples }, null, 2)}\n`);
+  return path;
+}
+
+/** Largest |ratio - 1| on the first minibatch, before any update: rounding only. */
+const ratioTolerance = 1e-4;
+
+/** @throws RlhfError `RLHF_RATIO` when the policy is not the one that sampled, before its first update; the batch is saved */
+export async function requireFirstRatio(
+  deviation: number,
+  run: string,
+  iteration: number,
+  batch: ScoredBatch,
+): Promise<void> {
+  if (deviation <= ratioTolerance) return;
+  const fault = `before any update the ratio of new to old probabilities is off 1 by ${deviation}`;
+  const path = await saveAlarm(run, iteration, fault, batch, { "policy/ratio_first": deviation });
+  throw new RlhfError(
+    "RLHF_RATIO",
+    `iteration ${iteration + 1}: ${fault}: the log-probabilities are not those of the sampling distribution. The batch is in ${path}`,
+  );
 }

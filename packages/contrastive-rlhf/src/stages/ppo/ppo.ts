@@ -1,5 +1,3 @@
-import { writeFile } from "node:fs/promises";
-import { join } from "node:path";
 import {
   type JsonValue,
   namedState,
@@ -10,19 +8,12 @@ import {
   type StepScalars,
   saveModel,
 } from "@trefoil/core";
-import { adaptKlCoefficient, type Compared, mean, penalise, RewardShaper } from "../../algorithm/index.js";
+import { adaptKlCoefficient, mean, penalise, RewardShaper } from "../../algorithm/index.js";
 import { EpisodeEncoder, type PromptTokens } from "../../data/index.js";
 import { RlhfError } from "../../errors.js";
-import {
-  hashModelFolder,
-  loadScoreModel,
-  OpenPolicy,
-  Sampler,
-  ScoreModel,
-  type SequenceSizes,
-} from "../../models/index.js";
+import { hashModelFolder, loadScoreModel, OpenPolicy, Sampler, ScoreModel } from "../../models/index.js";
 import { defined } from "../defined.js";
-import { findAlarm } from "./alarms.js";
+import { findAlarm, requireFirstRatio, type ScoredBatch, saveAlarm } from "./alarms.js";
 import { type Experience, makeExperience } from "./experience.js";
 import { Clock, experienceMetrics, goldMetrics, responseMetrics, rewardMetrics, updateMetrics } from "./metrics.js";
 import type { PpoOptions, PpoSettings } from "./options.js";
@@ -30,9 +21,6 @@ import { type BaselineProvider, makeProvider } from "./providers.js";
 import { type Rollout, rollOut } from "./rollout.js";
 import { SftQuality } from "./sft-quality.js";
 import { type Critic, PpoPrograms, type UpdateMetrics } from "./update.js";
-
-/** Largest |ratio - 1| on the first minibatch, before any update: rounding only. */
-const ratioTolerance = 1e-4;
 
 /** Seeds of the orders of prompts and minibatches are told apart by this. */
 const minibatchStream = 2;
@@ -58,12 +46,7 @@ export async function ppo(options: PpoOptions): Promise<boolean> {
   using _ = { [Symbol.dispose]: () => critic.kind === "separate" && critic.model[Symbol.dispose]() };
 
   const sft = await hashModelFolder(options.policy);
-  const sizes: SequenceSizes = {
-    rows: settings.minibatch,
-    sequence: Math.min(longest + settings.maxNewTokens, maxPositions),
-    response: settings.maxNewTokens,
-  };
-  const programs = new PpoPrograms(policy, reference, critic, sizes, settings);
+  const programs = new PpoPrograms(policy, reference, critic, settings);
   const context = {
     policy,
     sampler,
@@ -220,7 +203,8 @@ class PpoLoop {
     clock.lap("score");
 
     const klCoefficient = this.#klCoefficient;
-    const updates = await this.#train(iteration, rollouts, experience);
+    const batch: ScoredBatch = { rollouts, raw, compared, shaped };
+    const updates = await this.#train(iteration, batch, experience);
     clock.lap("train");
     this.#episodes += rollouts.length;
     const metrics = {
@@ -239,7 +223,7 @@ class PpoLoop {
       episode: this.#episodes,
     };
     this.#first ??= metrics;
-    await this.#stopOnAlarm(iteration, metrics, rollouts, raw, compared, shaped);
+    await this.#stopOnAlarm(iteration, metrics, batch);
     const { kl } = settings;
     if (kl.adaptive)
       this.#klCoefficient = adaptKlCoefficient(klCoefficient, experience.kl, rollouts.length, kl.adaptive);
@@ -249,7 +233,8 @@ class PpoLoop {
     return { loss: metrics["loss/policy"], ...metrics, ...times, tokens_per_s: tokens / spent, tokens };
   }
 
-  async #train(iteration: number, rollouts: readonly Rollout[], { targets }: Experience): Promise<UpdateMetrics[]> {
+  async #train(iteration: number, scored: ScoredBatch, { targets }: Experience): Promise<UpdateMetrics[]> {
+    const { rollouts } = scored;
     const { epochs, minibatch, critic, seed } = this.#options.settings;
     const trainPolicy = critic.kind === "none" || iteration >= critic.warmupIterations;
     const updates: UpdateMetrics[] = [];
@@ -264,12 +249,7 @@ class PpoLoop {
           this.#klCoefficient,
           trainPolicy,
         );
-        if (updates.length === 0 && update.ratioDeviation > ratioTolerance) {
-          throw new RlhfError(
-            "RLHF_RATIO",
-            `before any update the ratio of new to old probabilities is off 1 by ${update.ratioDeviation}: the log-probabilities are not those of the sampling distribution`,
-          );
-        }
+        if (updates.length === 0) await requireFirstRatio(update.ratioDeviation, this.#options.run, iteration, scored);
         updates.push(update);
       }
     }
@@ -282,26 +262,10 @@ class PpoLoop {
     return goldMetrics(await sftQuality.gold(rollouts), await sftQuality.of(rollouts), raw);
   }
 
-  async #stopOnAlarm(
-    iteration: number,
-    metrics: Record<string, number>,
-    rollouts: readonly Rollout[],
-    raw: readonly number[],
-    compared: readonly Compared[],
-    shaped: readonly number[],
-  ): Promise<void> {
+  async #stopOnAlarm(iteration: number, metrics: Record<string, number>, batch: ScoredBatch): Promise<void> {
     const alarm = findAlarm(metrics, this.#first!, iteration, this.#options.settings.alarms);
     if (!alarm) return;
-    const path = join(this.#options.run, `alarm-${iteration + 1}.json`);
-    const samples = rollouts.map(({ promptText, responseText, ended }, i) => ({
-      prompt: promptText,
-      response: responseText,
-      ended,
-      reward: raw[i],
-      baseline: compared[i]!.baseline,
-      shaped: shaped[i],
-    }));
-    await writeFile(path, `${JSON.stringify({ iteration: iteration + 1, alarm, metrics, samples }, null, 2)}\n`);
+    const path = await saveAlarm(this.#options.run, iteration, alarm, batch, metrics);
     throw new RlhfError(
       "RLHF_ALARM",
       `iteration ${iteration + 1}: ${alarm}. The batch is in ${path}; alarms.enabled false goes on regardless`,

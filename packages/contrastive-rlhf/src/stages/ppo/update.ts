@@ -1,24 +1,15 @@
-import {
-  type AdamW,
-  add,
-  compile,
-  gatherRows,
-  multiply,
-  type Parameter,
-  reshape,
-  type Tensor,
-  tensor,
-  valueAndGrad,
-} from "@trefoil/core";
-import { klLoss, maskedMean, policyLoss, valueLoss } from "../../algorithm/index.js";
+import { type AdamW, add, compile, multiply, type Parameter, type Tensor, tensor, valueAndGrad } from "@trefoil/core";
+import { entropy, klLoss, maskedMean, policyLoss, valueLoss } from "../../algorithm/index.js";
 import {
   type Episode,
   type OpenPolicy,
-  type PackedBatch,
-  packedBatch,
+  perEpisode,
+  perToken,
+  type ResponseBatch,
+  responseBatch,
   responseLogProbs,
   type ScoreModel,
-  type SequenceSizes,
+  statesRead,
 } from "../../models/index.js";
 import { makeOptimizer } from "../optimizer.js";
 import type { PpoSettings } from "./options.js";
@@ -56,17 +47,11 @@ export interface UpdateMetrics {
   ratioMean: number;
   ratioMax: number;
   ratioDeviation: number;
-  entropy: number;
   policyGradientNorm: number;
   valueGradientNorm: number;
   policyLearningRate: number;
   valueLearningRate: number;
 }
-
-/** Where the tokens of a batch stand; its mask comes with the targets. */
-type Layout = Omit<PackedBatch, "mask">;
-const layoutOf = ({ mask: _, ...layout }: PackedBatch): Layout => layout;
-const contextOf = ({ positions, segments }: Layout) => ({ positions, segments });
 
 /** The compiled programs of PPO: measuring rollouts under policy, reference and critic, and one update. */
 export class PpoPrograms {
@@ -75,14 +60,12 @@ export class PpoPrograms {
   readonly #policy: OpenPolicy;
   readonly #reference: OpenPolicy;
   readonly #critic: Critic;
-  readonly #sizes: SequenceSizes;
   readonly #settings: PpoSettings;
 
-  constructor(policy: OpenPolicy, reference: OpenPolicy, critic: Critic, sizes: SequenceSizes, settings: PpoSettings) {
+  constructor(policy: OpenPolicy, reference: OpenPolicy, critic: Critic, settings: PpoSettings) {
     this.#policy = policy;
     this.#reference = reference;
     this.#critic = critic;
-    this.#sizes = sizes;
     this.#settings = settings;
     const { iterations, epochs, minibatch, promptsPerIteration, samplesPerPrompt, learningRate, clipNorm } = settings;
     const perIteration = (epochs * promptsPerIteration * samplesPerPrompt) / minibatch;
@@ -109,38 +92,35 @@ export class PpoPrograms {
     return this.#critic.kind === "shared" ? [this.#critic.model.score.weight] : this.#critic.model.parameters();
   }
 
-  readonly #measurePolicy = compile((batch: Layout) => {
-    const { hidden } = this.#policy.model.hidden(batch.tokens, contextOf(batch));
-    const { logProbs, entropy } = responseLogProbs(this.#policy.model, batch, this.#settings.temperature, hidden);
-    return { logProbs, entropy, ...(this.#critic.kind !== "none" && { values: this.#values(batch, hidden) }) };
+  readonly #measurePolicy = compile((batch: ResponseBatch) => {
+    const states = statesRead(this.#policy.model, batch);
+    const { logProbs, all } = responseLogProbs(this.#policy.model, batch, this.#settings.temperature, states);
+    return { logProbs, entropy: entropy(all), values: this.#values(batch, states) };
   });
 
-  readonly #measureReference = compile((batch: Layout) => {
+  readonly #measureReference = compile((batch: ResponseBatch) => {
     const { model } = this.#reference;
-    const { hidden } = model.hidden(batch.tokens, contextOf(batch));
-    return responseLogProbs(model, batch, this.#settings.temperature, hidden).logProbs;
+    return responseLogProbs(model, batch, this.#settings.temperature, statesRead(model, batch)).logProbs;
   });
 
-  #values(batch: Layout, hidden: Tensor): Tensor {
-    const { tokens, index } = batch;
-    if (this.#critic.kind === "none")
-      return multiply(reshape(gatherRows(reshape(hidden, [-1, hidden.shape[2]!]), index), [-1]), 0);
-    return this.#critic.kind === "shared"
-      ? this.#critic.model.headAt(hidden, index)
-      : this.#critic.model.scoresAt(tokens, index, contextOf(batch));
+  /** @param states of the policy, [n, hidden] */
+  #values(batch: ResponseBatch, states: Tensor): Tensor | undefined {
+    if (this.#critic.kind === "none") return undefined;
+    const { model } = this.#critic;
+    return this.#critic.kind === "shared" ? model.head(states) : model.scores(batch);
   }
 
   /** Log-probabilities, entropies and values of rollouts, a minibatch at a time. */
   async measure(episodes: readonly Episode[]): Promise<Measured> {
-    const { rows, response: width } = this.#sizes;
+    const { minibatch } = this.#settings;
     const measured: Measured = { logProbs: [], referenceLogProbs: [], entropies: [], values: [] };
-    for (let from = 0; from < episodes.length; from += rows) {
-      const some = episodes.slice(from, from + rows);
-      const batch = layoutOf(packedBatch(some, this.#sizes));
+    for (let from = 0; from < episodes.length; from += minibatch) {
+      const some = episodes.slice(from, from + minibatch);
+      const batch = responseBatch(some);
       const [own, reference] = await Promise.all([this.#measurePolicy(batch), this.#measureReference(batch)]);
       const take = async (source: Tensor | undefined, into: Float32Array[]) => {
-        const data = source ? ((await source.data()) as Float32Array) : new Float32Array(rows * width);
-        into.push(...some.map(({ response }, row) => data.slice(row * width, row * width + response.length)));
+        const data = source ? ((await source.data()) as Float32Array) : new Float32Array(batch.targets.size);
+        into.push(...perEpisode(data, some));
       };
       await take(own.logProbs, measured.logProbs);
       await take(own.entropy, measured.entropies);
@@ -150,30 +130,29 @@ export class PpoPrograms {
     return measured;
   }
 
-  readonly #step = compile((batch: Layout, old: OldTensors, klCoefficient: Tensor, trainPolicy: boolean) => {
+  readonly #step = compile((batch: ResponseBatch, old: OldTensors, klCoefficient: Tensor, trainPolicy: boolean) => {
     const { mask } = old;
     const { clip, dualClip, entropyCoefficient, kl, critic } = this.#settings;
     const policyParameters = trainPolicy ? this.#policyParameters() : [];
     const valueParameters = this.#valueParameters();
     const { value, grads } = valueAndGrad(() => {
-      const { hidden } = this.#policy.model.hidden(batch.tokens, contextOf(batch));
-      const { logProbs, entropy } = responseLogProbs(this.#policy.model, batch, this.#settings.temperature, hidden);
+      const states = statesRead(this.#policy.model, batch);
+      const { logProbs, all } = responseLogProbs(this.#policy.model, batch, this.#settings.temperature, states);
       const policy = policyLoss(
         { logProbs, oldLogProbs: old.logProbs, advantages: old.advantages, mask },
         { clip, ...(dualClip !== undefined && { dualClip }) },
       );
-      const meanEntropy = maskedMean(entropy, mask);
       let loss = policy.loss;
-      if (entropyCoefficient !== 0) loss = add(loss, multiply(meanEntropy, -entropyCoefficient));
+      if (entropyCoefficient !== 0) loss = add(loss, multiply(maskedMean(entropy(all), mask), -entropyCoefficient));
       if (kl.where !== "reward") {
         const penalty = klLoss(logProbs, old.referenceLogProbs, mask, kl.where === "loss-k2" ? "k2" : "k3");
         loss = add(loss, multiply(penalty, klCoefficient));
       }
-      if (this.#critic.kind === "none") return { loss, policy, entropy: meanEntropy, value: undefined };
-      const values = this.#values(batch, hidden);
+      const values = this.#values(batch, states);
+      if (!values) return { loss, policy };
       const fit = valueLoss({ values, oldValues: old.values, returns: old.returns, mask }, critic.clip);
       const weighted = multiply(fit.loss, critic.coefficient);
-      return { loss: trainPolicy ? add(loss, weighted) : weighted, policy, entropy: meanEntropy, value: fit };
+      return { loss: trainPolicy ? add(loss, weighted) : weighted, policy, value: fit };
     }, [...policyParameters, ...valueParameters]);
     const ofPolicy = trainPolicy ? this.policyOptimizer.apply(grads.slice(0, policyParameters.length)) : undefined;
     const ofValue = this.valueOptimizer?.apply(grads.slice(policyParameters.length));
@@ -190,7 +169,6 @@ export class PpoPrograms {
       ratioMean: policy.ratioMean,
       ratioMax: policy.ratioMax,
       ratioDeviation: policy.ratioDeviation,
-      entropy: value.entropy,
       policyGradientNorm: ofPolicy?.gradientNorm ?? zero,
       valueGradientNorm: ofValue?.gradientNorm ?? zero,
       policyLearningRate: ofPolicy?.learningRate ?? zero,
@@ -205,15 +183,8 @@ export class PpoPrograms {
     klCoefficient: number,
     trainPolicy: boolean,
   ): Promise<UpdateMetrics> {
-    const { response: width } = this.#sizes;
-    const batch = layoutOf(packedBatch(episodes, this.#sizes));
-    const lay = (of: (target: Targets) => Float32Array): Tensor => {
-      const flat = new Float32Array(this.#sizes.rows * width);
-      targets.forEach((target, row) => {
-        flat.set(of(target), row * width);
-      });
-      return tensor(flat);
-    };
+    const batch = responseBatch(episodes);
+    const lay = (of: (target: Targets) => Float32Array) => perToken(batch, targets.map(of));
     const old: OldTensors = {
       logProbs: lay((target) => target.logProbs),
       referenceLogProbs: lay((target) => target.referenceLogProbs),
