@@ -41,7 +41,7 @@ export const generatorCommand = defineCommand({
     model: generatorSizesSchema.prefault({}),
     loss: generatorLossSchema.describe("Of the masked kind.").prefault({}),
     diffusion: diffusionSchema.describe("Of the continuous kind.").prefault({}),
-    train: trainFields({ steps: 2500, learningRate: 3e-3, batch: 32 }).prefault({}),
+    train: trainFields({ steps: 3600, learningRate: 3e-3, batch: 32 }).prefault({}),
   }),
   run: async (config, { progress, signal }) => {
     const { kind, model: sizes, loss, diffusion, train: settings, output, resume, overwrite } = config;
