@@ -23,7 +23,7 @@ export const outputFields = {
 };
 
 /** @param defaults of the stage */
-export const trainFields = (defaults: { steps: number; learningRate: number; batch: number }) =>
+export const trainFields = (defaults: { steps: number; learningRate: number; batch: number; warmupSteps?: number }) =>
   z.strictObject({
     steps: count(defaults.steps, "Optimiser updates.").meta({ unit: "steps" }),
     batch: count(defaults.batch, "Pictures of a batch."),
@@ -36,7 +36,7 @@ export const trainFields = (defaults: { steps: number; learningRate: number; bat
       .number()
       .int()
       .nonnegative()
-      .default(20)
+      .default(defaults.warmupSteps ?? 20)
       .describe("Steps over which the rate rises from 0.")
       .meta({ unit: "steps" }),
     weightDecay: z.number().nonnegative().default(0).describe("AdamW's decay of matrices."),

@@ -7,7 +7,7 @@ import { architectureSchema } from "../tokenizer/index.js";
 import { vlmSizesSchema } from "../vlm/index.js";
 import { WORLDS, type WorldName } from "../world/index.js";
 import { count, trainFields } from "./fields.js";
-import { generatorLossSchema } from "./generator.js";
+import { generatorLossSchema, generatorRate } from "./generator.js";
 import { tokenizerLossSchema } from "./tokenizer.js";
 
 /** Updates of each stage, and pairs. */
@@ -37,7 +37,7 @@ export const pipelineFields = ({ pairs, synthetic, steps }: PipelineBudget) => (
     .strictObject({
       model: generatorSizesSchema.prefault({}),
       loss: generatorLossSchema.prefault({}),
-      train: trainFields({ steps: steps.generator, learningRate: 3e-3, batch: 32 }).prefault({}),
+      train: trainFields({ steps: steps.generator, ...generatorRate, batch: 32 }).prefault({}),
     })
     .prefault({}),
   sampling: samplingSchema.prefault({}),
