@@ -1,4 +1,4 @@
-import type { Question } from "./task.js";
+import type { Question } from "./question.js";
 
 const capitals =
   "Austria Vienna,Belgium Brussels,Canada Ottawa,Chile Santiago,China Beijing,Cuba Havana,Denmark Copenhagen,Egypt Cairo,England London,Finland Helsinki,France Paris,Germany Berlin,Greece Athens,Hungary Budapest,Iceland Reykjavik,Iran Tehran,Iraq Baghdad,Ireland Dublin,Italy Rome,Japan Tokyo,Kenya Nairobi,Norway Oslo,Peru Lima,Poland Warsaw,Portugal Lisbon,Russia Moscow,Spain Madrid,Sweden Stockholm,Thailand Bangkok,Turkey Ankara";

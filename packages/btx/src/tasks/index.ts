@@ -1,2 +1,3 @@
 export { type Outcome, type RunLimits, runProgram, type Value } from "./interpreter.js";
-export { isRight, makeTask, type Question, type Task, type TaskName, taskNames } from "./task.js";
+export type { Question } from "./question.js";
+export { isRight, makeTask, type Task, type TaskName, taskNames } from "./task.js";

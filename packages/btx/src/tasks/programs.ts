@@ -1,5 +1,5 @@
 import { runProgram } from "./interpreter.js";
-import type { Question } from "./task.js";
+import type { Question } from "./question.js";
 
 /** A function of x in words, and one program that computes it. */
 type Sketch = readonly [words: string, program: string];

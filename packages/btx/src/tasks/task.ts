@@ -1,18 +1,9 @@
+import { heldOutProblems, solvedExamples } from "../domains/arithmetic.js";
 import { inHashOrder, isHeldOutPrompt } from "../domains/documents.js";
-import { heldOutProblems, solvedExamples } from "../domains/index.js";
 import { facts } from "./facts.js";
 import { programs } from "./programs.js";
+import type { Question } from "./question.js";
 import { wordProblems } from "./word-problems.js";
-
-/** A question of one or more lines, answered by the line that follows. */
-export interface Question {
-  /** Ends where the answer begins. */
-  readonly prompt: string;
-  /** One right answer. */
-  readonly answer: string;
-  /** Whether some other line is right as well. Default: only the answer itself, white space around it aside. */
-  readonly accepts?: (line: string) => boolean;
-}
 
 /** Questions whose answers a program can check. */
 export interface Task {

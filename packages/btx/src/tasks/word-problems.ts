@@ -1,4 +1,4 @@
-import type { Question } from "./task.js";
+import type { Question } from "./question.js";
 
 const people = ["Ann", "Ben", "Eva", "Tom"];
 const things = ["apples", "books", "coins", "stamps"];

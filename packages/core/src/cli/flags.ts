@@ -9,7 +9,7 @@ import {
   selectVariant,
 } from "./fields.js";
 import { nearest } from "./nearest.js";
-import type { Problem } from "./problems.js";
+import type { Problem } from "./problem.js";
 
 /** A value given on the command line, not yet typed: `raw` holds one string for each repetition. */
 export interface FlagValue {

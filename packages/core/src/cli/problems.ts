@@ -2,18 +2,8 @@ import type { z } from "zod";
 import { childKeys, type Field, isJsonObject, type JsonObject, type JsonValue, selectVariant } from "./fields.js";
 import { fieldsAt, flagName } from "./flags.js";
 import { nearest } from "./nearest.js";
+import type { Problem } from "./problem.js";
 import { formatDefault, typeText } from "./type-text.js";
-
-/** One thing wrong with a configuration. */
-export interface Problem {
-  readonly path: readonly string[];
-  readonly problem: string;
-  /** The value found, when there is one. */
-  readonly got?: JsonValue | undefined;
-  /** Where it came from: a flag, or a file and line. */
-  readonly origin?: string | undefined;
-  readonly hint?: string | undefined;
-}
 
 /** Keys that the schema does not have, wherever its shape is known; they are removed from `config`. */
 export function takeUnknownKeys(field: Field, config: JsonValue | undefined, path: readonly string[] = []): Problem[] {

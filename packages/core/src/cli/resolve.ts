@@ -4,7 +4,8 @@ import { readConfigFile } from "./config-file.js";
 import { UsageError } from "./errors.js";
 import { describeSchema, type Field, isJsonObject, type JsonObject, type JsonValue, selectVariant } from "./fields.js";
 import { applyFlags, parseFlags } from "./flags.js";
-import { explainIssues, formatProblems, type Problem, takeUnknownKeys } from "./problems.js";
+import type { Problem } from "./problem.js";
+import { explainIssues, formatProblems, takeUnknownKeys } from "./problems.js";
 
 export interface ConfigSources {
   /** Values set in code: the weakest source. */

@@ -1,6 +1,5 @@
 import { ChatTemplate } from "../text/chat-template.js";
 import type { Tokenizer } from "../text/tokenizer.js";
-import type { TextDocument } from "./documents.js";
 import { DataError } from "./errors.js";
 
 /** One message of a conversation. */
@@ -45,7 +44,7 @@ export class ChatEncoder {
   }
 
   /** @throws DataError `DATA_INVALID_JSONL` for messages that the template cannot render turn by turn */
-  encode({ path, conversation }: Pick<TextDocument, "path" | "conversation">): { tokens: number[]; learn: number[] } {
+  encode({ path, conversation }: { path: string; conversation?: Conversation }): { tokens: number[]; learn: number[] } {
     if (!conversation) throw new DataError("DATA_INVALID_JSONL", `${path}: conversations are lines of a .jsonl file`);
     const tokens: number[] = [];
     const learn: number[] = [];

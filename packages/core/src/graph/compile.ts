@@ -3,11 +3,10 @@ import { allocateHost } from "../tensor/dtype.js";
 import { InvalidUseError, TrefoilError } from "../tensor/errors.js";
 import { type Parameter, Tensor } from "../tensor/tensor.js";
 import { leafInput, parameterBuffer } from "./evaluate.js";
-import { lower } from "./lower.js";
+import { lower, type WeightSource } from "./lower.js";
 import { type ProgramBuilder, printInstruction, printProgram } from "./program.js";
 import { currentTrace, Trace } from "./trace.js";
 import { mapTree } from "./tree.js";
-import type { WeightCopies } from "./weight-copies.js";
 
 /** Outputs up to this many bytes come back with the run; larger ones stay on the device. */
 const hostOutputBytes = 64 * 1024;
@@ -49,7 +48,7 @@ export interface CompiledFunction<A extends readonly unknown[], R> {
 
 export interface CompileOptions {
   /** Matrix products read these copies of their right operands instead of f32 parameters. */
-  weights?: WeightCopies | undefined;
+  weights?: WeightSource | undefined;
 }
 
 const isTensor = (value: unknown): value is Tensor => value instanceof Tensor;

@@ -1,20 +1,7 @@
 import { sameShape } from "../tensor/shape.js";
-import type { Step } from "./lower.js";
 import type { Instruction, ProgramBuilder, Value } from "./program.js";
 import { countReaders } from "./readers.js";
-
-interface ElementwiseInstruction {
-  opcode: number;
-  operands: Value[];
-  immediate: number;
-  result: Value;
-}
-
-/** A chain of elementwise instructions of which only the last result leaves. */
-export interface ElementwiseNode {
-  output: Value;
-  instructions: ElementwiseInstruction[];
-}
+import type { ElementwiseNode, Step } from "./step.js";
 
 // Registers of a chain are tiles in L1: keep them to what fits there.
 const maxInstructions = 32;

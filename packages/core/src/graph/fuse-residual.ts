@@ -1,7 +1,7 @@
 import { elementCount, lastSize, sameShape } from "../tensor/shape.js";
-import type { Step } from "./lower.js";
 import type { Instruction, ProgramBuilder, Value } from "./program.js";
 import { countReaders } from "./readers.js";
+import type { Step } from "./step.js";
 
 const opcodeAdd = 2;
 const biasInput = 2;

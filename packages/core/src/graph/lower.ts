@@ -1,16 +1,16 @@
 import { opOf } from "../ops/op.js";
 import type { OpNode, Parameter, Tensor } from "../tensor/tensor.js";
 import { eliminateDeadCode } from "./dead-code.js";
-import { type ElementwiseNode, emitChain, fuseElementwise } from "./fuse-elementwise.js";
+import { emitChain, fuseElementwise } from "./fuse-elementwise.js";
 import { fuseResiduals } from "./fuse-residual.js";
 import { topologicalOrder } from "./order.js";
-import { type Instruction, ProgramBuilder, rootOf, type Value } from "./program.js";
-import type { WeightCopies } from "./weight-copies.js";
+import { ProgramBuilder, rootOf, type Value } from "./program.js";
+import type { Step } from "./step.js";
 
-/** An instruction before elementwise ops are put into kernels. */
-export type Step =
-  | { kind: "kernel"; instruction: Instruction; inPlace: readonly (readonly [number, number])[] }
-  | { kind: "elementwise"; node: ElementwiseNode };
+/** What products read in the place of weights. */
+export interface WeightSource {
+  of(weight: Parameter): Parameter;
+}
 
 interface Lowering {
   program: ProgramBuilder;
@@ -27,7 +27,7 @@ export function lower(
   outputs: readonly Tensor[],
   assignments: ReadonlyMap<Parameter, Tensor>,
   inputs: readonly Tensor[],
-  copies?: WeightCopies,
+  copies?: WeightSource,
 ): ProgramBuilder {
   // A weight that this program writes has a new value before its copy has.
   const copyOf = (weight: Parameter) => (assignments.has(weight) ? undefined : copies?.of(weight));

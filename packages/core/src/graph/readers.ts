@@ -1,5 +1,5 @@
-import type { Step } from "./lower.js";
 import type { ProgramBuilder, Value } from "./program.js";
+import type { Step } from "./step.js";
 
 /** How often each value is read: by steps, through aliases, and by name (returned or assigned). */
 export function countReaders(

@@ -1,7 +1,12 @@
 import { tokeniseCaption } from "../metrics/index.js";
 import type { PairedDataset, SceneAttributes } from "../types.js";
 import { worldClasses } from "../world/index.js";
-import type { ClassedCaption } from "./train.js";
+
+/** A human caption and the classes of its picture. */
+export interface ClassedCaption {
+  caption: string;
+  classes: readonly string[];
+}
 
 /** What the built-in language model continues with a caption of the class. */
 export const classPrompt = (name: string): string => `${name}:`;

@@ -1,4 +1,4 @@
-export { classedCaptions, classPrompt } from "./classes.js";
+export { type ClassedCaption, classedCaptions, classPrompt } from "./classes.js";
 export { type CaptionSetReport, compareCaptions } from "./diversity.js";
 export { hashLanguageModel, LanguageModel } from "./language-model.js";
 export { captionSetRow, captionSetTable } from "./report.js";
@@ -12,7 +12,6 @@ export {
   type WrittenCaption,
 } from "./sources.js";
 export {
-  type ClassedCaption,
   type LanguageSizes,
   languageSizesSchema,
   type TrainLanguageModelOptions,

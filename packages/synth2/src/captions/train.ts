@@ -21,7 +21,7 @@ import { z } from "zod";
 import { SynthError } from "../errors.js";
 import { makeOptimizer, type TrainingSettings } from "../training/index.js";
 import { Choices } from "../world/random.js";
-import { classPrompt } from "./classes.js";
+import { type ClassedCaption, classPrompt } from "./classes.js";
 import { captionRows, disposeModel, hashLanguageModel } from "./language-model.js";
 
 /** The sizes of the built-in language model. */
@@ -38,12 +38,6 @@ export const languageSizesSchema = z
   });
 
 export type LanguageSizes = z.infer<typeof languageSizesSchema>;
-
-/** A human caption and the classes of its picture. */
-export interface ClassedCaption {
-  caption: string;
-  classes: readonly string[];
-}
 
 export interface TrainLanguageModelOptions extends StageContext, StageOutput {
   captions: readonly ClassedCaption[];

@@ -1,0 +1,19 @@
+import type { Instruction, Value } from "./program.js";
+
+interface ElementwiseInstruction {
+  opcode: number;
+  operands: Value[];
+  immediate: number;
+  result: Value;
+}
+
+/** A chain of elementwise instructions of which only the last result leaves. */
+export interface ElementwiseNode {
+  output: Value;
+  instructions: ElementwiseInstruction[];
+}
+
+/** An instruction before elementwise ops are put into kernels. */
+export type Step =
+  | { kind: "kernel"; instruction: Instruction; inPlace: readonly (readonly [number, number])[] }
+  | { kind: "elementwise"; node: ElementwiseNode };
