@@ -41,7 +41,9 @@ export const reproduceCommand = defineCommand({
     small: z.boolean().default(false).describe("Fewer seeds and cells, in minutes; what is given beside it counts."),
     tune: z.boolean().default(false).describe("Only tune plain PPO, on seeds of its own, and print the result."),
     workers: count(Math.min(availableParallelism(), 8), "Seeds trained at a time, each by a process of one thread."),
-    seeds: count(whole.seeds, "")
+    seeds: z
+      .int()
+      .positive()
       .optional()
       .describe(`Paired seeds. Default: ${whole.seeds}; with --small ${small.seeds}.`),
     offsets: z
@@ -73,18 +75,8 @@ export const reproduceCommand = defineCommand({
     rewardSteps: count(3000, "Updates of each reward model.").meta({ unit: "steps" }),
     dpoSteps: count(400, "Updates of DPO.").meta({ unit: "steps" }),
   }),
-  run: async (config, { progress, signal, stdout }) => {
-    const { output, small: isSmall, tune, workers, seeds, offsets, flips, samples, showcaseSeeds, ...rest } = config;
-    const defaults = isSmall ? small : whole;
-    const settings: ExperimentSettings = {
-      ...rest,
-      seeds: seeds ?? defaults.seeds,
-      offsets: offsets ?? defaults.offsets,
-      flips: flips ?? defaults.flips,
-      samples: samples ?? defaults.samples,
-      showcaseSeeds: showcaseSeeds ?? defaults.showcase,
-      tuned: tunedSettings,
-    };
+  run: async ({ output, tune, workers, ...config }, { progress, signal, stdout }) => {
+    const settings = settingsOf(config);
     if (tune) {
       const points = await tunePpo(output, settings, { progress, signal });
       if (points) stdout.write(`\n${terminalTable(tuningTable(points), 2)}\n`);
@@ -116,3 +108,29 @@ export const reproduceCommand = defineCommand({
     });
   },
 });
+
+type Given = "seeds" | "offsets" | "flips" | "samples" | "showcaseSeeds";
+
+/** What is given counts; the rest is that of the whole experiment, or of the small one. */
+export function settingsOf({
+  small: isSmall,
+  seeds,
+  offsets,
+  flips,
+  samples,
+  showcaseSeeds,
+  ...rest
+}: Omit<ExperimentSettings, Given | "tuned"> & { small: boolean } & {
+  [K in Given]?: ExperimentSettings[K] | undefined;
+}): ExperimentSettings {
+  const defaults = isSmall ? small : whole;
+  return {
+    ...rest,
+    seeds: seeds ?? defaults.seeds,
+    offsets: offsets ?? defaults.offsets,
+    flips: flips ?? defaults.flips,
+    samples: samples ?? defaults.samples,
+    showcaseSeeds: showcaseSeeds ?? defaults.showcase,
+    tuned: tunedSettings,
+  };
+}

@@ -1,6 +1,7 @@
 import { readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
+import { reproduceCommand, settingsOf } from "../../src/commands/reproduce.js";
 import {
   claimFindings,
   type ExperimentSettings,
@@ -88,4 +89,14 @@ test("a gain that the seeds do not tell from nothing is not shown; one below not
     ["not shown", "open"],
     ["no", "open"],
   ]);
+});
+
+test("--small is less of everything but of what is given beside it", () => {
+  const settingsFor = (given: object) => {
+    const { output: _, tune: __, workers: ___, ...config } = reproduceCommand.schema.parse(given);
+    return settingsOf(config);
+  };
+  expect(settingsFor({})).toMatchObject({ seeds: 20, samples: [1, 4, 16, 64], showcaseSeeds: 2 });
+  expect(settingsFor({ small: true })).toMatchObject({ seeds: 3, samples: [4, 16], flips: [0, 0.2], showcaseSeeds: 0 });
+  expect(settingsFor({ small: true, seeds: 5 })).toMatchObject({ seeds: 5, samples: [4, 16] });
 });
