@@ -7,21 +7,23 @@ const fixed = (value: number | undefined, digits = 3) => value?.toFixed(digits) 
 const signed = (value: number) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3)}`;
 const difference = (test: PairedTest | undefined) =>
   test ? `${signed(test.mean)} (${signed(test.interval[0])} to ${signed(test.interval[1])})` : "–";
+const minutes = (value: number) => value.toFixed(value < 10 ? 1 : 0);
 const count = (value: number) => Math.round(value).toLocaleString("en");
 
 /** What was run, in words and from its settings. */
-function setup({ settings, completed, arms }: ReproduceResult): string {
+function setup({ settings, completed, arms, spent }: ReproduceResult): string {
   const { sizes, seeds, batch, sequence, seedSteps, steps, windows } = settings;
   const { vocabSize } = new ByteTokenizer();
   const headDim = sizes.hiddenSize / sizes.heads;
   const parameters = activeParameters({ ...sizes, vocabSize, headDim, tieWordEmbeddings: true });
   const done = completed ? `All ${arms.length} arms of ${seeds} seeds are done.` : "Not all arms are done.";
+  const took = spent ? ` It took ${minutes(spent.wall)} minutes, and ${minutes(spent.cpu)} of CPU time.` : "";
   const [paper, levers] = [finetuneShare.paper, finetuneShare.levers].map((share) => `${Math.round(100 * share)} %`);
   return [
     `A dense model of about ${count(parameters / 1000)} k parameters (${sizes.layers} layers of ${sizes.hiddenSize}) on bytes of code, prose and arithmetic; ${seedSteps} updates of ${batch} × ${sequence} tokens for the seed, then compute worth ${steps} of its updates for every arm.`,
     `\`paper\`: branches train everything on their domain alone, random routers, ${paper} of the compute in finetuning. \`levers\`: branches train feed-forward layers alone with a tenth of replay, ridge routers, ${levers}.`,
     `Bits per byte of the second half of ${windows} held-out windows of each domain, given the first; lower is better. \`switching\`: windows that change domain every 24 to 48 bytes.`,
-    `Intervals are of 95 %, of differences paired by seed. They say how sure the difference is over seeds, on these windows; many are looked at, and none is corrected for that. ${done}`,
+    `Intervals are of 95 %, of differences paired by seed. They say how sure the difference is over seeds, on these windows; many are looked at, and none is corrected for that. ${done}${took}`,
   ].join("\n");
 }
 

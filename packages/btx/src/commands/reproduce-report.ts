@@ -6,6 +6,7 @@ import {
   type Finding,
   finetuneShare,
   type ResultRow,
+  type TimeSpent,
 } from "../experiment/index.js";
 import { routingSection } from "./scores.js";
 
@@ -14,6 +15,8 @@ export interface ReproduceResult {
   findings: readonly Finding[];
   settings: ExperimentSettings;
   completed: boolean;
+  /** Unknown of results of older versions. */
+  spent?: TimeSpent;
 }
 
 const about =

@@ -8,13 +8,14 @@ import {
   readResults,
   runExperiment,
   summarise,
+  timeSpent,
 } from "../experiment/index.js";
 import { StageError } from "../stages/index.js";
 import { folder, modelFields, size } from "./fields.js";
 import { reproduceMarkdown } from "./reproduce-markdown.js";
 import { reproduceSections, resultsTable } from "./reproduce-report.js";
 
-const whole = { seeds: 3, steps: 4000, seedSteps: 6000, full: ["paper", "levers"] as const, shares: [0.2, 0.4, 0.8] };
+const whole = { seeds: 4, steps: 2500, seedSteps: 12_000, full: ["paper", "levers"] as const, shares: [0.2, 0.4, 0.8] };
 const small = { seeds: 2, steps: 1000, seedSteps: 1500, full: ["levers"] as const, shares: [0.25, 0.85] };
 
 export const reproduceCommand = defineCommand({
@@ -33,7 +34,7 @@ export const reproduceCommand = defineCommand({
       .boolean()
       .default(false)
       .describe(
-        "2 seeds, a quarter of the steps, and variants and matchings in the regime with levers alone; what is given beside it counts.",
+        "2 seeds, fewer steps, and variants and matchings in the regime with levers alone; what is given beside it counts.",
       ),
     summary: z
       .boolean()
@@ -99,7 +100,11 @@ export const reproduceCommand = defineCommand({
     if (summary && rows.length === 0)
       throw new StageError("BTX_OPTIONS", `${output} holds no results.jsonl: run first`);
     const completed = isComplete(rows, settings);
-    const result = { arms: summarise(rows, settings), findings: findings(rows, settings), settings, completed };
+    const spent = timeSpent(rows);
+    const result = {
+      ...{ arms: summarise(rows, settings), findings: findings(rows, settings), settings, completed },
+      ...(spent && { spent }),
+    };
     if (summary) {
       stdout.write(reproduceMarkdown(result));
       return;

@@ -5,3 +5,4 @@ export { type Arm, armName, armsOf, type ExperimentSettings, expectations, finet
 export { isComplete, type ResultRow, readResults } from "./results.js";
 export { runExperiment } from "./run.js";
 export { type ArmSummary, summarise } from "./summary.js";
+export { type TimeSpent, timeSpent } from "./time.js";

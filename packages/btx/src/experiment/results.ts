@@ -13,6 +13,8 @@ export interface ResultRow extends WindowScores, Cost {
   /** Of mixtures. */
   specialisation?: number;
   routing?: DomainRouting[];
+  /** When the arm was trained and scored, in ms since 1970, and the CPU seconds of that. Rows of older versions lack it. */
+  work?: { began: number; ended: number; cpu: number };
 }
 
 export const resultKey = ({ arm, seed }: Pick<ResultRow, "arm" | "seed">): string => `${seed} ${arm}`;

@@ -18,6 +18,7 @@ const open = (directory: string, { maxBytes }: ExperimentSettings) =>
 /** Runs the arms of a seed that have no result. */
 export const runSeed: RunUnit<ExperimentSettings, number, ResultRow> = async (request, signal, emit) => {
   const { directory, settings, unit: seed, known } = request;
+  let [began, before] = [Date.now(), process.cpuUsage()];
   const domains = await open(directory, settings);
   try {
     const models = new SeedModels(join(directory, `seed-${seed}`), seed, settings, domains);
@@ -25,7 +26,11 @@ export const runSeed: RunUnit<ExperimentSettings, number, ResultRow> = async (re
     for (const arm of armsOf(settings)) {
       if (known.includes(resultKey({ arm: armName(arm), seed }))) continue;
       if (signal?.aborted) return false;
-      await emit(await runArm(arm, models, windows));
+      const row = await runArm(arm, models, windows);
+      const { user, system } = process.cpuUsage(before);
+      const ended = Date.now();
+      await emit({ ...row, work: { began, ended, cpu: (user + system) / 1e6 } });
+      [began, before] = [ended, process.cpuUsage()];
     }
     return true;
   } finally {

@@ -8,6 +8,7 @@ import {
   findings,
   type ResultRow,
   specialisation,
+  timeSpent,
 } from "../../src/experiment/index.js";
 
 const settings = { seeds: 3, full: ["levers"], shares: [0.5] } as unknown as ExperimentSettings;
@@ -51,4 +52,14 @@ it("decides expectations by intervals over seeds", () => {
   expect(of("sparse upcycling at equal FLOPs").holds).toBe("no");
   expect(of("plain average").holds).toBe("not shown");
   expect(of("dense continued training at equal time").evidence).toBe("fewer than two seeds");
+});
+
+it("counts the time in which arms were worked on, once where two were at a time", () => {
+  const row = (began: number, ended: number, cpu: number) =>
+    ({ work: { began: 60_000 * began, ended: 60_000 * ended, cpu } }) as ResultRow;
+  // Two workers from 0 to 5, a pause, and one within the time of another.
+  const rows = [row(0, 3, 60), row(1, 4, 60), row(3, 5, 30), row(10, 14, 120), row(11, 12, 30)];
+  expect(timeSpent(rows)).toEqual({ wall: 9, cpu: 5 });
+  expect(timeSpent([...rows, {} as ResultRow])).toBeUndefined();
+  expect(timeSpent([])).toBeUndefined();
 });

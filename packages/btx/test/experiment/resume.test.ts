@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { appendFileSync, readFileSync } from "node:fs";
+import { appendFileSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { expect, it } from "vitest";
@@ -48,12 +48,20 @@ it("killed and begun again, the experiment ends with the results of one that nev
   expect(keys).toEqual(expected.map(({ arm, seed }) => `${arm} ${seed}`));
   // Seconds are measured, and decide how long arms of equal time train.
   const repeatable = (rows: ResultRow[]) =>
-    rows.filter(({ arm }) => !arm.includes("time")).map(({ seconds, ...rest }) => rest);
+    rows.filter(({ arm }) => !arm.includes("time")).map(({ seconds, work, ...rest }) => rest);
   expect(repeatable(after)).toEqual(repeatable(expected));
 
   const summary = await reproduce(killed, { flags: ["--summary"] });
-  expect(summary.stdout).toContain(`All ${keys.length} arms of 1 seeds are done.`);
+  expect(summary.stdout).toMatch(
+    new RegExp(
+      `All ${keys.length} arms of 1 seeds are done\\. It took \\d+\\.\\d minutes, and \\d+\\.\\d of CPU time\\.`,
+    ),
+  );
   expect(summary.stdout).toBe(readFileSync(join(killed, "summary.md"), "utf8"));
+  // Rows of a version that did not say when an arm was worked on.
+  const older = after.map(({ work, ...row }) => `${JSON.stringify(row)}\n`);
+  writeFileSync(join(killed, "results.jsonl"), older.join(""));
+  expect((await reproduce(killed, { flags: ["--summary"] })).stdout).toBe(summary.stdout.replace(/ It took .*/, ""));
   const other = await reproduce(killed, { flags: [...tiny.split(" "), "--steps", "5"] });
   expect(other.code).not.toBe(0);
   expect(other.stderr).toContain("results with steps 4, not 5");
