@@ -15,16 +15,19 @@ afterAll(() => rm(scratch, { recursive: true, force: true }));
 // Equal experts make a mixture compute what the dense model does, whatever the router says (btx.md §3.6): so the logits that
 // transformers gave for the dense folder are what the mixture must give. check_with_transformers.py asserts the same in Python.
 describe.each(["mha", "gqa", "tied", "llama3"])("a mixture of two copies of %s", (variant) => {
-  it("gives the logits that transformers gave for the copy", async () => {
-    const folder = fixturePath(`llama/${variant}`);
-    const output = join(scratch, variant);
-    await mix({ experts: [folder, folder], output });
-    const { model, config } = await loadModel(output);
-    expect(config).toMatchObject({ family: "mixtral", experts: 2, expertsPerToken: 2 });
-    const { tensors } = await readFixture(join(folder, "expected.safetensors"));
-    const logits = await compile((tokens: Tensor) => model.logits(tokens))(tensors.get("input_ids")!);
-    await expectClose("logits", logits, tensors.get("logits")!, 1e-5);
-  });
+  it.each(["legacy", "fused"] as const)(
+    "gives the logits that transformers gave for the copy, %s layout",
+    async (layout) => {
+      const folder = fixturePath(`llama/${variant}`);
+      const output = join(scratch, `${variant}-${layout}`);
+      await mix({ experts: [folder, folder], output, layout });
+      const { model, config } = await loadModel(output);
+      expect(config).toMatchObject({ family: "mixtral", experts: 2, expertsPerToken: 2 });
+      const { tensors } = await readFixture(join(folder, "expected.safetensors"));
+      const logits = await compile((tokens: Tensor) => model.logits(tokens))(tensors.get("input_ids")!);
+      await expectClose("logits", logits, tensors.get("logits")!, 1e-5);
+    },
+  );
 });
 
 it.each(["gqa", "tied", "mixtral"])("saves %s as it was: the same names, shapes and bytes", async (variant) => {

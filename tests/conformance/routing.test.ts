@@ -198,8 +198,18 @@ describe("balancing losses on the worked example", () => {
     if (form !== "hf") near([(await value(form, [logits, logits], { layers: "mean" })).loss], [expected.value], 2e-6);
   });
 
-  it("per-token: the notes' 2.140348", async () => {
-    near([(await value("per-token", [logits])).loss], [2.140348]);
+  it("per-token: value, and gradient against finite differences", async () => {
+    const { loss, gradient } = await value("per-token", [logits]);
+    near([loss], [2.140348]);
+    const kept: number[][] = router.indices;
+    const exact = (rows: number[][]) =>
+      rows.reduce((total, row, t) => {
+        const gates = softmax(kept[t]!.map((e) => row[e]!));
+        const p = softmax(row);
+        return total + (experts / tokens) * kept[t]!.reduce((s, e, j) => s + gates[j]! * p[e]!, 0);
+      }, 0);
+    near([loss], [exact(logits)]);
+    near(gradient, differences(exact, logits));
   });
 
   it("leaves out masked tokens", async () => {

@@ -13,6 +13,7 @@ import {
   trainBranches,
   writeBranchPlan,
 } from "../stages/index.js";
+import { requireContext } from "./context.js";
 import { type DataConfig, dataFields, folder, openData, outputFields, runOf, trainFields } from "./fields.js";
 import { writeTrainingReport } from "./training-report.js";
 
@@ -69,7 +70,9 @@ export const branchCommand = defineCommand({
       progress.log("There are more processes than domains: none is left for this one.");
       return;
     }
-    const domains = await openData(config.data, await loadTokenizer(seed), signal);
+    const tokenizer = await loadTokenizer(seed);
+    await requireContext([seed], settings.sequence, "--train.sequence");
+    const domains = await openData(config.data, tokenizer, signal);
     try {
       const options = { seed, domains, replay, scope, settings, output, run, resume, overwrite, progress, signal };
       const completed =

@@ -16,6 +16,7 @@ import {
   windowNats,
 } from "../ensemble/index.js";
 import { OpenModel, StageError } from "../stages/index.js";
+import { requireContext } from "./context.js";
 import { dataFields, openData } from "./fields.js";
 import { scoresTable } from "./scores.js";
 
@@ -76,6 +77,11 @@ export const ensembleCommand = defineCommand({
       throw new StageError("BTX_OPTIONS", `${rule} needs two models whose folders are named after a domain of --data`);
     if (prior.length > 0 && prior.length !== chosen.length)
       throw new StageError("BTX_OPTIONS", `--prior has ${prior.length} values for ${chosen.length} models`);
+    if (config.prompt === undefined)
+      await requireContext(
+        chosen.map(({ path }) => path),
+        sequence,
+      );
     const opened: OpenModel[] = [];
     let domains: DomainTokens[] = [];
     try {

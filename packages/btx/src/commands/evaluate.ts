@@ -5,6 +5,7 @@ import { z } from "zod";
 import { closeDomains } from "../domains/index.js";
 import { type DomainRouting, evaluateModel, type ModelScores, OpenModel, routingTable } from "../stages/index.js";
 import { makeTask, taskNames } from "../tasks/index.js";
+import { requireContext } from "./context.js";
 import { dataFields, folder, openData } from "./fields.js";
 import { routingSection, scoresSections, scoresTable } from "./scores.js";
 
@@ -51,6 +52,7 @@ export const evaluateCommand = defineCommand({
   }),
   run: async (config, { progress, signal, stdout }) => {
     const { windows, sequence, batch, problems, shots, data } = config;
+    await requireContext(config.models, sequence);
     const scores: ModelScores[] = [];
     const routing: Record<string, DomainRouting[]> = {};
     const asked = problems > 0 ? [...new Set(config.tasks)] : [];

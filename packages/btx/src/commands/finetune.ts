@@ -9,6 +9,7 @@ import {
 import { z } from "zod";
 import { closeDomains } from "../domains/index.js";
 import { finetuneMixture, finetuneScopes } from "../stages/index.js";
+import { requireContext } from "./context.js";
 import { dataFields, folder, openData, outputFields, runOf, trainFields } from "./fields.js";
 import { writeTrainingReport } from "./training-report.js";
 
@@ -82,7 +83,9 @@ export const finetuneCommand = defineCommand({
     const { model, output, scope, balance, zLoss, router, resume, overwrite, train: settings } = config;
     const { expertsPerToken, capacityFactor, softFirstLayer } = router;
     const kind = router.kind ?? (softFirstLayer ? "top-k" : undefined);
-    const domains = await openData(config.data, await loadTokenizer(model), signal);
+    const tokenizer = await loadTokenizer(model);
+    await requireContext([model], settings.sequence, "--train.sequence");
+    const domains = await openData(config.data, tokenizer, signal);
     try {
       const completed = await finetuneMixture({
         model,

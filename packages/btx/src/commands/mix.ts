@@ -1,8 +1,9 @@
-import { defineCommand, loadTokenizer } from "@trefoil/core";
+import { defineCommand, loadTokenizer, requireFreeOutput } from "@trefoil/core";
 import { z } from "zod";
 import { closeDomains } from "../domains/index.js";
 import { MixError, type MixOptions, type MixResult, mix, planMix } from "../mix/index.js";
 import { mixWithRidgeRouter } from "../stages/index.js";
+import { requireContext } from "./context.js";
 import { dataFields, folder, openData } from "./fields.js";
 import { describeComparison, describeDivergence, describePlan } from "./mixture-text.js";
 import { formatBytes } from "./quantities.js";
@@ -128,6 +129,8 @@ export const mixCommand = defineCommand({
     let result: MixResult;
     if (router.kind === "random") result = await mix({ ...options, router, onProgress });
     else {
+      requireFreeOutput({ output, overwrite });
+      await requireContext(experts, router.sequence, "--router.sequence");
       const domains = await openData(config.data, await loadTokenizer(experts[0]!), signal);
       try {
         const texts = domains.flatMap(({ name, train: file }) => {

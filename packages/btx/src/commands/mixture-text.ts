@@ -20,7 +20,14 @@ export function describePlan(plan: MixPlan, folders: readonly string[]): string 
 /** The checkpoints' configurations field by field. */
 export function describeComparison({ compared }: MixPlan, folders: readonly string[]): string {
   const text = (value: unknown) => (typeof value === "string" ? value : JSON.stringify(value));
-  const rows = compared.map(({ field, values, equal }) => [field, ...values.map(text), equal ? "equal" : "differs"]);
+  // What is long and the same is shown once.
+  const shown = (values: readonly string[], equal: boolean) =>
+    values.map((value, i) => (equal && i > 0 && value.length > 16 ? "same" : value));
+  const rows = compared.map(({ field, values, equal }) => [
+    field,
+    ...shown(values.map(text), equal),
+    equal ? "equal" : "differs",
+  ]);
   return `\n${terminalTable({ columns: ["config.json", ...folders.map(shortName), ""], rows })}`;
 }
 

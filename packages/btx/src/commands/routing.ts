@@ -11,6 +11,7 @@ import {
   StageError,
   summarizeRouting,
 } from "../stages/index.js";
+import { requireContext } from "./context.js";
 import { dataFields, folder, openData, size } from "./fields.js";
 import { routingSection } from "./scores.js";
 
@@ -26,7 +27,10 @@ export const routingCommand = defineCommand({
   schema: z.strictObject({
     model: folder("Folder of the mixture."),
     report: folder("Folder for report.html and routing.json."),
-    names: z.array(z.string()).default([]).describe("What experts are called, in their order; by default numbers."),
+    names: z
+      .array(z.string())
+      .default([])
+      .describe("What experts are called, in their order; by default as the mixture says, else numbers."),
     data: dataFields.prefault({}),
     windows: size(64, "Windows of held-out text of each domain.").meta({ unit: "windows" }),
     sequence: z.number().int().min(2).default(256).describe("Tokens of a window.").meta({ unit: "tokens" }),
@@ -35,6 +39,7 @@ export const routingCommand = defineCommand({
   }),
   run: async (config, { progress, signal, stdout }) => {
     const { model, report, data, tokens } = config;
+    await requireContext([model], config.sequence);
     using opened = await OpenModel.open(model);
     const { experts, moeLayers, layers: count } = opened.mixture.config;
     const domains = await openData(data, opened.tokenizer, signal);
@@ -44,7 +49,8 @@ export const routingCommand = defineCommand({
       const layerNames = (moeLayers ?? Array.from({ length: count }, (_, layer) => layer)).map(
         (layer) => `layer ${layer}`,
       );
-      const names = expertNames(config.names, experts);
+      const given = config.names.length > 0 ? config.names : (opened.config.expertNames ?? []);
+      const names = expertNames(given, experts);
       stdout.write(summaryTable(layers, layerNames, names));
       const rows = layers.map(({ evenness, domainInformation, dead }, layer) => [
         layerNames[layer]!,

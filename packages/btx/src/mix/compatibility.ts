@@ -114,14 +114,19 @@ function refuseDifference(field: string, first: Source, one: unknown, other: Sou
 
 function checkTensors({ path, config, folder }: Source): string[] {
   const expected = denseTensors(config);
+  const quantised = (config.raw.quantization_config as { quant_method?: unknown } | undefined)?.quant_method;
   const notes: string[] = [];
   for (const [name, shape] of expected) {
     const info = folder.tensors.get(name);
-    if (!info)
-      throw new MixError("MIX_MISSING_TENSOR", `${path} lacks the tensor ${name}: its weights are incomplete`, {
+    if (!info) {
+      const why = quantised
+        ? `its weights are quantised (${quantised}): save them as BF16 first`
+        : "its weights are incomplete";
+      throw new MixError("MIX_MISSING_TENSOR", `${path} lacks the tensor ${name}: ${why}`, {
         folder: path,
         tensor: name,
       });
+    }
     if (JSON.stringify(info.shape) !== JSON.stringify(shape)) {
       throw new MixError(
         "MIX_WRONG_SHAPE",

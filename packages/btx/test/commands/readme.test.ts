@@ -5,7 +5,7 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 import { runCli } from "@trefoil/core";
 import { expect, it } from "vitest";
 import { commands } from "../../src/commands/index.js";
-import { temporaryFolder } from "../checkpoints.js";
+import { temporaryFolder, writeCheckpoint } from "../checkpoints.js";
 
 const readme = readFileSync(new URL("../../README.md", import.meta.url), "utf8");
 const blocks = (language: string) =>
@@ -159,6 +159,19 @@ it("says what is wrong with a flag, and how it is spelled", async () => {
 it("says in one paragraph why models cannot be used", async () => {
   const { code, errors } = await btx(["mix", "--experts", "/nowhere/a,/nowhere/b", "--output", "c"]);
   expect(code).toBe(1);
-  expect(errors).toContain("/nowhere/a");
+  expect(errors).toContain("/nowhere/a: there is no such folder");
   expect(errors).not.toContain("    at ");
+});
+
+it("says that a model's context is shorter than the rows asked for, before it reads text", async () => {
+  const model = await writeCheckpoint(join(temporaryFolder(), "model"));
+  for (const [command, flag] of [
+    [`evaluate --models ${model}`, "--sequence"],
+    [`ensemble --models ${model},${model} --rule uniform`, "--sequence"],
+    [`branch --seed ${model} --output experts`, "--train.sequence"],
+  ] as const) {
+    const { code, errors } = await btx([...wordsOf(command), flag, "128"]);
+    expect(code).toBe(1);
+    expect(errors).toContain(`${flag} is 128, but ${model} has 64 positions: give ${flag} 64 or less`);
+  }
 });

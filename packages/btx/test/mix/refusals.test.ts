@@ -94,6 +94,13 @@ describe("mix refuses", () => {
       code: "MIX_MISSING_TENSOR",
       message: expect.stringContaining("second lacks the tensor model.layers.0.self_attn.k_proj.weight"),
     });
+    const quantised = await refusal({
+      editWeights: (weights) => void weights.delete("model.layers.0.mlp.up_proj.weight"),
+      editConfig: (json) => Object.assign(json, { quantization_config: { quant_method: "gptq", bits: 4 } }),
+    });
+    expect(quantised.message).toContain(
+      "second lacks the tensor model.layers.0.mlp.up_proj.weight: its weights are quantised (gptq)",
+    );
     const bias = await refusal({ extra: { "model.layers.0.self_attn.q_proj.bias": [8] } });
     expect(bias).toMatchObject({ code: "MIX_UNEXPECTED_TENSOR", message: expect.stringContaining("q_proj.bias") });
     const shape = await refusal({

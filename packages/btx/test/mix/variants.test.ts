@@ -37,6 +37,71 @@ it("split and blend of equal checkpoints, all experts with equal gates, compute 
   expect(json(split.output, "config.json")).toMatchObject({ num_local_experts: 6, intermediate_size: 4 });
 });
 
+/** W2 (silu(W1 x) ⊙ W3 x) in double precision, of the first layer. @param names of W1, W3 and W2 */
+async function feedForward(path: string, names: readonly [string, string, string]): Promise<Float64Array> {
+  await using folder = await ModelFolder.open(path);
+  const [w1, w3, w2] = await Promise.all(names.map((name) => folder.readF32(name)));
+  const d = tinyConfig.hiddenSize;
+  const units = w1!.length / d;
+  const x = Float64Array.from({ length: d }, (_, i) => Math.sin(1 + 2 * i));
+  const dot = (w: Float32Array, unit: number) => x.reduce((sum, value, i) => sum + value * w[unit * d + i]!, 0);
+  const hidden = Float64Array.from({ length: units }, (_, unit) => {
+    const gate = dot(w1!, unit);
+    return (gate / (1 + Math.exp(-gate))) * dot(w3!, unit);
+  });
+  return Float64Array.from({ length: d }, (_, row) => hidden.reduce((sum, h, u) => sum + h * w2![row * units + u]!, 0));
+}
+const dense = (path: string) =>
+  feedForward(
+    path,
+    [0, 1, 2].map((i) => `model.layers.0.mlp.${["gate", "up", "down"][i]}_proj.weight`) as [string, string, string],
+  );
+const expert = (path: string, e: number) =>
+  feedForward(
+    path,
+    ["w1", "w3", "w2"].map((w) => `model.layers.0.block_sparse_moe.experts.${e}.${w}.weight`) as [
+      string,
+      string,
+      string,
+    ],
+  );
+const total = (vectors: readonly Float64Array[], factor = 1) =>
+  Float64Array.from(vectors[0]!, (_, i) => factor * vectors.reduce((sum, vector) => sum + vector[i]!, 0));
+function expectNear(found: Float64Array, wanted: Float64Array, tolerance: number): void {
+  const largest = Math.max(...wanted.map(Math.abs));
+  expect(largest).toBeGreaterThan(0.1);
+  for (const [i, value] of wanted.entries()) expect(Math.abs(found[i]! - value)).toBeLessThan(tolerance * largest);
+}
+
+// A factor of 2 is exact in float32, one of 3 is rounded.
+it.each([
+  [2, 1e-13],
+  [3, 2e-7],
+])(
+  "split exactness: the mean of the %i chunks of a checkpoint is its feed-forward layer",
+  async (chunks, tolerance) => {
+    const folder = temporaryFolder();
+    const experts = await Promise.all([1, 2].map((seed) => writeCheckpoint(join(folder, `e${seed}`), { seed })));
+    const output = join(folder, "split");
+    await mix({ experts, output, arrange: { kind: "split", chunks } });
+    for (const [i, path] of experts.entries()) {
+      const own = await Promise.all(Array.from({ length: chunks }, (_, c) => expert(output, i * chunks + c)));
+      expectNear(total(own, 1 / chunks), await dense(path), tolerance);
+      expect(own[0]).not.toEqual(own[1]);
+    }
+  },
+);
+
+it("blend conservation: the blended experts sum to what the checkpoints' feed-forward layers sum to", async () => {
+  const folder = temporaryFolder();
+  const experts = await Promise.all([1, 2, 3].map((seed) => writeCheckpoint(join(folder, `e${seed}`), { seed })));
+  const output = join(folder, "blend");
+  await mix({ experts, output, arrange: { kind: "blend" } });
+  const blended = await Promise.all(experts.map((_, n) => expert(output, n)));
+  expectNear(total(blended), total(await Promise.all(experts.map(dense))), 1e-13);
+  expect(blended[0]).not.toEqual(await dense(experts[0]!));
+});
+
 it("blends and splits of different checkpoints, all experts with equal gates, sum to what whole experts do", async () => {
   const folder = temporaryFolder();
   const experts = await Promise.all([1, 2].map((seed) => writeCheckpoint(join(folder, `e${seed}`), { seed })));

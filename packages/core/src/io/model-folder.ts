@@ -192,8 +192,10 @@ export async function resolveInside(folder: string, name: string): Promise<strin
   try {
     real = await realpath(path);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return path;
-    throw error;
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "ENOENT") return path;
+    if (code !== "ENOTDIR") throw error;
+    throw new ModelFolderError("MODEL_FOLDER_MISSING", folder, "this is a file: give the model's folder");
   }
   const root = await realpath(folder);
   const roots = basename(dirname(root)) === "snapshots" ? [root, join(root, "..", "..", "blobs")] : [root];
@@ -214,7 +216,7 @@ export async function readJsonFile(folder: string, name: string): Promise<unknow
     text = await readFile(path, "utf8");
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code !== "ENOENT") throw cause;
-    throw new ModelFolderError("MODEL_FOLDER_MISSING", folder, `there is no ${name}`, { cause });
+    throw new ModelFolderError("MODEL_FOLDER_MISSING", folder, await whyMissing(folder, name), { cause });
   }
   try {
     return JSON.parse(text) as unknown;
@@ -223,6 +225,17 @@ export async function readJsonFile(folder: string, name: string): Promise<unknow
       cause,
     });
   }
+}
+
+async function whyMissing(folder: string, name: string): Promise<string> {
+  const isFolder = await stat(folder).then(
+    (found) => found.isDirectory(),
+    () => false,
+  );
+  if (!isFolder)
+    return "there is no such folder: give a folder on this machine (`hf download` fetches models of the Hub)";
+  if (!(await isFile(join(folder, "adapter_config.json")))) return `there is no ${name}`;
+  return `there is no ${name}, but an adapter: merge it into its model first (merge_and_unload of peft)`;
 }
 
 async function isFile(path: string): Promise<boolean> {

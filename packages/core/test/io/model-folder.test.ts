@@ -5,6 +5,7 @@ import {
   encodeFloats,
   ModelFolder,
   ModelFolderWriter,
+  readTransformerConfig,
   type StoredTensor,
   saveSafetensors,
 } from "../../src/io/index.js";
@@ -65,6 +66,20 @@ describe("ModelFolder", () => {
     await using model = await ModelFolder.open(snapshot);
     expect(await model.readF32("a")).toEqual(Float32Array.of(7));
     await expect(ModelFolder.open(other)).rejects.toMatchObject({ code: "MODEL_FOLDER_UNSAFE_PATH" });
+  });
+
+  it("says what a folder is that is no model", async () => {
+    const folder = await scratch();
+    const why = (path: string) =>
+      readTransformerConfig(path).then(
+        () => "",
+        (error: Error) => error.message,
+      );
+    expect(await why(folder)).toBe(`${folder}: there is no config.json`);
+    expect(await why(join(folder, "org", "name"))).toContain("there is no such folder");
+    await writeFile(join(folder, "adapter_config.json"), "{}");
+    expect(await why(folder)).toContain("but an adapter");
+    expect(await why(join(folder, "adapter_config.json"))).toContain("this is a file");
   });
 
   it("refuses an index that does not match its files", async () => {
