@@ -1,6 +1,6 @@
 // Measures what two branches side by side on two cores take beside one branch on one core: the aim is at most 1.1 times as long.
 // Both are `btx branch` with one thread for each branch, on the same domain text and steps; who goes first alternates, and rounds are
-// compared one by one. Node's start is in both, once for each process: that of the command itself and those of its branches.
+// compared one by one. Node's start is in both, once for each process: that of the command itself and, of two, those of its branches.
 // Needs an otherwise idle machine of at least two cores, and Linux (taskset).
 //   node scripts/branches-side-by-side.mjs [rounds, default 7] [steps, default 30]
 import { spawnSync } from "node:child_process";
