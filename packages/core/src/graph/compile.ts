@@ -107,8 +107,12 @@ export function compile<A extends readonly unknown[], R>(
         "the result of a compiled function",
       );
     });
-    const builder = lower(outputs, trace.assignments, trace.placeholders, options.weights);
-    const program = new DeviceProgram(defaultDevice(), builder.spec(parameterBuffer));
+    const target = defaultDevice();
+    const builder = lower(outputs, trace.assignments, trace.placeholders, {
+      copies: options.weights,
+      activations: target.activations,
+    });
+    const program = new DeviceProgram(target, builder.spec(parameterBuffer));
     const parameters = builder.values.flatMap(({ origin }) => (origin.kind === "state" ? [origin.parameter] : []));
     return { program, builder, outputs, result, parameters };
   };

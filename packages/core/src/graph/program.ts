@@ -7,7 +7,8 @@ import type { Parameter } from "../tensor/tensor.js";
 export interface Value {
   readonly id: number;
   readonly shape: Shape;
-  readonly dtype: Dtype;
+  /** Values between kernels may become bf16 while a program is lowered. */
+  dtype: Dtype;
   readonly origin:
     | { readonly kind: "input"; readonly index: number }
     | { readonly kind: "state"; readonly parameter: Parameter }

@@ -25,6 +25,7 @@ const library = fileURLToPath(
 );
 const cpu = device("cpu");
 const cuda = new Device("cuda_emulated", { library, precision: "f32" });
+const bf16 = new Device("cuda_emulated", { library, precision: "bf16" });
 
 const sizes = {
   vocabSize: 40,
@@ -53,18 +54,23 @@ function on(target: Device): void {
   onTestFinished(() => setDefaultDevice(cpu));
 }
 
-async function train(model: Llama | Mixtral, steps: number): Promise<number[]> {
+function training(model: Llama | Mixtral) {
   const optimizer = new AdamW(model.parameters(), { learningRate: 0.01, weightDecay: 0.1, clipNorm: 1 });
   const step = compile((ids: Tensor, wanted: Tensor, weights: Tensor) => {
     const { value, grads } = valueAndGrad(() => model.loss(ids, wanted, { weights }).loss, model.parameters());
-    optimizer.apply(grads);
-    return value;
+    return { loss: value, norm: optimizer.apply(grads).gradientNorm };
   });
+  const weights = tensor(new Float32Array(18).fill(1 / 16), { shape });
+  return { step, batch: [tensor(tokens, { shape }), tensor(targets, { shape }), weights] as const };
+}
+
+async function train(model: Llama | Mixtral, steps: number): Promise<number[]> {
+  const { step, batch } = training(model);
   const losses: number[] = [];
   for (let i = 0; i < steps; i++) {
-    const weights = tensor(new Float32Array(18).fill(1 / 16), { shape });
-    const loss = await step(tensor(tokens, { shape }), tensor(targets, { shape }), weights);
-    losses.push((await loss.data())[0]!);
+    const { loss, norm } = await step(...batch);
+    expect(Number.isFinite(await norm.item())).toBe(true);
+    losses.push(await loss.item());
   }
   return losses;
 }
@@ -76,6 +82,16 @@ it.each(Object.entries(models))("trains a %s as the CPU does", async (_name, mak
   expect(expected.at(-1)).toBeLessThan(expected[0]! - 0.1);
   // f32 sums in another order, through six steps of Adam.
   for (const [i, loss] of expected.entries()) expect(Math.abs(actual[i]! - loss), `step ${i}`).toBeLessThan(1e-3);
+});
+
+it.each(Object.entries(models))("trains a %s with bf16 activations as in f32", async (_name, make) => {
+  on(cuda);
+  const expected = await train(make(), 6);
+  on(bf16);
+  const actual = await train(make(), 6);
+  expect(actual).not.toEqual(expected);
+  for (const [i, loss] of expected.entries()) expect(Math.abs(actual[i]! / loss - 1), `step ${i}`).toBeLessThan(0.01);
+  expect(actual.at(-1)).toBeLessThan(actual[0]! - 0.1);
 });
 
 it("generates and writes checkpoints from device memory", async () => {
