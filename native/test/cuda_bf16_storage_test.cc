@@ -339,3 +339,38 @@ TEST(cuda_bf16_storage_linear_cross_entropy) {
       }
   });
 }
+
+// The copies are the new parameters rounded; the parameters are those of a step without copies, bit for bit.
+TEST(cuda_bf16_storage_adamw_copies) {
+  for_each_bf16_device(device, [](Device& other) {
+    for (float scale : {0.5f, kNaN}) {
+      const std::vector<int64_t> sizes{64, 7, 9001};
+      std::mt19937 generator(900);
+      F32 hyper({3}, {0.1f, scale, 3});
+      std::vector<F32> plain, copied;
+      std::vector<BF16> copies;
+      for (int64_t n : sizes) {
+        for (int k = 0; k < 4; ++k) plain.push_back(normal(generator, {n}));
+        for (float& v : plain.back().values) v = std::fabs(v);
+        copies.push_back(BF16({n}, std::vector<uint16_t>(static_cast<size_t>(n), 0x1234)));
+      }
+      copied = plain;
+      const std::vector<double> attributes{0.9, 0.95, 1e-8, 0.1, 0, 0.1};
+      auto views = [&](std::vector<F32>& tensors) {
+        std::vector<TrefoilView> inputs{view(hyper)};
+        for (F32& tensor : tensors) inputs.push_back(view(tensor));
+        return inputs;
+      };
+      std::vector<TrefoilView> with = views(copied);
+      with.push_back(view(copies[0]));
+      with.push_back(absent());
+      with.push_back(view(copies[2]));
+      launch(other, "adamw_", views(plain), {}, attributes);
+      launch(other, "adamw_", with, {}, attributes);
+      for (size_t i = 0; i < plain.size(); ++i) CHECK(plain[i].values == copied[i].values);
+      for (size_t t : {size_t{0}, size_t{2}})
+        for (size_t i = 0; i < copies[t].size(); ++i) CHECK(copies[t][i] == (scale == scale ? to_bf16(copied[4 * t][i]) : 0x1234));
+      CHECK(copies[1][0] == 0x1234);
+    }
+  });
+}

@@ -1,6 +1,7 @@
 import { opOf } from "../ops/op.js";
 import type { OpNode, Parameter, Tensor } from "../tensor/tensor.js";
 import { storeActivationsAsBf16 } from "./bf16-activations.js";
+import { copyWeights } from "./copied-weights.js";
 import { eliminateDeadCode } from "./dead-code.js";
 import { emitChain, fuseElementwise } from "./fuse-elementwise.js";
 import { fuseResiduals } from "./fuse-residual.js";
@@ -48,8 +49,10 @@ export function lower(
   protectOldValues(lowering, pending);
   lowering.steps = fuseResiduals(lowering.steps, program, pinned(program, pending));
   lowering.steps = fuseElementwise(lowering.steps, program, pinned(program, pending));
-  if (activations === "bf16")
+  if (activations === "bf16") {
     lowering.steps = storeActivationsAsBf16(lowering.steps, program, pinned(program, pending));
+    copyWeights(lowering.steps, program, pending);
+  }
   resolveInPlace(lowering, pending);
   for (const step of lowering.steps) {
     program.instructions.push(step.kind === "kernel" ? step.instruction : emitChain(step.node));

@@ -31,6 +31,8 @@ export class ProgramBuilder {
   readonly values: Value[] = [];
   instructions: Instruction[] = [];
   outputs: Value[] = [];
+  /** Weights of which the program reads, and writes, bf16 copies (copied-weights.ts). */
+  copiedWeights: readonly Parameter[] = [];
 
   value(shape: Shape, dtype: Dtype, origin: Value["origin"], alias?: Value): Value {
     const value: Value = { id: this.values.length, shape, dtype, origin };

@@ -11,8 +11,10 @@ import {
   device,
   generate,
   Llama,
+  linear,
   loadModel,
   Mixtral,
+  Parameter,
   saveModel,
   setDefaultDevice,
   type Tensor,
@@ -26,6 +28,7 @@ const library = fileURLToPath(
 const cpu = device("cpu");
 const cuda = new Device("cuda_emulated", { library, precision: "f32" });
 const bf16 = new Device("cuda_emulated", { library, precision: "bf16" });
+const bf16Products = new Device("cuda_emulated", { library, precision: "bf16-products" });
 
 const sizes = {
   vocabSize: 40,
@@ -92,6 +95,41 @@ it.each(Object.entries(models))("trains a %s with bf16 activations as in f32", a
   expect(actual).not.toEqual(expected);
   for (const [i, loss] of expected.entries()) expect(Math.abs(actual[i]! / loss - 1), `step ${i}`).toBeLessThan(0.01);
   expect(actual.at(-1)).toBeLessThan(actual[0]! - 0.1);
+});
+
+it("keeps bf16 copies of weights that are the weights rounded, whoever writes them", async () => {
+  const values = (seed: number) => Float32Array.from({ length: 256 }, (_, i) => Math.sin(i * seed));
+  const x = tensor(values(3), { shape: [16, 16] });
+  const run = async (target: Device) => {
+    on(target);
+    const weight = new Parameter([16, 16], { data: values(1) });
+    const optimizer = new AdamW([weight], { learningRate: 0.1 });
+    const step = compile((input: Tensor) => {
+      const { value, grads } = valueAndGrad(() => linear(input, weight).square().mean(), [weight]);
+      optimizer.apply(grads);
+      return value;
+    });
+    const halve = compile((factor: number) => weight.assign(weight.mul(factor)));
+    const losses: number[] = [];
+    const once = async () => losses.push(await (await step(x)).item());
+    await once();
+    await once();
+    weight.set(values(2));
+    await once();
+    weight.assign(weight.mul(0.5));
+    await once();
+    await halve(0.5);
+    await once();
+    await once();
+    return { losses, text: step.inspect(x) };
+  };
+  const copied = await run(bf16);
+  const packed = await run(bf16Products);
+  expect(copied.text).toMatch(/adamw_\(.*:bf16\[16,16\]\)/);
+  expect(packed.text).not.toContain("bf16");
+  // A product rounds weights as a copy does.
+  expect(copied.losses).toEqual(packed.losses);
+  expect(new Set(copied.losses).size).toBe(6);
 });
 
 it("generates and writes checkpoints from device memory", async () => {
