@@ -9,6 +9,7 @@ import {
   compile,
   Device,
   device,
+  Generator,
   generate,
   Llama,
   linear,
@@ -149,6 +150,23 @@ it("generates and writes checkpoints from device memory", async () => {
   for (const [name, parameter] of model.namedParameters()) {
     const found = there.find(([other]) => other === name)?.[1];
     expect(await found?.data(), name).toEqual(await parameter.data());
+  }
+});
+
+it.each(["f32", "bf16"] as const)("generates with bf16 activations and %s caches and weights", async (dtype) => {
+  const prompts = [Int32Array.of(1, 2, 3), Int32Array.of(9)];
+  const generated = async () => {
+    const generator = new Generator(models.llama(), 2, 16, { cacheDtype: dtype, weights: dtype });
+    return generator.generate(prompts, { maxNewTokens: 5, temperature: 0 });
+  };
+  on(cuda);
+  const expected = await generated();
+  on(bf16);
+  const actual = await generated();
+  for (const [row, { tokens: made }] of actual.entries()) {
+    expect(made.length).toBe(expected[row]!.tokens.length);
+    // The likeliest first token is ahead by more than rounding; later ones follow from it.
+    expect(made[0]).toBe(expected[row]!.tokens[0]);
   }
 });
 
