@@ -1,6 +1,6 @@
 // Time of every heavy op of the CUDA backend beside the ceilings of the same device, measured in the same run. Prints one JSON object,
 // an entry a line.
-// cuda_bench LIBRARY [name-part] [--precision=f32|bf16] [--seconds=0.2]
+// cuda_bench LIBRARY [name-part] [--precision=f32|bf16|bf16-products] [--seconds=0.2]
 #include "cuda_bench.h"
 
 #include <dlfcn.h>
@@ -18,6 +18,7 @@
 
 const TrefoilBackend* backend;
 TrefoilDevice* device;
+int32_t activation = TREFOIL_F32;
 
 void check(int32_t code, const TrefoilStatus& status) {
   if (code != TREFOIL_OK) throw std::runtime_error(status.message);
@@ -39,7 +40,7 @@ Tensor empty(std::vector<int64_t> shape, int32_t dtype) {
 }
 
 // Values repeat after a prime number of elements: enough that nothing is special about them.
-Tensor normal(std::vector<int64_t> shape, float scale) {
+Tensor normal(std::vector<int64_t> shape, float scale, int32_t dtype) {
   static const std::vector<float> values = [] {
     std::mt19937 generator(1);
     std::normal_distribution<float> distribution;
@@ -47,14 +48,20 @@ Tensor normal(std::vector<int64_t> shape, float scale) {
     for (float& x : made) x = distribution(generator);
     return made;
   }();
-  Tensor tensor = empty(std::move(shape));
-  std::vector<float> host(std::min<size_t>(static_cast<size_t>(tensor.count()), 65537 * 256));
-  for (size_t i = 0; i < host.size(); ++i) host[i] = values[i % values.size()] * scale;
-  TrefoilStatus status{};
-  for (size_t at = 0; at < static_cast<size_t>(tensor.count()); at += host.size()) {
-    const size_t n = std::min(host.size(), static_cast<size_t>(tensor.count()) - at);
-    check(backend->copy_in(device, static_cast<float*>(tensor.view.data) + at, host.data(), n * 4, &status), status);
+  Tensor tensor = empty(std::move(shape), dtype);
+  const size_t count = static_cast<size_t>(tensor.count()), element = dtype == TREFOIL_BF16 ? 2 : 4;
+  const size_t period = std::min<size_t>(count, 65537 * 256);
+  std::vector<unsigned char> host(period * element);
+  for (size_t i = 0; i < period; ++i) {
+    const float value = values[i % values.size()] * scale;
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    if (dtype == TREFOIL_BF16) bits >>= 16;  // truncated: nothing is compared
+    std::memcpy(host.data() + i * element, &bits, element);
   }
+  TrefoilStatus status{};
+  for (size_t at = 0; at < count; at += period)
+    check(backend->copy_in(device, static_cast<char*>(tensor.view.data) + at * element, host.data(), std::min(period, count - at) * element, &status), status);
   synchronize();
   return tensor;
 }
@@ -247,6 +254,7 @@ int run(const char* path, const char* part, const char* precision) {
   backend = entry();
   TrefoilStatus status{};
   TrefoilDeviceOptions options{0, 0, nullptr, precision};
+  activation = std::strcmp(precision, "bf16") == 0 ? TREFOIL_BF16 : TREFOIL_F32;
   if (backend->device_count(&status) == 0 || !(device = backend->open_device(&options, &status))) throw std::runtime_error(status.message);
   TrefoilDeviceInfo info{};
   backend->device_info(device, &info);
@@ -284,7 +292,7 @@ int main(int argc, char** argv) {
     else part = argv[i];
   }
   if (!path) {
-    std::fprintf(stderr, "cuda_bench LIBRARY [name-part] [--precision=f32|bf16] [--seconds=0.2]\n");
+    std::fprintf(stderr, "cuda_bench LIBRARY [name-part] [--precision=f32|bf16|bf16-products] [--seconds=0.2]\n");
     return 2;
   }
   try {

@@ -10,6 +10,7 @@
 
 extern const TrefoilBackend* backend;
 extern TrefoilDevice* device;
+extern int32_t activation;  // dtype of values between ops: bf16 with --precision=bf16, else f32
 
 void check(int32_t code, const TrefoilStatus& status);
 void synchronize();
@@ -35,7 +36,7 @@ struct Tensor {
 };
 
 Tensor empty(std::vector<int64_t> shape, int32_t dtype = TREFOIL_F32);
-Tensor normal(std::vector<int64_t> shape, float scale = 1.0f);
+Tensor normal(std::vector<int64_t> shape, float scale = 1.0f, int32_t dtype = TREFOIL_F32);
 Tensor integers(std::vector<int64_t> shape, const std::function<int32_t(int64_t)>& value);
 // From one number on the host per element.
 template <class T>

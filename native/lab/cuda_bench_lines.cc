@@ -18,6 +18,10 @@ std::vector<Tensor> list(Tensor first, More... more) {
 Tensor ones(int64_t count, float value = 1) {
   return filled<float>({count}, TREFOIL_F32, [value](int64_t) { return value; });
 }
+// A value between ops, as it is stored in this precision: given, and to be made.
+Tensor given(std::vector<int64_t> shape, float scale = 1) { return normal(std::move(shape), scale, activation); }
+Tensor made(std::vector<int64_t> shape) { return empty(std::move(shape), activation); }
+
 Tensor positions(int64_t batch, int64_t length) {
   return integers({batch, length}, [length](int64_t i) { return static_cast<int32_t>(i % length); });
 }
@@ -25,11 +29,10 @@ Tensor generator_state() {
   return integers({4}, [](int64_t i) { return static_cast<int32_t>(i); });
 }
 
+// Weights are f32, which bf16 products pack, or bf16.
 Work matmul_work(int64_t m, int64_t n, int64_t k, bool bf16 = false) {
-  const auto operand = [&](int64_t rows) {
-    return bf16 ? filled<uint16_t>({rows, k}, TREFOIL_BF16, [](int64_t i) { return static_cast<uint16_t>(0x3c00 + scramble(i) % 1024); }) : normal({rows, k}, 0.1f);
-  };
-  Work work = one_op("matmul", list(operand(m), operand(n)), list(empty({m, n})), {0, 1, 1, 0}, 2, 1);
+  Work work = one_op("matmul", list(bf16 ? normal({m, k}, 0.1f, TREFOIL_BF16) : given({m, k}, 0.1f), normal({n, k}, 0.1f, bf16 ? TREFOIL_BF16 : TREFOIL_F32)),
+                     list(made({m, n})), {0, 1, 1, 0}, 2, 1);
   work.flops = 2.0 * double(m) * double(n) * double(k);
   return work;
 }
@@ -40,10 +43,10 @@ Work attention_work(int64_t batch, int64_t length, int64_t heads, int64_t size, 
   Work work;
   if (backward) {
     Tensor lse = filled<float>(rows, TREFOIL_F32, [&](int64_t i) { return std::log(1.0f + static_cast<float>(i % length)) + 0.5f; });
-    work = one_op("attention_grad", list(normal(shape), normal(shape), normal(shape), normal(shape), normal(shape), std::move(lse)),
-                  list(empty(shape), empty(shape), empty(shape)), attributes, 2);
+    work = one_op("attention_grad", list(given(shape), given(shape), given(shape), given(shape), given(shape), std::move(lse)),
+                  list(made(shape), made(shape), made(shape)), attributes, 2);
   } else {
-    work = one_op("attention", list(normal(shape), normal(shape), normal(shape)), list(empty(shape), empty(rows)), attributes, 2);
+    work = one_op("attention", list(given(shape), given(shape), given(shape)), list(made(shape), empty(rows)), attributes, 2);
   }
   // Two products forward, five backward, half of each under the causal mask.
   work.flops = (backward ? 5.0 : 2.0) * double(batch) * double(heads) * double(length) * double(length) * double(size);
@@ -53,11 +56,9 @@ Work attention_work(int64_t batch, int64_t length, int64_t heads, int64_t size, 
 // One query per sequence against caches of `keys`, stored as f32 or bf16: bound by reading them.
 Work decode_work(int64_t batch, int64_t keys, int64_t heads, int64_t kv_heads, int64_t size, bool bf16) {
   const std::vector<int64_t> q{batch, 1, heads, size}, kv{batch, keys, kv_heads, size};
-  const auto cache = [&] {
-    return bf16 ? filled<uint16_t>(kv, TREFOIL_BF16, [](int64_t at) { return static_cast<uint16_t>(0x3c00 + scramble(at) % 1024); }) : normal(kv);
-  };
+  const auto cache = [&] { return normal(kv, 1, bf16 ? TREFOIL_BF16 : TREFOIL_F32); };
   Tensor lengths = integers({batch}, [keys](int64_t) { return static_cast<int32_t>(keys); });
-  return one_op("attention", list(normal(q), cache(), cache(), std::move(lengths)), list(empty(q), empty({batch, heads, 1})), {1, 1 / std::sqrt(double(size))}, 1);
+  return one_op("attention", list(given(q), cache(), cache(), std::move(lengths)), list(made(q), empty({batch, heads, 1})), {1, 1 / std::sqrt(double(size))}, 1);
 }
 
 // Flops of the scores alone; the kernel multiplies three times, in halves of bf16.
@@ -74,8 +75,8 @@ Work grouped_work(int64_t tokens, int64_t experts, int64_t choices, int64_t k, i
   for (int64_t e = 0; e < experts; ++e)
     offsets[static_cast<size_t>(e) + 1] = static_cast<int32_t>(std::min<int64_t>(rows, offsets[static_cast<size_t>(e)] + rows / experts * (3 + (e % 3 - 1)) / 3));
   offsets.back() = static_cast<int32_t>(rows);
-  Work work = one_op("grouped_matmul", list(normal({rows, k}, 0.1f), normal({experts, n, k}, 0.1f), integers({experts + 1}, [&](int64_t i) { return offsets[static_cast<size_t>(i)]; })),
-                     list(empty({rows, n})), {1}, 1);
+  Work work = one_op("grouped_matmul", list(given({rows, k}, 0.1f), normal({experts, n, k}, 0.1f), integers({experts + 1}, [&](int64_t i) { return offsets[static_cast<size_t>(i)]; })),
+                     list(made({rows, n})), {1}, 1);
   work.flops = 2.0 * double(rows) * double(n) * double(k);
   return work;
 }
@@ -90,8 +91,8 @@ Work diffusion_work(int64_t batch, int64_t length, int64_t codes) {
 
 Work cross_entropy_work(int64_t rows, int64_t width, int64_t vocabulary) {
   Tensor targets = integers({rows}, [vocabulary](int64_t i) { return static_cast<int32_t>(scramble(i) % vocabulary); });
-  Work work = one_op("linear_cross_entropy", list(normal({rows, width}, 0.05f), normal({vocabulary, width}, 0.05f), std::move(targets), ones(rows, 1 / float(rows))),
-                     list(empty({}), empty({rows}), empty({rows, width}), empty({vocabulary, width})));
+  Work work = one_op("linear_cross_entropy", list(given({rows, width}, 0.05f), normal({vocabulary, width}, 0.05f), std::move(targets), ones(rows, 1 / float(rows))),
+                     list(empty({}), empty({rows}), made({rows, width}), empty({vocabulary, width})));
   work.flops = 3 * 2.0 * double(rows) * double(width) * double(vocabulary);
   return work;
 }
@@ -111,22 +112,22 @@ std::vector<Line> all_lines() {
   const auto text = [](int64_t n) { return std::to_string(n); };
   for (int64_t n : {1024, 4096, 8192}) {
     const std::string shape = " 16384x" + text(n);
-    add("rms_norm" + shape, [n] { return one_op("rms_norm", list(normal({16384, n}), normal({n})), list(empty({16384, n}), empty({16384})), {1e-5}); });
+    add("rms_norm" + shape, [n] { return one_op("rms_norm", list(normal({16384, n}), normal({n})), list(made({16384, n}), empty({16384})), {1e-5}); });
     add("rms_norm_grad" + shape, [n] {
-      return one_op("rms_norm_grad", list(normal({16384, n}), normal({16384, n}), normal({n}), ones(16384)), list(empty({16384, n}), empty({n})));
+      return one_op("rms_norm_grad", list(given({16384, n}), normal({16384, n}), normal({n}), ones(16384)), list(empty({16384, n}), empty({n})));
     });
   }
   for (auto [rows, n] : {std::array<int64_t, 2>{8192, 4096}, {4096, 32000}})
     add("softmax " + text(rows) + "x" + text(n), [=] { return one_op("softmax", list(normal({rows, n})), list(empty({rows, n}))); });
-  add("swiglu 16384x11008", [] { return one_op("swiglu", list(normal({16384, 22016})), list(empty({16384, 11008}))); });
-  add("swiglu_grad 16384x11008", [] { return one_op("swiglu_grad", list(normal({16384, 22016}), normal({16384, 11008})), list(empty({16384, 22016}))); });
+  add("swiglu 16384x11008", [] { return one_op("swiglu", list(given({16384, 22016})), list(made({16384, 11008}))); });
+  add("swiglu_grad 16384x11008", [] { return one_op("swiglu_grad", list(given({16384, 22016}), given({16384, 11008})), list(made({16384, 22016}))); });
   add("rope 8x2048x32x128", [] {
-    return one_op("rope", list(normal({8, 2048, 32, 128}), normal({2048, 64}), normal({2048, 64}), positions(8, 2048)), list(empty({8, 2048, 32, 128})), {0, 0});
+    return one_op("rope", list(given({8, 2048, 32, 128}), normal({2048, 64}), normal({2048, 64}), positions(8, 2048)), list(made({8, 2048, 32, 128})), {0, 0});
   });
   add("adamw 256M", [] { return adamw_work(int64_t{1} << 28); });
   add("elementwise a*b+c, gelu 256M", [] {
     constexpr int64_t n = int64_t{1} << 28;
-    return one_op("elementwise", list(normal({n}), normal({n})), list(empty({n})), {3, 4, 0, 1, 0, 0, 33, 2, 0, 0, 0.5, 20, 3, 0, 0, 0, 4});
+    return one_op("elementwise", list(given({n}), given({n})), list(made({n})), {3, 4, 0, 1, 0, 0, 33, 2, 0, 0, 0.5, 20, 3, 0, 0, 0, 4});
   });
   add("transpose 8x4096x4096", [] { return one_op("transpose", list(normal({8, 4096, 4096})), list(empty({8, 4096, 4096})), {0, 2, 1}); });
   add("reduce columns 65536x4096", [] { return one_op("reduce", list(normal({65536, 4096})), list(empty({4096})), {0, 1, 65536, 4096}); });

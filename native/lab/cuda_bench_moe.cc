@@ -7,17 +7,18 @@ Work mixture_layer(int64_t tokens, int64_t hidden, int64_t intermediate, int64_t
   Work w;
   const int64_t rows = tokens * choices;
   const auto numbers = [&](std::vector<int64_t> shape) { return w.add(empty(std::move(shape))); };
+  const auto values = [&](std::vector<int64_t> shape) { return w.add(empty(std::move(shape), activation)); };
   const auto indices = [&](int64_t count) { return w.add(empty({count}, TREFOIL_I32)); };
-  const int x = w.add(normal({tokens, hidden})), router = w.add(normal({experts, hidden}, 0.02f));
+  const int x = w.add(normal({tokens, hidden}, 1, activation)), router = w.add(normal({experts, hidden}, 0.02f));
   const int gate_up = w.add(normal({experts, 2 * intermediate, hidden}, 0.02f)), down = w.add(normal({experts, hidden, intermediate}, 0.02f));
   const int dout = w.add(normal({tokens, hidden}));
   const int logits = numbers({tokens, experts}), weights = numbers({tokens, choices}), probabilities = numbers({tokens, experts});
   const int chosen = w.add(empty({tokens, choices}, TREFOIL_I32));
   const int permutation = indices(rows), token = indices(rows), offsets = indices(experts + 1), inverse = indices(rows);
-  const int pair = numbers({rows, 2 * intermediate}), inner = numbers({rows, intermediate}), y = numbers({rows, hidden}), out = numbers({tokens, hidden});
-  const int dy = numbers({rows, hidden}), dweights = numbers({tokens, choices}), dlogits = numbers({tokens, experts});
-  const int dinner = numbers({rows, intermediate}), dpair = numbers({rows, 2 * intermediate}), dx_rows = numbers({rows, hidden});
-  const int dx_experts = numbers({tokens, hidden}), dx = numbers({tokens, hidden}), drouter = numbers({experts, hidden});
+  const int pair = values({rows, 2 * intermediate}), inner = values({rows, intermediate}), y = values({rows, hidden}), out = numbers({tokens, hidden});
+  const int dy = values({rows, hidden}), dweights = numbers({tokens, choices}), dlogits = numbers({tokens, experts});
+  const int dinner = values({rows, intermediate}), dpair = values({rows, 2 * intermediate}), dx_rows = values({rows, hidden});
+  const int dx_experts = values({tokens, hidden}), dx = values({tokens, hidden}), drouter = numbers({experts, hidden});
   const int dgate_up = numbers({experts, 2 * intermediate, hidden}), ddown = numbers({experts, hidden, intermediate});
   const bool routing = true;
   w.calls = {

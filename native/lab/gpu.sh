@@ -181,7 +181,10 @@ peak=$(sed -n 's/.*"mma_bf16_tflops": \([0-9.]*\).*/\1/p' "$work/bench-bf16.json
 copy=$(sed -n 's/.*"copy_gbps": \([0-9.]*\).*/\1/p' "$work/bench-bf16.json" 2>/dev/null)
 if has training; then
   for model in dense-1.1b moe-4x0.3b; do
-    if [ -n "$packages" ]; then json "training-$model" 600 "$node" "$lab/training_bench.mjs" --device cuda --model $model ${peak:+--peak "$peak"}
+    if [ -n "$packages" ]; then
+      json "training-$model" 600 "$node" "$lab/training_bench.mjs" --device cuda --model $model ${peak:+--peak "$peak"}
+      # With activations stored in f32, as they were before.
+      json "training-$model-bf16-products" 600 env TREFOIL_PRECISION=bf16-products "$node" "$lab/training_bench.mjs" --device cuda --model $model ${peak:+--peak "$peak"}
     else skip "training-$model" "$without"
     fi
     if pytorch; then json "training-$model-pytorch" 600 "$python" "$lab/gpu_training_peer.py" --model $model ${peak:+--peak "$peak"}

@@ -66,6 +66,10 @@ def randn(*shape, dtype=torch.float32, grad=False):
     return torch.randn(*shape, device=DEVICE, dtype=dtype, requires_grad=grad)
 
 
+# Values between ops, in the lines as here: the residual stream that norms read is f32.
+BF16 = torch.bfloat16
+
+
 def swiglu(x):
     gate, up = x.chunk(2, -1)
     return F.silu(gate) * up
@@ -74,33 +78,37 @@ def swiglu(x):
 def row_peers(name):
     if match := re.fullmatch(r"rms_norm (\d+)x(\d+)", name):
         x, w = randn(int(match[1]), int(match[2])), randn(int(match[2]))
-        yield lambda: F.rms_norm(x, (x.shape[1],), w, 1e-5)
-        yield torch.compile(lambda: F.rms_norm(x, (x.shape[1],), w, 1e-5))
+        yield lambda: F.rms_norm(x, (x.shape[1],), w, 1e-5).to(BF16)
+        yield torch.compile(lambda: F.rms_norm(x, (x.shape[1],), w, 1e-5).to(BF16))
     if match := re.fullmatch(r"rms_norm_grad (\d+)x(\d+)", name):
-        x, w, dy = randn(int(match[1]), int(match[2]), grad=True), randn(int(match[2]), grad=True), randn(int(match[1]), int(match[2]))
-        for norm in (F.rms_norm, torch.compile(F.rms_norm)):
-            y = norm(x, (x.shape[1],), w, 1e-5)
+        x, w, dy = randn(int(match[1]), int(match[2]), grad=True), randn(int(match[2]), grad=True), randn(int(match[1]), int(match[2]), dtype=BF16)
+
+        def norm(x, w):
+            return F.rms_norm(x, (x.shape[1],), w, 1e-5).to(BF16)
+
+        for made in (norm, torch.compile(norm)):
+            y = made(x, w)
             yield lambda y=y: torch.autograd.grad(y, (x, w), dy, retain_graph=True)
     if match := re.fullmatch(r"softmax (\d+)x(\d+)", name):
         x = randn(int(match[1]), int(match[2]))
         yield lambda: torch.softmax(x, -1)
         yield torch.compile(lambda: torch.softmax(x, -1))
     if match := re.fullmatch(r"swiglu (\d+)x(\d+)", name):
-        x = randn(int(match[1]), 2 * int(match[2]))
+        x = randn(int(match[1]), 2 * int(match[2]), dtype=BF16)
         yield torch.compile(lambda: swiglu(x))
     if match := re.fullmatch(r"swiglu_grad (\d+)x(\d+)", name):
-        x, dy = randn(int(match[1]), 2 * int(match[2]), grad=True), randn(int(match[1]), int(match[2]))
+        x, dy = randn(int(match[1]), 2 * int(match[2]), dtype=BF16, grad=True), randn(int(match[1]), int(match[2]), dtype=BF16)
         y = torch.compile(swiglu)(x)
         yield lambda: torch.autograd.grad(y, x, dy, retain_graph=True)
     if match := re.fullmatch(r"rope (\d+)x(\d+)x(\d+)x(\d+)", name):
         batch, length, heads, size = (int(match[i]) for i in range(1, 5))
-        x, cos, sin = randn(batch, length, heads, size), randn(length, size // 2), randn(length, size // 2)
+        x, cos, sin = randn(batch, length, heads, size, dtype=BF16), randn(length, size // 2), randn(length, size // 2)
         positions = torch.arange(length, device=DEVICE).expand(batch, length)
 
         def rotate():
             c, s = cos[positions][:, :, None], sin[positions][:, :, None]
             low, high = x.chunk(2, -1)
-            return torch.cat((low * c - high * s, high * c + low * s), -1)
+            return torch.cat((low * c - high * s, high * c + low * s), -1).to(BF16)
 
         yield torch.compile(rotate)
     if match := re.fullmatch(r"adamw (\d+)M", name):
@@ -108,7 +116,7 @@ def row_peers(name):
         parameter.grad = randn(int(match[1]) << 20)
         yield torch.optim.AdamW([parameter], lr=1e-4, fused=True, capturable=DEVICE.type == "cuda").step
     if name.startswith("elementwise"):
-        a, b = (randn(1 << (28 if DEVICE.type == "cuda" else 10)) for _ in range(2))
+        a, b = (randn(1 << (28 if DEVICE.type == "cuda" else 10), dtype=BF16) for _ in range(2))
         yield torch.compile(lambda: F.gelu((a * b) * 0.5 + a * b, approximate="tanh"))
 
 
@@ -117,11 +125,11 @@ def matmul_peers(name):
         m, n, k = (int(match[1]),) * 3 if match[2] is None else (int(match[1]), int(match[3]), int(match[2]))
         if "decode" in name:
             m, n, k = 64, 4096, 4096
-        a, b = randn(m, k, dtype=torch.bfloat16), randn(n, k, dtype=torch.bfloat16)
+        a, b = randn(m, k, dtype=BF16), randn(n, k, dtype=BF16)
         yield lambda: torch.matmul(a, b.t())
     if name.startswith("grouped_matmul"):
         rows, experts, k, n = (8192, 8, 4096, 14336) if "mixtral" in name else (65536, 64, 2048, 1024)
-        x, w = randn(rows, k, dtype=torch.bfloat16), randn(experts, n, k, dtype=torch.bfloat16)
+        x, w = randn(rows, k, dtype=BF16), randn(experts, n, k, dtype=BF16)
         sizes = [rows // experts * (3 + (e % 3 - 1)) // 3 for e in range(experts)]
         sizes[-1] += rows - sum(sizes)
         ends = torch.tensor(sizes, device=DEVICE).cumsum(0).to(torch.int32)
@@ -137,8 +145,8 @@ def attention_peers(name):
     backends = (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION)
     if match := re.match(r"attention decode (\d+)x(\d+)x(\d+)/(\d+)x(\d+) bf16", name):
         batch, length, heads, groups, size = (int(match[i]) for i in range(1, 6))
-        q = randn(batch, heads, 1, size, dtype=torch.bfloat16)
-        k, v = (randn(batch, groups, length, size, dtype=torch.bfloat16) for _ in range(2))
+        q = randn(batch, heads, 1, size, dtype=BF16)
+        k, v = (randn(batch, groups, length, size, dtype=BF16) for _ in range(2))
         for backend in (*backends, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH):
 
             def decode():
@@ -152,7 +160,7 @@ def attention_peers(name):
         return
     batch, length, heads, size = (int(match[i]) for i in range(2, 6))
     for backend in backends:
-        q, k, v = (randn(batch, heads, length, size, dtype=torch.bfloat16, grad=match[1] is not None) for _ in range(3))
+        q, k, v = (randn(batch, heads, length, size, dtype=BF16, grad=match[1] is not None) for _ in range(3))
 
         def forward():
             with sdpa_kernel(backend):
@@ -173,11 +181,10 @@ def layer_peers(name):
     if match is None:
         return
     tokens, hidden, inner, experts, choices = (int(match[i]) for i in range(1, 6))
-    bf16 = torch.bfloat16
-    x, router = randn(tokens, hidden, dtype=bf16, grad=True), (0.02 * randn(experts, hidden, dtype=bf16)).requires_grad_()
-    gate_up = (0.02 * randn(experts, 2 * inner, hidden, dtype=bf16)).requires_grad_()
-    down = (0.02 * randn(experts, hidden, inner, dtype=bf16)).requires_grad_()
-    dout = randn(tokens, hidden, dtype=bf16)
+    x, router = randn(tokens, hidden, dtype=BF16, grad=True), (0.02 * randn(experts, hidden, dtype=BF16)).requires_grad_()
+    gate_up = (0.02 * randn(experts, 2 * inner, hidden, dtype=BF16)).requires_grad_()
+    down = (0.02 * randn(experts, hidden, inner, dtype=BF16)).requires_grad_()
+    dout = randn(tokens, hidden, dtype=BF16)
     sizes = torch.bincount(torch.topk(x @ router.t(), choices, -1).indices.view(-1), minlength=experts).tolist()
 
     def grouped(rows, ends):
@@ -208,8 +215,8 @@ def loss_peers(name):
     if match is None:
         return
     rows, width, classes = (int(match[i]) for i in range(1, 4))
-    x = randn(rows, width, dtype=torch.bfloat16, grad=True)
-    w = (0.05 * randn(classes, width, dtype=torch.bfloat16)).requires_grad_()
+    x = randn(rows, width, dtype=BF16, grad=True)
+    w = (0.05 * randn(classes, width, dtype=BF16)).requires_grad_()
     targets = torch.randint(classes, (rows,), device=DEVICE)
     loss = torch.compile(lambda x, w: F.cross_entropy((x @ w.t()).float(), targets))
     yield lambda: torch.autograd.grad(loss(x, w), (x, w))

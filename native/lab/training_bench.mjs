@@ -58,6 +58,7 @@ const result = {
   name: `training step ${values.model} ${batch}x${sequence}`,
   device: device.info.name,
   level: device.info.isa,
+  activations: device.activations,
   parameters: model.parameterCount(),
   milliseconds: seconds * 1e3,
   milliseconds_ahead: together * 1e3,

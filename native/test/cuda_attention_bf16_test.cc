@@ -2,7 +2,6 @@
 // to bf16 and double precision; what is left is that probabilities and their slopes are rounded before they are multiplied.
 #include <array>
 
-#include "attention_reference.h"
 #include "cuda_bf16.h"
 
 using namespace trefoil::test;

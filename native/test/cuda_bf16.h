@@ -1,9 +1,10 @@
 // For tests of kernels in bf16 precision.
 #pragma once
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 
-#include "harness.h"
+#include "attention_reference.h"
 
 namespace trefoil::test {
 
@@ -27,6 +28,17 @@ inline void for_each_bf16_device(Device& device, const std::function<void(Device
   }
 }
 
+// An environment variable for as long as the scope lasts.
+class Variable {
+ public:
+  Variable(const char* name, const char* value) : name_(name) { setenv(name, value, 1); }
+  ~Variable() { unsetenv(name_); }
+  Variable(const Variable&) = delete;
+
+ private:
+  const char* name_;
+};
+
 // To bf16, to the nearest, ties to even.
 inline double rounded(float x) {
   uint32_t bits;
@@ -36,5 +48,35 @@ inline double rounded(float x) {
   std::memcpy(&value, &bits, 4);
   return value;
 }
+
+// Numbers that bf16 holds, to be given to an op as f32 or as bf16; or a result that it leaves as either.
+class Stored {
+ public:
+  Stored(std::mt19937& generator, std::vector<int64_t> shape, float scale = 1.0f) : wide_(normal(generator, std::move(shape), scale)), half_(wide_.shape) {
+    for (size_t i = 0; i < wide_.size(); ++i) wide_[i] = from_bf16(half_[i] = to_bf16(wide_[i]));
+  }
+  explicit Stored(std::vector<int64_t> shape) : wide_(std::move(shape)), half_(wide_.shape) {}
+
+  TrefoilView as(bool half) { return in_half_ = half, half ? view(half_) : view(wide_); }
+  double operator[](size_t i) const { return in_half_ ? from_bf16(half_[i]) : wide_[i]; }
+  size_t size() const { return wide_.size(); }
+
+  // Of a result: each element within 2^-8 of itself, half a unit of bf16's 8 significant bits, where it is stored as bf16; and within `slack`
+  // of the sum of its terms' sizes.
+  void check(const Doubles& exact, const Doubles& terms, double slack, const char* what) const {
+    for (size_t i = 0; i < exact.size(); ++i) {
+      const double bound = (in_half_ ? 0x1p-8 * std::fabs(exact[i]) : 0) + slack * 1.01 * terms[i] + 1e-30, error = std::fabs((*this)[i] - exact[i]);
+      if (error <= bound) continue;
+      char text[200];
+      std::snprintf(text, sizeof text, "%s[%zu] in %s is %.9g, expected %.9g (error %.3g, bound %.3g)", what, i, in_half_ ? "bf16" : "f32", (*this)[i], exact[i], error, bound);
+      throw Failure{text};
+    }
+  }
+
+ private:
+  F32 wide_;
+  BF16 half_;
+  bool in_half_ = false;
+};
 
 }  // namespace trefoil::test

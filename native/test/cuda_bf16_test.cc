@@ -1,7 +1,6 @@
 // Products of matrices in bf16 precision. Operands rounded to bf16 are exact inputs of a double-precision reference: their products
 // are exact in f32, so only the f32 sums are left and the bounds are those of f32, not of bf16's 8 bits.
 #include <array>
-#include <cstdlib>
 
 #include "cuda_bf16.h"
 
@@ -72,21 +71,6 @@ TEST(cuda_bf16_matmul_large_tiles) {
     for (int form = 0; form < 4; ++form) check_matmul(other, 33, 130, 70, 40, form & 1, form & 2, false, 100 + static_cast<uint32_t>(form));
   });
 }
-
-namespace {
-
-// An environment variable for as long as the scope lasts.
-class Variable {
- public:
-  Variable(const char* name, const char* value) : name_(name) { setenv(name, value, 1); }
-  ~Variable() { unsetenv(name_); }
-  Variable(const Variable&) = delete;
-
- private:
-  const char* name_;
-};
-
-}  // namespace
 
 TEST(cuda_bf16_matmul_by_cublaslt) {
   if (!emulated(device)) return;  // on a device, the other tests use the library if it is there

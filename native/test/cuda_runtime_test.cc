@@ -146,7 +146,7 @@ TEST_ONCE(cuda_rejects_an_unknown_precision) {
     open_emulated("f64");
     throw Failure{"expected an error"};
   } catch (const Error& error) {
-    CHECK(error.code == TREFOIL_INVALID_ARGUMENT && std::strstr(error.what(), "\"bf16\" or \"f32\""));
+    CHECK(error.code == TREFOIL_INVALID_ARGUMENT && std::strstr(error.what(), "\"bf16\", \"bf16-products\" or \"f32\""));
   }
 }
 

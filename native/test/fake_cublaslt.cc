@@ -38,6 +38,11 @@ float widen(uint16_t bits) {
   std::memcpy(&value, &wide, 4);
   return value;
 }
+uint16_t narrow(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
 
 }  // namespace
 
@@ -84,7 +89,7 @@ Status cublasLtMatmul(Handle, Descriptor descriptor, const void* alpha, const vo
   float scale, keep;
   std::memcpy(&scale, alpha, 4);
   std::memcpy(&keep, beta, 4);
-  if (algorithm->data[0] != 42 || keep != 0 || left.type != kRealBf16 || right.type != kRealBf16 || result.type != kReal32F || !workspace || workspace_bytes == 0)
+  if (algorithm->data[0] != 42 || keep != 0 || left.type != kRealBf16 || right.type != kRealBf16 || (result.type != kReal32F && result.type != kRealBf16) || !workspace || workspace_bytes == 0)
     return kInvalidValue;
   const bool turn_left = operation.transpose[0] == kTransposed, turn_right = operation.transpose[1] == kTransposed;
   const uint64_t depth = turn_left ? left.rows : left.columns;
@@ -93,7 +98,6 @@ Status cublasLtMatmul(Handle, Descriptor descriptor, const void* alpha, const vo
     return kInvalidValue;
   for (int32_t batch = 0; batch < result.batch; ++batch) {
     const auto *x = static_cast<const uint16_t*>(a) + batch * left.step, *y = static_cast<const uint16_t*>(b) + batch * right.step;
-    float* to = static_cast<float*>(d) + batch * result.step;
     for (uint64_t i = 0; i < result.rows; ++i)
       for (uint64_t j = 0; j < result.columns; ++j) {
         float sum = 0;
@@ -102,7 +106,9 @@ Status cublasLtMatmul(Handle, Descriptor descriptor, const void* alpha, const vo
           const uint64_t at_y = turn_right ? p * static_cast<uint64_t>(right.leading) + j : j * static_cast<uint64_t>(right.leading) + p;
           sum += widen(x[at_x]) * widen(y[at_y]);
         }
-        to[j * static_cast<uint64_t>(result.leading) + i] = scale * sum;
+        const uint64_t at = static_cast<uint64_t>(batch * result.step) + j * static_cast<uint64_t>(result.leading) + i;
+        if (result.type == kRealBf16) static_cast<uint16_t*>(d)[at] = narrow(scale * sum);
+        else static_cast<float*>(d)[at] = scale * sum;
       }
   }
   return kSuccess;

@@ -72,11 +72,12 @@ int32_t guarded(TrefoilStatus* status, const Body& body) {
   }
 }
 
+// "bf16-products" differs from "bf16" in what programs store, which is not the backend's concern.
 Precision precision_of(const char* wanted) {
   if (!wanted || !*wanted) wanted = std::getenv("TREFOIL_PRECISION");
-  if (!wanted || !*wanted || std::string_view(wanted) == "bf16") return Precision::bf16;
+  if (!wanted || !*wanted || std::string_view(wanted) == "bf16" || std::string_view(wanted) == "bf16-products") return Precision::bf16;
   if (std::string_view(wanted) == "f32") return Precision::f32;
-  fail(TREFOIL_INVALID_ARGUMENT, "precision \"%s\" is unknown; it must be \"bf16\" or \"f32\"", wanted);
+  fail(TREFOIL_INVALID_ARGUMENT, "precision \"%s\" is unknown; it must be \"bf16\", \"bf16-products\" or \"f32\"", wanted);
 }
 
 // TREFOIL_MATMUL: "auto" (cuBLASLt where it is found), "cublaslt", "own". TREFOIL_CUBLASLT: the path of the library.

@@ -100,8 +100,8 @@ std::string Cublaslt::version() const {
 }
 
 // The library's matrices go column by column: rows of ours are its columns, and c transposed is b transposed times a transposed.
-bool Cublaslt::multiply(platform::Stream stream, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, int count, float alpha, float* c,
-                        void* workspace) const {
+bool Cublaslt::multiply(platform::Stream stream, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, int count, float alpha, void* c,
+                        bool half, void* workspace) const {
   const Functions& f = *functions_;
   bool good = true;
   const auto check = [&](Status status) { good = good && status == kSuccess; };
@@ -117,14 +117,14 @@ bool Cublaslt::multiply(platform::Stream stream, const Operand& a, const Operand
   };
   lay_out(left, kRealBf16, b.by_depth ? k : n, b.by_depth ? n : k, b.stride, b.step);
   lay_out(right, kRealBf16, a.by_depth ? k : m, a.by_depth ? m : k, a.stride, a.step);
-  lay_out(result, kReal32F, n, m, n, m * n);
+  lay_out(result, half ? kRealBf16 : kReal32F, n, m, n, m * n);
   if (!good) return false;
   const int32_t of_b = b.by_depth ? kTransposed : kPlain, of_a = a.by_depth ? kPlain : kTransposed;
   check(f.set(product.object, kTransposeA, &of_b, sizeof of_b));
   check(f.set(product.object, kTransposeB, &of_a, sizeof of_a));
   const uint64_t most = kWorkspaceBytes;
   check(f.set_preference(preference.object, kMostWorkspace, &most, sizeof most));
-  const uint32_t operands = 16, results = n % 4 == 0 ? 16 : 4;
+  const uint32_t operands = 16, element = half ? 2 : 4, results = n * element % 16 == 0 ? 16 : element;
   for (int32_t attribute : {kAlignmentA, kAlignmentB}) check(f.set_preference(preference.object, attribute, &operands, sizeof operands));
   for (int32_t attribute : {kAlignmentC, kAlignmentD}) check(f.set_preference(preference.object, attribute, &results, sizeof results));
   check(f.set_preference(preference.object, kReductionSchemes, &kOrderedReductions, sizeof kOrderedReductions));

@@ -22,6 +22,14 @@ __device__ __forceinline__ float4 load4(const bf16* p) {
                      __uint_as_float(words.y & 0xffff0000u));
 }
 __device__ __forceinline__ void store4(bf16* p, float4 x) { *reinterpret_cast<uint2*>(p) = make_uint2(pack_bf16(x.x, x.y), pack_bf16(x.z, x.w)); }
+// Two neighbours, from an even place.
+__device__ __forceinline__ float2 load2(const float* p) { return *reinterpret_cast<const float2*>(p); }
+__device__ __forceinline__ void store2(float* p, float2 x) { *reinterpret_cast<float2*>(p) = x; }
+__device__ __forceinline__ float2 load2(const bf16* p) {
+  const uint32_t word = *reinterpret_cast<const uint32_t*>(p);
+  return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
+}
+__device__ __forceinline__ void store2(bf16* p, float2 x) { *reinterpret_cast<uint32_t*>(p) = pack_bf16(x.x, x.y); }
 
 // 2^x to about 2^-22 of it; results below 2^-126 are 0.
 __device__ __forceinline__ float exp2_fast(float x) {

@@ -134,11 +134,11 @@ __global__ void __launch_bounds__(kThreads, 1) gemm_wgmma_kernel(const __grid_co
         const int64_t at = static_cast<int64_t>(row + 8 * half) * p.n + first;
         if (p.n % 2 == 0) {
           if (first < p.n)
-            *reinterpret_cast<float2*>(p.c + at) = make_float2(finish(p.epilogue, sums[4 * j + 2 * half], first, at, at),
-                                                               finish(p.epilogue, sums[4 * j + 2 * half + 1], first + 1, at + 1, at + 1));
+            p.c.store2(at, make_float2(finish(p.epilogue, sums[4 * j + 2 * half], first, at, at),
+                                       finish(p.epilogue, sums[4 * j + 2 * half + 1], first + 1, at + 1, at + 1)));
         } else {
-          if (first < p.n) p.c[at] = finish(p.epilogue, sums[4 * j + 2 * half], first, at, at);
-          if (first + 1 < p.n) p.c[at + 1] = finish(p.epilogue, sums[4 * j + 2 * half + 1], first + 1, at + 1, at + 1);
+          if (first < p.n) p.c.store(at, finish(p.epilogue, sums[4 * j + 2 * half], first, at, at));
+          if (first + 1 < p.n) p.c.store(at + 1, finish(p.epilogue, sums[4 * j + 2 * half + 1], first + 1, at + 1, at + 1));
         }
       }
     }

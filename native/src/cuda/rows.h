@@ -1,7 +1,7 @@
 // Rows of a tensor seen as [rows, last dimension]: a warp or a block to each, and a row in registers where it fits, so that it is read
 // from memory once.
 #pragma once
-#include "kernel.h"
+#include "floats.h"
 
 namespace trefoil::cuda {
 
@@ -27,15 +27,15 @@ struct Team {
 // A team's share of one row: `vectors` times four values to a thread, or (0) nothing kept: every pass reads memory.
 template <bool wide, int vectors>
 struct RowValues {
-  const float* from;
+  Floats from;
   float values[vectors ? 4 * vectors : 1];
 
-  __device__ __forceinline__ RowValues(const float* row, int64_t n) : from(row) {
+  __device__ __forceinline__ RowValues(Floats row, int64_t n) : from(row) {
     if constexpr (vectors > 0) {
 #pragma unroll
       for (int k = 0; k < vectors; ++k) {
         const int64_t i = (static_cast<int64_t>(k) * Team<wide>::size() + Team<wide>::rank()) * 4;
-        const float4 four = i < n ? load4(row + i) : make_float4(0, 0, 0, 0);
+        const float4 four = i < n ? row.load4(i) : make_float4(0, 0, 0, 0);
         values[4 * k] = four.x, values[4 * k + 1] = four.y, values[4 * k + 2] = four.z, values[4 * k + 3] = four.w;
       }
     }
@@ -55,23 +55,23 @@ __device__ __forceinline__ void each(int64_t n, const Body& body, const Row&... 
       }
     }
   } else {
-    for (int64_t i = Team<wide>::rank(); i < n; i += Team<wide>::size()) body(0, i, rows.from[i]...);
+    for (int64_t i = Team<wide>::rank(); i < n; i += Team<wide>::size()) body(0, i, rows.from.load(i)...);
   }
 }
 
 // to[index] = value(index, values of the rows at it).
 template <bool wide, int vectors, class Value, class... Row>
-__device__ __forceinline__ void map(float* to, int64_t n, const Value& value, const Row&... rows) {
+__device__ __forceinline__ void map(Floats to, int64_t n, const Value& value, const Row&... rows) {
   if constexpr (vectors > 0) {
 #pragma unroll
     for (int k = 0; k < vectors; ++k) {
       const int64_t i = (static_cast<int64_t>(k) * Team<wide>::size() + Team<wide>::rank()) * 4;
       if (i < n)
-        store4(to + i, make_float4(value(i, rows.values[4 * k]...), value(i + 1, rows.values[4 * k + 1]...),
-                                   value(i + 2, rows.values[4 * k + 2]...), value(i + 3, rows.values[4 * k + 3]...)));
+        to.store4(i, make_float4(value(i, rows.values[4 * k]...), value(i + 1, rows.values[4 * k + 1]...),
+                                 value(i + 2, rows.values[4 * k + 2]...), value(i + 3, rows.values[4 * k + 3]...)));
     }
   } else {
-    for (int64_t i = Team<wide>::rank(); i < n; i += Team<wide>::size()) to[i] = value(i, rows.from[i]...);
+    for (int64_t i = Team<wide>::rank(); i < n; i += Team<wide>::size()) to.store(i, value(i, rows.from.load(i)...));
   }
 }
 

@@ -21,30 +21,23 @@ struct Plain : Attention {
   bool vector;        // rows of q, k, v start at multiples of 16 bytes
 };
 
-struct KeyValue {
-  const void* data;
-  int32_t dtype;
-};
-
 // to[row][column] from rows at(row) of memory; zeros past `valid` rows and past size.
 template <class At>
-__device__ __forceinline__ void load_tile(float* to, const KeyValue& from, const Plain& a, int valid, const At& at) {
+__device__ __forceinline__ void load_tile(float* to, const Floats& from, const Plain& a, int valid, const At& at) {
   const int vectors = a.padded / 4;
   for (int i = static_cast<int>(threadIdx.x); i < kRows * vectors; i += static_cast<int>(kThreads)) {
     const int row = i / vectors, column = (i - row * vectors) * 4;
     float4 value = make_float4(0, 0, 0, 0);
     if (row < valid) {
       const int64_t first = at(row) + column;
-      if (a.vector && from.dtype == TREFOIL_F32) {
-        value = load4(static_cast<const float*>(from.data) + first);
-      } else if (a.vector) {
-        value = load4(static_cast<const bf16*>(from.data) + first);
+      if (a.vector) {
+        value = from.load4(first);
       } else {
         const int left = static_cast<int>(a.size) - column;
-        value.x = load_as_f32(from.data, from.dtype, first);
-        if (left > 1) value.y = load_as_f32(from.data, from.dtype, first + 1);
-        if (left > 2) value.z = load_as_f32(from.data, from.dtype, first + 2);
-        if (left > 3) value.w = load_as_f32(from.data, from.dtype, first + 3);
+        value.x = from.load(first);
+        if (left > 1) value.y = from.load(first + 1);
+        if (left > 2) value.z = from.load(first + 2);
+        if (left > 3) value.w = from.load(first + 3);
       }
     }
     store4(to + row * a.pitch + column, value);
@@ -87,20 +80,20 @@ struct Share {
       values[m] = make_float4(fmaf(weight, x.x, values[m].x), fmaf(weight, x.y, values[m].y), fmaf(weight, x.z, values[m].z), fmaf(weight, x.w, values[m].w));
     }
   }
-  __device__ __forceinline__ void store(float* row, int lane, const Plain& a) const {
+  __device__ __forceinline__ void store(const Floats& row, int lane, const Plain& a) const {
 #pragma unroll
     for (int m = 0; m < vectors; ++m) {
       const int column = (lane + kLanes * m) * 4, left = static_cast<int>(a.size) - column;
       if (left <= 0) continue;
       const float4 v = values[m];
       if (a.vector) {
-        store4(row + column, v);
+        row.store4(column, v);
         continue;
       }
-      row[column] = v.x;
-      if (left > 1) row[column + 1] = v.y;
-      if (left > 2) row[column + 2] = v.z;
-      if (left > 3) row[column + 3] = v.w;
+      row.store(column, v.x);
+      if (left > 1) row.store(column + 1, v.y);
+      if (left > 2) row.store(column + 2, v.z);
+      if (left > 3) row.store(column + 3, v.w);
     }
   }
 };
@@ -116,14 +109,14 @@ __device__ __forceinline__ Tile tile_of(const Plain& a, int64_t tiles, int64_t c
 }
 
 template <int vectors>
-__global__ void __launch_bounds__(kThreads) forward_kernel(Plain a, const float* q, KeyValue k, KeyValue v, float* out, float* lse) {
+__global__ void __launch_bounds__(kThreads) forward_kernel(Plain a, Floats q, Floats k, Floats v, Floats out, float* lse) {
   float* q_tile = dynamic_shared<float>();
   float *k_tile = q_tile + kRows * a.pitch, *v_tile = k_tile + kRows * a.pitch, *p_tile = v_tile + kRows * a.pitch;
   const Tile tile = tile_of(a, a.row_tiles, a.rows);
   const int row = static_cast<int>(threadIdx.x) / kLanes, lane = static_cast<int>(threadIdx.x) % kLanes;
   const int64_t n = a.length(tile.b), last = tile.first + tile.valid - 1, r = tile.first + (row < tile.valid ? row : tile.valid - 1);
   const int64_t query = r / a.shared_heads, end = a.limit(n, query), tile_end = a.limit(n, last / a.shared_heads);
-  load_tile(q_tile, {q, TREFOIL_F32}, a, tile.valid, [&](int i) { return a.row_at(tile.b, tile.g, tile.first + i); });
+  load_tile(q_tile, q, a, tile.valid, [&](int i) { return a.row_at(tile.b, tile.g, tile.first + i); });
   float top = -INFINITY, total = 0;
   Share<vectors> sum;
   for (int64_t first = 0; first < tile_end; first += kRows) {
@@ -157,16 +150,16 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Plain a, const float*
   }
   if (row >= tile.valid) return;
   sum.scale(total == 0 ? 0.0f : 1.0f / total);
-  sum.store(out + a.row_at(tile.b, tile.g, r), lane, a);
+  sum.store(out.from(a.row_at(tile.b, tile.g, r)), lane, a);
   if (lse && lane == 0) lse[a.statistic_at(tile.b, tile.g, r)] = total == 0 ? -INFINITY : top + logf(total);
 }
 
 // delta[b, head, i] = Σ dout out: one warp per row.
-__global__ void delta_kernel(const float* dout, const float* out, Plain a, float* delta) {
+__global__ void delta_kernel(Floats dout, Floats out, Plain a, float* delta) {
   const int64_t count = a.batch * a.queries * a.heads, warps = static_cast<int64_t>(gridDim.x) * (blockDim.x / kWarp);
   for (int64_t at = static_cast<int64_t>(blockIdx.x) * (blockDim.x / kWarp) + warp_index(); at < count; at += warps) {
     float sum = 0;
-    for (int64_t d = lane_index(); d < a.size; d += kWarp) sum += dout[at * a.size + d] * out[at * a.size + d];
+    for (int64_t d = lane_index(); d < a.size; d += kWarp) sum += dout.load(at * a.size + d) * out.load(at * a.size + d);
     sum = warp_sum(sum);
     const int64_t head = at % a.heads, token = at / a.heads;
     if (lane_index() == 0) delta[(token / a.queries * a.heads + head) * a.queries + token % a.queries] = sum;
@@ -183,9 +176,8 @@ __device__ __forceinline__ Slope slope_of(const Plain& a, const float* q, const 
 }
 
 struct Gradients {
-  const float *dout, *q, *lse, *delta;
-  KeyValue k, v;
-  float *dq, *dk, *dv;
+  Floats dout, q, k, v, dq, dk, dv;
+  const float *lse, *delta;
 };
 
 template <int vectors>
@@ -198,8 +190,8 @@ __global__ void __launch_bounds__(kThreads) query_gradient_kernel(Plain a, Gradi
   const int64_t query = r / a.shared_heads, end = a.limit(n, query), tile_end = a.limit(n, last / a.shared_heads), statistic = a.statistic_at(tile.b, tile.g, r);
   const float lse = g.lse[statistic], delta = g.delta[statistic];
   const auto at = [&](int i) { return a.row_at(tile.b, tile.g, tile.first + i); };
-  load_tile(q_tile, {g.q, TREFOIL_F32}, a, tile.valid, at);
-  load_tile(dout_tile, {g.dout, TREFOIL_F32}, a, tile.valid, at);
+  load_tile(q_tile, g.q, a, tile.valid, at);
+  load_tile(dout_tile, g.dout, a, tile.valid, at);
   Share<vectors> sum;
   for (int64_t first = 0; first < tile_end; first += kRows) {
     const int valid = static_cast<int>(n - first < kRows ? n - first : kRows);
@@ -218,7 +210,7 @@ __global__ void __launch_bounds__(kThreads) query_gradient_kernel(Plain a, Gradi
     for (int j = 0; j < kRows; ++j) sum.add(ds_tile[row * kPitch + j], k_tile + j * a.pitch, lane, a.padded);
     __syncwarp();
   }
-  if (row < tile.valid) sum.store(g.dq + a.row_at(tile.b, tile.g, r), lane, a);
+  if (row < tile.valid) sum.store(g.dq.from(a.row_at(tile.b, tile.g, r)), lane, a);
 }
 
 // Rows of the block are keys; it walks all tiles of queries that may see them.
@@ -244,8 +236,8 @@ __global__ void __launch_bounds__(kThreads) key_gradient_kernel(Plain a, Gradien
     const int valid = static_cast<int>(a.rows - first < kRows ? a.rows - first : kRows);
     const auto at = [&](int i) { return a.row_at(tile.b, tile.g, first + i); };
     __syncthreads();
-    load_tile(q_tile, {g.q, TREFOIL_F32}, a, valid, at);
-    load_tile(dout_tile, {g.dout, TREFOIL_F32}, a, valid, at);
+    load_tile(q_tile, g.q, a, valid, at);
+    load_tile(dout_tile, g.dout, a, valid, at);
     __syncthreads();
 #pragma unroll
     for (int m = 0; m < kPerLane; ++m) {
@@ -267,8 +259,8 @@ __global__ void __launch_bounds__(kThreads) key_gradient_kernel(Plain a, Gradien
     __syncwarp();
   }
   if (row >= tile.valid) return;
-  dk.store(g.dk + a.key_at(tile.b, tile.g, key), lane, a);
-  dv.store(g.dv + a.key_at(tile.b, tile.g, key), lane, a);
+  dk.store(g.dk.from(a.key_at(tile.b, tile.g, key)), lane, a);
+  dv.store(g.dv.from(a.key_at(tile.b, tile.g, key)), lane, a);
 }
 
 Attention describe(const TrefoilLaunch& args, int q, int lengths) {
@@ -304,21 +296,19 @@ void with_vectors(const Plain& a, const Run& run) {
 }
 
 void forward_f32(const Context& context, const Plain& a, const TrefoilLaunch& args) {
-  const KeyValue k{args.inputs[1].data, args.inputs[1].dtype}, v{args.inputs[2].data, args.inputs[2].dtype};
   with_vectors(a, [&](auto vectors) {
     launch(context, {static_cast<unsigned>(a.batch * a.groups * a.row_tiles), kThreads, shared_bytes(a, 3, 1)}, forward_kernel<vectors()>, a,
-           data<float>(args.inputs[0]), k, v, data<float>(args.outputs[0]), optional_output<float>(args, 1));
+           Floats(args.inputs[0]), Floats(args.inputs[1]), Floats(args.inputs[2]), Floats(args.outputs[0]), optional_output<float>(args, 1));
   });
 }
 
 void backward_f32(const Context& context, Workspace& workspace, const Plain& a, const TrefoilLaunch& args) {
   auto* delta = workspace.take<float>(a.batch * a.queries * a.heads);
   if (!workspace.running()) return;
-  const Gradients gradients{data<float>(args.inputs[0]), data<float>(args.inputs[1]), data<float>(args.inputs[5]), delta,
-                            {args.inputs[2].data, args.inputs[2].dtype}, {args.inputs[3].data, args.inputs[3].dtype},
-                            data<float>(args.outputs[0]), data<float>(args.outputs[1]), data<float>(args.outputs[2])};
+  const Gradients gradients{Floats(args.inputs[0]),  Floats(args.inputs[1]),  Floats(args.inputs[2]),  Floats(args.inputs[3]),
+                            Floats(args.outputs[0]), Floats(args.outputs[1]), Floats(args.outputs[2]), data<float>(args.inputs[5]), delta};
   if (a.batch * a.rows > 0)
-    launch(context, {context.grid(a.batch * a.queries * a.heads, 8), 256}, delta_kernel, gradients.dout, data<float>(args.inputs[4]), a, delta);
+    launch(context, {context.grid(a.batch * a.queries * a.heads, 8), 256}, delta_kernel, gradients.dout, Floats(args.inputs[4]), a, delta);
   with_vectors(a, [&](auto vectors) {
     if (gradients.dq && a.batch * a.rows > 0)
       launch(context, {static_cast<unsigned>(a.batch * a.groups * a.row_tiles), kThreads, shared_bytes(a, 4, 1)}, query_gradient_kernel<vectors()>, a, gradients);

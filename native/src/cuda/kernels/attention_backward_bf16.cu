@@ -5,8 +5,8 @@ namespace trefoil::cuda {
 namespace {
 
 // q and dout rounded, lse and delta, in the order of BackwardRows: one warp per row.
-__global__ void __launch_bounds__(256) lay_out_rows_kernel(Attention a, const float* q, const float* dout, const float* out, const float* lse, int64_t padded,
-                                                           int64_t stride, bf16* q_rows, bf16* dout_rows, float* lse_rows, float* delta_rows) {
+__global__ void __launch_bounds__(256) lay_out_rows_kernel(Attention a, Floats q, Floats dout, Floats out, const float* lse, int64_t padded, int64_t stride,
+                                                           bf16* q_rows, bf16* dout_rows, float* lse_rows, float* delta_rows) {
   const int64_t count = a.batch * a.groups * padded, warps = static_cast<int64_t>(gridDim.x) * (blockDim.x / kWarp);
   for (int64_t at = static_cast<int64_t>(blockIdx.x) * (blockDim.x / kWarp) + warp_index(); at < count; at += warps) {
     const int64_t head = at / padded, row = at - head * padded;
@@ -15,9 +15,9 @@ __global__ void __launch_bounds__(256) lay_out_rows_kernel(Attention a, const fl
     float delta = 0;
     for (int64_t d = 2 * lane_index(); d < stride; d += 2 * kWarp) {
       const bool low = there && d < a.size, high = there && d + 1 < a.size;
-      const float dout_low = low ? dout[from + d] : 0.0f, dout_high = high ? dout[from + d + 1] : 0.0f;
-      delta += dout_low * (low ? out[from + d] : 0.0f) + dout_high * (high ? out[from + d + 1] : 0.0f);
-      *reinterpret_cast<uint32_t*>(q_rows + at * stride + d) = pack_bf16(low ? q[from + d] : 0.0f, high ? q[from + d + 1] : 0.0f);
+      const float dout_low = low ? dout.load(from + d) : 0.0f, dout_high = high ? dout.load(from + d + 1) : 0.0f;
+      delta += dout_low * (low ? out.load(from + d) : 0.0f) + dout_high * (high ? out.load(from + d + 1) : 0.0f);
+      *reinterpret_cast<uint32_t*>(q_rows + at * stride + d) = pack_bf16(low ? q.load(from + d) : 0.0f, high ? q.load(from + d + 1) : 0.0f);
       *reinterpret_cast<uint32_t*>(dout_rows + at * stride + d) = pack_bf16(dout_low, dout_high);
     }
     delta = warp_sum(delta);
@@ -37,11 +37,11 @@ void attention_backward_bf16(const Context& context, Workspace& workspace, const
   const Rows<bf16> k = key_rows(context, workspace, a, args.inputs[2]), v = key_rows(context, workspace, a, args.inputs[3]);
   if (!workspace.running()) return;
   if (count > 0)
-    launch(context, {context.grid(count, 8), 256}, lay_out_rows_kernel, a, data<float>(args.inputs[1]), data<float>(args.inputs[0]), data<float>(args.inputs[4]),
+    launch(context, {context.grid(count, 8), 256}, lay_out_rows_kernel, a, Floats(args.inputs[1]), Floats(args.inputs[0]), Floats(args.inputs[4]),
            data<float>(args.inputs[5]), padded, stride, q, dout, lse, delta);
   with_head(a.size, [&](auto dim) {
-    launch_attention_backward<dim()>(context, a, {q, dout, lse, delta, padded}, k, v, data<float>(args.outputs[0]), data<float>(args.outputs[1]),
-                                     data<float>(args.outputs[2]));
+    launch_attention_backward<dim()>(context, a, {q, dout, lse, delta, padded}, k, v, Floats(args.outputs[0]), Floats(args.outputs[1]),
+                                     Floats(args.outputs[2]));
   });
 }
 

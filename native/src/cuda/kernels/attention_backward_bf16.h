@@ -17,7 +17,7 @@ struct BackwardRows {
 };
 
 template <int dim>
-__global__ void __launch_bounds__(kAttentionThreads) attention_query_gradient_kernel(Attention a, BackwardRows rows, Rows<bf16> k, Rows<bf16> v, float* dq) {
+__global__ void __launch_bounds__(kAttentionThreads) attention_query_gradient_kernel(Attention a, BackwardRows rows, Rows<bf16> k, Rows<bf16> v, Floats dq) {
   constexpr int kTile = kBackwardTile, kColumns = kTile / 8;
   using Tile = AttentionTile<dim>;
   bf16 *q_tile = dynamic_shared<bf16>(), *dout_tile = q_tile + kTile * dim;
@@ -69,15 +69,15 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_query_gradient_ke
   }
   copy_async_wait<0>();
   const float factor[2] = {a.scale, a.scale};
-  store_fragments<dim>(sums, factor, a.size, [&](int half) {
+  store_fragments<dim>(sums, factor, a.size, dq, [&](int half) {
     const int row = own + 8 * half;
-    return row < valid ? dq + a.row_at(b, g, first + row) : nullptr;
+    return row < valid ? a.row_at(b, g, first + row) : -1;
   });
 }
 
 // Rows of the products are keys here, columns are rows of q: scores come out transposed, which is how dk and dv take them.
 template <int dim, int tile>
-__global__ void __launch_bounds__(kAttentionThreads) attention_key_gradient_kernel(Attention a, BackwardRows rows, Rows<bf16> k, Rows<bf16> v, float* dk, float* dv) {
+__global__ void __launch_bounds__(kAttentionThreads) attention_key_gradient_kernel(Attention a, BackwardRows rows, Rows<bf16> k, Rows<bf16> v, Floats dk, Floats dv) {
   constexpr int kKeys = kBackwardTile, kColumns = tile / 8;
   using Tile = AttentionTile<dim>;
   bf16 *k_tile = dynamic_shared<bf16>(), *v_tile = k_tile + kKeys * dim;
@@ -158,16 +158,17 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_key_gradient_kern
   }
   copy_async_wait<0>();
   const float one[2] = {1, 1}, scaled[2] = {a.scale, a.scale};
-  const auto row_of = [&](float* to, int half) {
+  const auto row_of = [&](int half) {
     const int row = own + 8 * half;
-    return row < stored ? to + a.key_at(b, g, first + row) : nullptr;
+    return row < stored ? a.key_at(b, g, first + row) : -1;
   };
-  store_fragments<dim>(dk_sums, scaled, a.size, [&](int half) { return row_of(dk, half); });
-  store_fragments<dim>(dv_sums, one, a.size, [&](int half) { return row_of(dv, half); });
+  store_fragments<dim>(dk_sums, scaled, a.size, dk, row_of);
+  store_fragments<dim>(dv_sums, one, a.size, dv, row_of);
 }
 
 template <int dim>
-void launch_attention_backward(const Context& context, const Attention& a, const BackwardRows& rows, const Rows<bf16>& k, const Rows<bf16>& v, float* dq, float* dk, float* dv) {
+void launch_attention_backward(const Context& context, const Attention& a, const BackwardRows& rows, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& dq,
+                               const Floats& dk, const Floats& dv) {
   constexpr int kTile = kBackwardTile;
   if (dq && a.batch * a.rows > 0)
     launch(context, {static_cast<unsigned>(a.batch * a.groups * (rows.padded / kTile)), kAttentionThreads, size_t{6 * kTile * dim} * sizeof(bf16)},

@@ -67,7 +67,7 @@ __device__ __forceinline__ void store_row(const Attention& a, int64_t head, int6
 }
 
 template <int dim, class T>
-__global__ void __launch_bounds__(kAttentionThreads) decode_kernel(Attention a, const float* q, Rows<T> k, Rows<T> v, int parts, float* partial, float* out, float* lse) {
+__global__ void __launch_bounds__(kAttentionThreads) decode_kernel(Attention a, Floats q, Rows<T> k, Rows<T> v, int parts, float* partial, Floats out, float* lse) {
   using Keys = KeyTile<dim, T, false>;
   using Values = KeyTile<dim, T, true>;
   constexpr int kStages = kCopyStages<T>, kStage = Keys::kElements + Values::kElements;
@@ -102,11 +102,12 @@ __global__ void __launch_bounds__(kAttentionThreads) decode_kernel(Attention a, 
     const int row = group + 8 * half;
     row_end[half] = row < rows ? static_cast<int>(a.limit(n, row / a.shared_heads)) : 0;
     if (row_end[half] > end) row_end[half] = end;
-    const float* from = row < rows ? q + a.row_at(b, g, row) : nullptr;
+    const bool there = row < rows;
+    const Floats from = q.from(there ? a.row_at(b, g, row) : 0);
 #pragma unroll
     for (int d = 0; d < dim / 8; ++d) {
       const int column = 8 * d + pair;
-      const float low = from && column < a.size ? from[column] : 0.0f, high = from && column + 1 < a.size ? from[column + 1] : 0.0f;
+      const float low = there && column < a.size ? from.load(column) : 0.0f, high = there && column + 1 < a.size ? from.load(column + 1) : 0.0f;
       queries[d / 2][d % 2 * 2 + half] = pack_bf16(low, high);
     }
   }
@@ -187,21 +188,21 @@ __global__ void __launch_bounds__(kAttentionThreads) decode_kernel(Attention a, 
       all += factor[w] * from[dim + 1];
     }
     const float divisor = parts > 1 || all == 0 ? 1.0f : all;
-    float* to = parts > 1 ? partial + part_at(a, part, head, row) : out + a.row_at(b, g, row);
+    const Floats to = parts > 1 ? Floats(partial + part_at(a, part, head, row)) : out.from(a.row_at(b, g, row));
     for (int d = lane_index(); d < a.size; d += kWarp) {
       float sum = 0;
 #pragma unroll
       for (int w = 0; w < kWarps; ++w) sum += factor[w] * gathered[(w * kRows + row) * kPitch + d];
-      to[d] = sum / divisor;
+      to.store(d, sum / divisor);
     }
     if (lane_index() != 0) continue;
-    if (parts > 1) to[a.size] = most, to[a.size + 1] = all;
+    if (parts > 1) to.store(a.size, most), to.store(a.size + 1, all);
     else store_row(a, head, row, most, all, lse);
   }
 }
 
 // The parts of a row together: one warp per row.
-__global__ void __launch_bounds__(kAttentionThreads) join_kernel(Attention a, int parts, const float* partial, float* out, float* lse) {
+__global__ void __launch_bounds__(kAttentionThreads) join_kernel(Attention a, int parts, const float* partial, Floats out, float* lse) {
   const int64_t at = static_cast<int64_t>(blockIdx.x) * kWarps + warp_index(), head = at / a.rows, row = at - head * a.rows;
   if (head >= a.batch * a.groups) return;
   float most = -INFINITY, all = 0;
@@ -217,7 +218,7 @@ __global__ void __launch_bounds__(kAttentionThreads) join_kernel(Attention a, in
       const float* from = partial + part_at(a, part, head, row);
       sum += (most == -INFINITY ? 0.0f : exp2_fast(from[a.size] - most)) * from[d];
     }
-    out[a.row_at(head / a.groups, head % a.groups, row) + d] = all == 0 ? 0.0f : sum / all;
+    out.store(a.row_at(head / a.groups, head % a.groups, row) + d, all == 0 ? 0.0f : sum / all);
   }
 }
 
@@ -234,12 +235,13 @@ void decode(const Context& context, Workspace& workspace, const Attention& a, co
   const int64_t heads = a.batch * a.groups;
   auto* partial = workspace.take<float>(parts > 1 ? parts * heads * a.rows * (a.size + 2) : 0);
   if (!workspace.running()) return;
-  float *out = data<float>(args.outputs[0]), *lse = optional_output<float>(args, 1);
+  const Floats out(args.outputs[0]);
+  float* lse = optional_output<float>(args, 1);
   with_head(a.size, [&](auto dim) {
     constexpr size_t kStages = sizeof(T) * static_cast<size_t>(kWarps * kCopyStages<T> * (KeyTile<dim(), T, false>::kElements + KeyTile<dim(), T, true>::kElements));
     constexpr size_t kGathered = sizeof(float) * static_cast<size_t>(kWarps * kRows * (dim() + 2));
     launch(context, {dim3(static_cast<unsigned>(heads), static_cast<unsigned>(parts)), kAttentionThreads, kStages > kGathered ? kStages : kGathered},
-           decode_kernel<dim(), T>, a, data<float>(args.inputs[0]), k, v, parts, partial, out, lse);
+           decode_kernel<dim(), T>, a, Floats(args.inputs[0]), k, v, parts, partial, out, lse);
   });
   if (parts > 1)
     launch(context, {static_cast<unsigned>(ceil_divide(heads * a.rows, kWarps)), kAttentionThreads}, join_kernel, a, parts, partial, out, lse);

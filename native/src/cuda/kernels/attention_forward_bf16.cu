@@ -5,8 +5,8 @@ namespace trefoil::cuda {
 void attention_forward_bf16(const Context& context, Workspace& workspace, const Attention& a, const TrefoilLaunch& args) {
   const Rows<bf16> k = key_rows(context, workspace, a, args.inputs[1]), v = key_rows(context, workspace, a, args.inputs[2]);
   if (!workspace.running()) return;
-  const auto* q = data<float>(args.inputs[0]);
-  float *out = data<float>(args.outputs[0]), *lse = optional_output<float>(args, 1);
+  const Floats q(args.inputs[0]), out(args.outputs[0]);
+  float* lse = optional_output<float>(args, 1);
   // Blocks of 128 rows read keys half as often, where there are enough of them for every multiprocessor.
   const bool large = a.batch * a.groups * ceil_divide(a.rows, 128) >= 132;
   with_head(a.size, [&](auto dim) {

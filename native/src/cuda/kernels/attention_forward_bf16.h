@@ -6,32 +6,35 @@
 
 namespace trefoil::cuda {
 
-// q as a tile of bf16, from rows of f32; zeros past `valid` rows.
+// q as a tile of bf16; zeros past `valid` rows.
 template <int dim, int rows>
-__device__ __forceinline__ void load_queries(bf16* tile, const Attention& a, const float* q, int64_t b, int64_t g, int64_t first, int valid) {
+__device__ __forceinline__ void load_queries(bf16* tile, const Attention& a, const Floats& q, int64_t b, int64_t g, int64_t first, int valid) {
   const int size = static_cast<int>(a.size);
 #pragma unroll 4
   for (int i = static_cast<int>(threadIdx.x); i < rows * dim / 8; i += kAttentionThreads) {
     const int row = i / (dim / 8), column = i % (dim / 8) * 8;
-    float4 low = make_float4(0, 0, 0, 0), high = low;
+    uint4 chunk = make_uint4(0, 0, 0, 0);
     if (row < valid && column < size) {
-      const float* from = q + a.row_at(b, g, first + row) + column;
-      if (size % 8 == 0) {
-        low = load4(from), high = load4(from + 4);
+      const Floats from = q.from(a.row_at(b, g, first + row) + column);
+      if (size % 8 == 0 && q.half) {
+        chunk = *static_cast<const uint4*>(from.data);
       } else {
         float x[8];
+        if (size % 8 == 0) {
+          *reinterpret_cast<float4*>(x) = from.load4(0), *reinterpret_cast<float4*>(x + 4) = from.load4(4);
+        } else {
 #pragma unroll
-        for (int j = 0; j < 8; ++j) x[j] = column + j < size ? from[j] : 0.0f;
-        low = make_float4(x[0], x[1], x[2], x[3]), high = make_float4(x[4], x[5], x[6], x[7]);
+          for (int j = 0; j < 8; ++j) x[j] = column + j < size ? from.load(j) : 0.0f;
+        }
+        chunk = make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
       }
     }
-    *reinterpret_cast<uint4*>(tile + AttentionTile<dim>::position(row, column / 8)) =
-        make_uint4(pack_bf16(low.x, low.y), pack_bf16(low.z, low.w), pack_bf16(high.x, high.y), pack_bf16(high.z, high.w));
+    *reinterpret_cast<uint4*>(tile + AttentionTile<dim>::position(row, column / 8)) = chunk;
   }
 }
 
 template <int dim, int fragments, int kKeys>
-__global__ void __launch_bounds__(kAttentionThreads) attention_forward_kernel(Attention a, const float* q, Rows<bf16> k, Rows<bf16> v, float* out, float* lse) {
+__global__ void __launch_bounds__(kAttentionThreads) attention_forward_kernel(Attention a, Floats q, Rows<bf16> k, Rows<bf16> v, Floats out, float* lse) {
   constexpr int kRows = 64 * fragments, kColumns = kKeys / 8, kDims = dim / 8;
   using Tile = AttentionTile<dim>;
   bf16* q_tile = dynamic_shared<bf16>();
@@ -149,15 +152,15 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_forward_kernel(At
       if (lse && pair == 0 && row < valid)
         lse[a.statistic_at(b, g, first + row)] = all == 0 ? -INFINITY : fmaf(top[f][half], a.scale, logf(all));
     }
-    store_fragments<dim>(sums[f], factor, a.size, [&](int half) {
+    store_fragments<dim>(sums[f], factor, a.size, out, [&](int half) {
       const int row = own + 16 * f + 8 * half;
-      return row < valid ? out + a.row_at(b, g, first + row) : nullptr;
+      return row < valid ? a.row_at(b, g, first + row) : -1;
     });
   }
 }
 
 template <int dim, int fragments, int kKeys>
-void launch_attention_forward(const Context& context, const Attention& a, const float* q, const Rows<bf16>& k, const Rows<bf16>& v, float* out, float* lse) {
+void launch_attention_forward(const Context& context, const Attention& a, const Floats& q, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& out, float* lse) {
   constexpr int kRows = 64 * fragments;
   const auto blocks = static_cast<unsigned>(a.batch * a.groups * ceil_divide(a.rows, kRows));
   const size_t shared = static_cast<size_t>((kRows + 4 * kKeys) * dim) * sizeof(bf16);

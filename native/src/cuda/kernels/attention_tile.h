@@ -1,6 +1,6 @@
 // What the tensor core kernels of attention share: tiles of rows of bf16 in shared memory, read as fragments of mma_bf16.
 #pragma once
-#include "device.h"
+#include "floats.h"
 #include "mma.h"
 
 namespace trefoil::cuda {
@@ -101,23 +101,24 @@ __device__ __forceinline__ float quad_reduce(float value, Op op) {
   return op(value, __shfl_xor_sync(kFullWarp, value, 2));
 }
 
-// A warp's 16 x dim of sums, times `factor` of each half's row, to rows of f32; to(half) is the row, null: left out.
-template <int dim, class To>
-__device__ __forceinline__ void store_fragments(const float (&sums)[dim / 8][4], const float (&factor)[2], int64_t size, const To& to) {
+// A warp's 16 x dim of sums, times `factor` of each half's row, to rows of `to`; at(half) is where the row begins, -1: left out.
+template <int dim, class At>
+__device__ __forceinline__ void store_fragments(const float (&sums)[dim / 8][4], const float (&factor)[2], int64_t size, const Floats& to, const At& at) {
   const int pair = lane_index() % 4 * 2;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    float* row = to(half);
-    if (!row) continue;
+    const int64_t first = at(half);
+    if (first < 0) continue;
+    const Floats row = to.from(first);
 #pragma unroll
     for (int j = 0; j < dim / 8; ++j) {
       const int column = 8 * j + pair;
       const float2 value = make_float2(sums[j][2 * half] * factor[half], sums[j][2 * half + 1] * factor[half]);
       if (size % 2 == 0) {
-        if (column < size) *reinterpret_cast<float2*>(row + column) = value;
+        if (column < size) row.store2(column, value);
       } else {
-        if (column < size) row[column] = value.x;
-        if (column + 1 < size) row[column + 1] = value.y;
+        if (column < size) row.store(column, value.x);
+        if (column + 1 < size) row.store(column + 1, value.y);
       }
     }
   }

@@ -134,7 +134,8 @@ struct Projection {
     const TrefoilView& w = launch.inputs[1];
     const int32_t* targets = data<const int32_t>(launch.inputs[2]);
     const float* weights = data<const float>(launch.inputs[3]);
-    float *dx = optional_output<float>(launch, 2), *dw = optional_output<float>(launch, 3);
+    const Floats dx = optional_floats(launch.outputs, launch.output_count, 2);
+    float* dw = optional_output<float>(launch, 3);
     constexpr bool in_bf16 = sizeof(T) == 2;
     double* losses = workspace.take<double>(rows);
     float* logits = workspace.take<float>(chunk * classes);
@@ -161,7 +162,7 @@ struct Projection {
       if (dx) {
         Product q;
         q.m = static_cast<int>(count), q.n = static_cast<int>(width), q.k = static_cast<int>(classes);
-        q.c = dx + first * width;
+        q.c = dx.from(first * width);
         Matrix right = packed;
         right.by_depth = false;
         multiply(context, workspace, gradient, right, q);

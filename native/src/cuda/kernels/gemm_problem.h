@@ -1,7 +1,7 @@
 // Products of matrices C = epilogue(A B): what both kernels (f32 on the plain cores, bf16 on the tensor cores) are told, how
 // blocks find their tile, where operands come from, and what happens to a finished piece of C.
 #pragma once
-#include "kernel.h"
+#include "floats.h"
 
 namespace trefoil::cuda {
 
@@ -11,7 +11,7 @@ enum class Activation : int { none, relu, gelu, silu };
 struct Epilogue {
   float alpha = 1;
   const float* bias = nullptr;
-  const float* residual = nullptr;
+  Floats residual;
   float* preactivation = nullptr;
   Activation activation = Activation::none;
 };
@@ -34,7 +34,7 @@ struct Product {
   int count = 1;            // products, or groups
   Schedule schedule = Schedule::batch;
   const int32_t* offsets = nullptr;  // [count + 1]
-  float* c = nullptr;
+  Floats c;
   int64_t c_step = 0, residual_step = 0;  // from one product to the next
   Placement placement;
   Epilogue epilogue;
@@ -140,14 +140,16 @@ __device__ __forceinline__ int64_t placed_row(const Placement& place, int row) {
   return (static_cast<int64_t>(image) * place.height + place.first_row + u * place.step) * place.width + place.first_column + v * place.step;
 }
 
-// One element of C: `at` from the start of C.
-__device__ __forceinline__ float finish(const Epilogue& e, float sum, int column, int64_t at, int64_t residual_at) {
+// One element of C, `at` from its start, without the residual.
+__device__ __forceinline__ float finish_product(const Epilogue& e, float sum, int column, int64_t at) {
   float z = sum * e.alpha;
   if (e.bias) z += e.bias[column];
   if (e.preactivation) e.preactivation[at] = z;
-  z = activate(z, e.activation);
-  if (e.residual) z += e.residual[residual_at];
-  return z;
+  return activate(z, e.activation);
+}
+__device__ __forceinline__ float finish(const Epilogue& e, float sum, int column, int64_t at, int64_t residual_at) {
+  const float z = finish_product(e, sum, column, at);
+  return e.residual ? z + e.residual.load(residual_at) : z;
 }
 
 // Four neighbouring columns of one row of C, at once where rows are multiples of that.
@@ -156,25 +158,32 @@ __device__ __forceinline__ void store_columns(const Product& p, const Tile& tile
   constexpr int width = 4;
   const bool whole = p.n % width == 0;
   const int product = p.schedule == Schedule::row_groups ? 0 : tile.product;
-  float values[width];
-  float* to;
   if (p.splits > 1) {
-    to = p.partials + ((static_cast<int64_t>(blockIdx.y) * p.count + product) * p.m + row) * p.n + column;
+    float* to = p.partials + ((static_cast<int64_t>(blockIdx.y) * p.count + product) * p.m + row) * p.n + column;
+    if (whole) {
+      store4(to, make_float4(sums[0], sums[1], sums[2], sums[3]));
+    } else {
 #pragma unroll
-    for (int i = 0; i < width; ++i) values[i] = sums[i];
-  } else {
-    const int64_t within = placed_row(p.placement, row) * p.n + column, at = product * p.c_step + within;
-    to = p.c + at;
-#pragma unroll
-    for (int i = 0; i < width; ++i)
-      if (whole || column + i < p.n) values[i] = finish(p.epilogue, sums[i], column + i, at + i, product * p.residual_step + within + i);
+      for (int i = 0; i < width; ++i)
+        if (column + i < p.n) to[i] = sums[i];
+    }
+    return;
   }
+  const int64_t within = placed_row(p.placement, row) * p.n + column, at = product * p.c_step + within, residual_at = product * p.residual_step + within;
   if (whole) {
-    store4(to, make_float4(values[0], values[1], values[2], values[3]));
+    float values[width];
+#pragma unroll
+    for (int i = 0; i < width; ++i) values[i] = finish_product(p.epilogue, sums[i], column + i, at + i);
+    float4 four = make_float4(values[0], values[1], values[2], values[3]);
+    if (p.epilogue.residual) {
+      const float4 r = p.epilogue.residual.load4(residual_at);
+      four = make_float4(four.x + r.x, four.y + r.y, four.z + r.z, four.w + r.w);
+    }
+    p.c.store4(at, four);
   } else {
 #pragma unroll
     for (int i = 0; i < width; ++i)
-      if (column + i < p.n) to[i] = values[i];
+      if (column + i < p.n) p.c.store(at + i, finish(p.epilogue, sums[i], column + i, at + i, residual_at + i));
   }
 }
 

@@ -34,7 +34,7 @@ __device__ __forceinline__ void store_element(const Product& p, int product, int
     p.partials[((static_cast<int64_t>(blockIdx.z) * p.count + product) * p.m) * p.n + within] = sum;
   } else {
     const int64_t at = product * p.c_step + within;
-    p.c[at] = finish(p.epilogue, sum, column, at, product * p.residual_step + within);
+    p.c.store(at, finish(p.epilogue, sum, column, at, product * p.residual_step + within));
   }
 }
 

@@ -25,7 +25,7 @@ struct Forward {
     p.count = static_cast<int>(weights.shape[0]);
     p.schedule = Schedule::row_groups;
     p.offsets = data<const int32_t>(launch.inputs[2]);
-    p.c = data<float>(to);
+    p.c = Floats(to);
   }
 };
 
@@ -62,7 +62,7 @@ struct WeightGrad {
     p.count = static_cast<int>(to.shape[0]);
     p.schedule = Schedule::depth_groups;
     p.offsets = data<const int32_t>(launch.inputs[2]);
-    p.c = data<float>(to);
+    p.c = Floats(to);
     p.c_step = to.shape[1] * to.shape[2];
   }
 };

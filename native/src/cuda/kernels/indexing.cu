@@ -1,4 +1,5 @@
 // Gathers and scatters by i32 indices. Sums run in the order of the source.
+#include "floats.h"
 #include "workspace.h"
 
 namespace trefoil::cuda {
@@ -6,26 +7,16 @@ namespace trefoil::cuda {
 namespace {
 
 // An item is four elements of a row (vector) or one.
-template <class Table, bool vector>
-__global__ void gather_rows_kernel(const Table* table, const int32_t* index, float* y, int64_t items, int64_t per_row, int64_t bound, ErrorRecord* errors) {
+template <bool vector, class Table, class Y>
+__global__ void gather_rows_kernel(const Table* table, const int32_t* index, Y* y, int64_t items, int64_t per_row, int64_t bound, ErrorRecord* errors) {
   for (int64_t item = first_index(); item < items; item += index_stride()) {
     const int64_t row = item / per_row, column = item - row * per_row, from = index[row];
     const bool valid = index_in_range(errors, "gather_rows: index", from, row, -1, bound) && from >= 0;
     if constexpr (vector)
       store4(y + item * 4, valid ? load4(table + (from * per_row + column) * 4) : make_float4(0, 0, 0, 0));
     else
-      y[item] = valid ? widen(table[from * per_row + column]) : 0.0f;
+      y[item] = narrow<Y>(valid ? widen(table[from * per_row + column]) : 0.0f);
   }
-}
-
-template <class Table>
-void gather_rows_as(const Context& context, const TrefoilLaunch& args, int64_t width, int64_t bound) {
-  const int64_t count = elements(args.outputs[0]);
-  const bool vector = width % 4 == 0;
-  const int64_t items = vector ? count / 4 : count;
-  launch(context, {context.grid(items, 256), 256}, vector ? gather_rows_kernel<Table, true> : gather_rows_kernel<Table, false>,
-         data<Table>(args.inputs[0]), data<int32_t>(args.inputs[1]), data<float>(args.outputs[0]), items, vector ? width / 4 : width, bound,
-         context.errors);
 }
 
 void gather_rows(const Context& context, const TrefoilLaunch& args) {
@@ -33,10 +24,12 @@ void gather_rows(const Context& context, const TrefoilLaunch& args) {
   if (!y.data || elements(y) == 0) return;
   const int64_t width = elements(y) / elements(args.inputs[1]), bound = table.shape[0];
   if (width * bound != elements(table)) fail(TREFOIL_INVALID_ARGUMENT, "gather_rows: rows of the table and the output differ in length");
-  if (table.dtype == TREFOIL_BF16)
-    gather_rows_as<bf16>(context, args, width, bound);
-  else
-    gather_rows_as<float>(context, args, width, bound);
+  const bool vector = width % 4 == 0;
+  const int64_t items = elements(y) / (vector ? 4 : 1);
+  with_floats(table, y, [&]<class Table, class Y>(Table* from, Y* to) {
+    launch(context, {context.grid(items, 256), 256}, vector ? gather_rows_kernel<true, Table, Y> : gather_rows_kernel<false, Table, Y>, from,
+           data<int32_t>(args.inputs[1]), to, items, vector ? width / 4 : width, bound, context.errors);
+  });
 }
 
 // uses[v] = how many of the indices are v.
@@ -73,11 +66,11 @@ __device__ int32_t sorted_lanes(int32_t own) {
 }
 
 struct Scatter {
-  const float* rows;
+  Floats rows;
   const int32_t* index;
   int64_t count;
   const int32_t *uses, *places, *list;
-  float* y;
+  Floats y;
   int64_t bound, width;
 };
 
@@ -94,12 +87,11 @@ __global__ void scatter_add_rows_kernel(Scatter s) {
       float sum[vector] = {};
       const auto add = [&](int64_t row) {
         if (column >= s.width) return;
-        const float* from = s.rows + row * s.width + column;
         if constexpr (vector == 4) {
-          const float4 four = load4(from);
+          const float4 four = s.rows.load4(row * s.width + column);
           sum[0] += four.x, sum[1] += four.y, sum[2] += four.z, sum[3] += four.w;
         } else {
-          sum[0] += from[0];
+          sum[0] += s.rows.load(row * s.width + column);
         }
       };
       if (listed) {
@@ -113,9 +105,9 @@ __global__ void scatter_add_rows_kernel(Scatter s) {
       }
       if (column >= s.width) continue;
       if constexpr (vector == 4)
-        store4(s.y + v * s.width + column, make_float4(sum[0], sum[1], sum[2], sum[3]));
+        s.y.store4(v * s.width + column, make_float4(sum[0], sum[1], sum[2], sum[3]));
       else
-        s.y[v * s.width + column] = sum[0];
+        s.y.store(v * s.width + column, sum[0]);
     }
   }
 }
@@ -138,7 +130,7 @@ void scatter_add_rows(const Context& context, Workspace& workspace, const Trefoi
   const bool vector = width % 4 == 0;
   const unsigned threads = ceil_divide(width, vector ? 4 : 1) > 64 ? 128 : 32;
   launch(context, {context.grid(bound, 1, 16), threads}, vector ? scatter_add_rows_kernel<4> : scatter_add_rows_kernel<1>,
-         Scatter{data<float>(rows), index, count, uses, places, list, data<float>(y), bound, width});
+         Scatter{Floats(rows), index, count, uses, places, list, Floats(y), bound, width});
 }
 
 __global__ void gather_last_kernel(const float* x, const int32_t* index, float* y, int64_t count, int64_t kept, int64_t width, ErrorRecord* errors) {

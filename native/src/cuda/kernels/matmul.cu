@@ -34,6 +34,7 @@ struct Matmul {
     p.n = static_cast<int>(n);
     p.k = static_cast<int>(k);
     p.count = static_cast<int>(batch);
+    p.c = Floats(launch.outputs[0]);
     p.c_step = m * n;
     p.epilogue.alpha = static_cast<float>(launch.attributes[2]);
     p.epilogue.activation = static_cast<Activation>(static_cast<int>(launch.attributes[3]));
@@ -56,12 +57,11 @@ size_t matmul_workspace(const Context& context, const TrefoilLaunch& launch) {
 
 void matmul(const Context& context, const TrefoilLaunch& launch) {
   const TrefoilView& c = launch.outputs[0];
-  const float* residual = optional_input<const float>(launch, 3);
+  const Floats residual = optional_floats(launch.inputs, launch.input_count, 3);
   // A residual without the leading dimensions is added to every matrix of the batch, which then stays a batch.
   const bool fold = !residual || elements(launch.inputs[3]) == elements(c);
   Matmul product(launch, fold);
   Product& p = product.p;
-  p.c = data<float>(c);
   p.epilogue.bias = optional_input<const float>(launch, 2);
   p.epilogue.residual = residual;
   p.residual_step = fold ? p.c_step : 0;

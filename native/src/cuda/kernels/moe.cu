@@ -1,5 +1,6 @@
 // Mixture-of-experts routing: gate, sort by expert, combine, and their gradients. T tokens, E experts, K choices; slot s = t K + j.
 // Nothing here waits for the host: counts stay on the device.
+#include "floats.h"
 #include "index_check.h"
 
 namespace trefoil::cuda {
@@ -238,8 +239,8 @@ void moe_sort(const Context& context, const TrefoilLaunch& launch_) {
 
 // out[t] = sum_j w[t, j] y[inverse[t K + j]] in order of j; weights null: all 1. A block takes a token.
 template <int width>
-__global__ void __launch_bounds__(128) moe_combine_kernel(ErrorRecord* errors, const char* what, const float* y, const int32_t* inverse,
-                                                          const float* weights, int rows, int columns, int kept, float* out) {
+__global__ void __launch_bounds__(128) moe_combine_kernel(ErrorRecord* errors, const char* what, Floats y, const int32_t* inverse,
+                                                          const float* weights, int rows, int columns, int kept, Floats out) {
   const int64_t token = blockIdx.x;
   for (int d = static_cast<int>(threadIdx.x) * width; d < columns; d += 128 * width) {
     float total[width] = {};
@@ -250,16 +251,15 @@ __global__ void __launch_bounds__(128) moe_combine_kernel(ErrorRecord* errors, c
         continue;
       }
       const float weight = weights ? weights[token * kept + j] : 1.0f;
-      const float* from = y + static_cast<int64_t>(row) * columns + d;
+      const int64_t from = static_cast<int64_t>(row) * columns + d;
       float values[width];
-      if constexpr (width == 4) *reinterpret_cast<float4*>(values) = load4(from);
-      else values[0] = from[0];
+      if constexpr (width == 4) *reinterpret_cast<float4*>(values) = y.load4(from);
+      else values[0] = y.load(from);
 #pragma unroll
       for (int i = 0; i < width; ++i) total[i] = fmaf(weight, values[i], total[i]);
     }
-    float* to = out + token * columns + d;
-    if constexpr (width == 4) store4(to, make_float4(total[0], total[1], total[2], total[3]));
-    else to[0] = total[0];
+    if constexpr (width == 4) out.store4(token * columns + d, make_float4(total[0], total[1], total[2], total[3]));
+    else out.store(token * columns + d, total[0]);
   }
 }
 
@@ -271,8 +271,8 @@ void moe_combine(const Context& context, const TrefoilLaunch& launch_) {
   if (kept * tokens != slots || last_dimension(y) != width || (weights && elements(launch_.inputs[2]) != slots))
     fail(TREFOIL_INVALID_ARGUMENT, "moe_combine: y, inverse, weights and output do not fit each other");
   auto run = [&](auto kernel) {
-    launch(context, {static_cast<unsigned>(tokens), 128}, kernel, context.errors, "moe_combine: row", data<const float>(y),
-           data<const int32_t>(launch_.inputs[1]), weights, static_cast<int>(y.shape[0]), static_cast<int>(width), static_cast<int>(kept), data<float>(out));
+    launch(context, {static_cast<unsigned>(tokens), 128}, kernel, context.errors, "moe_combine: row", Floats(y),
+           data<const int32_t>(launch_.inputs[1]), weights, static_cast<int>(y.shape[0]), static_cast<int>(width), static_cast<int>(kept), Floats(out));
   };
   if (width % 4 == 0) run(moe_combine_kernel<4>);
   else run(moe_combine_kernel<1>);
@@ -280,9 +280,9 @@ void moe_combine(const Context& context, const TrefoilLaunch& launch_) {
 
 // dy[r] = w dout (where dy is wanted), dweights[s] = <y[r], dout>. A block takes a row.
 template <int width>
-__global__ void __launch_bounds__(128) moe_combine_grad_kernel(ErrorRecord* errors, const char* what, const float* dout, const float* y,
+__global__ void __launch_bounds__(128) moe_combine_grad_kernel(ErrorRecord* errors, const char* what, Floats dout, Floats y,
                                                                const int32_t* permutation, const float* weights, int rows, int columns, int kept,
-                                                               float* dy, float* dweights) {
+                                                               Floats dy, float* dweights) {
   const int64_t r = blockIdx.x;
   const int32_t s = permutation[r];
   if (s < 0 || s >= rows) {
@@ -290,22 +290,21 @@ __global__ void __launch_bounds__(128) moe_combine_grad_kernel(ErrorRecord* erro
     return;
   }
   const float weight = weights[s];
-  const float *upstream = dout + static_cast<int64_t>(s / kept) * columns, *from = y + r * columns;
+  const Floats upstream = dout.from(static_cast<int64_t>(s / kept) * columns), from = y.from(r * columns);
   float total = 0;
   for (int d = static_cast<int>(threadIdx.x) * width; d < columns; d += 128 * width) {
     float up[width], values[width] = {};
-    if constexpr (width == 4) *reinterpret_cast<float4*>(up) = load4(upstream + d);
-    else up[0] = upstream[d];
+    if constexpr (width == 4) *reinterpret_cast<float4*>(up) = upstream.load4(d);
+    else up[0] = upstream.load(d);
     if (dweights) {
-      if constexpr (width == 4) *reinterpret_cast<float4*>(values) = load4(from + d);
-      else values[0] = from[d];
+      if constexpr (width == 4) *reinterpret_cast<float4*>(values) = from.load4(d);
+      else values[0] = from.load(d);
 #pragma unroll
       for (int i = 0; i < width; ++i) total = fmaf(up[i], values[i], total);
     }
     if (!dy) continue;
-    float* to = dy + r * columns + d;
-    if constexpr (width == 4) store4(to, make_float4(up[0] * weight, up[1] * weight, up[2] * weight, up[3] * weight));
-    else to[0] = up[0] * weight;
+    if constexpr (width == 4) dy.store4(r * columns + d, make_float4(up[0] * weight, up[1] * weight, up[2] * weight, up[3] * weight));
+    else dy.store(r * columns + d, up[0] * weight);
   }
   if (!dweights) return;
   total = block_sum(total);
@@ -314,7 +313,8 @@ __global__ void __launch_bounds__(128) moe_combine_grad_kernel(ErrorRecord* erro
 
 void moe_combine_grad(const Context& context, const TrefoilLaunch& launch_) {
   const TrefoilView &dout = launch_.inputs[0], &y = launch_.inputs[1], &weights = launch_.inputs[3];
-  float *dy = optional_output<float>(launch_, 0), *dweights = optional_output<float>(launch_, 1);
+  const Floats dy = optional_floats(launch_.outputs, launch_.output_count, 0);
+  float* dweights = optional_output<float>(launch_, 1);
   const int64_t rows = y.shape[0], width = y.shape[1], slots = elements(weights), kept = last_dimension(weights);
   if (rows == 0 || width == 0) {
     if (dweights && slots > 0) platform::fill_zero(context.stream, dweights, static_cast<size_t>(slots) * sizeof(float));
@@ -323,7 +323,7 @@ void moe_combine_grad(const Context& context, const TrefoilLaunch& launch_) {
   if (rows != slots || elements(launch_.inputs[2]) != rows || elements(dout) * kept != rows * width)
     fail(TREFOIL_INVALID_ARGUMENT, "moe_combine_grad: dout, y, permutation and weights do not fit each other");
   auto run = [&](auto kernel) {
-    launch(context, {static_cast<unsigned>(rows), 128}, kernel, context.errors, "moe_combine_grad: slot", data<const float>(dout), data<const float>(y),
+    launch(context, {static_cast<unsigned>(rows), 128}, kernel, context.errors, "moe_combine_grad: slot", Floats(dout), Floats(y),
            data<const int32_t>(launch_.inputs[2]), data<const float>(weights), static_cast<int>(rows), static_cast<int>(width), static_cast<int>(kept), dy, dweights);
   };
   if (width % 4 == 0) run(moe_combine_grad_kernel<4>);

@@ -52,25 +52,28 @@ __global__ void __launch_bounds__(256) add_partials(Product p) {
     const int64_t product = i / size;
     const int row = static_cast<int>(i % size / p.n), column = static_cast<int>(i % p.n);
     const int64_t within = placed_row(p.placement, row) * p.n + column, at = product * p.c_step + within;
-    p.c[at] = finish(p.epilogue, sum, column, at, product * p.residual_step + within);
+    p.c.store(at, finish(p.epilogue, sum, column, at, product * p.residual_step + within));
   }
 }
 
 // Plain products of some size go to cuBLASLt where it is there; false: they do not. An epilogue passes over C once more.
 bool multiply_by_library(const Context& context, Workspace& workspace, const Rows<bf16>& a, bool a_by_depth, const Rows<bf16>& b, bool b_by_depth, Product p) {
   const bool plain = p.schedule == Schedule::batch && p.placement.columns == 0 && !a.index && !b.index &&
-                     (p.count == 1 || p.c_step == int64_t{p.m} * p.n) && (!p.c || p.epilogue.residual != p.c);  // C as its own residual would be lost
+                     (p.count == 1 || p.c_step == int64_t{p.m} * p.n) && (!p.c || p.epilogue.residual.data != p.c.data);  // C as its own residual would be lost
   if (!context.cublaslt || !plain || p.m < 32 || p.n < 32 || p.k == 0) return false;
   void* scratch = workspace.take<char>(static_cast<int64_t>(Cublaslt::kWorkspaceBytes));
+  // What an epilogue still has to pass over stays f32. Whether there is one is not known while the workspace is measured.
+  float* sums = p.c.half ? workspace.take<float>(int64_t{p.count} * p.m * p.n) : nullptr;
   if (!workspace.running()) return false;  // our own kernel's needs count too: the library may have no algorithm
   const Epilogue& e = p.epilogue;
   const bool finished = !e.bias && !e.residual && !e.preactivation && e.activation == Activation::none;
+  const Floats c = finished || !sums ? p.c : Floats(sums);
   if (!context.cublaslt->multiply(context.stream, {a.data, a.stride, a.step, a_by_depth}, {b.data, b.stride, b.step, b_by_depth}, p.m, p.n, p.k, p.count,
-                                  finished ? e.alpha : 1.0f, p.c, scratch))
+                                  finished ? e.alpha : 1.0f, c.data, c.half, scratch))
     return false;
   if (!finished) {
     p.splits = 1;
-    p.partials = p.c;  // in place: every element is read and written by one thread
+    p.partials = static_cast<float*>(c.data);  // C itself where it is f32: every element is read and written by one thread
     add_splits(context, p);
   }
   return true;

@@ -9,16 +9,16 @@ namespace trefoil::cuda {
 namespace {
 
 template <bool wide, int vectors>
-__global__ void rms_norm_kernel(const float* x, const float* weight, float* y, float* rstd, int64_t rows, int64_t n, float epsilon) {
+__global__ void rms_norm_kernel(Floats x, const float* weight, Floats y, float* rstd, int64_t rows, int64_t n, float epsilon) {
   using Group = Team<wide>;
   const RowValues<wide, vectors> scale(weight, n);
   for (int64_t row = Group::first(); row < rows; row += Group::count()) {
-    const RowValues<wide, vectors> values(x + row * n, n);
+    const RowValues<wide, vectors> values(x.from(row * n), n);
     float squares = 0;
     each<wide, vectors>(n, [&](int, int64_t, float v) { squares += v * v; }, values);
     const float r = 1.0f / sqrtf(Group::sum(squares) / static_cast<float>(n) + epsilon);
     if (rstd && Group::rank() == 0) rstd[row] = r;
-    if (y) map<wide, vectors>(y + row * n, n, [&](int64_t, float v, float w) { return v * r * w; }, values, scale);
+    if (y) map<wide, vectors>(y.from(row * n), n, [&](int64_t, float v, float w) { return v * r * w; }, values, scale);
   }
 }
 
@@ -71,13 +71,13 @@ struct Accumulator {
 
 // partial [teams, 2, n]: Σ dy z, Σ dy. centred: LayerNorm, with mean; else RMSNorm.
 template <bool wide, int vectors, bool centred>
-__global__ void norm_grad_kernel(const float* dy, const float* x, const float* weight, const float* mean, const float* rstd, float* dx,
-                                 float* partial, bool with_bias, int64_t rows, int64_t n) {
+__global__ void norm_grad_kernel(Floats dy, Floats x, const float* weight, const float* mean, const float* rstd, Floats dx, float* partial,
+                                 bool with_bias, int64_t rows, int64_t n) {
   using Group = Team<wide>;
   float* sums = partial ? partial + Group::first() * 2 * n : nullptr;
   Accumulator<wide, vectors> dweight(sums, n), dbias(with_bias && sums ? sums + n : nullptr, n);
   for (int64_t row = Group::first(); row < rows; row += Group::count()) {
-    const RowValues<wide, vectors> values(x + row * n, n), gradient(dy + row * n, n);
+    const RowValues<wide, vectors> values(x.from(row * n), n), gradient(dy.from(row * n), n);
     const float r = rstd[row], centre = centred ? mean[row] : 0.0f;
     // With z = (x - mean) rstd and g = dy weight: dx = rstd (g - mean(g) - z mean(g z)); RMSNorm has no mean(g).
     float plain = 0, inner = 0;
@@ -91,7 +91,7 @@ __global__ void norm_grad_kernel(const float* dy, const float* x, const float* w
     if (!dx) continue;
     if (centred) plain = Group::sum(plain) / static_cast<float>(n);
     inner = Group::sum(inner) / static_cast<float>(n);
-    map<wide, vectors>(dx + row * n, n, [&](int64_t i, float v, float d) {
+    map<wide, vectors>(dx.from(row * n), n, [&](int64_t i, float v, float d) {
       const float z = (v - centre) * r, g = weight ? d * weight[i] : d;
       return r * ((centred ? g - plain : g) - z * inner);
     }, values, gradient);
@@ -105,8 +105,8 @@ void rms_norm(const Context& context, const TrefoilLaunch& args) {
   if (rows == 0) return;
   const RowPlan plan = plan_rows(context, rows, n);
   with_row_shape(plan, [&](auto wide, auto vectors) {
-    launch(context, plan.shape(), rms_norm_kernel<wide(), vectors()>, data<float>(args.inputs[0]), data<float>(args.inputs[1]),
-           data<float>(args.outputs[0]), optional_output<float>(args, 1), rows, n, static_cast<float>(args.attributes[0]));
+    launch(context, plan.shape(), rms_norm_kernel<wide(), vectors()>, Floats(args.inputs[0]), data<float>(args.inputs[1]),
+           Floats(args.outputs[0]), optional_output<float>(args, 1), rows, n, static_cast<float>(args.attributes[0]));
   });
 }
 
@@ -135,8 +135,8 @@ void norm_grad(const Context& context, const TrefoilLaunch& args) {
   float* partial = dweight || dbias ? static_cast<float*>(args.workspace) : nullptr;
   if (rows > 0)
     with_row_shape(plan, [&](auto wide, auto vectors) {
-      launch(context, plan.shape(), norm_grad_kernel<wide(), vectors(), centred>, data<float>(args.inputs[0]), data<float>(args.inputs[1]),
-             data<float>(args.inputs[2]), mean, rstd, data<float>(args.outputs[0]), partial, dbias != nullptr, rows, n);
+      launch(context, plan.shape(), norm_grad_kernel<wide(), vectors(), centred>, Floats(args.inputs[0]), Floats(args.inputs[1]),
+             data<float>(args.inputs[2]), mean, rstd, Floats(args.outputs[0]), partial, dbias != nullptr, rows, n);
     });
   const int64_t teams = rows > 0 ? plan.team_count() : 0;
   if (dweight) column_sums(context, partial, teams, 2 * n, n, dweight);

@@ -1,5 +1,5 @@
 // Rotary position embedding (Su et al. 2021, arXiv 2104.09864): rotates pairs of each head by the angle of the token's position.
-#include "kernel.h"
+#include "floats.h"
 
 namespace trefoil::cuda {
 
@@ -16,8 +16,8 @@ __device__ __forceinline__ void rotate(float u, float v, float c, float s, float
 }
 
 // An item is one pair, or (vector, pairs of halves) four neighbouring pairs of a head.
-template <bool vector, bool interleaved>
-__global__ void rope_kernel(const float* x, const float* cosine, const float* sine, const int32_t* positions, float* y, RopeShape shape,
+template <bool vector, bool interleaved, class X, class Y>
+__global__ void rope_kernel(const X* x, const float* cosine, const float* sine, const int32_t* positions, Y* y, RopeShape shape,
                             ErrorRecord* errors) {
   const int64_t per_head = vector ? shape.half / 4 : shape.half;
   for (int64_t item = first_index(); item < shape.items; item += index_stride()) {
@@ -38,15 +38,15 @@ __global__ void rope_kernel(const float* x, const float* cosine, const float* si
       store4(y + at + i, to_u);
       store4(y + at + shape.half + i, to_v);
     } else if constexpr (interleaved) {
-      const float2 pair = *reinterpret_cast<const float2*>(x + at + 2 * i);
+      const float2 pair = load2(x + at + 2 * i);
       float2 turned;
       rotate(pair.x, pair.y, *c, *s * shape.sign, turned.x, turned.y);
-      *reinterpret_cast<float2*>(y + at + 2 * i) = turned;
+      store2(y + at + 2 * i, turned);
     } else {
       float u, v;
-      rotate(x[at + i], x[at + shape.half + i], *c, *s * shape.sign, u, v);
-      y[at + i] = u;
-      y[at + shape.half + i] = v;
+      rotate(widen(x[at + i]), widen(x[at + shape.half + i]), *c, *s * shape.sign, u, v);
+      y[at + i] = narrow<Y>(u);
+      y[at + shape.half + i] = narrow<Y>(v);
     }
   }
 }
@@ -57,9 +57,11 @@ void rope(const Context& context, const TrefoilLaunch& args) {
   if (shape.items == 0) return;
   const bool interleaved = args.attributes[1] != 0, vector = !interleaved && shape.half % 4 == 0;
   if (vector) shape.items /= 4;
-  const auto kernel = vector ? rope_kernel<true, false> : interleaved ? rope_kernel<false, true> : rope_kernel<false, false>;
-  launch(context, {context.grid(shape.items, 256), 256}, kernel, data<float>(x), data<float>(args.inputs[1]), data<float>(args.inputs[2]),
-         data<int32_t>(args.inputs[3]), data<float>(args.outputs[0]), shape, context.errors);
+  with_floats(x, args.outputs[0], [&]<class X, class Y>(X* from, Y* to) {
+    const auto kernel = vector ? rope_kernel<true, false, X, Y> : interleaved ? rope_kernel<false, true, X, Y> : rope_kernel<false, false, X, Y>;
+    launch(context, {context.grid(shape.items, 256), 256}, kernel, from, data<float>(args.inputs[1]), data<float>(args.inputs[2]),
+           data<int32_t>(args.inputs[3]), to, shape, context.errors);
+  });
 }
 
 }  // namespace

@@ -16,10 +16,11 @@ export interface DeviceOptions {
   /** Force an instruction set: "scalar", "avx2", "avx512" or "neon". Default: `TREFOIL_ISA`, else the best there is. */
   isa?: string;
   /**
-   * Of products of matrices on CUDA: "bf16" rounds their operands and sums in f32, "f32" does neither. All else is f32 anyway.
-   * Default: `TREFOIL_PRECISION`, else "bf16".
+   * On CUDA. "bf16": operands of matrix products are rounded to it, and values between kernels are stored as it, while sums, parameters, moments,
+   * statistics, losses and the residual stream are f32; "bf16-products": the first alone; "f32": neither. Default: `TREFOIL_PRECISION`,
+   * else "bf16".
    */
-  precision?: "f32" | "bf16";
+  precision?: "f32" | "bf16" | "bf16-products";
   /** Absolute path of the backend's library. Default: the one that `build:cuda` made in `@trefoil/native`. */
   library?: string;
 }
@@ -112,6 +113,8 @@ export class Device {
   readonly handle: number;
   readonly addon: NativeAddon;
   readonly info: DeviceInfo;
+  /** How compiled programs store values between kernels. */
+  readonly activations: "f32" | "bf16";
 
   /**
    * Use `device(name)`.
@@ -122,6 +125,8 @@ export class Device {
     this.addon = addon();
     this.handle = openNative(this.addon, name, options);
     this.info = this.addon.deviceInfo(this.handle);
+    const precision = options.precision ?? (process.env.TREFOIL_PRECISION || "bf16");
+    this.activations = parseName(name).backend !== "cpu" && precision === "bf16" ? "bf16" : "f32";
   }
 
   /** Live and peak bytes: buffers, program arenas, constants, staged inputs. */

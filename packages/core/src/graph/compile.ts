@@ -2,6 +2,7 @@ import { DeviceProgram, defaultDevice, type RunOutput, Storage } from "../device
 import { allocateHost } from "../tensor/dtype.js";
 import { InvalidUseError, TrefoilError } from "../tensor/errors.js";
 import { type Parameter, Tensor } from "../tensor/tensor.js";
+import { copiesAreFresh, refreshCopies } from "./copied-weights.js";
 import { leafInput, parameterBuffer } from "./evaluate.js";
 import { lower, type WeightSource } from "./lower.js";
 import { type ProgramBuilder, printInstruction, printProgram } from "./program.js";
@@ -31,6 +32,8 @@ interface Compiled<R> {
   result: R;
   /** Keeps the state buffers alive as long as the program. */
   parameters: readonly Parameter[];
+  /** Parameters that a run replaces. */
+  assigned: readonly Parameter[];
 }
 
 export interface CompiledFunction<A extends readonly unknown[], R> {
@@ -107,10 +110,14 @@ export function compile<A extends readonly unknown[], R>(
         "the result of a compiled function",
       );
     });
-    const builder = lower(outputs, trace.assignments, trace.placeholders, options.weights);
-    const program = new DeviceProgram(defaultDevice(), builder.spec(parameterBuffer));
+    const target = defaultDevice();
+    const builder = lower(outputs, trace.assignments, trace.placeholders, {
+      copies: options.weights,
+      activations: target.activations,
+    });
+    const program = new DeviceProgram(target, builder.spec(parameterBuffer));
     const parameters = builder.values.flatMap(({ origin }) => (origin.kind === "state" ? [origin.parameter] : []));
-    return { program, builder, outputs, result, parameters };
+    return { program, builder, outputs, result, parameters, assigned: [...trace.assignments.keys()] };
   };
 
   const refuseInsideTrace = (): void => {
@@ -132,7 +139,7 @@ export function compile<A extends readonly unknown[], R>(
     const { compiled, tensors } = prepare(args);
     const pending = tensors.filter(({ source }) => source.kind === "op" || source.kind === "full");
     if (pending.length > 0) await materialise(pending);
-    const { program, outputs } = compiled;
+    const { program, outputs, builder, assigned } = compiled;
     const results = outputs.map((output) => {
       if (output.bytes <= hostOutputBytes) {
         const data = allocateHost(output.dtype, output.size);
@@ -145,10 +152,14 @@ export function compile<A extends readonly unknown[], R>(
       };
     });
     const targets = results.map(({ target }) => target);
+    refreshCopies(builder.copiedWeights);
+    const done = program.run(tensors.map(leafInput), targets, how);
+    for (const parameter of assigned) parameter.version++;
+    copiesAreFresh(builder.copiedWeights);
     try {
-      await program.run(tensors.map(leafInput), targets, how);
+      await done;
     } catch (error) {
-      throw how.checkFinite ? nonFinite(error, compiled.builder) : error;
+      throw how.checkFinite ? nonFinite(error, builder) : error;
     }
     let at = 0;
     return mapTree(compiled.result, (leaf) => (isTensor(leaf) ? results[at++]!.tensor : leaf), "result");

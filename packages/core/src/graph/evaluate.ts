@@ -21,7 +21,7 @@ export function leafInput(leaf: Tensor): RunInput {
 export const parameterBuffer = (parameter: Parameter): number =>
   parameter.storage((bytes) => new Storage(defaultDevice(), bytes)).handle;
 
-/** The same structure over other leaves runs the same program. */
+/** The same structure over other leaves runs the same program of a device. */
 function structureOf(order: readonly OpNode[], root: Tensor): { key: string; leaves: Tensor[] } {
   const leaves = new Map<Tensor, number>();
   const numbers = new Map(order.map((node, number) => [node, number]));
@@ -43,12 +43,14 @@ const programs = new Map<string, DeviceProgram>();
 const maxPrograms = 256;
 
 function programFor(root: Tensor): { program: DeviceProgram; leaves: Tensor[] } {
-  const { key, leaves } = structureOf(topologicalOrder([root]), root);
+  const target = defaultDevice();
+  const { key: structure, leaves } = structureOf(topologicalOrder([root]), root);
+  const key = `${target.handle} ${structure}`;
   let program = programs.get(key);
   // Least recently used first.
   if (program) programs.delete(key);
   else {
-    program = new DeviceProgram(defaultDevice(), lower([root], new Map(), leaves).spec(parameterBuffer));
+    program = new DeviceProgram(target, lower([root], new Map(), leaves).spec(parameterBuffer));
   }
   programs.set(key, program);
   if (programs.size > maxPrograms) {
@@ -81,6 +83,7 @@ function assign(parameter: Parameter, value: Tensor): void {
     return;
   }
   const { program, leaves } = programFor(value);
+  parameter.version++;
   // Ordered with every later run and read, so nothing has to wait for it.
   program.run(leaves.map(leafInput), [parameterBuffer(parameter)]).catch(() => {
     // The failure poisons nothing: the parameter keeps its value, and a later read of the same graph reports the error.

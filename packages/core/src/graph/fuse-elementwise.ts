@@ -53,10 +53,11 @@ export function emitChain(node: ElementwiseNode): Instruction {
     registers.set(result, registers.size);
   }
   const count = constants.length + node.instructions.length;
+  const outputs = node.rounded ? [node.output, node.rounded] : [node.output];
   return {
     op: "elementwise",
     inputs,
-    outputs: [node.output],
-    attributes: [count, ...code, registers.get(node.output)!],
+    outputs,
+    attributes: [count, ...code, ...outputs.map(() => registers.get(node.output)!)],
   };
 }

@@ -1,5 +1,7 @@
 import { opOf } from "../ops/op.js";
 import type { OpNode, Parameter, Tensor } from "../tensor/tensor.js";
+import { storeActivationsAsBf16 } from "./bf16-activations.js";
+import { copyWeights } from "./copied-weights.js";
 import { eliminateDeadCode } from "./dead-code.js";
 import { emitChain, fuseElementwise } from "./fuse-elementwise.js";
 import { fuseResiduals } from "./fuse-residual.js";
@@ -12,22 +14,28 @@ export interface WeightSource {
   of(weight: Parameter): Parameter;
 }
 
+export interface LowerOptions {
+  /** Copies of weights, which products read in their place. */
+  copies?: WeightSource | undefined;
+  /** How values between kernels are stored. Default "f32". */
+  activations?: "f32" | "bf16";
+}
+
 interface Lowering {
   program: ProgramBuilder;
   steps: Step[];
 }
 
 /**
- * Turns a graph into a program: schedule, common subexpressions, epilogue fusion, elementwise fusion, in-place updates, dead
- * code. Assignments take effect after everything that reads the old value.
+ * Turns a graph into a program: schedule, common subexpressions, epilogue fusion, elementwise fusion, bf16 activations, in-place
+ * updates, dead code. Assignments take effect after everything that reads the old value.
  * @param inputs leaves that are given to every run, in this order; other parameters become fixed state, host data constants
- * @param copies of weights, which products read in their place
  */
 export function lower(
   outputs: readonly Tensor[],
   assignments: ReadonlyMap<Parameter, Tensor>,
   inputs: readonly Tensor[],
-  copies?: WeightSource,
+  { copies, activations = "f32" }: LowerOptions = {},
 ): ProgramBuilder {
   // A weight that this program writes has a new value before its copy has.
   const copyOf = (weight: Parameter) => (assignments.has(weight) ? undefined : copies?.of(weight));
@@ -41,6 +49,10 @@ export function lower(
   protectOldValues(lowering, pending);
   lowering.steps = fuseResiduals(lowering.steps, program, pinned(program, pending));
   lowering.steps = fuseElementwise(lowering.steps, program, pinned(program, pending));
+  if (activations === "bf16") {
+    lowering.steps = storeActivationsAsBf16(lowering.steps, program, pinned(program, pending));
+    copyWeights(lowering.steps, program, pending);
+  }
   resolveInPlace(lowering, pending);
   for (const step of lowering.steps) {
     program.instructions.push(step.kind === "kernel" ? step.instruction : emitChain(step.node));

@@ -7,7 +7,8 @@ import type { Parameter } from "../tensor/tensor.js";
 export interface Value {
   readonly id: number;
   readonly shape: Shape;
-  readonly dtype: Dtype;
+  /** Values between kernels may become bf16 while a program is lowered. */
+  dtype: Dtype;
   readonly origin:
     | { readonly kind: "input"; readonly index: number }
     | { readonly kind: "state"; readonly parameter: Parameter }
@@ -30,6 +31,8 @@ export class ProgramBuilder {
   readonly values: Value[] = [];
   instructions: Instruction[] = [];
   outputs: Value[] = [];
+  /** Weights of which the program reads, and writes, bf16 copies (copied-weights.ts). */
+  copiedWeights: readonly Parameter[] = [];
 
   value(shape: Shape, dtype: Dtype, origin: Value["origin"], alias?: Value): Value {
     const value: Value = { id: this.values.length, shape, dtype, origin };

@@ -11,6 +11,8 @@ interface ElementwiseInstruction {
 export interface ElementwiseNode {
   output: Value;
   instructions: ElementwiseInstruction[];
+  /** The output once more, as bf16. */
+  rounded?: Value;
 }
 
 /** An instruction before elementwise ops are put into kernels. */

@@ -125,6 +125,8 @@ export class Tensor {
 export class Parameter extends Tensor {
   /** Whether `valueAndGrad` over a module's parameters includes it. */
   trainable: boolean;
+  /** @internal Counts changes of the value: tells whether a copy of it still is one. */
+  version = 0;
   #storage: Storage | undefined;
   #initial: HostArray | undefined;
 
@@ -166,6 +168,7 @@ export class Parameter extends Tensor {
         [this.shape],
       );
     }
+    this.version++;
     if (this.#storage) this.#storage.write(data);
     else this.#initial = data.slice();
   }
