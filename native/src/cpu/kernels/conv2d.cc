@@ -1,7 +1,9 @@
-// 2-D convolution, NHWC, and both of its gradients: implicit matrix products over windows that are never stored.
+// 2-D convolution, NHWC, and both of its gradients: implicit matrix products over windows that are never stored; 3 x 3 kernels of stride 1
+// with enough channels by minimal filtering (winograd.h).
 #include "conv_windows.h"
 #include "epilogue.h"
 #include "gemm_small.h"
+#include "winograd.h"
 
 namespace trefoil::cpu::TREFOIL_ISA {
 
@@ -120,7 +122,9 @@ Gemm pointwise_weight(const Shapes& s, const TrefoilView& dy, const TrefoilView&
 size_t conv2d_workspace(const TrefoilLaunch& launch) {
   const Shapes s(launch.inputs[0], launch.inputs[1], launch.outputs[0], launch.attributes);
   if (s.pointwise()) return gemm_workspace(pointwise_forward(s, launch.inputs[0], launch.inputs[1]));
-  return s.thin() ? 0 : packed_right_bytes(s.window(), s.out_channels);
+  if (s.thin()) return 0;
+  if (suits_winograd(s.windows(nullptr), s.out_channels)) return winograd_workspace(s.channels, s.out_channels);
+  return packed_right_bytes(s.window(), s.out_channels);
 }
 
 void conv2d(Context& context, const TrefoilLaunch& launch) {
@@ -139,6 +143,10 @@ void conv2d(Context& context, const TrefoilLaunch& launch) {
   const Matrix weight = plain(w.data, s.window(), true);
   if (s.thin()) return multiply_windows_thin(context, windows, s.positions(), s.out_channels, weight, epilogue, data<float>(y));
   float* packed = static_cast<float*>(launch.workspace);
+  if (suits_winograd(windows, s.out_channels)) {
+    pack_winograd_kernel(context, data<float>(w), s.channels, s.out_channels, packed);
+    return winograd(context, windows, s.images, s.out_channels, packed, epilogue.bias, data<float>(y));
+  }
   pack_right(context, weight, s.window(), s.out_channels, packed);
   multiply_windows<true>(context, windows, s.positions(), s.out_channels, packed, epilogue, data<float>(y), [](int64_t m) { return m; });
 }
@@ -155,11 +163,19 @@ struct Phase {
   }
 };
 
+// With stride 1 dx is a convolution of dy with the whole kernel.
+Windows gradient_windows(const Shapes& s, const float* dy) {
+  return {dy, s.out_rows, s.out_columns, s.out_channels, s.height, s.width, s.kernel_rows, s.kernel_columns, 1,
+          s.kernel_rows - 1 - s.padding, s.kernel_columns - 1 - s.padding};
+}
+bool suits_winograd_gradient(const Shapes& s) { return s.stride == 1 && suits_winograd(gradient_windows(s, nullptr), s.channels); }
+
 size_t row_list_bytes(int64_t rows) { return static_cast<size_t>(round_up(rows * static_cast<int64_t>(sizeof(int32_t)), 64)); }
 
 size_t conv2d_input_grad_workspace(const TrefoilLaunch& launch) {
   const Shapes s(launch.outputs[0], launch.inputs[1], launch.inputs[0], launch.attributes);
   if (s.pointwise()) return gemm_workspace(pointwise_input(s, launch.inputs[0], launch.inputs[1]));
+  if (suits_winograd_gradient(s)) return winograd_workspace(s.out_channels, s.channels);
   const int64_t rows = s.kernel_rows * s.kernel_columns * s.out_channels;
   return row_list_bytes(rows) + packed_right_bytes(rows, s.channels);
 }
@@ -172,6 +188,11 @@ void conv2d_input_grad(Context& context, const TrefoilLaunch& launch) {
     Gemm g = pointwise_input(s, dy, w);
     g.c = data<float>(dx);
     return gemm(context, &g, 1, launch.workspace);
+  }
+  if (suits_winograd_gradient(s)) {
+    float* packed = static_cast<float*>(launch.workspace);
+    pack_winograd_kernel_backwards(context, data<float>(w), s.out_channels, s.channels, packed);
+    return winograd(context, gradient_windows(s, data<float>(dy)), s.images, s.channels, packed, nullptr, data<float>(dx));
   }
   int32_t* list = static_cast<int32_t*>(launch.workspace);
   float* packed = reinterpret_cast<float*>(static_cast<char*>(launch.workspace) + row_list_bytes(s.kernel_rows * s.kernel_columns * s.out_channels));
@@ -217,6 +238,7 @@ struct WeightPlan {
 size_t conv2d_weight_grad_workspace(const TrefoilLaunch& launch) {
   const Shapes s(launch.inputs[1], launch.outputs[0], launch.inputs[0], launch.attributes);
   if (s.pointwise()) return gemm_workspace(pointwise_weight(s, launch.inputs[0], launch.inputs[1]));
+  if (suits_winograd(s.windows(nullptr), s.out_channels)) return winograd_weight_workspace(s.windows(nullptr), s.images, s.out_channels);
   const WeightPlan plan(s);
   return plan.splits > 1 ? static_cast<size_t>(plan.splits * s.out_channels * s.window()) * sizeof(float) : 0;
 }
@@ -232,8 +254,10 @@ void conv2d_weight_grad(Context& context, const TrefoilLaunch& launch) {
     g.c = data<float>(dw);
     return gemm(context, &g, 1, launch.workspace);
   }
-  const WeightPlan plan(s);
   const Windows windows = s.windows(data<float>(x));
+  if (suits_winograd(windows, s.out_channels))
+    return winograd_weight_grad(context, windows, s.images, s.out_channels, data<float>(dy), static_cast<float*>(launch.workspace), data<float>(dw));
+  const WeightPlan plan(s);
   const Matrix left = plain(dy.data, s.out_channels, true);
   float* partials = plan.splits > 1 ? static_cast<float*>(launch.workspace) : data<float>(dw);
   context.parallel(plan.column_tiles * plan.splits, [&](int64_t task) {

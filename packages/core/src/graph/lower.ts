@@ -1,6 +1,7 @@
 import { opOf } from "../ops/op.js";
 import type { OpNode, Parameter, Tensor } from "../tensor/tensor.js";
 import { eliminateDeadCode } from "./dead-code.js";
+import { fuseActivations } from "./fuse-activation.js";
 import { emitChain, fuseElementwise } from "./fuse-elementwise.js";
 import { fuseResiduals } from "./fuse-residual.js";
 import { topologicalOrder } from "./order.js";
@@ -40,6 +41,7 @@ export function lower(
 
   protectOldValues(lowering, pending);
   lowering.steps = fuseResiduals(lowering.steps, program, pinned(program, pending));
+  lowering.steps = fuseActivations(lowering.steps, program);
   lowering.steps = fuseElementwise(lowering.steps, program, pinned(program, pending));
   resolveInPlace(lowering, pending);
   for (const step of lowering.steps) {
