@@ -36,6 +36,9 @@ constexpr Shape kShapes[] = {
     {1, 6, 6, 70, 9, 3, 3, 1, 1, 1},  // k = 630: more than one block of depth
     {1, 3, 3, 2, 3, 3, 3, 1, 3, 3},   // more padding than kernel: windows wholly outside
     {2, 20, 19, 6, 40, 3, 3, 1, 1, 1},  // more rows than a tile, more than one block of positions
+    // Few outputs, and few inputs: windows in groups and alone, inside and at the edges, more columns than one sum takes.
+    {2, 9, 21, 10, 3, 3, 3, 1, 1, 1}, {1, 12, 30, 3, 24, 3, 3, 1, 1, 1}, {1, 11, 26, 7, 5, 3, 3, 2, 0, 1},
+    {1, 9, 17, 6, 21, 5, 3, 1, 2, 1}, {1, 10, 14, 2, 2, 4, 4, 1, 1, 2},
     // By minimal filtering: odd sizes, channels that fill no vector, padding of every kind, one block of tiles and several.
     {2, 5, 7, 17, 35, 3, 3, 1, 1, 1}, {1, 8, 6, 16, 16, 3, 3, 1, 0, 0},  {1, 7, 8, 33, 20, 3, 3, 1, 0, 1},
     {1, 4, 4, 20, 16, 3, 3, 1, 3, 3}, {3, 18, 15, 40, 66, 3, 3, 1, 2, 1}

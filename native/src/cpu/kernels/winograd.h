@@ -176,14 +176,18 @@ inline void pack_winograd_kernel(Context& context, const float* w, int64_t k, in
   context.parallel(panels * depths, [&](int64_t task) {
     const int64_t column = task / depths * kTileColumns, c = task % depths * Vec::width, columns = at_most(n - column, kTileColumns);
     const int lanes = lanes_left(k, c);
-    const int64_t channels = at_most(k - c, Vec::width);
     float* rows = static_cast<float*>(context.scratch(5, sizeof(float) * kPoints * kTileColumns * Vec::width));  // [16, columns, Vec::width]
     zero(rows, kPoints * kTileColumns * Vec::width);
     for (int64_t o = 0; o < columns; ++o)
       transform_kernel([&](int i, int j) { return load_part(w + ((column + o) * 9 + 3 * i + j) * k + c, lanes); },
                        [&](int p, Vec value) { store(rows + (p * kTileColumns + o) * Vec::width, value); });
     for (int p = 0; p < kPoints; ++p)
-      transpose(rows + p * kTileColumns * Vec::width, Vec::width, packed + p * point + column * k + c * kTileColumns, kTileColumns, kTileColumns, channels);
+      for (int o = 0; o < kTileColumns; o += Vec::width) {
+        Vec block[Vec::width];
+        for (int r = 0; r < Vec::width; ++r) block[r] = load(rows + (p * kTileColumns + o + r) * Vec::width);
+        transpose(block);
+        for (int r = 0; r < lanes; ++r) store(packed + p * point + column * k + (c + r) * kTileColumns + o, block[r]);
+      }
   });
 }
 
