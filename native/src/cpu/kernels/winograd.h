@@ -2,7 +2,8 @@
 // 2 x 2 outputs takes 16 products of channels instead of 36. Per tile d [4, 4] of the image and kernel g [3, 3]:
 //   y = Aᵀ ((G g Gᵀ) ∘ (Bᵀ d B)) A,   dg = Gᵀ ((A dy Aᵀ) ∘ (Bᵀ d B)) G;
 // each of the 16 points is a matrix product over channels, or over tiles. B and A hold 0 and ±1, G ½ besides: sums of four values are
-// multiplied, and the chains are nine times shorter, so errors are about those of the direct sum.
+// multiplied, and the chains are nine times shorter, so errors are about those of the direct sum. A value that is not finite may reach all four
+// outputs of its tiles.
 #pragma once
 #include "conv_windows.h"
 #include "epilogue.h"
