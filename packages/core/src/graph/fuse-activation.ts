@@ -1,4 +1,5 @@
 import type { Instruction, ProgramBuilder, Value } from "./program.js";
+import { countReaders } from "./readers.js";
 import type { Step } from "./step.js";
 
 /** Opcodes of elementwise ops (docs/ops.md) that a matmul applies itself, by its attribute `activation`. */
@@ -11,13 +12,14 @@ const residualInput = 3;
 const activationAttribute = 3;
 
 /**
- * `act(matmul(a, b) + bias)` becomes one matmul that applies the activation while its tile is in cache. It writes the
- * product too, for its gradient; dead code elimination takes that away where there is none.
+ * `act(matmul(a, b) + bias)` becomes one matmul that applies the activation while its tile is in cache, where nothing else reads the
+ * product. A gradient does; a matmul that writes both takes longer than the two ops.
  */
-export function fuseActivations(steps: readonly Step[], program: ProgramBuilder): Step[] {
+export function fuseActivations(steps: readonly Step[], program: ProgramBuilder, pinned: ReadonlySet<Value>): Step[] {
+  const readers = countReaders(steps, program, pinned);
   const matmuls = new Map<Value, Instruction>();
   const matmulOf = (value: Value): Instruction | undefined => {
-    for (let at: Value | undefined = value; at; at = at.alias) {
+    for (let at: Value | undefined = value; at && readers.get(at) === 1; at = at.alias) {
       const found = matmuls.get(at);
       if (found) return found;
     }
@@ -36,10 +38,8 @@ export function fuseActivations(steps: readonly Step[], program: ProgramBuilder)
     const instruction = activation && matmulOf(only.operands[0]!);
     if (!instruction || step.node.output.dtype !== "f32") return true;
     const product = instruction.outputs[0]!;
-    const activated = program.temporary(product.shape, "f32");
     instruction.attributes = instruction.attributes.map((each, i) => (i === activationAttribute ? activation : each));
-    instruction.outputs = [activated, product];
-    step.node.output.alias = activated;
+    step.node.output.alias = product;
     matmuls.delete(product);
     return false;
   });

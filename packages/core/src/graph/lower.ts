@@ -41,7 +41,7 @@ export function lower(
 
   protectOldValues(lowering, pending);
   lowering.steps = fuseResiduals(lowering.steps, program, pinned(program, pending));
-  lowering.steps = fuseActivations(lowering.steps, program);
+  lowering.steps = fuseActivations(lowering.steps, program, pinned(program, pending));
   lowering.steps = fuseElementwise(lowering.steps, program, pinned(program, pending));
   resolveInPlace(lowering, pending);
   for (const step of lowering.steps) {
