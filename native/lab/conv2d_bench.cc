@@ -59,7 +59,8 @@ struct Shape {
   int64_t images, side, channels, out_channels, kernel, stride;
 };
 // Layers of a VQ-GAN: the first, residual blocks at three resolutions, a reduction, the last.
-const Shape kShapes[] = {{8, 64, 3, 64, 3, 1},  {8, 64, 64, 64, 3, 1},    {8, 32, 64, 128, 3, 1},  {8, 32, 128, 128, 3, 1}, {8, 16, 256, 256, 3, 1},
+const Shape kShapes[] = {{8, 64, 3, 64, 3, 1},  {8, 64, 64, 64, 3, 1},    {8, 64, 32, 32, 3, 1},   {8, 32, 64, 64, 3, 1},   {8, 16, 64, 64, 3, 1},
+                           {8, 32, 64, 128, 3, 1},  {8, 32, 128, 128, 3, 1}, {8, 16, 256, 256, 3, 1},
                          {8, 64, 64, 64, 3, 2}, {8, 32, 128, 128, 4, 2}, {8, 32, 128, 256, 1, 1}, {8, 64, 64, 3, 3, 1}};
 
 }  // namespace

@@ -35,7 +35,13 @@ constexpr Shape kShapes[] = {
     {3, 4, 4, 40, 20, 1, 1, 1, 0, 0}, {1, 7, 8, 3, 5, 1, 1, 2, 0, 0},    {1, 10, 9, 2, 3, 5, 3, 3, 2, 2},
     {1, 6, 6, 70, 9, 3, 3, 1, 1, 1},  // k = 630: more than one block of depth
     {1, 3, 3, 2, 3, 3, 3, 1, 3, 3},   // more padding than kernel: windows wholly outside
-    {2, 20, 19, 6, 40, 3, 3, 1, 1, 1} // more rows than a tile, more than one block of positions
+    {2, 20, 19, 6, 40, 3, 3, 1, 1, 1},  // more rows than a tile, more than one block of positions
+    // Few outputs, and few inputs: windows in groups and alone, inside and at the edges, more columns than one sum takes.
+    {2, 9, 21, 10, 3, 3, 3, 1, 1, 1}, {1, 12, 30, 3, 24, 3, 3, 1, 1, 1}, {1, 11, 26, 7, 5, 3, 3, 2, 0, 1},
+    {1, 9, 17, 6, 21, 5, 3, 1, 2, 1}, {1, 10, 14, 2, 2, 4, 4, 1, 1, 2},
+    // By minimal filtering: odd sizes, channels that fill no vector, padding of every kind, one block of tiles and several.
+    {2, 5, 7, 17, 35, 3, 3, 1, 1, 1}, {1, 8, 6, 16, 16, 3, 3, 1, 0, 0},  {1, 7, 8, 33, 20, 3, 3, 1, 0, 1},
+    {1, 4, 4, 20, 16, 3, 3, 1, 3, 3}, {3, 18, 15, 40, 66, 3, 3, 1, 2, 1}
 };
 
 }  // namespace
@@ -63,6 +69,39 @@ TEST(conv2d_matches_double) {
     launch(device, "conv2d", {view(x), view(w), view(bias)}, {view(y)}, attributes);
     check_close(y, expected, 1e-6, 1e-6, "conv2d with bias");
   }
+}
+
+// Minimal filtering adds and subtracts before and after it multiplies: its errors are at most twice those of plain sums in f32.
+TEST(conv2d_error_beside_plain_sums) {
+  std::mt19937 generator(4);
+  const Shape s{2, 20, 22, 32, 48, 3, 3, 1, 1, 1};
+  // Positive pictures with a bright part: sums of one sign, and neighbours of different size.
+  F32 x = normal(generator, {s.images, s.height, s.width, s.channels});
+  for (size_t i = 0; i < x.size(); ++i) x[i] = std::fabs(x[i]) * (i % 5000 < 500 ? 30.0f : 1.0f);
+  F32 w = normal(generator, {s.out_channels, 3, 3, s.channels}), y({s.images, s.out_rows(), s.out_columns(), s.out_channels});
+  F32 dy = normal(generator, y.shape), dx(x.shape), dw(w.shape), plain_y(y.shape), plain_dx(x.shape), plain_dw(w.shape);
+  Doubles expected_y(y.size()), expected_dx(x.size()), expected_dw(w.size());
+  for_each_product(s, [&](size_t at_x, size_t at_w, size_t at_y) {
+    expected_y[at_y] += double(x[at_x]) * w[at_w], plain_y[at_y] += x[at_x] * w[at_w];
+    expected_dx[at_x] += double(dy[at_y]) * w[at_w], plain_dx[at_x] += dy[at_y] * w[at_w];
+    expected_dw[at_w] += double(dy[at_y]) * x[at_x], plain_dw[at_w] += dy[at_y] * x[at_x];
+  });
+  launch(device, "conv2d", {view(x), view(w), absent()}, {view(y)}, {1, 1});
+  launch(device, "conv2d_input_grad", {view(dy), view(w)}, {view(dx)}, {1, 1});
+  launch(device, "conv2d_weight_grad", {view(dy), view(x)}, {view(dw)}, {1, 1});
+  auto check = [](const F32& actual, const F32& plain, const Doubles& expected) {
+    double squares = 0, plain_squares = 0, largest = 0, plain_largest = 0;
+    for (size_t i = 0; i < expected.size(); ++i) {
+      const double error = std::fabs(actual[i] - expected[i]), other = std::fabs(plain[i] - expected[i]);
+      squares += error * error, plain_squares += other * other;
+      largest = std::max(largest, error), plain_largest = std::max(plain_largest, other);
+    }
+    CHECK(std::sqrt(squares) <= 2 * std::sqrt(plain_squares));
+    CHECK(largest <= 2 * plain_largest);
+  };
+  check(y, plain_y, expected_y);
+  check(dx, plain_dx, expected_dx);
+  check(dw, plain_dw, expected_dw);
 }
 
 // dx and dw are the adjoints of y: <dy, conv(x, w)> = <dx, x> = <dw, w>, at sizes that fill tiles, strips and parts.

@@ -1,7 +1,8 @@
-// 2-D convolution, NHWC, and both of its gradients: implicit matrix products over windows that are never stored.
+// 2-D convolution, NHWC, and both of its gradients: implicit matrix products over windows that are never stored; 3 x 3 kernels of stride 1
+// with enough channels by minimal filtering (winograd.h).
 #include "conv_windows.h"
 #include "epilogue.h"
-#include "gemm_small.h"
+#include "winograd.h"
 
 namespace trefoil::cpu::TREFOIL_ISA {
 
@@ -46,29 +47,30 @@ void multiply_windows(Context& context, const Windows& a, int64_t m, int64_t n, 
   });
 }
 
-// The same for a few columns, b stored as [n, k]: tiles of C would leave most lanes idle, dot products over k do not.
-void multiply_windows_thin(Context& context, const Windows& a, int64_t m, int64_t n, const Matrix& b, const Epilogue& epilogue, float* c) {
-  constexpr int64_t kWindows = 12;  // a block of them stays in L1
-  const int64_t k = a.length();
-  const Depth cut(k);
+// The same for a few columns, b stored as [n, k]: tiles of C would leave most lanes idle, dot products over k do not. Windows that lie in
+// the image are read where they are.
+void multiply_windows_thin(Context& context, const Windows& a, int64_t m, int64_t n, const float* b, const Epilogue& epilogue, float* c) {
+  constexpr int kTogether = kAccumulators / 4;
+  const int64_t k = a.length(), run = a.kernel_columns * a.channels, line = a.width * a.channels, step = a.stride * a.channels;
   context.parallel(ceil_div(m, kBlockRows), [&](int64_t task) {
     const int64_t first = task * kBlockRows, last = at_most(first + kBlockRows, m);
-    float* windows = static_cast<float*>(context.scratch(6, static_cast<size_t>(kWindows * cut.depth) * sizeof(float)));
-    for (int64_t row = first; row < last; row += kWindows) {
-      const int64_t rows = at_most(last - row, kWindows);
-      for (int64_t k0 = 0; k0 < k; k0 += cut.depth) {
-        Gemm part;
-        part.k = at_most(k - k0, cut.depth);
-        part.b = b;
-        part.b.data = static_cast<const float*>(b.data) + k0;
-        part.c = c;
-        part.c_stride = n;
-        part.accumulate = k0 > 0;
-        for (int64_t i = 0; i < rows; ++i) copy_window(a, row + i, k0, part.k, windows + i * part.k);
-        run_dot_tile<float>(part, {windows, part.k}, row, rows, 0, n);
+    float* window = static_cast<float*>(context.scratch(6, static_cast<size_t>(k) * sizeof(float)));
+    if (k == 0) zero(c + first * n, (last - first) * n);
+    Position at(a, first);
+    for (int64_t row = first; row < last && k > 0; ++row, at.next(a)) {
+      Position end = at;
+      end.v += kTogether - 1;
+      if (row + kTogether <= last && end.v < a.grid_columns && at.inside(a) && end.inside(a)) {
+        dot_windows<kTogether>(at.corner(a), step, line, a.kernel_rows, run, b, n, c + row * n);
+        at = end;
+        row += kTogether - 1;
+      } else if (at.inside(a)) {
+        dot_windows<1>(at.corner(a), step, line, a.kernel_rows, run, b, n, c + row * n);
+      } else {
+        copy_window(a, at, 0, k, window);
+        dot_windows<1>(window, 0, 0, 1, k, b, n, c + row * n);
       }
     }
-    if (k == 0) zero(c + first * n, (last - first) * n);
     if (!is_trivial(epilogue)) finish(epilogue, c, n, first, last - first, 0, n);
   });
 }
@@ -120,7 +122,9 @@ Gemm pointwise_weight(const Shapes& s, const TrefoilView& dy, const TrefoilView&
 size_t conv2d_workspace(const TrefoilLaunch& launch) {
   const Shapes s(launch.inputs[0], launch.inputs[1], launch.outputs[0], launch.attributes);
   if (s.pointwise()) return gemm_workspace(pointwise_forward(s, launch.inputs[0], launch.inputs[1]));
-  return s.thin() ? 0 : packed_right_bytes(s.window(), s.out_channels);
+  if (s.thin()) return 0;
+  if (suits_winograd(s.windows(nullptr), s.out_channels)) return winograd_workspace(s.channels, s.out_channels);
+  return packed_right_bytes(s.window(), s.out_channels);
 }
 
 void conv2d(Context& context, const TrefoilLaunch& launch) {
@@ -136,10 +140,13 @@ void conv2d(Context& context, const TrefoilLaunch& launch) {
     return gemm(context, &g, 1, launch.workspace);
   }
   const Windows windows = s.windows(data<float>(x));
-  const Matrix weight = plain(w.data, s.window(), true);
-  if (s.thin()) return multiply_windows_thin(context, windows, s.positions(), s.out_channels, weight, epilogue, data<float>(y));
+  if (s.thin()) return multiply_windows_thin(context, windows, s.positions(), s.out_channels, data<float>(w), epilogue, data<float>(y));
   float* packed = static_cast<float*>(launch.workspace);
-  pack_right(context, weight, s.window(), s.out_channels, packed);
+  if (suits_winograd(windows, s.out_channels)) {
+    pack_winograd_kernel(context, data<float>(w), s.channels, s.out_channels, packed);
+    return winograd(context, windows, s.images, s.out_channels, packed, epilogue.bias, data<float>(y));
+  }
+  pack_right(context, plain(w.data, s.window(), true), s.window(), s.out_channels, packed);
   multiply_windows<true>(context, windows, s.positions(), s.out_channels, packed, epilogue, data<float>(y), [](int64_t m) { return m; });
 }
 
@@ -155,12 +162,22 @@ struct Phase {
   }
 };
 
+// With stride 1 dx is a convolution of dy with the whole kernel.
+Windows gradient_windows(const Shapes& s, const float* dy) {
+  return {dy, s.out_rows, s.out_columns, s.out_channels, s.height, s.width, s.kernel_rows, s.kernel_columns, 1,
+          s.kernel_rows - 1 - s.padding, s.kernel_columns - 1 - s.padding};
+}
+bool thin_gradient(const Shapes& s) { return s.stride == 1 && s.channels <= kDotColumns; }
+bool suits_winograd_gradient(const Shapes& s) { return s.stride == 1 && suits_winograd(gradient_windows(s, nullptr), s.channels); }
+
 size_t row_list_bytes(int64_t rows) { return static_cast<size_t>(round_up(rows * static_cast<int64_t>(sizeof(int32_t)), 64)); }
 
 size_t conv2d_input_grad_workspace(const TrefoilLaunch& launch) {
   const Shapes s(launch.outputs[0], launch.inputs[1], launch.inputs[0], launch.attributes);
   if (s.pointwise()) return gemm_workspace(pointwise_input(s, launch.inputs[0], launch.inputs[1]));
+  if (suits_winograd_gradient(s)) return winograd_workspace(s.out_channels, s.channels);
   const int64_t rows = s.kernel_rows * s.kernel_columns * s.out_channels;
+  if (thin_gradient(s)) return static_cast<size_t>(rows * s.channels) * sizeof(float);
   return row_list_bytes(rows) + packed_right_bytes(rows, s.channels);
 }
 
@@ -172,6 +189,21 @@ void conv2d_input_grad(Context& context, const TrefoilLaunch& launch) {
     Gemm g = pointwise_input(s, dy, w);
     g.c = data<float>(dx);
     return gemm(context, &g, 1, launch.workspace);
+  }
+  if (suits_winograd_gradient(s)) {
+    float* packed = static_cast<float*>(launch.workspace);
+    pack_winograd_kernel_backwards(context, data<float>(w), s.out_channels, s.channels, packed);
+    return winograd(context, gradient_windows(s, data<float>(dy)), s.images, s.channels, packed, nullptr, data<float>(dx));
+  }
+  if (thin_gradient(s)) {
+    float* right = static_cast<float*>(launch.workspace);  // [C, taps backwards, O]
+    const int64_t taps = s.kernel_rows * s.kernel_columns;
+    for (int64_t c = 0; c < s.channels; ++c)
+      for (int64_t tap = 0; tap < taps; ++tap)
+        for (int64_t o = 0; o < s.out_channels; ++o)
+          right[(c * taps + tap) * s.out_channels + o] = data<float>(w)[(o * taps + taps - 1 - tap) * s.channels + c];
+    const Windows windows = gradient_windows(s, data<float>(dy));
+    return multiply_windows_thin(context, windows, s.images * s.height * s.width, s.channels, right, Epilogue{}, data<float>(dx));
   }
   int32_t* list = static_cast<int32_t*>(launch.workspace);
   float* packed = reinterpret_cast<float*>(static_cast<char*>(launch.workspace) + row_list_bytes(s.kernel_rows * s.kernel_columns * s.out_channels));
@@ -217,6 +249,7 @@ struct WeightPlan {
 size_t conv2d_weight_grad_workspace(const TrefoilLaunch& launch) {
   const Shapes s(launch.inputs[1], launch.outputs[0], launch.inputs[0], launch.attributes);
   if (s.pointwise()) return gemm_workspace(pointwise_weight(s, launch.inputs[0], launch.inputs[1]));
+  if (suits_winograd(s.windows(nullptr), s.out_channels)) return winograd_weight_workspace(s.windows(nullptr), s.images, s.out_channels);
   const WeightPlan plan(s);
   return plan.splits > 1 ? static_cast<size_t>(plan.splits * s.out_channels * s.window()) * sizeof(float) : 0;
 }
@@ -232,8 +265,10 @@ void conv2d_weight_grad(Context& context, const TrefoilLaunch& launch) {
     g.c = data<float>(dw);
     return gemm(context, &g, 1, launch.workspace);
   }
-  const WeightPlan plan(s);
   const Windows windows = s.windows(data<float>(x));
+  if (suits_winograd(windows, s.out_channels))
+    return winograd_weight_grad(context, windows, s.images, s.out_channels, data<float>(dy), static_cast<float*>(launch.workspace), data<float>(dw));
+  const WeightPlan plan(s);
   const Matrix left = plain(dy.data, s.out_channels, true);
   float* partials = plan.splits > 1 ? static_cast<float*>(launch.workspace) : data<float>(dw);
   context.parallel(plan.column_tiles * plan.splits, [&](int64_t task) {

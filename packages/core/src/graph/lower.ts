@@ -3,6 +3,7 @@ import type { OpNode, Parameter, Tensor } from "../tensor/tensor.js";
 import { storeActivationsAsBf16 } from "./bf16-activations.js";
 import { copyWeights } from "./copied-weights.js";
 import { eliminateDeadCode } from "./dead-code.js";
+import { fuseActivations } from "./fuse-activation.js";
 import { emitChain, fuseElementwise } from "./fuse-elementwise.js";
 import { fuseResiduals } from "./fuse-residual.js";
 import { topologicalOrder } from "./order.js";
@@ -48,6 +49,7 @@ export function lower(
 
   protectOldValues(lowering, pending);
   lowering.steps = fuseResiduals(lowering.steps, program, pinned(program, pending));
+  lowering.steps = fuseActivations(lowering.steps, program, pinned(program, pending));
   lowering.steps = fuseElementwise(lowering.steps, program, pinned(program, pending));
   if (activations === "bf16") {
     lowering.steps = storeActivationsAsBf16(lowering.steps, program, pinned(program, pending));

@@ -3,6 +3,7 @@ import {
   add,
   compile,
   full,
+  gelu,
   gradients,
   InvalidUseError,
   iota,
@@ -11,7 +12,9 @@ import {
   NonFiniteError,
   Parameter,
   relu,
+  reshape,
   ShapeError,
+  silu,
   sum,
   type Tensor,
   tensor,
@@ -205,6 +208,39 @@ describe("lowering", () => {
     });
     // Only the products of the outputs themselves are elementwise; the three parts of dx add up in the matmuls.
     expect(backward.inspect(full([8, 16], 0))).not.toMatch(/elementwise\(%\d+, %\d+\) \{1,2,/);
+  });
+
+  it("applies activations inside matmul, where no gradient reads the product", async () => {
+    const shape = [24, 16];
+    const x = tensor(
+      Float32Array.from({ length: 384 }, (_, i) => Math.sin(i)),
+      { shape },
+    );
+    const w = new Parameter([16, 16], { data: Float32Array.from({ length: 256 }, (_, i) => Math.cos(i)) });
+    const bias = new Parameter([16], { data: Float32Array.from({ length: 16 }, (_, i) => i / 16 - 0.5) });
+    for (const activation of [relu, gelu, silu]) {
+      const layer = compile((input: Tensor) => activation(matmul(input, w).add(bias)));
+      expect(layer.inspect(x)).not.toContain("elementwise");
+      const product = tensor(Float32Array.from(await matmul(x, w).add(bias).data()), { shape });
+      const expected = [...(await activation(product).data())];
+      (await (await layer(x)).data()).forEach((value, i) => {
+        expect(value).toBeCloseTo(expected[i]!, 5);
+      });
+      const both = compile((input: Tensor) => {
+        const y = reshape(activation(matmul(input, w).add(bias)), [2, 12, 16]);
+        return { y, dx: gradients(sum(y), [input])[0]! };
+      });
+      const eager = await gradients(sum(activation(product)), [product])[0]!.data();
+      const dx = matmul(tensor(Float32Array.from(eager), { shape }), w, { transposeB: true });
+      const wanted = [...(await dx.data())];
+      const { y, dx: found } = await both(x);
+      (await found.data()).forEach((value, i) => {
+        expect(value).toBeCloseTo(wanted[i]!, 5);
+      });
+      (await y.data()).forEach((value, i) => {
+        expect(value).toBeCloseTo(expected[i]!, 5);
+      });
+    }
   });
 
   it("computes a common subexpression once", () => {

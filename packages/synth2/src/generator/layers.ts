@@ -1,6 +1,7 @@
 import {
   add,
   attention,
+  broadcastTo,
   FeedForward,
   type InitialValues,
   Linear,
@@ -55,11 +56,18 @@ export class Attention extends Module {
     return this.output.forward(reshape(mixed, x.shape));
   }
 
+  /** What every query gets of a source whose rows are all `state` [sourceWidth]: [width]. */
+  ofConstant(state: Tensor): Tensor {
+    return reshape(this.output.forward(this.values.forward(reshape(state, [1, -1]))), [-1]);
+  }
+
   #split(x: Tensor): Tensor {
     const [batch, rows, width] = x.shape as [number, number, number];
     return reshape(x, [batch, rows, this.#heads, width / this.#heads]);
   }
 }
+
+type BlockSource = { memory: AttentionMemory; lengths: Tensor } | { constant: Tensor };
 
 const feedForward = (hiddenSize: number, intermediateSize: number, initial: InitialValues): FeedForward =>
   new FeedForward({ hiddenSize, intermediateSize, standardDeviation: 1 / Math.sqrt(3 * hiddenSize), initial });
@@ -93,13 +101,19 @@ export class Block extends Module {
    * @param x [batch, sequence, width]
    * @param rotary of the sequence's positions
    * @param lengths i32 [batch]: of the sequence itself; all of it where absent
-   * @param source what cross-attention reads, and i32 [batch] how much of it is real
+   * @param source what cross-attention reads, and i32 [batch] how much of it is real, for a batch or x's only row; or what it gives
+   * for every query, [width]
    */
-  forward(x: Tensor, rotary: Rotary, lengths?: Tensor, source?: { memory: AttentionMemory; lengths: Tensor }): Tensor {
+  forward(x: Tensor, rotary: Rotary, lengths?: Tensor, source?: BlockSource): Tensor {
     const inner = this.selfNorm.forward(x);
-    let y = add(x, this.self.forward(inner, this.self.memory(inner, rotary), lengths, rotary));
+    const own = this.self.forward(inner, this.self.memory(inner, rotary), lengths, rotary);
+    let y = add(x, source && "constant" in source ? add(own, source.constant) : own);
     if (this.cross && this.crossNorm && this.overview && source) {
-      y = add(y, this.cross.forward(this.crossNorm.forward(y), source.memory, source.lengths));
+      if ("memory" in source) {
+        const batch = source.lengths.shape[0]!;
+        if (y.shape[0] !== batch) y = broadcastTo(y, [batch, ...y.shape.slice(1)]);
+        y = add(y, this.cross.forward(this.crossNorm.forward(y), source.memory, source.lengths));
+      }
       y = this.overview.forward(y);
     }
     return add(y, this.mlp.forward(this.forwardNorm.forward(y)));

@@ -18,7 +18,7 @@ import {
 } from "@trefoil/core";
 import type { GeneratorArchitecture } from "./architecture.js";
 import { type Slots, slotsOf } from "./slots.js";
-import { type Condition, ConditionedStack } from "./stack.js";
+import { type Condition, ConditionedStack, type NoCondition } from "./stack.js";
 import type { TextBatch } from "./text-encoder.js";
 
 /** Added to logits of what cannot be: its probability is 0 in single precision. */
@@ -66,15 +66,23 @@ export class MaskedGenerator extends Module {
     return this.stack.condition(text);
   }
 
-  /** i32 [batch, L books] -> [batch, L books, alphabet]; entries of other books than the slot's have no chance. */
-  logits(tokens: Tensor, condition: Condition): Tensor {
+  noCondition(): NoCondition {
+    return this.stack.noCondition();
+  }
+
+  /**
+   * i32 [batch, L books], or [1, L books] where all of the batch is alike -> [batch, L books, alphabet]; entries of other books than the
+   * slot's have no chance. Without a condition the batch is that of the tokens.
+   */
+  logits(tokens: Tensor, condition: Condition | NoCondition): Tensor {
     const { books, offsets, alphabet } = this.slots;
-    const [batch, slots] = tokens.shape as [number, number];
+    const [rows, slots] = tokens.shape as [number, number];
     const embedded = this.codeEmbed.forward(tokens);
     if (books.length === 1) return this.head.forward(this.stack.forward(embedded, condition));
     const positions = slots / books.length;
-    const together = sum(reshape(embedded, [batch, positions, books.length, -1]), { axes: 2 });
+    const together = sum(reshape(embedded, [rows, positions, books.length, -1]), { axes: 2 });
     const logits = this.head.forward(this.stack.forward(together, condition));
+    const batch = logits.shape[0]!;
     const closed = books.flatMap((size, book) =>
       Array.from({ length: alphabet }, (_, i) => (i >= offsets[book]! && i < offsets[book]! + size ? 0 : impossible)),
     );

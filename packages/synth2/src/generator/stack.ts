@@ -11,6 +11,11 @@ export interface Condition {
   lengths: Tensor;
 }
 
+/** No caption: every key of a layer is one state, and what its attention adds is the same everywhere, [width] each. */
+export interface NoCondition {
+  additions: Tensor[];
+}
+
 /** A bidirectional transformer over the grid with cross-attention to the caption (MUSE, arXiv 2301.00704, section 2.4). */
 export class ConditionedStack extends Module {
   readonly text: TextEncoder;
@@ -40,13 +45,21 @@ export class ConditionedStack extends Module {
     return { memories: this.blocks.map((block) => block.cross!.memory(states)), lengths };
   }
 
-  /** x [batch, gridSize², width] -> the same shape, after the last norm. */
-  forward(x: Tensor, { memories, lengths }: Condition): Tensor {
+  noCondition(): NoCondition {
+    return { additions: this.blocks.map((block) => block.cross!.ofConstant(this.text.absent)) };
+  }
+
+  /** x [batch, gridSize², width], or [1, ..] for a batch of one input -> [batch, ..], after the last norm. */
+  forward(x: Tensor, condition: Condition | NoCondition): Tensor {
     const { gridSize, width } = this.architecture;
     const grid = add(reshape(this.rows, [gridSize, 1, width]), reshape(this.columns, [1, gridSize, width]));
     let y = add(x, reshape(grid, [gridSize * gridSize, width]));
     this.blocks.forEach((block, i) => {
-      y = block.forward(y, this.#rotary, undefined, { memory: memories[i]!, lengths });
+      const source =
+        "additions" in condition
+          ? { constant: condition.additions[i]! }
+          : { memory: condition.memories[i]!, lengths: condition.lengths };
+      y = block.forward(y, this.#rotary, undefined, source);
     });
     return this.norm.forward(y);
   }

@@ -1,6 +1,6 @@
 import {
+  broadcastTo,
   compile,
-  concat,
   haltonCounts,
   haltonPriority,
   maskCounts,
@@ -12,7 +12,7 @@ import {
 import { SynthError } from "../errors.js";
 import type { MaskedGenerator } from "../generator/masked-model.js";
 import { joinTokens, splitCodes } from "../generator/slots.js";
-import type { Condition } from "../generator/stack.js";
+import type { Condition, NoCondition } from "../generator/stack.js";
 import { type CaptionTokens, textBatch } from "../generator/text.js";
 import type { SamplingOptions } from "./options.js";
 
@@ -43,14 +43,14 @@ export interface SampleRequest {
   signal?: AbortSignal;
 }
 
-type ConditionTensors = Condition;
-
 /**
  * Draws codes with a masked generator. Pictures are drawn in batches of one size; text and its keys and values are computed once
- * for all steps. What is drawn for a caption depends on its seed alone.
+ * for all steps. What is drawn for a caption depends on its seed alone. With guidance a step has two passes over the same codes, which
+ * share all that comes before the first caption is read; without a negative prompt the second one reads no text at all.
  */
 export class MaskedSampler {
   readonly #condition;
+  readonly #noCondition;
   readonly #step;
   /** Entries of the codebooks in a picture. */
   readonly #width: number;
@@ -67,23 +67,26 @@ export class MaskedSampler {
     this.#width = model.architecture.gridSize ** 2 * books.length;
     const maskToken = model.maskToken;
     this.#condition = compile((text: Parameters<MaskedGenerator["condition"]>[0]) => model.condition(text));
-    this.#step = compile((state: StepState, condition: ConditionTensors, guided: boolean) => {
-      const { tokens, remaining, controls, keys, priority } = state;
-      const count = tokens.shape[0]!;
-      // With guidance the second half of the batch has no caption, or the negative one.
-      const all = model.logits(guided ? concat([tokens, tokens]) : tokens, condition);
-      const inputs = {
-        logits: guided ? slice(all, 0, 0, count) : all,
-        unconditional: guided ? slice(all, 0, count) : null,
-        tokens,
-        remaining,
-        controls,
-        priority: order === "halton" ? priority : null,
-      };
-      const filter = { maskToken, topK, topP, order: order === "random" ? "random" : "confidence" } as const;
-      const { tokens: next, sampled } = maskedDiffusionStep(inputs, filter, keys);
-      return { next, sampled };
-    });
+    this.#noCondition = compile(() => model.noCondition());
+    // `other`: what is guided away from. `alike`: pictures of which nothing is known yet have the same codes, so one stands for all.
+    this.#step = compile(
+      (state: StepState, condition: Condition, other: Condition | NoCondition | null, alike: boolean) => {
+        const { tokens, remaining, controls, keys, priority } = state;
+        const seen = alike ? slice(tokens, 0, 0, 1) : tokens;
+        const logits = model.logits(seen, condition);
+        const inputs = {
+          logits,
+          unconditional: other && broadcastTo(model.logits(seen, other), logits.shape),
+          tokens,
+          remaining,
+          controls,
+          priority: order === "halton" ? priority : null,
+        };
+        const filter = { maskToken, topK, topP, order: order === "random" ? "random" : "confidence" } as const;
+        const { tokens: next, sampled } = maskedDiffusionStep(inputs, filter, keys);
+        return { next, sampled };
+      },
+    );
   }
 
   /**
@@ -118,10 +121,11 @@ export class MaskedSampler {
     const count = captions.length;
     // One picture does not pay for a whole batch.
     const rows = count === 1 ? 1 : this.rows;
-    const guided = guidance > 0;
     const padded = Array.from({ length: rows }, (_, row) => captions[row] ?? new Int32Array(0));
-    const others = guided ? padded.map(() => negative ?? new Int32Array(0)) : [];
-    const condition = await this.#condition(textBatch([...padded, ...others], maxTextTokens));
+    const textOf = (texts: readonly CaptionTokens[]) => this.#condition(textBatch(texts, maxTextTokens));
+    const condition = await textOf(padded);
+    const other =
+      guidance > 0 ? await (negative?.length ? textOf(padded.map(() => negative)) : this.#noCondition()) : null;
     try {
       const { slots } = this.model;
       let tokens = new Int32Array(rows * this.#width).fill(this.model.maskToken);
@@ -145,7 +149,7 @@ export class MaskedSampler {
           keys: tensor(philoxKeys(seeds, rows, step), { shape: [rows, 4] }),
           priority,
         };
-        const result = await this.#step(state, condition, guided);
+        const result = await this.#step(state, condition, other, step === 0 && !given);
         tokens = (await result.next.data()) as Int32Array<ArrayBuffer>;
         sampled = (await result.sampled.data()) as Int32Array<ArrayBuffer>;
         if (onStep) {
@@ -155,8 +159,8 @@ export class MaskedSampler {
       }
       return joinTokens(sampled.subarray(0, count * this.#width), slots);
     } finally {
-      for (const { keys, values } of condition.memories) for (const each of [keys, values]) each.dispose();
-      condition.lengths.dispose();
+      disposeCondition(condition);
+      if (other) disposeCondition(other);
     }
   }
 
@@ -183,6 +187,14 @@ export class MaskedSampler {
     const { codes } = this.model.architecture;
     const wrong = given?.find((code) => code !== UNKNOWN_CODE && (code < 0 || code >= codes));
     if (wrong !== undefined) throw new SynthError("SYNTH_DATA", `given code ${wrong} is outside of the ${codes} codes`);
+  }
+}
+
+function disposeCondition(condition: Condition | NoCondition): void {
+  if ("additions" in condition) for (const each of condition.additions) each.dispose();
+  else {
+    for (const { keys, values } of condition.memories) for (const each of [keys, values]) each.dispose();
+    condition.lengths.dispose();
   }
 }
 

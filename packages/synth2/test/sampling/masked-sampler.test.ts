@@ -1,4 +1,6 @@
+import { type Tensor, tensor } from "@trefoil/core";
 import { describe, expect, it } from "vitest";
+import { textBatch } from "../../src/generator/index.js";
 import { MaskedGenerator } from "../../src/generator/masked-model.js";
 import { MaskedSampler, pictureSeed, samplingSchema, UNKNOWN_CODE } from "../../src/sampling/index.js";
 
@@ -68,8 +70,6 @@ describe("masked sampler", () => {
     const sampler = new MaskedSampler(model, options({ steps: 1, guidance: 0, temperature: 1 }), rows);
     const none = Array.from({ length: rows }, () => new Int32Array(0));
     const out = await sampler.sample({ captions: none, seeds: none.map((_, i) => pictureSeed(1, String(i))) });
-    const { tensor } = await import("@trefoil/core");
-    const { textBatch } = await import("../../src/generator/text.js");
     const hidden = tensor(new Int32Array(positions).fill(model.maskToken), { shape: [1, positions] });
     const logits = model.logits(hidden, model.condition(textBatch([new Int32Array(0)], architecture.maxTextTokens)));
     const probabilities = await logits.softmax().data();
@@ -85,6 +85,40 @@ describe("masked sampler", () => {
     // 16 × 7 degrees of freedom: mean 112, standard deviation 15.
     expect(chiSquare).toBeLessThan(112 + 4 * 15);
     expect(chiSquare).toBeGreaterThan(112 - 4 * 15);
+  });
+
+  it("passes over codes without a caption as it does with an absent one, and over one row as over many alike", async () => {
+    const absent = model.condition(
+      textBatch(
+        captions.map(() => new Int32Array(0)),
+        architecture.maxTextTokens,
+      ),
+    );
+    const present = model.condition(textBatch(captions, architecture.maxTextTokens));
+    const rows = (count: number) =>
+      tensor(
+        Int32Array.from({ length: count * positions }, (_, i) => (i % positions) % 9),
+        { shape: [count, positions] },
+      );
+    const [one, all] = [rows(1), rows(captions.length)];
+    const close = async (a: Tensor, b: Tensor, period = b.size) => {
+      const expected = await b.data();
+      (await a.data()).forEach((value, i) => {
+        expect(value).toBeCloseTo(expected[i % period]!, 5);
+      });
+    };
+    await close(model.logits(all, model.noCondition()), model.logits(all, absent));
+    await close(model.logits(all, absent), model.logits(one, model.noCondition()), positions * 8);
+    await close(model.logits(one, present), model.logits(all, present));
+  });
+
+  it("is guided by a negative prompt", async () => {
+    const some = { captions: captions.slice(0, 2), seeds: seeds.slice(0, 2) };
+    const sampler = new MaskedSampler(model, options({ guidance: 8, temperature: 0, confidenceNoise: 0 }), 2);
+    const plain = await sampler.sample(some);
+    const away = await sampler.sample({ ...some, negative: Int32Array.of(9, 10, 11) });
+    expect(await sampler.sample({ ...some, negative: new Int32Array(0) })).toEqual(plain);
+    expect(away).not.toEqual(plain);
   });
 
   it("takes any number of steps, more than there are codes too", async () => {
