@@ -78,13 +78,15 @@ inline int64_t strip_columns(int64_t depth) { return at_least(kBlockFloats / dep
 
 inline Cut even_cut(int64_t size, int64_t tile) { return {{tile, 0, 0}, {ceil_div(size, tile), 0, 0}}; }
 
-// Three quarters in tiles of `tile`, three quarters of the rest in tiles of a quarter of that, then again: nobody waits for long.
-inline Cut tapered_cut(int64_t size, int64_t tile, int64_t unit) {
+// Three quarters in tiles of `tile`, then tiles of a quarter of that where every thread gets equally many; else three quarters of the rest,
+// and a quarter again: nobody waits for long.
+inline Cut tapered_cut(int64_t size, int64_t tile, int64_t unit, int64_t threads) {
   Cut cut{};
   int64_t left = size;
   for (int level = 0; level < kLevels; ++level) {
+    const bool even = level > 0 && left % (tile * threads) == 0;
     cut.tile[level] = tile;
-    cut.count[level] = tile <= unit || level + 1 == kLevels ? ceil_div(left, tile) : left * 3 / 4 / tile;
+    cut.count[level] = even || tile <= unit || level + 1 == kLevels ? ceil_div(left, tile) : left * 3 / 4 / tile;
     left -= at_most(left, cut.count[level] * tile);
     tile = round_up(ceil_div(tile, 4), unit);
   }
@@ -177,7 +179,7 @@ inline Plan make_plan(const Gemm& g, int64_t count, double total, int threads) {
       else if (rows > kTileRows) rows -= kTileRows;
       else break;
     }
-    plan.rows = tapered_cut(g.m, rows, kTileRows);
+    plan.rows = tapered_cut(g.m, rows, kTileRows, threads);
     plan.columns = even_cut(g.n, columns);
   }
   return plan;
