@@ -91,13 +91,16 @@ function layer({ tokens, hidden, intermediate, experts, skewed }: LayerSize): Ca
       const gate = Float32Array.from(await routed.gate.data());
       for (let e = 0; e < experts; e++) gate[e * hidden] = -skew * e;
       routed.gate.set(gate);
-      const backward = (input: Tensor, output: Tensor, upstream: Tensor, parameters: readonly Parameter[]) =>
-        gradients(sum(output.mul(upstream)), [input, ...parameters]);
+      // The output is a result too: no gradient of a dense layer needs its last product, which would not run otherwise.
+      const bothWays = (input: Tensor, output: Tensor, upstream: Tensor, parameters: readonly Parameter[]) => [
+        output,
+        ...gradients(sum(output.mul(upstream)), [input, ...parameters]),
+      ];
       const own = openProgram([x!, dy!, wide!, dWide!, ...routed.parameters(), ...dense.parameters()], () =>
-        backward(x!, routed.forward(x!).output, dy!, routed.parameters()),
+        bothWays(x!, routed.forward(x!).output, dy!, routed.parameters()),
       );
       const reference = programSide("dense layer of as many rows", () =>
-        backward(wide!, dense.forward(wide!), dWide!, dense.parameters()),
+        bothWays(wide!, dense.forward(wide!), dWide!, dense.parameters()),
       );
       return { ...own, references: [reference] };
     },

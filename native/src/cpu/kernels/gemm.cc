@@ -68,13 +68,13 @@ struct Run {
   float* partials;  // for plans with splits
 };
 
-// The product that task belongs to: the last whose first task is at most `task`.
-template <int64_t Plan::*first>
-int64_t product_of(const Run& run, int64_t task) {
+// The product that task belongs to: the last whose first task, first(plan), is at most `task`.
+template <class First>
+int64_t product_of(const Run& run, int64_t task, const First& first) {
   int64_t low = 0, high = run.count;
   while (high - low > 1) {
     int64_t middle = (low + high) / 2;
-    if (run.plans[middle].*first <= task) low = middle;
+    if (first(run.plans[middle]) <= task) low = middle;
     else high = middle;
   }
   return low;
@@ -82,7 +82,7 @@ int64_t product_of(const Run& run, int64_t task) {
 
 // Packs one strip of columns of one depth block into the shared copy: blocks of k, each [n / kTileColumns][depth][kTileColumns].
 void run_pack_task(const Run& run, int64_t task) {
-  int64_t index = product_of<&Plan::pack_first>(run, task);
+  int64_t index = product_of(run, task, [](const Plan& plan) { return plan.pack_first; });
   const Gemm& g = run.products[index];
   const Plan& plan = run.plans[index];
   task -= plan.pack_first;
@@ -108,14 +108,13 @@ Gemm part_of_k(const Gemm& g, const Plan& plan, int64_t split, float* partials) 
 }
 
 void run_task(const Run& run, int64_t task) {
-  int64_t index = product_of<&Plan::task_first>(run, task);
+  int level = 0;
+  while (level + 1 < kLevels && task >= run.plans[0].task_first[level + 1]) ++level;
+  int64_t index = product_of(run, task, [level](const Plan& plan) { return plan.task_first[level]; });
   const Gemm& g = run.products[index];
   const Plan& plan = run.plans[index];
-  task -= plan.task_first;
-  int64_t tiles = plan.row_tiles * plan.column_tiles;
-  int64_t split = task / tiles, column = task % tiles / plan.row_tiles * plan.column_tile;
-  RowRange range = row_range(g, plan, task % plan.row_tiles);
-  int64_t row = range.first, rows = range.count, columns = at_most(g.n - column, plan.column_tile);
+  const Tile tile = tile_of(g, plan, level, task - plan.task_first[level]);
+  const int64_t split = tile.split, row = tile.rows.first, rows = tile.rows.count, column = tile.columns.first, columns = tile.columns.count;
   if (plan.method == Method::dot || plan.method == Method::stream) {
     if (plan.splits == 1) return run_small_tile(run.context, g, plan, row, rows, column, columns);
     return run_small_tile(run.context, part_of_k(g, plan, split, run.partials), plan, row, rows, column, columns);
@@ -199,14 +198,17 @@ void gemm(Context& context, const Gemm* products, int64_t count, void* workspace
     Plan plan = make_plan(g, count, total, context.threads());
     plan.packed = packed;
     plan.pack_first = pack_tasks;
-    plan.task_first = tasks;
     if (plan.method == Method::shared) {
       packed += packed_floats(g);
       pack_tasks += plan.depth_blocks * ceil_div(g.n, kPackColumns);
     }
-    tasks += plan.splits * plan.row_tiles * plan.column_tiles;
     plans[i] = plan;
   }
+  for (int level = 0; level < kLevels; ++level)
+    for (int64_t i = 0; i < count; ++i) {
+      plans[i].task_first[level] = tasks;
+      tasks += task_count(plans[i], level);
+    }
   Run run{context, canonicals, plans, count, floats, floats + packed};
   context.parallel(pack_tasks, [&](int64_t task) { run_pack_task(run, task); });
   context.parallel(tasks, [&](int64_t task) { run_task(run, task); });

@@ -12,14 +12,35 @@ enum class Method {
   shared,  // b is packed once for all, then tasks take tiles of C
 };
 
+struct Range {
+  int64_t first, count;
+};
+
+// A dimension cut into tiles: large ones, and where threads would wait for each other at the end, smaller ones after them.
+constexpr int kLevels = 3;
+struct Cut {
+  int64_t tile[kLevels], count[kLevels];
+  int64_t tiles() const { return count[0] + count[1] + count[2]; }
+  Range at(int64_t index, int64_t size) const {
+    int64_t first = 0;
+    int level = 0;
+    for (; level + 1 < kLevels && index >= count[level]; ++level) {
+      index -= count[level];
+      first += count[level] * tile[level];
+    }
+    first += index * tile[level];
+    return {first, size - first < tile[level] ? size - first : tile[level]};
+  }
+};
+
 struct Plan {
   Method method;
   int64_t depth, depth_blocks;    // k is cut into blocks of `depth`
-  int64_t row_tile, row_tiles, column_tile, column_tiles;
-  int64_t large_tiles;            // so many tiles of row_tile rows come first, then quarter-size ones even out the end
+  Cut rows, columns;              // one of them has a single level
   int64_t splits;                 // > 1: partial sums over parts of the depth blocks, added in order at the end
   int64_t packed;                 // where its packed B starts, floats
-  int64_t pack_first, task_first; // index of this product's first task in each phase
+  int64_t pack_first;             // index of this product's first packing task
+  int64_t task_first[kLevels];    // and of its first task of each size: all products' large tasks run before anyone's small ones
 };
 
 // k per block: a panel of A (kTileRows x depth) should stay in L1 while panels of B stream past it. A k that fits one block
@@ -55,15 +76,32 @@ inline int64_t even_tile(int64_t size, int64_t tile, int64_t unit) {
 // Columns of packed B to a block that stays in L2.
 inline int64_t strip_columns(int64_t depth) { return at_least(kBlockFloats / depth / kTileColumns * kTileColumns, kTileColumns); }
 
-inline int64_t small_tile(int64_t row_tile) { return round_up(ceil_div(row_tile, 4), kTileRows); }
+inline Cut even_cut(int64_t size, int64_t tile) { return {{tile, 0, 0}, {ceil_div(size, tile), 0, 0}}; }
 
-struct RowRange {
-  int64_t first, count;
-};
-inline RowRange row_range(const Gemm& g, const Plan& plan, int64_t tile) {
-  if (tile < plan.large_tiles) return {tile * plan.row_tile, at_most(g.m - tile * plan.row_tile, plan.row_tile)};
-  int64_t first = plan.large_tiles * plan.row_tile + (tile - plan.large_tiles) * small_tile(plan.row_tile);
-  return {first, at_most(g.m - first, small_tile(plan.row_tile))};
+// Three quarters in tiles of `tile`, then tiles of a quarter of that where every thread gets equally many; else three quarters of the rest,
+// and a quarter again: nobody waits for long.
+inline Cut tapered_cut(int64_t size, int64_t tile, int64_t unit, int64_t threads) {
+  Cut cut{};
+  int64_t left = size;
+  for (int level = 0; level < kLevels; ++level) {
+    const bool even = level > 0 && left % (tile * threads) == 0;
+    cut.tile[level] = tile;
+    cut.count[level] = even || tile <= unit || level + 1 == kLevels ? ceil_div(left, tile) : left * 3 / 4 / tile;
+    left -= at_most(left, cut.count[level] * tile);
+    tile = round_up(ceil_div(tile, 4), unit);
+  }
+  return cut;
+}
+
+// As many tiles of `tile` as every thread gets equally many of, and what is left in one for each.
+inline Cut shared_out_cut(int64_t size, int64_t tile, int64_t unit, int64_t threads) {
+  Cut cut{};
+  cut.tile[0] = cut.tile[2] = tile;
+  cut.count[0] = size / tile / threads * threads;
+  int64_t left = size - cut.count[0] * tile;
+  cut.tile[1] = at_least(round_up(ceil_div(left, threads), unit), unit);
+  cut.count[1] = ceil_div(left, cut.tile[1]);
+  return cut;
 }
 
 inline int64_t packed_floats(const Gemm& g) { return g.k * round_up(g.n, kTileColumns); }
@@ -89,8 +127,7 @@ inline bool keeps_a_in_cache(const Gemm& g, const Plan& plan) {
   return reads_a_directly(g, plan) && g.m * g.k <= kCachedFloats && g.n >= 6 * kTileColumns;
 }
 
-// `count` products run together, `total` multiply-adds in all. Threads only bear on the size of the tiles of Method::shared,
-// which no sum depends on.
+// `count` products run together, `total` multiply-adds in all. Threads only bear on the size of tiles, which no sum depends on.
 inline Plan make_plan(const Gemm& g, int64_t count, double total, int threads) {
   Plan plan{};
   plan.splits = 1;
@@ -101,8 +138,8 @@ inline Plan make_plan(const Gemm& g, int64_t count, double total, int threads) {
   // As many tasks as this product's share of the work, but none too small to be worth handing out.
   double work = multiply_adds(g), share = total > 0 ? kTasks * work / total : 0, worth = work / kTaskWork;
   int64_t wanted = at_least(static_cast<int64_t>(share < worth ? share + 0.999 : worth), 1);
-  plan.row_tile = at_least(g.m, 1);
-  plan.column_tile = at_least(g.n, 1);
+  plan.rows = even_cut(g.m, g.m);
+  plan.columns = even_cut(g.n, g.n);
   const bool can_split = count == 1 && !g.accumulate && plan.depth_blocks > 1;
   const int64_t widest = strip_columns(plan.depth);
 
@@ -110,24 +147,27 @@ inline Plan make_plan(const Gemm& g, int64_t count, double total, int threads) {
     plan.method = Method::dot;
     // Reading b or a bounds the time: a task's share is worth 32 Ki elements at least.
     int64_t parts = at_least(at_most(ceil_div(at_least(g.m, g.n) * g.k, 32 * 1024), 2 * kTasks), 1);
-    if (g.m > g.n) plan.row_tile = even_tile(g.m, ceil_div(g.m, parts), 8);
-    else plan.column_tile = even_tile(g.n, ceil_div(g.n, parts), 8);
+    if (g.m > g.n) plan.rows = even_cut(g.m, even_tile(g.m, ceil_div(g.m, parts), 8));
+    else plan.columns = even_cut(g.n, even_tile(g.n, ceil_div(g.n, parts), 8));
   } else if (!g.b.transposed && !g.b.rows && g.m <= kTileRows) {
     plan.method = Method::stream;
     // C stays in L1, and runs along the rows of b are long enough for the memory.
-    plan.column_tile = even_tile(g.n, kStreamColumns, 128);
-    int64_t parts = at_most(g.n * g.k / (64 * 1024), kTasks) / ceil_div(g.n, plan.column_tile);
+    plan.columns = even_cut(g.n, even_tile(g.n, kStreamColumns, 128));
+    int64_t parts = at_most(g.n * g.k / (64 * 1024), kTasks) / plan.columns.tiles();
     if (count == 1 && !g.accumulate) plan.splits = at_least(at_most(parts, g.k / (16 * g.m)), 1);
   } else if (can_split && g.k >= 8192 && g.m * g.n <= 1 << 18) {
     // A small C under a long k (weight gradients over many rows): cutting k packs both operands once.
     plan.method = Method::local;
-    plan.column_tile = even_tile(g.n, at_least(widest, 16 * kTileColumns), kTileColumns);
+    plan.columns = even_cut(g.n, even_tile(g.n, at_least(widest, 16 * kTileColumns), kTileColumns));
     plan.splits = at_most(g.k / 1024, kSplits);
   } else if (g.m <= kLocalRows || count >= 4 * kTasks || wide_enough(g, plan, wanted, widest) || keeps_a_in_cache(g, plan)) {
     plan.method = Method::local;
     int64_t columns = at_least(ceil_div(g.n, wanted), can_split ? 4 * kTileColumns : 1);
-    plan.column_tile = even_tile(g.n, at_most(columns, widest), kTileColumns);
-    if (can_split) plan.splits = at_least(at_most(at_most(wanted / ceil_div(g.n, plan.column_tile), plan.depth_blocks), kSplits), 1);
+    int64_t tile = even_tile(g.n, at_most(columns, widest), kTileColumns), tiles = ceil_div(g.n, tile);
+    if (can_split) plan.splits = at_least(at_most(at_most(wanted / tiles, plan.depth_blocks), kSplits), 1);
+    if (plan.splits > 1 && plan.splits * tiles % threads != 0)
+      tile = at_least(even_tile(g.n, ceil_div(g.n, at_least(tiles / threads, 1) * threads), Vec::width), kTileColumns);
+    plan.columns = plan.splits > 1 || tiles < threads ? even_cut(g.n, tile) : shared_out_cut(g.n, tile, Vec::width, threads);
   } else {
     plan.method = Method::shared;
     // Whole rows of C, so that A is packed once; narrower only where there are too few rows to go round.
@@ -139,15 +179,33 @@ inline Plan make_plan(const Gemm& g, int64_t count, double total, int threads) {
       else if (rows > kTileRows) rows -= kTileRows;
       else break;
     }
-    plan.row_tile = rows;
-    plan.column_tile = columns;
-    if (plan.row_tile > kTileRows) plan.large_tiles = g.m * 3 / 4 / plan.row_tile;
+    plan.rows = tapered_cut(g.m, rows, kTileRows, threads);
+    plan.columns = even_cut(g.n, columns);
   }
-  plan.row_tiles = ceil_div(g.m, plan.row_tile);
-  if (plan.large_tiles > 0) plan.row_tiles = plan.large_tiles + ceil_div(g.m - plan.large_tiles * plan.row_tile, small_tile(plan.row_tile));
-  else plan.large_tiles = plan.row_tiles;
-  plan.column_tiles = ceil_div(g.n, plan.column_tile);
   return plan;
+}
+
+// Tasks of one size, of every part of k. Within a size, tiles of a row lie side by side.
+inline int64_t task_count(const Plan& plan, int level) {
+  return plan.splits * (plan.rows.count[1] + plan.rows.count[2] > 0 ? plan.rows.count[level] * plan.columns.tiles()
+                                                                    : plan.rows.tiles() * plan.columns.count[level]);
+}
+
+struct Tile {
+  int64_t split;
+  Range rows, columns;
+};
+// Task `index` of those of this size.
+inline Tile tile_of(const Gemm& g, const Plan& plan, int level, int64_t index) {
+  const int64_t tiles = task_count(plan, level) / plan.splits, tile = index % tiles;
+  int64_t row_first = 0, column_first = 0, across = plan.columns.tiles();
+  if (plan.rows.count[1] + plan.rows.count[2] > 0) {
+    for (int l = 0; l < level; ++l) row_first += plan.rows.count[l];
+  } else {
+    for (int l = 0; l < level; ++l) column_first += plan.columns.count[l];
+    across = plan.columns.count[level];
+  }
+  return {index / tiles, plan.rows.at(row_first + tile / across, g.m), plan.columns.at(column_first + tile % across, g.n)};
 }
 
 }  // namespace trefoil::cpu::TREFOIL_ISA
