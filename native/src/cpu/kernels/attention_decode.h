@@ -9,39 +9,30 @@ class AttentionDecode {
   static bool suits(const AttentionShape& shape) { return shape.queries <= 4 && shape.rows <= kMaxRows && !shape.segments; }
 
   static size_t workspace(const AttentionShape& shape) {
-    int64_t splits = cut(shape).splits;
-    return splits == 1 ? 0 : static_cast<size_t>(shape.batch * shape.groups * splits * state_floats(shape)) * sizeof(float);
+    int64_t parts = splits(shape);
+    return parts == 1 ? 0 : static_cast<size_t>(shape.batch * shape.groups * parts * state_floats(shape)) * sizeof(float);
   }
 
   AttentionDecode(const AttentionShape& shape, const float* q, KeyValueSource k, KeyValueSource v, float* out, float* lse, void* workspace)
       : shape_(shape), q_(q), k_(k), v_(v), out_(out), lse_(lse), partials_(static_cast<float*>(workspace)),
-        width_(round_up(shape.size, Vec::width)), cut_(cut(shape)) {}
+        width_(round_up(shape.size, Vec::width)), splits_(splits(shape)) {}
 
   void run(Context& context) const {
-    context.parallel(shape_.batch * cut_.splits * cut_.chunks, [&](int64_t task) {
-      int64_t chunk = task % cut_.chunks, split = task / cut_.chunks % cut_.splits, b = task / cut_.chunks / cut_.splits;
-      run_task(context, b, chunk * shape_.groups / cut_.chunks, (chunk + 1) * shape_.groups / cut_.chunks, split);
-    });
-    if (cut_.splits == 1) return;
+    context.parallel(shape_.batch * splits_, [&](int64_t task) { run_task(context, task / splits_, task % splits_); });
+    if (splits_ == 1) return;
     for (int64_t head = 0; head < shape_.batch * shape_.groups; ++head) combine(head / shape_.groups, head % shape_.groups);
   }
 
  private:
-  static constexpr int64_t kKeysTogether = 4;
+  static constexpr int64_t kKeysTogether = 4, kLeastKeys = 32;
   static constexpr int64_t kMaxRows = kLanes < 16 ? kLanes : 16;
 
-  // A task takes a chunk of the key-value heads over a part of the keys. All heads of a key lie together in memory, so that long
-  // parts of few sequences are better than few heads of many; a function of the shape alone.
-  struct Cut {
-    int64_t splits, chunks;
-  };
-  static Cut cut(const AttentionShape& shape) {
-    int64_t tasks = shape.batch > 0 ? (16 + shape.batch - 1) / shape.batch : 1, splits = least(tasks, (shape.keys + 255) / 256);
-    if (splits < 1) splits = 1;
+  // A task takes all heads of a part of a sequence's keys, which lie together in memory; how many parts is a function of the shape alone.
+  static int64_t splits(const AttentionShape& shape) {
+    int64_t tasks = shape.batch > 0 ? (16 + shape.batch - 1) / shape.batch : 1;
     // Below some ten microseconds of work a task is not worth handing out.
-    int64_t worth = shape.rows * shape.groups * (shape.keys / splits) * shape.size / 16384 + 1;
-    int64_t chunks = least(least((tasks + splits - 1) / splits, shape.groups), worth);
-    return {splits, chunks < 1 ? 1 : chunks};
+    int64_t worth = shape.rows * shape.groups * shape.keys * shape.size / 16384 + 1;
+    return least(least(tasks, worth), (shape.keys + kLeastKeys - 1) / kLeastKeys + (shape.keys == 0));
   }
   // Of one head: the sums [rows][width], then each row's maximum and total.
   static int64_t state_floats(const AttentionShape& shape) { return shape.rows * (round_up(shape.size, Vec::width) + 2); }
@@ -52,18 +43,18 @@ class AttentionDecode {
   };
   Running state_at(float* at) const { return {at, at + shape_.rows * width_, at + shape_.rows * (width_ + 1)}; }
   Running partial(int64_t b, int64_t g, int64_t split, float* storage) const {
-    return state_at(storage + ((b * shape_.groups + g) * cut_.splits + split) * state_floats(shape_));
+    return state_at(storage + ((b * shape_.groups + g) * splits_ + split) * state_floats(shape_));
   }
 
-  // Keys or values of a tile, of all heads of a task.
+  // Keys or values of a tile, of all heads.
   template <class E>
   struct Tile {
     const E* data;
     int64_t key_stride, head_stride;
   };
 
-  void run_task(Context& context, int64_t b, int64_t first_head, int64_t end_head, int64_t split) const {
-    const int64_t rows = shape_.rows, heads = end_head - first_head, q_floats = rows * width_;
+  void run_task(Context& context, int64_t b, int64_t split) const {
+    const int64_t rows = shape_.rows, heads = shape_.groups, q_floats = rows * width_;
     float* q = static_cast<float*>(context.scratch(0, static_cast<size_t>(heads * (q_floats + state_floats(shape_))) * sizeof(float)));
     float* states = q + heads * q_floats;
     const int64_t score_floats = heads * rows * kKeyTile, lane_floats = heads * rows * kKeysTogether * Vec::width;
@@ -72,36 +63,34 @@ class AttentionDecode {
     float *lanes = scores + score_floats, *copy = lanes + lane_floats;
     memset(lanes, 0, static_cast<size_t>(lane_floats) * sizeof(float));
     auto state_of = [&](int64_t i) {
-      return cut_.splits == 1 ? state_at(states + i * state_floats(shape_)) : partial(b, first_head + i, split, partials_);
+      return splits_ == 1 ? state_at(states + i * state_floats(shape_)) : partial(b, i, split, partials_);
     };
-    const int64_t length = (shape_.keys + cut_.splits - 1) / cut_.splits, begin = split * length;
-    const int64_t end = least(begin + length, shape_.visible(b, rows - 1));
-    for (int64_t i = 0; i < heads; ++i) open(b, first_head + i, q + i * q_floats, state_of(i));
+    const int64_t visible = shape_.visible(b, rows - 1), begin = split * visible / splits_, end = (split + 1) * visible / splits_;
+    for (int64_t i = 0; i < heads; ++i) open(b, i, q + i * q_floats, state_of(i));
     for (int64_t first = begin; first < end; first += kKeyTile) {
       const int64_t count = least(kKeyTile, end - first);
-      with_tile(k_, b, first_head, heads, first, count, copy, [&](auto keys) { score(heads, count, q, keys, lanes, scores); });
+      with_tile(k_, b, first, count, copy, [&](auto keys) { score(heads, count, q, keys, lanes, scores); });
       for (int64_t i = 0; i < heads; ++i)
         for (int64_t row = 0; row < rows; ++row) {
           int64_t seen = least(count, shape_.visible(b, row) - first);
           absorb_scores(state_of(i), row, scores + (i * rows + row) * kKeyTile, seen < 0 ? 0 : seen, count);
         }
-      with_tile(v_, b, first_head, heads, first, count, copy,
+      with_tile(v_, b, first, count, copy,
                 [&](auto values) { add_weighted(heads, count, scores, values, [&](int64_t i) { return state_of(i).sums; }); });
     }
-    if (cut_.splits > 1) return;
-    for (int64_t i = 0; i < heads; ++i) write(b, first_head + i, state_of(i));
+    if (splits_ > 1) return;
+    for (int64_t i = 0; i < heads; ++i) write(b, i, state_of(i));
   }
 
   bool in_place() const { return width_ == shape_.size; }
 
   // In place where heads are whole vectors, else widened and padded.
   template <class Body>
-  void with_tile(const KeyValueSource& source, int64_t b, int64_t first_head, int64_t heads, int64_t first, int64_t count, float* copy,
-                 const Body& body) const {
-    const int64_t at = shape_.key_offset(b, first_head, first), key_stride = shape_.groups * shape_.size;
+  void with_tile(const KeyValueSource& source, int64_t b, int64_t first, int64_t count, float* copy, const Body& body) const {
+    const int64_t at = shape_.key_offset(b, 0, first), key_stride = shape_.groups * shape_.size;
     if (!in_place()) {
-      for (int64_t i = 0; i < heads; ++i)
-        source.copy(shape_, b, first_head + i, first, count, copy + i * kKeyTile * width_, width_);
+      for (int64_t i = 0; i < shape_.groups; ++i)
+        source.copy(shape_, b, i, first, count, copy + i * kKeyTile * width_, width_);
       body(Tile<float>{copy, width_, kKeyTile * width_});
     } else if (source.bf16) {
       body(Tile<uint16_t>{static_cast<const uint16_t*>(source.data) + at, key_stride, shape_.size});
@@ -210,7 +199,7 @@ class AttentionDecode {
     Running whole = partial(b, g, 0, partials_);
     for (int64_t row = 0; row < shape_.rows; ++row) {
       float* sums = whole.sums + row * width_;
-      for (int64_t split = 1; split < cut_.splits; ++split) {
+      for (int64_t split = 1; split < splits_; ++split) {
         Running part = partial(b, g, split, partials_);
         float top = part.top[row] > whole.top[row] ? part.top[row] : whole.top[row];
         float shift = top == -HUGE_VALF ? 0.0f : top;
@@ -239,7 +228,7 @@ class AttentionDecode {
   KeyValueSource k_, v_;
   float *out_, *lse_, *partials_;
   int64_t width_;  // the head size rounded up to whole vectors
-  Cut cut_;
+  int64_t splits_;
 };
 
 }  // namespace trefoil::cpu::TREFOIL_ISA

@@ -125,7 +125,7 @@ function episodeBatch(
 export function responseBatch(episodes: readonly Episode[]): ResponseBatch {
   const all = episodes.flatMap(({ response }) => Array.from(response));
   // Only the last layer computes what is read.
-  const targets = new Int32Array(rounded(all.length, 4)).fill(-1);
+  const targets = new Int32Array(rounded(all.length, 8)).fill(-1);
   targets.set(all);
   const parts = episodes.map(({ prompt, response }) => ({
     prompt,
