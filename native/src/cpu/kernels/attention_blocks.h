@@ -157,13 +157,6 @@ struct KeyValueSource {
     }
   }
 
-  // Asks for keys [first, first + count) of all heads, which lie together, and waits for room: so much at once would be dropped.
-  void fetch(const AttentionShape& shape, int64_t b, int64_t first, int64_t count) const {
-    int64_t bytes = bf16 ? 2 : 4, size = count * shape.groups * shape.size * bytes;
-    const char* from = static_cast<const char*>(data) + shape.key_offset(b, 0, first) * bytes;
-    for (int64_t at = 0; at < size; at += 64) __builtin_prefetch(from + at, 0, 3);
-  }
-
   // tile[i] [stride] = keys first + i, zero from size to stride.
   void copy(const AttentionShape& shape, int64_t b, int64_t g, int64_t first, int64_t count, float* tile, int64_t stride) const {
     for (int64_t i = 0; i < count; ++i) {

@@ -9,39 +9,30 @@ class AttentionDecode {
   static bool suits(const AttentionShape& shape) { return shape.queries <= 4 && shape.rows <= kMaxRows && !shape.segments; }
 
   static size_t workspace(const AttentionShape& shape) {
-    int64_t splits = cut(shape).splits;
-    return splits == 1 ? 0 : static_cast<size_t>(shape.batch * shape.groups * splits * state_floats(shape)) * sizeof(float);
+    int64_t parts = splits(shape);
+    return parts == 1 ? 0 : static_cast<size_t>(shape.batch * shape.groups * parts * state_floats(shape)) * sizeof(float);
   }
 
   AttentionDecode(const AttentionShape& shape, const float* q, KeyValueSource k, KeyValueSource v, float* out, float* lse, void* workspace)
       : shape_(shape), q_(q), k_(k), v_(v), out_(out), lse_(lse), partials_(static_cast<float*>(workspace)),
-        width_(round_up(shape.size, Vec::width)), cut_(cut(shape)) {}
+        width_(round_up(shape.size, Vec::width)), splits_(splits(shape)) {}
 
   void run(Context& context) const {
-    context.parallel(shape_.batch * cut_.splits * cut_.chunks, [&](int64_t task) {
-      int64_t chunk = task % cut_.chunks, split = task / cut_.chunks % cut_.splits, b = task / cut_.chunks / cut_.splits;
-      run_task(context, b, chunk * shape_.groups / cut_.chunks, (chunk + 1) * shape_.groups / cut_.chunks, split);
-    });
-    if (cut_.splits == 1) return;
+    context.parallel(shape_.batch * splits_, [&](int64_t task) { run_task(context, task / splits_, task % splits_); });
+    if (splits_ == 1) return;
     for (int64_t head = 0; head < shape_.batch * shape_.groups; ++head) combine(head / shape_.groups, head % shape_.groups);
   }
 
  private:
-  static constexpr int kAddTogether = kBlockRows == 8 ? 4 : 2;  // as the registers allow
+  static constexpr int64_t kKeysTogether = 4, kLeastKeys = 32;
   static constexpr int64_t kMaxRows = kLanes < 16 ? kLanes : 16;
 
-  // A task takes a chunk of the key-value heads over a part of the keys. All heads of a key lie together in memory, so that long
-  // parts of few sequences are better than few heads of many; a function of the shape alone.
-  struct Cut {
-    int64_t splits, chunks;
-  };
-  static Cut cut(const AttentionShape& shape) {
-    int64_t tasks = shape.batch > 0 ? (16 + shape.batch - 1) / shape.batch : 1, splits = least(tasks, (shape.keys + 255) / 256);
-    if (splits < 1) splits = 1;
+  // A task takes all heads of a part of a sequence's keys, which lie together in memory; how many parts is a function of the shape alone.
+  static int64_t splits(const AttentionShape& shape) {
+    int64_t tasks = shape.batch > 0 ? (16 + shape.batch - 1) / shape.batch : 1;
     // Below some ten microseconds of work a task is not worth handing out.
-    int64_t worth = shape.rows * shape.groups * (shape.keys / splits) * shape.size / 16384 + 1;
-    int64_t chunks = least(least((tasks + splits - 1) / splits, shape.groups), worth);
-    return {splits, chunks < 1 ? 1 : chunks};
+    int64_t worth = shape.rows * shape.groups * shape.keys * shape.size / 16384 + 1;
+    return least(least(tasks, worth), (shape.keys + kLeastKeys - 1) / kLeastKeys + (shape.keys == 0));
   }
   // Of one head: the sums [rows][width], then each row's maximum and total.
   static int64_t state_floats(const AttentionShape& shape) { return shape.rows * (round_up(shape.size, Vec::width) + 2); }
@@ -52,38 +43,60 @@ class AttentionDecode {
   };
   Running state_at(float* at) const { return {at, at + shape_.rows * width_, at + shape_.rows * (width_ + 1)}; }
   Running partial(int64_t b, int64_t g, int64_t split, float* storage) const {
-    return state_at(storage + ((b * shape_.groups + g) * cut_.splits + split) * state_floats(shape_));
+    return state_at(storage + ((b * shape_.groups + g) * splits_ + split) * state_floats(shape_));
   }
 
-  void run_task(Context& context, int64_t b, int64_t first_head, int64_t end_head, int64_t split) const {
-    const int64_t rows = shape_.rows, heads = end_head - first_head, q_floats = rows * width_;
+  // Keys or values of a tile, of all heads.
+  template <class E>
+  struct Tile {
+    const E* data;
+    int64_t key_stride, head_stride;
+  };
+
+  void run_task(Context& context, int64_t b, int64_t split) const {
+    const int64_t rows = shape_.rows, heads = shape_.groups, q_floats = rows * width_;
     float* q = static_cast<float*>(context.scratch(0, static_cast<size_t>(heads * (q_floats + state_floats(shape_))) * sizeof(float)));
     float* states = q + heads * q_floats;
-    float* scores = static_cast<float*>(context.scratch(1, static_cast<size_t>(kKeyTile * (rows + 2 * width_)) * sizeof(float)));
-    float* tiles = scores + rows * kKeyTile;
-    auto state_of = [&](int64_t g) {
-      return cut_.splits == 1 ? state_at(states + (g - first_head) * state_floats(shape_)) : partial(b, g, split, partials_);
+    const int64_t score_floats = heads * rows * kKeyTile, lane_floats = heads * rows * kKeysTogether * Vec::width;
+    const int64_t copy_floats = in_place() ? 0 : heads * width_ * kKeyTile;
+    float* scores = static_cast<float*>(context.scratch(1, static_cast<size_t>(score_floats + lane_floats + copy_floats) * sizeof(float)));
+    float *lanes = scores + score_floats, *copy = lanes + lane_floats;
+    memset(lanes, 0, static_cast<size_t>(lane_floats) * sizeof(float));
+    auto state_of = [&](int64_t i) {
+      return splits_ == 1 ? state_at(states + i * state_floats(shape_)) : partial(b, i, split, partials_);
     };
-    const int64_t length = (shape_.keys + cut_.splits - 1) / cut_.splits, begin = split * length;
-    const int64_t end = least(begin + length, shape_.visible(b, rows - 1));
-    const bool all = heads == shape_.groups;
-    if (all) k_.fetch(shape_, b, begin, least(kKeyTile, end - begin)), v_.fetch(shape_, b, begin, least(kKeyTile, end - begin));
-    for (int64_t g = first_head; g < end_head; ++g) {
-      if (!all) prefetch(b, g, begin, end);
-      open(b, g, q + (g - first_head) * q_floats, state_of(g));
+    const int64_t visible = shape_.visible(b, rows - 1), begin = split * visible / splits_, end = (split + 1) * visible / splits_;
+    for (int64_t i = 0; i < heads; ++i) open(b, i, q + i * q_floats, state_of(i));
+    for (int64_t first = begin; first < end; first += kKeyTile) {
+      const int64_t count = least(kKeyTile, end - first);
+      with_tile(k_, b, first, count, copy, [&](auto keys) { score(heads, count, q, keys, lanes, scores); });
+      for (int64_t i = 0; i < heads; ++i)
+        for (int64_t row = 0; row < rows; ++row) {
+          int64_t seen = least(count, shape_.visible(b, row) - first);
+          absorb_scores(state_of(i), row, scores + (i * rows + row) * kKeyTile, seen < 0 ? 0 : seen, count);
+        }
+      with_tile(v_, b, first, count, copy,
+                [&](auto values) { add_weighted(heads, count, scores, values, [&](int64_t i) { return state_of(i).sums; }); });
     }
-    for (int64_t first = begin; first < end; first += kKeyTile)
-      for (int64_t g = first_head; g < end_head; ++g) {
-        prefetch(b, g, first + kKeyTile, end);
-        absorb(b, g, first, least(kKeyTile, end - first), q + (g - first_head) * q_floats, state_of(g), scores, tiles);
-      }
-    if (cut_.splits > 1) return;
-    for (int64_t g = first_head; g < end_head; ++g) write(b, g, state_of(g));
+    if (splits_ > 1) return;
+    for (int64_t i = 0; i < heads; ++i) write(b, i, state_of(i));
   }
 
-  void prefetch(int64_t b, int64_t g, int64_t first, int64_t end) const {
-    k_.prefetch(shape_, b, g, first, least(kKeyTile, end - first));
-    v_.prefetch(shape_, b, g, first, least(kKeyTile, end - first));
+  bool in_place() const { return width_ == shape_.size; }
+
+  // In place where heads are whole vectors, else widened and padded.
+  template <class Body>
+  void with_tile(const KeyValueSource& source, int64_t b, int64_t first, int64_t count, float* copy, const Body& body) const {
+    const int64_t at = shape_.key_offset(b, 0, first), key_stride = shape_.groups * shape_.size;
+    if (!in_place()) {
+      for (int64_t i = 0; i < shape_.groups; ++i)
+        source.copy(shape_, b, i, first, count, copy + i * kKeyTile * width_, width_);
+      body(Tile<float>{copy, width_, kKeyTile * width_});
+    } else if (source.bf16) {
+      body(Tile<uint16_t>{static_cast<const uint16_t*>(source.data) + at, key_stride, shape_.size});
+    } else {
+      body(Tile<float>{static_cast<const float*>(source.data) + at, key_stride, shape_.size});
+    }
   }
 
   void open(int64_t b, int64_t g, float* q, const Running& state) const {
@@ -97,102 +110,70 @@ class AttentionDecode {
     memset(state.sums, 0, static_cast<size_t>(shape_.rows * width_) * sizeof(float));
   }
 
-  // Keys [first, first + count) of one head.
-  void absorb(int64_t b, int64_t g, int64_t first, int64_t count, const float* q, const Running& state, float* scores,
-              float* tiles) const {
+  // scores[i][row][j] = <q[i][row], keys[j][i]>. Keys are read one after the other with all their heads, and so is every address: rows
+  // side by side come at half the memory's speed. The lanes of a few keys are then added together.
+  template <class E>
+  void score(int64_t heads, int64_t count, const float* q, Tile<E> keys, float* lanes, float* scores) const {
     const int64_t rows = shape_.rows;
-    int64_t stride;
-    const float* keys = tile(k_, b, g, first, count, tiles, stride);
-    int64_t row = 0;
-    for (; row + 4 <= rows; row += 4) dot_products<4>(q + row * width_, keys, stride, count, scores + row * kKeyTile);
-    for (; row < rows; ++row) dot_products<1>(q + row * width_, keys, stride, count, scores + row * kKeyTile);
-    for (row = 0; row < rows; ++row) {
-      int64_t seen = least(count, shape_.visible(b, row) - first);
-      absorb_scores(state, row, scores + row * kKeyTile, seen < 0 ? 0 : seen, count);
-    }
-    const float* values = tile(v_, b, g, first, count, tiles + kKeyTile * width_, stride);
-    row = rows / 4 * 4;
-    if (row > 0) multiply_add_columns(row, width_, scores, kKeyTile, 1, values, stride, count, state.sums, width_);
-    for (; row < rows; ++row) add_weighted(scores + row * kKeyTile, values, stride, count, state.sums + row * width_);
-  }
-
-  // sums += weights [count] values [count][width_]. Four keys at a time in sums of their own: additions would wait for each other.
-  void add_weighted(const float* weights, const float* values, int64_t stride, int64_t count, float* sums) const {
-    int64_t d = 0;
-    for (; d + 4 * Vec::width <= width_; d += 4 * Vec::width) add_weighted_block<4>(weights, values + d, stride, count, sums + d);
-    for (; d < width_; d += Vec::width) add_weighted_block<1>(weights, values + d, stride, count, sums + d);
-  }
-  template <int vectors>
-  void add_weighted_block(const float* weights, const float* values, int64_t stride, int64_t count, float* to) const {
-    constexpr int kTogether = vectors == 4 ? kAddTogether : 4;
-    Vec sums[kTogether][vectors];
-#pragma GCC unroll 4
-    for (int i = 0; i < kTogether; ++i)
-#pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) sums[i][v] = i == 0 ? load(to + v * Vec::width) : splat(0.0f);
-    int64_t j = 0;
-    for (; j + kTogether <= count; j += kTogether)
-#pragma GCC unroll 4
-      for (int i = 0; i < kTogether; ++i) {
-        Vec weight = splat(weights[j + i]);
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; ++v) sums[i][v] = fma(weight, load(values + (j + i) * stride + v * Vec::width), sums[i][v]);
+    for (int64_t j = 0; j < count; j += kKeysTogether) {
+      const int64_t some = least(kKeysTogether, count - j);
+      for (int64_t t = 0; t < some; ++t)
+        for (int64_t i = 0; i < heads; ++i) {
+          const E* key = keys.data + (j + t) * keys.key_stride + i * keys.head_stride;
+          int64_t row = i * rows;
+          const int64_t end = row + rows;
+          for (; row + 4 <= end; row += 4) multiply_key<4>(q + row * width_, key, lanes + (row * kKeysTogether + t) * Vec::width);
+          for (; row < end; ++row) multiply_key<1>(q + row * width_, key, lanes + (row * kKeysTogether + t) * Vec::width);
+        }
+      for (int64_t row = 0; row < heads * rows; ++row) {
+        const float* of_row = lanes + row * kKeysTogether * Vec::width;
+        sums_of_four(load(of_row), load(of_row + Vec::width), load(of_row + 2 * Vec::width), load(of_row + 3 * Vec::width),
+                     scores + row * kKeyTile + j);
       }
-    for (; j < count; ++j)
-#pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) sums[0][v] = fma(splat(weights[j]), load(values + j * stride + v * Vec::width), sums[0][v]);
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) {
-      Vec total = sums[0][v];
-#pragma GCC unroll 4
-      for (int i = 1; i < kTogether; ++i) total = total + sums[i][v];
-      store(to + v * Vec::width, total);
     }
   }
-
-  // Keys or values in place where they are f32 in whole vectors, else a widened copy.
-  const float* tile(const KeyValueSource& source, int64_t b, int64_t g, int64_t first, int64_t count, float* copy, int64_t& stride) const {
-    if (!source.bf16 && width_ == shape_.size) {
-      stride = shape_.groups * shape_.size;
-      return static_cast<const float*>(source.data) + shape_.key_offset(b, g, first);
+  template <int rows, class E>
+  void multiply_key(const float* q, const E* key, float* lanes) const {
+    Vec sums[rows];
+#pragma GCC unroll 4
+    for (int i = 0; i < rows; ++i) sums[i] = splat(0.0f);
+    for (int64_t d = 0; d < width_; d += Vec::width) {
+      Vec right = widened(key + d);
+#pragma GCC unroll 4
+      for (int i = 0; i < rows; ++i) sums[i] = fma(load(q + i * width_ + d), right, sums[i]);
     }
-    stride = width_;
-    source.copy(shape_, b, g, first, count, copy, stride);
-    return copy;
+#pragma GCC unroll 4
+    for (int i = 0; i < rows; ++i) store(lanes + i * kKeysTogether * Vec::width, sums[i]);
   }
 
-  // scores[row][j] = <q[row], keys[j]>
-  template <int rows>
-  void dot_products(const float* q, const float* keys, int64_t stride, int64_t count, float* scores) const {
-    constexpr int kTogether = 16 / rows;
-    int64_t j = 0;
-    for (; j + kTogether <= count; j += kTogether) dot_block<rows, kTogether>(q, keys + j * stride, stride, scores + j);
-    for (; j + 4 <= count; j += 4) dot_block<rows, 4>(q, keys + j * stride, stride, scores + j);
-    for (; j < count; ++j) dot_block<rows, 1>(q, keys + j * stride, stride, scores + j);
-  }
-  template <int rows, int keys_together>
-  void dot_block(const float* q, const float* keys, int64_t stride, float* scores) const {
-    Vec sums[rows][keys_together];
-#pragma GCC unroll 4
-    for (int i = 0; i < rows; ++i)
-#pragma GCC unroll 16
-      for (int j = 0; j < keys_together; ++j) sums[i][j] = splat(0.0f);
-    for (int64_t d = 0; d < width_; d += Vec::width)
-#pragma GCC unroll 4
-      for (int i = 0; i < rows; ++i) {
-        Vec left = load(q + i * width_ + d);
-#pragma GCC unroll 16
-        for (int j = 0; j < keys_together; ++j) sums[i][j] = fma(left, load(keys + j * stride + d), sums[i][j]);
-      }
-#pragma GCC unroll 4
-    for (int i = 0; i < rows; ++i)
-#pragma GCC unroll 16
-      for (int j = 0; j < keys_together; j += 4) {
-        float* to = scores + i * kKeyTile + j;
-        if constexpr (keys_together == 1) to[0] = sum(sums[i][0]);
-        else sums_of_four(sums[i][j], sums[i][j + 1], sums[i][j + 2], sums[i][j + 3], to);
+  // sums of head i += its weights [rows][count] times values [count], in order of addresses.
+  template <class E, class SumsOf>
+  void add_weighted(int64_t heads, int64_t count, const float* weights, Tile<E> values, const SumsOf& sums_of) const {
+    const int64_t rows = shape_.rows;
+    for (int64_t j = 0; j < count; ++j)
+      for (int64_t i = 0; i < heads; ++i) {
+        const E* value = values.data + j * values.key_stride + i * values.head_stride;
+        const float* weight = weights + i * rows * kKeyTile + j;
+        float* sums = sums_of(i);
+        int64_t row = 0;
+        for (; row + 4 <= rows; row += 4) add_value<4>(weight + row * kKeyTile, value, sums + row * width_);
+        for (; row < rows; ++row) add_value<1>(weight + row * kKeyTile, value, sums + row * width_);
       }
   }
+  template <int rows, class E>
+  void add_value(const float* weights, const E* value, float* sums) const {
+    Vec weight[rows];
+#pragma GCC unroll 4
+    for (int i = 0; i < rows; ++i) weight[i] = splat(weights[i * kKeyTile]);
+    for (int64_t d = 0; d < width_; d += Vec::width) {
+      Vec right = widened(value + d);
+#pragma GCC unroll 4
+      for (int i = 0; i < rows; ++i) store(sums + i * width_ + d, fma(weight[i], right, load(sums + i * width_ + d)));
+    }
+  }
+
+  static Vec widened(const float* p) { return load(p); }
+  static Vec widened(const uint16_t* p) { return load_bf16(p); }
 
   // scores become probabilities, zero from `seen` to `count`; the sums so far are brought to the new maximum.
   void absorb_scores(const Running& state, int64_t row, float* scores, int64_t seen, int64_t count) const {
@@ -218,7 +199,7 @@ class AttentionDecode {
     Running whole = partial(b, g, 0, partials_);
     for (int64_t row = 0; row < shape_.rows; ++row) {
       float* sums = whole.sums + row * width_;
-      for (int64_t split = 1; split < cut_.splits; ++split) {
+      for (int64_t split = 1; split < splits_; ++split) {
         Running part = partial(b, g, split, partials_);
         float top = part.top[row] > whole.top[row] ? part.top[row] : whole.top[row];
         float shift = top == -HUGE_VALF ? 0.0f : top;
@@ -247,7 +228,7 @@ class AttentionDecode {
   KeyValueSource k_, v_;
   float *out_, *lse_, *partials_;
   int64_t width_;  // the head size rounded up to whole vectors
-  Cut cut_;
+  int64_t splits_;
 };
 
 }  // namespace trefoil::cpu::TREFOIL_ISA

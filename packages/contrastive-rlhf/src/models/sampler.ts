@@ -60,9 +60,11 @@ function responseState(prompt: Int32Array, sample: number, seed: number, stream:
   return [low | 0, high | 0];
 }
 
-/** Prompts are padded up to a multiple of this, so that few programs serve all lengths. */
-const lengthQuantum = 8;
-const roundUp = (value: number): number => Math.ceil(value / lengthQuantum) * lengthQuantum;
+/** Prompts are padded by at most an eighth: few programs serve all lengths. */
+function roundUp(value: number): number {
+  const quantum = Math.max(1, 2 ** Math.ceil(Math.log2(value)) / 16);
+  return Math.ceil(value / quantum) * quantum;
+}
 
 /** How tokens are drawn; part of the compiled step. */
 type Drawing = Required<Pick<SamplingSettings, "temperature" | "topK" | "topP">>;

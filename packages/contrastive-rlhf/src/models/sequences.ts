@@ -29,9 +29,9 @@ export interface ResponseBatch extends EpisodeBatch {
   targets: Tensor;
 }
 
-/** Sizes are rounded up by at most a sixteenth (to a multiple of 8 at least): few programs serve all batches. */
-function rounded(size: number): number {
-  const quantum = Math.max(8, 2 ** Math.ceil(Math.log2(size)) / 32);
+/** Sizes are rounded up by at most one part in `parts` (to a multiple of 8 at least): few programs serve all batches. */
+function rounded(size: number, parts = 16): number {
+  const quantum = Math.max(8, 2 ** Math.ceil(Math.log2(size)) / (2 * parts));
   return quantum * Math.ceil(size / quantum);
 }
 
@@ -74,8 +74,8 @@ function episodeBatch(
   const length = rounded(Math.max(...lengths));
   const places = (): Int32Array => new Int32Array(sequences * length).fill(-1);
   const [keys, queries, asking] = [places(), places(), places()];
-  const [keyPositions, queryPositions] = [new Int32Array(keys.length), new Int32Array(keys.length)];
   const [readRows, readPlaces] = [new Int32Array(reads).fill(-1), new Int32Array(reads).fill(-1)];
+  const readPositions = new Int32Array(reads);
   const rows = new Beginnings();
   let read = 0;
   episodes.forEach(({ prompt, rest, read: [from, to] }, episode) => {
@@ -83,33 +83,40 @@ function episodeBatch(
     for (let i = 0; i < lengths[episode]!; i++) {
       row = i < prompt.length ? rows.after(row, prompt[i]!) : rows.alone(rest[i - prompt.length]!);
       keys[episode * length + i] = row;
-      keyPositions[episode * length + i] = i;
       const place = (episode + 1) * length - lengths[episode]! + i;
       queries[place] = row;
-      queryPositions[place] = i;
       if (i < from || i >= to) continue;
       asking[place] = read;
       readRows[read] = row;
+      readPositions[read] = i;
       readPlaces[read++] = place;
     }
   });
   const tokens = new Int32Array(rounded(rows.tokens.length));
   tokens.set(rows.tokens);
   const standing = new Int32Array(tokens.length).fill(-1);
+  const positions = new Int32Array(tokens.length);
   queries.forEach((row, place) => {
-    if (row >= 0) standing[row] = place;
+    if (row < 0) return;
+    standing[row] = place;
+    const episode = Math.floor(place / length);
+    positions[row] = place - (episode + 1) * length + lengths[episode]!;
   });
   const shape = [sequences, length];
   return {
     tokens: tensor(tokens, { shape: [1, tokens.length] }),
     shared: {
+      positions: tensor(positions, { shape: [1, positions.length] }),
       keys: tensor(keys, { shape }),
-      keyPositions: tensor(keyPositions, { shape }),
       lengths: tensor(lengths),
       queries: tensor(queries, { shape }),
-      queryPositions: tensor(queryPositions, { shape }),
       standing: tensor(standing),
-      read: { rows: tensor(readRows), standing: tensor(readPlaces), queries: tensor(asking, { shape }) },
+      read: {
+        rows: tensor(readRows),
+        positions: tensor(readPositions),
+        standing: tensor(readPlaces),
+        queries: tensor(asking, { shape }),
+      },
     },
   };
 }
@@ -117,7 +124,8 @@ function episodeBatch(
 /** To read the probabilities of response tokens. The last token of a response predicts nothing, and is left out. */
 export function responseBatch(episodes: readonly Episode[]): ResponseBatch {
   const all = episodes.flatMap(({ response }) => Array.from(response));
-  const targets = new Int32Array(rounded(all.length)).fill(-1);
+  // Only the last layer computes what is read.
+  const targets = new Int32Array(rounded(all.length, 8)).fill(-1);
   targets.set(all);
   const parts = episodes.map(({ prompt, response }) => ({
     prompt,

@@ -227,3 +227,17 @@ test("Adam in PyTorch's convention (§3.12)", async () => {
   await decay(tensor([0.5, -1e-4]));
   expectClose(await decayed.data(), [0.99899002, 1.000899091], 2e-7);
 });
+
+test("the gradient is scaled to the norm as in PyTorch (§3.12)", async () => {
+  const weights = new Parameter([2], { data: Float32Array.of(1, 1) });
+  // Without a mean over steps the first moment is the gradient after scaling.
+  const rates = { learningRate: 1e-3, beta1: 0, beta2: 0.999, epsilon: 1e-5, clipNorm: 1 };
+  const optimizer = new AdamW([weights], { ...rates, weightDecay: 0 });
+  const step = compile((gradient: Tensor) => {
+    const { grads } = valueAndGrad(() => sum(multiply(weights, gradient)), [weights]);
+    return optimizer.apply(grads).gradientNorm;
+  });
+  expectClose(await (await step(tensor([3, 4]))).data(), [5], 1e-6);
+  // One rounding of f32; 0.6 and 0.8 are more than twice as far.
+  expectClose(await optimizer.firstMoments[0]!.data(), [0.59999988, 0.79999984], 6e-8);
+});

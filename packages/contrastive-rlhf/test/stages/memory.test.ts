@@ -9,6 +9,10 @@ import { letterReward, ppoSettings, rewardOf, sampler, temporaryFolder, texts, t
 setFlagsFromString("--expose-gc");
 const collectGarbage = runInNewContext("gc") as () => void;
 
+// Two updates are under way at once. When both have batches of one size, their program gets room for the inputs of a second run, once and for
+// good: 4 KB here. What a run leaves on the device has 64 KiB at least.
+const secondRuns = 8 * 1024;
+
 /** Live bytes of the device and resident ones of the process as each iteration asks for rewards. */
 async function memoryOf(folder: string, policy: string, extra: Partial<PpoSettings>) {
   const seen: { live: number; resident: number }[] = [];
@@ -34,12 +38,12 @@ describe("memory of PPO", () => {
     const offline = { kind: "offline", store, samples: 2, aggregation: { kind: "mean" } } as const;
     const separate = await memoryOf(folder.path, policy, { baseline: offline });
     expect(separate).toHaveLength(13);
-    expect(separate[12]!.live).toBe(separate[3]!.live);
+    expect(separate[12]!.live - separate[3]!.live).toBeLessThan(secondRuns);
     // Pages that the allocator has not given back, and compiled JavaScript.
     expect(separate[12]!.resident - separate[3]!.resident).toBeLessThan(32 * 2 ** 20);
     const critic = { kind: "shared", warmupIterations: 0, learningRate: 1e-3, coefficient: 0.1 } as const;
     const shared = await memoryOf(folder.path, policy, { critic });
-    expect(shared[12]!.live).toBe(shared[3]!.live);
+    expect(shared[12]!.live - shared[3]!.live).toBeLessThan(secondRuns);
     expect(shared[12]!.live).toBeLessThan(separate[12]!.live);
   }, 60_000);
 });

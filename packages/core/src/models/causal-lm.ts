@@ -63,7 +63,7 @@ export abstract class DecoderBlock extends Module {
   forward(x: Tensor, context: AttentionContext, router?: RouterTraining): FeedForwardResult {
     const asking = context.places?.asking;
     const attended = add(
-      asking ? pickRows(x, asking) : x,
+      asking ? pickRows(x, asking.rows) : x,
       this.selfAttn.forward(this.inputLayernorm.forward(x), context),
     );
     const { output, ...rest } = this.feedForward(this.postAttentionLayernorm.forward(attended), router);
@@ -92,21 +92,21 @@ class DecoderStack extends Module {
  * it is from the sequence's end.
  */
 export interface SharedRows {
-  /** i32 [sequences, length]: the token row at each position, and 0, 1, …; -1 and 0 behind the end. */
+  /** i32 [1, rows]: how far from the beginning each token row stands. */
+  positions: Tensor;
+  /** i32 [sequences, length]: the token row at each position; -1 behind the end. */
   keys: Tensor;
-  keyPositions: Tensor;
   /** i32 [sequences] */
   lengths: Tensor;
-  /** i32 [sequences, length]: the same moved to the end; -1 and 0 before it. */
+  /** i32 [sequences, length]: the same moved to the end; -1 before it. */
   queries: Tensor;
-  queryPositions: Tensor;
   /** i32 [rows]: where in `queries`, of sequences * length, each token row stands. Any of its places will do. */
   standing: Tensor;
   /**
-   * What is read of the last layer, n states: their token rows, i32 [n], where in `queries` they stand, i32 [n], and 0, 1, … there
-   * with -1 elsewhere, i32 [sequences, length].
+   * What is read of the last layer, n states: their token rows and positions, i32 [n], where in `queries` they stand, i32 [n], and
+   * 0, 1, … there with -1 elsewhere, i32 [sequences, length].
    */
-  read: { rows: Tensor; standing: Tensor; queries: Tensor };
+  read: { rows: Tensor; positions: Tensor; standing: Tensor; queries: Tensor };
 }
 
 export interface LossOptions {
@@ -191,7 +191,7 @@ export abstract class CausalLM<C extends DecoderConfig = DecoderConfig> extends 
   ): { hidden: Tensor; routing: Routing[] } {
     if (tokens.rank !== 2) throw new ShapeError("hidden", "tokens must be [batch, sequence]", [tokens.shape]);
     const { shared } = context;
-    const given = shared?.keyPositions ?? context.positions;
+    const given = shared?.positions ?? context.positions;
     const sequence = tokens.shape[1]!;
     // With positions of their own, several sequences can stand in one row.
     if (given === undefined && sequence > this.config.maxPositions) {
@@ -262,7 +262,7 @@ export abstract class CausalLM<C extends DecoderConfig = DecoderConfig> extends 
 }
 
 /** In the last layer only what is read asks. */
-const placesOf = ({ read, standing, queries, keyPositions: _, ...rest }: SharedRows, last: boolean): AttentionPlaces =>
+const placesOf = ({ keys, lengths, queries, standing, read }: SharedRows, last: boolean): AttentionPlaces =>
   last
-    ? { ...rest, queries: read.queries, results: read.standing, asking: read.rows }
-    : { ...rest, queries, results: standing };
+    ? { keys, lengths, queries: read.queries, results: read.standing, asking: read }
+    : { keys, lengths, queries, results: standing };

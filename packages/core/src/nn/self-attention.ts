@@ -47,12 +47,10 @@ export interface AttentionPlaces {
   lengths: Tensor;
   /** i32 [sequences, length]: the row that asks at each place, among those that ask; -1 where none does. */
   queries: Tensor;
-  /** i32 [sequences, length]: positions of the queries. */
-  queryPositions: Tensor;
   /** i32 [n]: a place, of sequences * length, of each row that asks; -1: it gets zeros. */
   results: Tensor;
-  /** i32 [n]: the rows that ask. Default: all. */
-  asking?: Tensor | undefined;
+  /** The rows that ask and their positions, both i32 [n]. Default: all. */
+  asking?: { rows: Tensor; positions: Tensor } | undefined;
 }
 
 /** Rows of x [1, rows, width] by index, i32 [n]: [1, n, width]. */
@@ -63,7 +61,7 @@ export const pickRows = (x: Tensor, index: Tensor): Tensor => {
 
 export interface AttentionContext {
   rotary: RotaryTable;
-  /** i32 [batch, sequence]; with `places` [sequences, length] */
+  /** i32 [batch, sequence]; with `places` [1, rows] */
   positions: Tensor;
   /** i32 [batch, sequence]: packed documents. */
   segments?: Tensor | undefined;
@@ -99,17 +97,22 @@ export class SelfAttention extends Module {
   /** x [batch, sequence, hidden] -> the same shape (with `places.asking` [1, n, hidden]), before the residual connection. */
   forward(x: Tensor, context: AttentionContext): Tensor {
     const { rotary, positions, segments, cache, places } = context;
-    const [batch, sequence] = positions.shape as [number, number];
-    const split = (projection: Linear, heads: number, input = x, standing = places?.keys) => {
-      const projected = linear(input, projection.weight);
-      const rows = standing ? gatherRows(reshape(projected, [-1, heads * this.#headDim]), standing) : projected;
-      return reshape(rows, [batch, sequence, heads, this.#headDim]);
+    const [batch, sequence] = (places?.keys ?? positions).shape as [number, number];
+    const split = (projection: Linear, heads: number, input: Tensor) =>
+      reshape(linear(input, projection.weight), [input.shape[0]!, input.shape[1]!, heads, this.#headDim]);
+    const rotated = (rows: Tensor, at: Tensor) => rope(rows, rotary.cosine, rotary.sine, at);
+    const standing = (rows: Tensor, index?: Tensor) => {
+      const [heads, size] = rows.shape.slice(2) as [number, number];
+      return index
+        ? reshape(gatherRows(reshape(rows, [-1, heads * size]), index), [batch, sequence, heads, size])
+        : rows;
     };
-    const asking = places?.asking ? pickRows(x, places.asking) : x;
-    const queryPositions = places?.queryPositions ?? positions;
-    const q = rope(split(this.qProj, this.#heads, asking, places?.queries), rotary.cosine, rotary.sine, queryPositions);
-    const k = rope(split(this.kProj, this.#keyValueHeads), rotary.cosine, rotary.sine, positions);
-    const v = split(this.vProj, this.#keyValueHeads);
+    const asking = places?.asking;
+    const asked = asking ? pickRows(x, asking.rows) : x;
+    const askedAt = asking ? reshape(asking.positions, [1, -1]) : positions;
+    const q = standing(rotated(split(this.qProj, this.#heads, asked), askedAt), places?.queries);
+    const k = standing(rotated(split(this.kProj, this.#keyValueHeads, x), positions), places?.keys);
+    const v = standing(split(this.vProj, this.#keyValueHeads, x), places?.keys);
     let mixed: Tensor;
     if (cache) {
       const keys = updateRows(cache.at.keys, k, cache.start);

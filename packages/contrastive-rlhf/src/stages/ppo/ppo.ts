@@ -237,23 +237,27 @@ class PpoLoop {
     const { rollouts } = scored;
     const { epochs, minibatch, critic, seed } = this.#options.settings;
     const trainPolicy = critic.kind === "none" || iteration >= critic.warmupIterations;
-    const updates: UpdateMetrics[] = [];
-    for (let epoch = 0; epoch < epochs; epoch++) {
-      const order = new Permutation(rollouts.length, seed, iteration * epochs + epoch, minibatchStream);
-      for (let from = 0; from < rollouts.length; from += minibatch) {
-        const rows = Array.from({ length: minibatch }, (_, i) => order.at(from + i));
-        const batch = rows.map((row) => rollouts[row]!);
-        const update = await this.#parts.programs.update(
-          batch,
-          rows.map((row) => targets[row]!),
-          this.#klCoefficient,
-          trainPolicy,
-        );
-        if (updates.length === 0) await requireFirstRatio(update.ratioDeviation, this.#options.run, iteration, scored);
-        updates.push(update);
+    const updates: Promise<UpdateMetrics>[] = [];
+    try {
+      for (let epoch = 0; epoch < epochs; epoch++) {
+        const order = new Permutation(rollouts.length, seed, iteration * epochs + epoch, minibatchStream);
+        for (let from = 0; from < rollouts.length; from += minibatch) {
+          const rows = Array.from({ length: minibatch }, (_, i) => order.at(from + i));
+          const batch = rows.map((row) => rollouts[row]!);
+          const ofBatch = rows.map((row) => targets[row]!);
+          updates.push(this.#parts.programs.update(batch, ofBatch, this.#klCoefficient, trainPolicy));
+          if (updates.length === 1) {
+            const { ratioDeviation } = await updates[0]!;
+            await requireFirstRatio(ratioDeviation, this.#options.run, iteration, scored);
+          }
+          // The next batch is laid out, and its program made, while this one runs.
+          await updates.at(-2);
+        }
       }
+    } finally {
+      await Promise.allSettled(updates);
     }
-    return updates;
+    return await Promise.all(updates);
   }
 
   async #goldMetrics(rollouts: readonly Rollout[], raw: readonly number[]): Promise<Record<string, number>> {
