@@ -47,7 +47,7 @@ struct Plan {
 // needs no second pass over C, and rows of A need no packing.
 constexpr int64_t kWholeDepth = 512, kDepth = 320;
 constexpr int64_t kBlockFloats = 96 * 1024;            // a strip of packed B, in L2
-constexpr int64_t kCachedFloats = 384 * 1024;          // all of A, between L2 and L3
+constexpr int64_t kCachedFloats = 384 * 1024;          // all of A, or of C, between L2 and L3
 constexpr int64_t kSharedFloats = 1024 * 1024;         // a whole packed B, in L3
 constexpr int64_t kPackColumns = 4 * kTileColumns;     // columns in a packing task
 // At most this many rows or columns take Method::dot.
@@ -122,9 +122,9 @@ inline bool wide_enough(const Gemm& g, const Plan& plan, int64_t wanted, int64_t
 }
 
 // Rows of a that every task can read where they lie, out of a cache, while it packs a few columns of b for itself: nobody waits for
-// a common copy of b.
+// a common copy of b. Only where C stays there too: strips of a larger one are slow to write.
 inline bool keeps_a_in_cache(const Gemm& g, const Plan& plan) {
-  return reads_a_directly(g, plan) && g.m * g.k <= kCachedFloats && g.n >= 6 * kTileColumns;
+  return reads_a_directly(g, plan) && g.m * g.k <= kCachedFloats && g.m * g.n <= kCachedFloats && g.n >= 6 * kTileColumns;
 }
 
 // `count` products run together, `total` multiply-adds in all. Threads only bear on the size of tiles, which no sum depends on.

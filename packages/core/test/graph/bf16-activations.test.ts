@@ -125,7 +125,7 @@ describe("what else reads a value decides", () => {
 
   it("a chain between products is bf16", () => {
     const [up, down] = [weight(), weight()];
-    const program = inspect((input) => linear(gelu(linear(input, up)), down), x);
+    const program = inspect((input) => linear(multiply(gelu(linear(input, up)), 2), down), x);
     expect(program.map(({ op, results }) => [op, results[0]])).toEqual([
       ["matmul", "bf16"],
       ["elementwise", "bf16"],
