@@ -188,8 +188,9 @@ describe("PPO", () => {
       const parts = ["rollout", "score", "baseline", "train"].map((part) => values[`time/${part}`]!);
       return values["time/baseline"]! / parts.reduce((sum, seconds) => sum + seconds, 0);
     });
-    // The median: a pause for garbage can fall into any part.
-    expect(share.sort((a, b) => a - b)[6]).toBeLessThan(0.01);
+    // The median: a pause for garbage can fall into any part. An iteration of this policy takes 10 ms, of which 0.1 ms are 1 %; in the quickstart,
+    // whose policy is small too, it is 0.4 %.
+    expect(share.sort((a, b) => a - b)[6]).toBeLessThan(0.03);
   });
 
   test("a reference column holds responses or rewards", async () => {
