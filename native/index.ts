@@ -43,6 +43,11 @@ function packageRoot(): string {
   return existsSync(join(here, "package.json")) ? here : dirname(here);
 }
 
+/** The command that builds the engine, or the library of CUDA: the same in a clone and where this package was installed. */
+export function buildCommand(what: "engine" | "cuda"): string {
+  return `node "${join(packageRoot(), "scripts", what === "engine" ? "build.mjs" : "build-cuda.mjs")}"`;
+}
+
 /** Where the addon is looked for, in order. */
 export function addonPaths(): string[] {
   const chosen = process.env.TREFOIL_NATIVE_PATH;
@@ -89,6 +94,6 @@ function load(): NativeAddon {
   }
   const fix = chosen
     ? "TREFOIL_NATIVE_PATH names the first; unset it to use the engine of this package."
-    : "Build it with `pnpm --filter @trefoil/native run build:native` (needs CMake 3.20 and a C++20 compiler).";
+    : `Build it with \`${buildCommand("engine")}\` (needs CMake 3.20 and a C++20 compiler).`;
   throw new NativeLoadError(attempts, fix, causes.length > 0 ? { cause: causes[0] } : undefined);
 }

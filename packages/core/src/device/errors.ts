@@ -1,9 +1,9 @@
-import { type LoadAttempt, TrefoilError } from "@trefoil/native";
+import { buildCommand, type LoadAttempt, TrefoilError } from "@trefoil/native";
 
 const cudaFix =
-  "CUDA needs an NVIDIA GPU (Ampere or newer) with its driver, and the library that `pnpm --filter @trefoil/native run build:cuda` " +
-  "makes where nvcc 12.4 or newer is installed. `npm run doctor` shows what this machine has; without a GPU leave out --device " +
-  "and TREFOIL_DEVICE.";
+  `CUDA needs an NVIDIA GPU (Ampere or newer) with its driver, and the library that \`${buildCommand("cuda")}\` makes where nvcc ` +
+  "12.4 or newer is installed. `npx trefoil doctor` (`npm run doctor` in the repository) shows what this machine has; without a GPU " +
+  "leave out --device and TREFOIL_DEVICE.";
 
 /** A device that cannot be used here. `attempts` lists the libraries that were looked for. */
 export class DeviceUnavailableError extends TrefoilError {

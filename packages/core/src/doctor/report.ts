@@ -1,5 +1,5 @@
 import { existsSync, readFileSync } from "node:fs";
-import { addonPaths, backendLibraryPaths } from "@trefoil/native";
+import { addonPaths, backendLibraryPaths, buildCommand } from "@trefoil/native";
 import { Device, DeviceUnavailableError } from "../device/index.js";
 
 interface FoundDevice {
@@ -64,7 +64,7 @@ export function adviseOnCuda(found: Pick<DoctorReport, "driver" | "libraries" | 
   if (found.driver === null) advice.push("For a GPU, install NVIDIA's driver. Without one everything runs on the CPU.");
   if (!built)
     advice.push(
-      "Build the CUDA library with `pnpm --filter @trefoil/native run build:cuda` (needs nvcc 12.4 or newer, of the CUDA toolkit).",
+      `Build the CUDA library with \`${buildCommand("cuda")}\` (needs nvcc 12.4 or newer, of the CUDA toolkit).`,
     );
   if (found.driver !== null && built)
     advice.push(

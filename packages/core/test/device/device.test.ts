@@ -23,7 +23,7 @@ it("says which library it looked for, and how to get it", () => {
   const error = failure("cuda", { library: "/nowhere/libtrefoil_cuda.so" });
   expect(error.code).toBe("TREFOIL_DEVICE_UNAVAILABLE");
   expect(error.attempts).toEqual([{ path: "/nowhere/libtrefoil_cuda.so", reason: "no such file" }]);
-  expect(error.message).toMatch(/\/nowhere\/libtrefoil_cuda\.so: no such file\n.*build:cuda/s);
+  expect(error.message).toMatch(/\/nowhere\/libtrefoil_cuda\.so: no such file\n.*build-cuda\.mjs/s);
 });
 
 it.skipIf(existsSync("/dev/nvidiactl"))("leaves everything else working without a GPU", async () => {
