@@ -146,13 +146,16 @@ const command = (name: string, summary: string, suites: readonly Suite[]) =>
 const compare = defineCommand({
   name: "compare",
   summary: "what changed between two results",
-  examples: [`bench compare --old ${join("results", "a.json")} --new ${join("results", "b.json")}`],
+  examples: [`bench compare ${join("results", "old.json")} ${join("results", "new.json")}`],
   schema: z.strictObject({
-    old: z.string().describe("result before").meta({ placeholder: "file" }),
-    new: z.string().describe("result after").meta({ placeholder: "file" }),
+    result: z
+      .array(z.string().min(1))
+      .length(2)
+      .describe("results before and after")
+      .meta({ placeholder: "file", positional: true }),
   }),
   async run(config, { stdout }) {
-    const [before, after] = [await readResult(config.old), await readResult(config.new)];
+    const [before, after] = [await readResult(config.result[0]!), await readResult(config.result[1]!)];
     stdout.write(renderChanges(compareResults(before, after), before, after));
   },
 });
@@ -166,9 +169,10 @@ const commands = [
   compare,
 ];
 
-/** Runs the command line and returns its exit code. Flags alone mean everything. */
+/** Runs the command line and returns its exit code. Flags alone mean everything, but for `--compare old.json new.json`. */
 export async function main(argv: readonly string[]): Promise<number> {
   const args = argv[0] === "--" ? argv.slice(1) : [...argv];
+  if (args[0] === "--compare") args[0] = "compare";
   const flagsOnly = args.length === 0 || (args[0]!.startsWith("--") && !["--help", "--version"].includes(args[0]!));
   return await runCli({
     name: "bench",

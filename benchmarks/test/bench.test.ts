@@ -75,9 +75,11 @@ test("a second run of selected work is compared with the first, and the history 
 
   expect(await readFile(second!.replace(/json$/, "html"), "utf8")).toContain("History on this processor");
 
-  printed.mockClear();
-  expect(await main(["compare", "--old", first!, "--new", second!])).toBe(0);
-  expect(output()).toContain("over 2 cases");
+  for (const command of ["compare", "--compare"]) {
+    printed.mockClear();
+    expect(await main([command, first!, second!])).toBe(0);
+    expect(output()).toContain("over 2 cases");
+  }
 });
 
 test("work that does not exist is a failure, not an empty result", async () => {
