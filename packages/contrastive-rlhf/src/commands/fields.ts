@@ -76,7 +76,7 @@ export const rewardField = z
   .array(z.string().min(1))
   .min(1)
   .describe(
-    "Folder of a reward model, or a .js/.mjs module whose default export maps samples to numbers. Several add up; 0.5*PATH weighs one.",
+    "Folder of a reward model, or a JavaScript (with Node 22.18 or newer also TypeScript) module whose default export maps samples to numbers. Several add up; 0.5*PATH weighs one.",
   );
 
 export const aggregationFields = {
@@ -112,7 +112,7 @@ export async function openRewards(list: readonly string[], tokenizer: Tokenizer,
   for (const entry of list) {
     const [, weight, path] = /^(?:([+-]?\d*\.?\d+(?:e[+-]?\d+)?)\*)?(.+)$/i.exec(entry) ?? [];
     if (path === undefined) throw new RlhfError("RLHF_OPTIONS", `the reward ${entry} is not PATH or WEIGHT*PATH`);
-    const reward = /\.[cm]?js$/.test(path)
+    const reward = /\.[cm]?[jt]s$/.test(path)
       ? await loadRewardFunction(path)
       : await loadModelReward(path, tokenizer, rows);
     parts.push({ reward, weight: weight === undefined ? 1 : Number(weight) });

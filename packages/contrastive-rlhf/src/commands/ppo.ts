@@ -1,6 +1,7 @@
 import { defineCommand } from "@trefoil/core";
 import { z } from "zod";
 import { readPrompts } from "../data/index.js";
+import { RlhfError } from "../errors.js";
 import { type BaselineSettings, defined, type PpoSettings, plainPpo, ppo, respond } from "../stages/index.js";
 import {
   aggregationFields,
@@ -309,19 +310,16 @@ export const ppoCommand = defineCommand({
       },
     };
     const run = runOf(config);
-    const completed = await ppo({
-      policy,
-      rewards,
-      prompts,
-      settings,
-      output,
-      run,
-      resume,
-      overwrite,
-      progress,
-      signal,
-    });
-    if (!completed) return;
+    const report = async (samples: Parameters<typeof writePpoReport>[3]) =>
+      await writePpoReport(run, "contrastive-rlhf ppo", { [settings.baseline.kind]: run }, samples, config);
+    try {
+      const options = { policy, rewards, prompts, settings, output, run, resume, overwrite, progress, signal };
+      if (!(await ppo(options))) return;
+    } catch (error) {
+      // What led to an alarm is what its reader wants to see.
+      if (error instanceof RlhfError && error.code === "RLHF_ALARM") await report({});
+      throw error;
+    }
     const shown = {
       prompts: prompts.slice(0, shownPrompts),
       samples: 1,
@@ -329,7 +327,7 @@ export const ppoCommand = defineCommand({
       batch: 32,
     };
     const samples = shownPrompts > 0 ? { SFT: await respond(policy, shown), PPO: await respond(output, shown) } : {};
-    await writePpoReport(run, "contrastive-rlhf ppo", { [settings.baseline.kind]: run }, samples, config);
+    await report(samples);
     progress.log(`Inside PPO ${await baselineCostText(run)}.`);
     progress.log(`The policy is in ${output}, the report in ${run}/report.html.`);
   },

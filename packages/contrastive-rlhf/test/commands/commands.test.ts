@@ -101,6 +101,28 @@ describe("the command line", () => {
     expect(chat.code).toBe(0);
     expect(chat.stdout.split("\n").length).toBeGreaterThanOrEqual(3);
 
+    const broken = await run(folder, [
+      ...ppo.replace("--no-alarms.enabled", "--alarms.grace 0 --learning-rate 5").split(" "),
+      ...["--output", "broken"],
+    ]);
+    expect([broken.code, broken.stderr]).toEqual([
+      1,
+      expect.stringMatching(/The batch is in broken-run\/alarm-\d\.json/),
+    ]);
+    expect(await readFile(join(folder, "broken-run/report.html"), "utf8")).toContain("<!doctype html>");
+    await writeFile(
+      join(folder, "typed.ts"),
+      "export default (samples: { responseText: string }[]) => samples.map(() => 1);\n",
+    );
+    const typed = await run(folder, [
+      ...ppo.replace("--reward reward", "--reward typed.ts").split(" "),
+      "--output",
+      "typed",
+    ]);
+    // Since Node 22.18 types are taken off.
+    if ((process.features as { typescript?: unknown }).typescript) expect(typed.code).toBe(0);
+    else expect([typed.code, typed.stderr]).toEqual([1, expect.stringContaining("this one needs it compiled")]);
+
     const wrong = await run(folder, ["evaluate", "--policy", "sft", "--against", "dpo", "--prompts", "prompts.jsonl"]);
     expect([wrong.code, wrong.stderr]).toEqual([1, expect.stringContaining("--reward or --judge")]);
     await write("bad.jsonl", [{ prompt: "x" }, { prompt: "" }]);

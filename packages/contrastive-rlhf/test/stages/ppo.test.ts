@@ -369,6 +369,15 @@ describe("PPO", () => {
         );
         return { step, ...Object.fromEntries(kept) };
       });
+    // Other prompts, though as many, are another run.
+    await writeFile(file, prompts.training.map((prompt) => `${JSON.stringify({ prompt, other: 1 })}\n`).join(""));
+    const changed = spawn(process.execPath, [...flags("twice"), "--resume", "--overwrite"], {
+      stdio: ["ignore", "ignore", "pipe"],
+    });
+    let refused = "";
+    changed.stderr.on("data", (text) => (refused += text));
+    expect(await ended(changed)).toBe(1);
+    expect(refused).toMatch(/other settings, data or models/);
     expect(await lines("twice")).toEqual(await lines("once"));
     expect(await hashModelFolder(at("twice"))).toBe(await hashModelFolder(at("once")));
   }, 120_000);
