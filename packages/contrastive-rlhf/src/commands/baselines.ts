@@ -17,12 +17,15 @@ export const baselinesCommand = defineCommand({
     reward: rewardField,
     prompts: file("Prompts of the PPO run."),
     store: folder("Folder of the store; one that is there is completed or extended."),
-    samples: count(8, "Samples of each prompt, k. A baseline's error falls as 1/k."),
+    samples: count(
+      8,
+      "Samples of each prompt, k. A baseline's error falls as 1/k: 8 leave an eighth. What is printed at the end says whether more pay.",
+    ),
     sampler: samplerFields(64).prefault({}),
     responsesFrom: folder(
       "Store of the same policy and sampler: its responses are scored by these rewards instead of being sampled again.",
     ).optional(),
-    batch: count(64, "Responses sampled at a time."),
+    batch: count(64, "Responses sampled at a time; no result depends on it."),
   }),
   run: async (config, { progress, signal, stdout }) => {
     const { policy, store, samples, sampler, batch, responsesFrom } = config;

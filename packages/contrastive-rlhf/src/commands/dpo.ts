@@ -19,13 +19,15 @@ export const dpoCommand = defineCommand({
     loss: z
       .enum(["sigmoid", "conservative", "robust", "ipo"])
       .default("sigmoid")
-      .describe("sigmoid is DPO; conservative and robust expect flipped labels; ipo has a bounded margin."),
+      .describe(
+        "sigmoid is DPO as published; conservative and robust expect flipped labels; ipo has a bounded margin.",
+      ),
     flips: z
       .number()
       .min(0)
       .lt(0.5)
       .default(0.1)
-      .describe("Share of flipped labels that conservative and robust expect."),
+      .describe("Share of flipped labels that conservative and robust expect; a tenth where nothing is known."),
     train: trainFields({ steps: 200, learningRate: 5e-5, batch: 16 }).prefault({}),
   }),
   run: async (config, { progress, signal }) => {

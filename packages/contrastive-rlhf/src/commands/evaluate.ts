@@ -21,9 +21,9 @@ export const evaluateCommand = defineCommand({
     reward: z.array(z.string().min(1)).default([]).describe("Rewards that decide, as in ppo."),
     judge: z.string().min(1).optional().describe("Shell command that decides instead."),
     prompts: file("Prompts that neither was trained on."),
-    samples: count(1, "Responses of each policy to each prompt."),
+    samples: count(1, "Responses of each policy to each prompt; 1, because more prompts say more than more responses."),
     sampler: samplerFields(64).prefault({}),
-    batch: count(64, "Responses sampled at a time."),
+    batch: count(64, "Responses sampled at a time; no result depends on it."),
     frontier: folder(
       "Run directory of ppo: also print reward against KL for each of its checkpoints. --against must be its SFT policy.",
     ).optional(),

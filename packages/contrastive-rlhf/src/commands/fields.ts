@@ -21,33 +21,42 @@ export const seed = z.number().int().min(0).max(0xffffffff).default(0);
 /** @param defaults of the stage */
 export const trainFields = (defaults: { steps: number; learningRate: number; batch: number }) =>
   z.strictObject({
-    steps: count(defaults.steps, "Optimiser updates.").meta({ unit: "steps" }),
-    batch: count(defaults.batch, "Rows (or pairs) of a batch."),
+    steps: count(
+      defaults.steps,
+      "Optimiser updates; steps × batch over the rows are the passes over the data: one to three are usual.",
+    ).meta({ unit: "steps" }),
+    batch: count(defaults.batch, "Rows (or pairs) of a batch; few, because memory grows with it."),
     learningRate: z
       .number()
       .positive()
       .default(defaults.learningRate)
-      .describe("Peak learning rate; falls linearly to 0, as in the reference implementations."),
+      .describe(
+        "Peak learning rate; falls linearly to 0, as in the reference implementations. For small models: billions of parameters take 1e-6 to 1e-5.",
+      ),
     warmupSteps: z
       .number()
       .int()
       .nonnegative()
       .default(10)
-      .describe("Steps over which the rate rises from 0.")
+      .describe("Steps over which the rate rises from 0, while Adam's moments are guesses.")
       .meta({ unit: "steps" }),
     weightDecay: z
       .number()
       .nonnegative()
       .default(0)
       .describe("AdamW's decay of matrices; 0 because the data are few and the steps too."),
-    clipNorm: z.number().positive().default(1).describe("Gradients longer than this are scaled down to it."),
+    clipNorm: z
+      .number()
+      .positive()
+      .default(1)
+      .describe("Gradients longer than this are scaled down to it; 1 as in most implementations."),
     maxLength: count(
       1024,
       "Tokens of prompt and response together; longer responses are cut, counted and reported.",
     ).meta({ unit: "tokens" }),
     seed: seed.describe("Initial weights of heads, and order of the data."),
-    checkpointEvery: count(100, "Steps between checkpoints.").meta({ unit: "steps" }),
-    keepCheckpoints: count(2, "Newest checkpoints kept."),
+    checkpointEvery: count(100, "Steps between checkpoints: what a kill can cost.").meta({ unit: "steps" }),
+    keepCheckpoints: count(2, "Newest checkpoints kept: the last, and one should it be damaged."),
   }) satisfies z.ZodType<TrainingSettings>;
 
 export const samplerFields = (maxNewTokens: number) =>
@@ -57,7 +66,7 @@ export const samplerFields = (maxNewTokens: number) =>
       .min(0)
       .default(1)
       .describe("Logits are divided by this; 1 samples the policy itself, which is what its gradient is about."),
-    maxNewTokens: count(maxNewTokens, "Length of responses, at most.").meta({ unit: "tokens" }),
+    maxNewTokens: count(maxNewTokens, "Length of responses, at most; that of ppo.").meta({ unit: "tokens" }),
     seed: seed.describe(
       "Key of the random numbers. Each prompt and sample has numbers of its own, whatever the batch.",
     ),
@@ -67,7 +76,7 @@ export const rewardField = z
   .array(z.string().min(1))
   .min(1)
   .describe(
-    "Folder of a reward model, or a .js/.mjs module whose default export maps samples to numbers. Several add up; 0.5*PATH weighs one.",
+    "Folder of a reward model, or a JavaScript (with Node 22.18 or newer also TypeScript) module whose default export maps samples to numbers. Several add up; 0.5*PATH weighs one.",
   );
 
 export const aggregationFields = {
@@ -80,7 +89,9 @@ export const aggregationFields = {
     .min(0)
     .max(1)
     .default(0.25)
-    .describe("Share cut from each end by trimmed-mean; the quantile taken by quantile."),
+    .describe(
+      "Share cut from each end by trimmed-mean, or the quantile taken by quantile: 0.25 is the mean of the middle half, or a cautious baseline.",
+    ),
 };
 
 export function aggregationOf({
@@ -101,7 +112,7 @@ export async function openRewards(list: readonly string[], tokenizer: Tokenizer,
   for (const entry of list) {
     const [, weight, path] = /^(?:([+-]?\d*\.?\d+(?:e[+-]?\d+)?)\*)?(.+)$/i.exec(entry) ?? [];
     if (path === undefined) throw new RlhfError("RLHF_OPTIONS", `the reward ${entry} is not PATH or WEIGHT*PATH`);
-    const reward = /\.[cm]?js$/.test(path)
+    const reward = /\.[cm]?[jt]s$/.test(path)
       ? await loadRewardFunction(path)
       : await loadModelReward(path, tokenizer, rows);
     parts.push({ reward, weight: weight === undefined ? 1 : Number(weight) });

@@ -1,6 +1,7 @@
 import { defineCommand } from "@trefoil/core";
 import { z } from "zod";
 import { readPrompts } from "../data/index.js";
+import { RlhfError } from "../errors.js";
 import { type BaselineSettings, defined, type PpoSettings, plainPpo, ppo, respond } from "../stages/index.js";
 import {
   aggregationFields,
@@ -19,12 +20,19 @@ import { baselineCostText, writePpoReport } from "./reports.js";
 const baselineFields = z
   .discriminatedUnion("kind", [
     z.strictObject({
-      kind: z.literal("none").describe("What is subtracted from rewards: offline is the contrastive reward."),
+      kind: z
+        .literal("none")
+        .describe(
+          "What is subtracted from rewards: offline is the contrastive reward. none, because the others need a store, a column or more samples.",
+        ),
     }),
     z.strictObject({
       kind: z.literal("offline"),
       store: folder("Store made by `contrastive-rlhf baselines`."),
-      samples: count(8, "Samples of each prompt that count, k."),
+      samples: count(
+        8,
+        "Samples of each prompt that count, k; with 8 a baseline adds an eighth of the within-prompt variance.",
+      ),
       ...aggregationFields,
     }),
     z.strictObject({
@@ -44,13 +52,21 @@ const baselineFields = z
 const shaperFields = z
   .discriminatedUnion("kind", [
     z.strictObject({
-      kind: z.literal("identity").describe("What is made of reward and baseline: identity subtracts; sigmoid is PAR."),
+      kind: z
+        .literal("identity")
+        .describe("What is made of reward and baseline: identity, the paper's, subtracts; sigmoid is PAR."),
     }),
     z.strictObject({ kind: z.literal("sigmoid") }),
     z.strictObject({ kind: z.literal("log-sigmoid") }),
     z.strictObject({
       kind: z.literal("clip"),
-      limit: z.number().positive().default(1).describe("Differences are limited to ± this."),
+      limit: z
+        .number()
+        .positive()
+        .default(1)
+        .describe(
+          "Differences are limited to ± this; 1 suits rewards with a standard deviation of about 1 within a prompt.",
+        ),
     }),
     z.strictObject({ kind: z.literal("running-scale") }),
     z.strictObject({ kind: z.literal("match-std") }),
@@ -76,17 +92,17 @@ export const ppoCommand = defineCommand({
     ...outputFields,
     baseline: baselineFields,
     shaper: shaperFields,
-    iterations: count(100, "Rollout and update, this many times."),
-    promptsPerIteration: count(64, "Prompts of an iteration."),
+    iterations: count(100, "Rollout and update, this many times; where rewards still rise at the end, take more."),
+    promptsPerIteration: count(64, "Prompts of an iteration; 64 to 512 are usual, more make gradients less noisy."),
     samplesPerPrompt: count(
       plainPpo.samplesPerPrompt,
-      "Rollouts of each prompt; 2 or more for leave-one-out and group.",
+      "Rollouts of each prompt; 1, because other prompts teach more, but 2 or more for leave-one-out and group.",
     ),
     epochs: count(
       plainPpo.epochs,
       "Passes over an iteration's rollouts; 4 as in the reference implementations. Lower it first when clipfrac is high.",
     ),
-    minibatch: count(32, "Rollouts of one update."),
+    minibatch: count(32, "Rollouts of one update; half an iteration's. Fewer make more, noisier updates."),
     learningRate: z
       .number()
       .positive()
@@ -96,17 +112,32 @@ export const ppoCommand = defineCommand({
       .number()
       .positive()
       .default(plainPpo.clipNorm)
-      .describe("Gradients longer than this are scaled down to it."),
+      .describe("Gradients longer than this are scaled down to it; 1 as in most implementations."),
     temperature: z
       .number()
       .positive()
       .default(plainPpo.temperature)
-      .describe("Of sampling and of every log-probability; must be that of the baselines."),
-    maxNewTokens: count(64, "Length of responses, at most.").meta({ unit: "tokens" }),
+      .describe(
+        "Of sampling and of every log-probability; must be that of the baselines. 1 samples the policy that is trained.",
+      ),
+    maxNewTokens: count(64, "Length of responses, at most; long enough that most of those of the SFT policy end.").meta(
+      { unit: "tokens" },
+    ),
     gamma: z.number().min(0).max(1).default(plainPpo.gamma).describe("Discount; 1, because one score ends an episode."),
-    lambda: z.number().min(0).max(1).default(plainPpo.lambda).describe("Of generalised advantage estimation."),
-    clip: z.number().positive().default(plainPpo.clip).describe("Probability ratios are clipped to 1 ± this."),
-    dualClip: optional("Bounds the loss of bad actions that became likely, at this times the advantage; 3 is usual."),
+    lambda: z
+      .number()
+      .min(0)
+      .max(1)
+      .default(plainPpo.lambda)
+      .describe("Of generalised advantage estimation; 0.95 as in most implementations. Less trusts the critic more."),
+    clip: z
+      .number()
+      .positive()
+      .default(plainPpo.clip)
+      .describe("Probability ratios are clipped to 1 ± this; 0.2 as in the PPO paper."),
+    dualClip: optional(
+      "Bounds the loss of bad actions that became likely, at this times the advantage; 3 is usual. Default: no bound, as in the PPO paper.",
+    ),
     entropyCoefficient: z
       .number()
       .nonnegative()
@@ -115,30 +146,42 @@ export const ppoCommand = defineCommand({
     whitenAdvantages: z
       .boolean()
       .default(plainPpo.whitenAdvantages)
-      .describe("Advantages of an iteration get mean 0 and variance 1."),
-    whitenRewards: z.boolean().default(plainPpo.whitenRewards).describe("Per-token rewards get variance 1."),
+      .describe(
+        "Advantages of an iteration get mean 0 and variance 1, so that the learning rate does not depend on the scale of rewards.",
+      ),
+    whitenRewards: z
+      .boolean()
+      .default(plainPpo.whitenRewards)
+      .describe("Per-token rewards get variance 1; off, because advantages are whitened."),
     maskTruncated: z
       .boolean()
       .default(plainPpo.maskTruncated)
-      .describe("Leave responses without an end out of the loss."),
+      .describe("Leave responses without an end out of the loss; off, because the policy would not learn to end."),
     rewardClip: optional(
-      "Final rewards are limited to ± this: after the baseline, since clipping before it would spoil the subtraction.",
+      "Final rewards are limited to ± this: after the baseline, since clipping before it would spoil the subtraction. Default: no limit; 10 is usual.",
     ),
     kl: z
       .strictObject({
         where: z
           .enum(["reward", "loss-k2", "loss-k3"])
           .default("reward")
-          .describe("In the reward by k1 (unbiased), or in the loss by k2 (right gradient) or k3 (GRPO's)."),
+          .describe(
+            "In the reward by k1 (unbiased; usual in PPO), or in the loss by k2 (right gradient) or k3 (GRPO's).",
+          ),
         coefficient: z.number().nonnegative().default(0.05).describe("β; 0.05 as in the N+ details."),
         adaptive: z
           .strictObject({
-            target: z.number().positive().default(6).describe("KL per response to steer to.").meta({ unit: "nats" }),
+            target: z
+              .number()
+              .positive()
+              .default(6)
+              .describe("KL per response to steer to; 6 as in Ziegler et al.")
+              .meta({ unit: "nats" }),
             horizon: z
               .number()
               .positive()
               .default(10000)
-              .describe("Responses over which the coefficient can change much."),
+              .describe("Responses over which the coefficient can change much; 10000 as in Ziegler et al."),
           })
           .optional()
           .describe("Steer the coefficient to a target KL"),
@@ -150,7 +193,7 @@ export const ppoCommand = defineCommand({
           .enum(["auto", "none", "separate", "shared"])
           .default("auto")
           .describe(
-            "A network of its own, a head on the policy, or none; auto: none for leave-one-out and group, else separate.",
+            "A network of its own, a head on the policy (less memory), or none; auto: none for leave-one-out and group, which replace it, else separate, whose loss does not disturb the policy.",
           ),
         from: folder(
           "Folder that a separate critic starts from; a reward model is a good one. Default: the SFT policy.",
@@ -160,7 +203,9 @@ export const ppoCommand = defineCommand({
           .int()
           .nonnegative()
           .default(0)
-          .describe("First iterations that train the critic only."),
+          .describe(
+            "First iterations that train the critic only; 0, because values start at 0, which no advantage suffers from.",
+          ),
         learningRate: z
           .number()
           .positive()
@@ -170,7 +215,7 @@ export const ppoCommand = defineCommand({
           .number()
           .positive()
           .default(1)
-          .describe("Weight of its loss; matters for a shared critic, 0.1 is usual there."),
+          .describe("Weight of its loss; only matters for a shared critic, where 0.1 is usual."),
         clip: optional(
           "Values may move this far per iteration. Default: any; contrastive rewards have other scales than the usual 0.2 fits.",
         ),
@@ -181,16 +226,22 @@ export const ppoCommand = defineCommand({
         unended: z
           .enum(["none", "replace", "subtract"])
           .default("none")
-          .describe("What happens to the score of a response without an end."),
+          .describe(
+            "What happens to the score of a response without an end; none keeps the reward as it is. Set it where responses grow to the limit.",
+          ),
         unendedValue: z
           .number()
           .default(1)
-          .describe("Subtracted, or (with replace) put in its place: then usually -1."),
+          .describe(
+            "Subtracted, or (with replace) put in its place: then usually -1. 1 is about the spread of rewards.",
+          ),
         overlong: z
           .strictObject({
-            limit: count(64, "Length from which the punishment is whole.").meta({ unit: "tokens" }),
-            buffer: count(16, "Length over which it grows.").meta({ unit: "tokens" }),
-            weight: z.number().positive().default(1).describe("The whole punishment."),
+            limit: count(64, "Length from which the punishment is whole; that of maxNewTokens.").meta({
+              unit: "tokens",
+            }),
+            buffer: count(16, "Length over which it grows; a quarter of the limit.").meta({ unit: "tokens" }),
+            weight: z.number().positive().default(1).describe("The whole punishment; 1 as in DAPO."),
           })
           .optional()
           .describe("Soft punishment of long responses"),
@@ -199,24 +250,29 @@ export const ppoCommand = defineCommand({
       .prefault({}),
     alarms: z
       .strictObject({
-        enabled: z.boolean().default(true).describe("Stop on numbers that say the run is broken."),
+        enabled: z
+          .boolean()
+          .default(true)
+          .describe("Stop on numbers that say the run is broken: it rarely comes back, and its batch is worth a look."),
         grace: z
           .number()
           .int()
           .nonnegative()
           .default(5)
-          .describe("First iterations in which only numbers that are not finite stop it."),
+          .describe(
+            "First iterations in which only numbers that are not finite stop it: a fresh critic explains nothing yet.",
+          ),
       })
       .prefault({}),
     seed: seed.describe("Order of prompts, rollouts, heads."),
-    checkpointEvery: count(20, "Iterations between checkpoints."),
-    keepCheckpoints: count(2, "Newest checkpoints kept."),
+    checkpointEvery: count(20, "Iterations between checkpoints: what a kill can cost."),
+    keepCheckpoints: count(2, "Newest checkpoints kept, for space; more give `evaluate --frontier` more points."),
     shownPrompts: z
       .number()
       .int()
       .nonnegative()
       .default(8)
-      .describe("Prompts whose responses the report shows, before and after."),
+      .describe("Prompts whose responses the report shows, before and after; as many as fit on a page."),
   }),
   run: async (config, { progress, signal }) => {
     const {
@@ -254,19 +310,16 @@ export const ppoCommand = defineCommand({
       },
     };
     const run = runOf(config);
-    const completed = await ppo({
-      policy,
-      rewards,
-      prompts,
-      settings,
-      output,
-      run,
-      resume,
-      overwrite,
-      progress,
-      signal,
-    });
-    if (!completed) return;
+    const report = async (samples: Parameters<typeof writePpoReport>[3]) =>
+      await writePpoReport(run, "contrastive-rlhf ppo", { [settings.baseline.kind]: run }, samples, config);
+    try {
+      const options = { policy, rewards, prompts, settings, output, run, resume, overwrite, progress, signal };
+      if (!(await ppo(options))) return;
+    } catch (error) {
+      // What led to an alarm is what its reader wants to see.
+      if (error instanceof RlhfError && error.code === "RLHF_ALARM") await report({});
+      throw error;
+    }
     const shown = {
       prompts: prompts.slice(0, shownPrompts),
       samples: 1,
@@ -274,7 +327,7 @@ export const ppoCommand = defineCommand({
       batch: 32,
     };
     const samples = shownPrompts > 0 ? { SFT: await respond(policy, shown), PPO: await respond(output, shown) } : {};
-    await writePpoReport(run, "contrastive-rlhf ppo", { [settings.baseline.kind]: run }, samples, config);
+    await report(samples);
     progress.log(`Inside PPO ${await baselineCostText(run)}.`);
     progress.log(`The policy is in ${output}, the report in ${run}/report.html.`);
   },

@@ -15,12 +15,19 @@ export const rewardCommand = defineCommand({
     model: folder("Folder of the policy whose weights the trunk starts from."),
     data: file("Preferences."),
     ...outputFields,
-    heldOut: z.number().min(0).lt(1).default(0.1).describe("Share of pairs, the last ones, kept to measure accuracy."),
+    heldOut: z
+      .number()
+      .min(0)
+      .lt(1)
+      .default(0.1)
+      .describe("Share of pairs, the last ones, kept to measure accuracy; a tenth costs training little."),
     centre: z
       .number()
       .nonnegative()
       .default(0)
-      .describe("Coefficient of mean (r⁺ + r⁻)², which keeps rewards around 0; 0.01 where a critic must fit them."),
+      .describe(
+        "Coefficient of mean (r⁺ + r⁻)², which keeps rewards around 0; 0, because contrast needs none, 0.01 where a critic must fit them.",
+      ),
     labelNoise: z
       .strictObject({
         kind: z.enum(["conservative", "robust"]).describe("Smoothed labels, or a loss that is unbiased under flips."),
@@ -31,7 +38,9 @@ export const rewardCommand = defineCommand({
     normalise: z
       .enum(["none", "mean", "mean-std"])
       .default("mean")
-      .describe("Afterwards, over all responses of the data: mean 0, and standard deviation 1 if asked."),
+      .describe(
+        "Afterwards, over all responses of the data: mean 0, which no preference says and a critic would have to learn, and standard deviation 1 if asked, which changes what β means.",
+      ),
     train: trainFields({ steps: 300, learningRate: 1e-4, batch: 16 }).prefault({}),
   }),
   run: async (config, { progress, signal, stdout }) => {

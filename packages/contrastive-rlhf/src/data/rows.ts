@@ -80,6 +80,7 @@ class RowTexts {
       if (value === "") throw new RowProblem(`"${field}" is empty`);
       return value;
     }
+    if (!Array.isArray(value)) throw new RowProblem(`"${field}" must be a string or a list of chat messages`);
     if (typeof row.prompt === "string")
       throw new RowProblem(`"${field}" is a list of messages but "prompt" is text: use messages for both`);
     return this.#rest(parseMessages(row.prompt, "prompt"), parseMessages(value, field), field);
@@ -111,7 +112,9 @@ class RowTexts {
 
   #render(messages: ChatMessage[], addGenerationPrompt: boolean): string {
     if (!this.#template)
-      throw new RowProblem("chat messages need a chat_template in tokenizer_config.json; this tokenizer has none");
+      throw new RowProblem(
+        "chat messages need a chat template (chat_template.jinja, or chat_template in tokenizer_config.json); this tokenizer has none",
+      );
     try {
       return this.#template.render(messages, addGenerationPrompt);
     } catch (error) {

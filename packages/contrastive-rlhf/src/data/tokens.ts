@@ -19,13 +19,14 @@ export class EpisodeEncoder {
   /** Responses that were cut to fit; their ends are lost. */
   truncated = 0;
   readonly #tokenizer: Tokenizer;
-  readonly #eos: number;
+  /** Ids that end a response; the first is what is written behind one. */
+  readonly #ends: readonly number[];
   readonly #maxLength: number;
 
   /** @param maxLength tokens of prompt and response together */
   constructor(tokenizer: Tokenizer, eosTokenIds: readonly number[], maxLength: number) {
     this.#tokenizer = tokenizer;
-    this.#eos = eosTokenIds[0]!;
+    this.#ends = eosTokenIds;
     this.#maxLength = maxLength;
   }
 
@@ -75,11 +76,11 @@ export class EpisodeEncoder {
   ): Episode {
     const ids = this.#tokenizer.encode(text, { specialTokens: templated });
     // A chat template may have ended the response already, with white space behind the end.
-    const end = ids.lastIndexOf(this.#eos);
+    const end = ids.findLastIndex((id) => this.#ends.includes(id));
     const room = this.#maxLength - prompt.length;
     let response = ids;
     if (templated && end >= 0) response = ids.slice(0, ended ? end + 1 : end);
-    else if (ended) response = Int32Array.of(...ids, this.#eos);
+    else if (ended) response = Int32Array.of(...ids, this.#ends[0]!);
     if (response.length > room) this.truncated++;
     return { prompt, response: response.slice(0, room) };
   }

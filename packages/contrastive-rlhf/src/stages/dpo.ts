@@ -30,6 +30,7 @@ import {
   tokensOf,
 } from "../models/index.js";
 import { defined } from "./defined.js";
+import { hashRows } from "./hash-rows.js";
 import { makeOptimizer } from "./optimizer.js";
 import type { TrainingSettings } from "./sft.js";
 
@@ -89,7 +90,8 @@ export async function dpo(options: DpoOptions): Promise<boolean> {
   });
   const completed = await runSteps(options, {
     title: "dpo",
-    config: { policy: await hashModelFolder(options.policy), pairs: pairs.length, beta, form, settings },
+    shown: { loss: "loss", accuracy: "rewards/accuracies", margin: "rewards/margins" },
+    config: { policy: await hashModelFolder(options.policy), pairs: hashRows(preferences), beta, form, settings },
     settings,
     parameters: namedState({ model, optimizer }),
     step: async (index) => {

@@ -4,7 +4,10 @@ export {
   describeBaselines,
   type SamplingOptions,
   sampleBaselines,
+  // By the name of its command.
+  sampleBaselines as baselines,
 } from "./baselines.js";
+export { type ChatOptions, Conversation, chat, type ReplyOptions } from "./chat.js";
 export { defined } from "./defined.js";
 export { type DpoOptions, dpo } from "./dpo.js";
 export {
@@ -22,7 +25,12 @@ export { commandJudge, type Judge, judgeBothOrders, type Verdict } from "./judge
 export type { OptimizerSettings } from "./optimizer.js";
 export * from "./ppo/index.js";
 export { type RespondOptions, respond, respondWith } from "./respond.js";
-export { type RewardModelOptions, type RewardModelResult, trainRewardModel } from "./reward-model.js";
+export {
+  type RewardModelOptions,
+  type RewardModelResult,
+  trainRewardModel,
+  trainRewardModel as reward,
+} from "./reward-model.js";
 export {
   functionReward,
   loadModelReward,

@@ -27,6 +27,7 @@ import {
   tokensOf,
 } from "../models/index.js";
 import { defined } from "./defined.js";
+import { hashRows } from "./hash-rows.js";
 import { makeOptimizer } from "./optimizer.js";
 import type { TrainingSettings } from "./sft.js";
 
@@ -92,9 +93,10 @@ export async function trainRewardModel(options: RewardModelOptions): Promise<Rew
 
   const completed = await runSteps(options, {
     title: "reward model",
+    shown: { loss: "loss", accuracy: "accuracy", margin: "margin" },
     config: {
       from: await hashModelFolder(from),
-      pairs: pairs.length,
+      pairs: hashRows(preferences),
       heldOut: held,
       centre,
       labelNoise: labelNoise ?? null,

@@ -40,7 +40,7 @@ export function functionReward(name: string, hash: string, score: RewardFunction
 }
 
 /**
- * The default export of a JavaScript (or compiled TypeScript) module: `(samples) => numbers`, async or not.
+ * The default export of a module: `(samples) => numbers`, async or not. TypeScript needs a Node that runs it, 22.18 or newer.
  * @throws RlhfError `RLHF_REWARD` when there is none
  */
 export async function loadRewardFunction(path: string): Promise<Reward> {
@@ -49,7 +49,9 @@ export async function loadRewardFunction(path: string): Promise<Reward> {
   try {
     module = (await import(pathToFileURL(file).href)) as { default?: unknown };
   } catch (cause) {
-    throw new RlhfError("RLHF_REWARD", `the reward function ${path} cannot be loaded`, { cause });
+    const unknown = (cause as NodeJS.ErrnoException).code === "ERR_UNKNOWN_FILE_EXTENSION";
+    const hint = unknown ? "; Node 22.18 or newer runs TypeScript, this one needs it compiled" : "";
+    throw new RlhfError("RLHF_REWARD", `the reward function ${path} cannot be loaded${hint}`, { cause });
   }
   if (typeof module.default !== "function")
     throw new RlhfError("RLHF_REWARD", `${path} has no default export that is a function of samples`);

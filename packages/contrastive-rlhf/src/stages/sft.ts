@@ -19,8 +19,9 @@ import {
 } from "@trefoil/core";
 import { type DemonstrationText, EpisodeEncoder } from "../data/index.js";
 import { RlhfError } from "../errors.js";
-import { disposeParameters, type Episode, OpenPolicy } from "../models/index.js";
+import { disposeParameters, type Episode, hashModelFolder, OpenPolicy } from "../models/index.js";
 import { defined } from "./defined.js";
+import { hashRows } from "./hash-rows.js";
 import { makeOptimizer, type OptimizerSettings } from "./optimizer.js";
 
 /** A policy that is made on the spot. */
@@ -79,8 +80,8 @@ export async function sft(options: SftOptions): Promise<boolean> {
     const completed = await runSteps(options, {
       title: "sft",
       config: {
-        from: typeof from === "string" ? from : { ...from, tokenizer: tokenizer.hash },
-        demonstrations: episodes.length,
+        from: typeof from === "string" ? await hashModelFolder(from) : { ...from, tokenizer: tokenizer.hash },
+        demonstrations: hashRows(demonstrations),
         trainOnPrompts: options.trainOnPrompts,
         settings,
       },

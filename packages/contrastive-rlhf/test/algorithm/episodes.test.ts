@@ -4,7 +4,9 @@ import {
   explainedVariance,
   generalisedAdvantages,
   klEstimators,
+  mean,
   shapedRewards,
+  variance,
   whiten,
 } from "../../src/index.js";
 import { expectClose } from "./numbers.js";
@@ -87,6 +89,7 @@ describe("advantages", () => {
   test("whitening", () => {
     const v = [0.61, 0.5, -0.2, 0.3, 1.1, -0.4];
     const expected = [0.580614029, 0.361639595, -1.031834075, -0.036495739, 1.556045599, -1.429969409];
+    expectClose([mean(v), variance(v), variance(v, 1)], [0.318333333, 0.252347222, 0.302816667]);
     expectClose(whiten(v), expected);
     expectClose(
       whiten(v, false),

@@ -1,6 +1,7 @@
 import {
   AdamW,
   compile,
+  exp,
   gatherLast,
   gradients,
   logSoftmax,
@@ -12,7 +13,7 @@ import {
   valueAndGrad,
 } from "@trefoil/core";
 import { describe, expect, test } from "vitest";
-import { dpoLoss, entropy, klLoss, maskedMean, policyLoss, rewardModelLoss, valueLoss } from "../../src/index.js";
+import { dpoLoss, entropy, klLoss, maskedMean, mean, policyLoss, rewardModelLoss, valueLoss } from "../../src/index.js";
 import { expectClose, mulberry32 } from "./numbers.js";
 
 /** Results are f32: seven digits. */
@@ -53,6 +54,7 @@ describe("SFT", () => {
     expectClose([value, Math.exp(value)], [0.933333333, 2.542972], 1e-6);
     // Per-token, not per-sequence: {[2, .3, .5], [1]}.
     expectClose([await maskedMean(tensor([2, 0.3, 0.5, 1]), ones).item()], [0.95], single);
+    expectClose([mean([mean([2, 0.3, 0.5]), 1])], [0.966666667]);
   });
 });
 
@@ -129,6 +131,7 @@ test("KL as a loss", async () => {
 
 test("entropy, and log-probabilities at a temperature", async () => {
   const z = [1, 2, 0.5, -1];
+  expectClose(await exp(logSoftmax(tensor(z))).data(), [0.224207818, 0.609460038, 0.135988916, 0.030343229], single);
   const { value, gradient } = await withGradient((x) => entropy(x), z);
   expectClose([value], [1.014402776], single);
   expectClose(gradient, [0.107794438, -0.316444375, 0.13337509, 0.075274848], single);
@@ -149,6 +152,7 @@ describe("reward model", () => {
     expectClose(await margin.perPair.data(), [0.554355244, 1.03748795, 0.386871006], single);
     expectClose([await margin.loss.item()], [0.6595714], single);
     expectClose([await rewardModelLoss(chosen, tensor(rejected), { centre: 0.01 }).loss.item()], [0.600616768], single);
+    expectClose([0.01 * mean([1.2 + 0.4, 0.3 + 0.9, -0.5 - 1.5].map((sum) => sum ** 2))], [0.026666667]);
     const noise = async (kind: "conservative" | "robust") =>
       await rewardModelLoss(chosen, tensor(rejected), { labelNoise: { kind, rate: 0.1 } }).loss.item();
     expectClose([await noise("conservative"), await noise("robust")], [0.613950101, 0.523950101], single);
@@ -215,6 +219,10 @@ test("Adam in PyTorch's convention (§3.12)", async () => {
   });
   await step(tensor([0.5, -1e-4]));
   expectClose(await weights.data(), [0.99900002, 1.000909091], 2e-7);
+  // TensorFlow adds ε to √v before the bias is corrected: another step, by far.
+  const tensorFlow = [0.5, -1e-4].map((g) => 1 - (1e-3 * Math.sqrt(0.001) * g) / (Math.sqrt(0.001 * g * g) + 1e-5));
+  expectClose(tensorFlow, [0.999000632, 1.000240253]);
+  expect(Math.abs((await weights.data())[1]! - tensorFlow[1]!)).toBeGreaterThan(6e-4);
   await step(tensor([-0.2, 2e-4]));
   expectClose(await weights.data(), [0.998654423, 1.000564761], 2e-7);
   const decayed = new Parameter([2], { data: Float32Array.of(1, 1) });

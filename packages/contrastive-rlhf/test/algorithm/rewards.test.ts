@@ -34,6 +34,7 @@ describe("baselines of one prompt", () => {
     expectClose(new RewardShaper({ kind: "sigmoid" }).shape([compared]), [0.677220878]);
     expectClose(new RewardShaper({ kind: "log-sigmoid" }).shape([compared]), [-0.469367347]);
     expectClose(new RewardShaper({ kind: "clip", limit: 0.5 }).shape([compared]), [0.5]);
+    expectClose([0.15 + 1.036433389 * standardDeviation(base)], [0.387476723]);
     // A z-score of the references, population and sample.
     expectClose([0.75 / standardDeviation(base), 0.75 / standardDeviation(base, 1)], [3.273268354, 2.834733548]);
   });
@@ -57,7 +58,8 @@ describe("baselines of one prompt", () => {
     const second = scaled.shape(rewards([10, 12]));
     expectClose(second, [2.199706725, 2.63964807]);
     expect(resumed.shape(rewards([10, 12]))).toEqual(second);
-    expectClose([(10 - moments.mean) / moments.standardDeviation], [1.026529805]);
+    const normal = [10, 12].map((value) => (value - moments.mean) / moments.standardDeviation);
+    expectClose(normal, [1.026529805, 1.46647115]);
   });
 
   test("running scale divides by the standard deviation of all that came so far, the batch included", () => {

@@ -2,6 +2,7 @@ import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { readMetricsFile } from "@trefoil/core";
 import { describe, expect, test } from "vitest";
 import { temporaryFolder } from "../stages/small.js";
 
@@ -20,6 +21,17 @@ async function run(
   result.code = await new Promise((resolve) => child.on("close", resolve));
   return result;
 }
+
+/** What a report of PPO shows at least. */
+const charts = [
+  "Reward",
+  "KL to the SFT policy",
+  "Entropy",
+  "Length of responses",
+  "Share of clipped ratios",
+  "Explained variance of the critic",
+  "Share of rollouts above their own baseline",
+];
 
 const jsonl = (rows: readonly object[]) => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
 
@@ -41,10 +53,12 @@ describe("the command line", () => {
       "prompts.jsonl",
       words.map((word) => ({ prompt: `say ${word}: ` })),
     );
+    let told = "";
     const step = async (args: string) => {
       const result = await run(folder, args.split(" "));
       expect(result.stderr).not.toMatch(/error/);
       expect(result.code).toBe(0);
+      told = result.stderr;
       return result.stdout;
     };
     const small =
@@ -65,6 +79,9 @@ describe("the command line", () => {
     await step(
       `${ppo} --output contrast --baseline.kind offline --baseline.store baselines --baseline.samples 3 --baseline.aggregation median`,
     );
+    expect(told).toMatch(
+      /✓ ppo +reward \S+ +KL \S+ +above baseline \S+ +length \S+ +entropy \S+ +clipped \S+ +explained variance \S+/,
+    );
     await step("dpo --policy sft --data preferences.jsonl --output dpo --train.steps 4 --train.batch 2");
     const compared = await step(
       "evaluate --policy contrast --against sft --reward 0.5*reward --prompts prompts.jsonl --sampler.max-new-tokens 6 --frontier contrast-run --report report.html",
@@ -74,6 +91,8 @@ describe("the command line", () => {
     for (const report of ["report.html", "contrast-run/report.html", "dpo-run/report.html"]) {
       expect(await readFile(join(folder, report), "utf8")).toContain("<!doctype html>");
     }
+    const own = await readFile(join(folder, "contrast-run/report.html"), "utf8");
+    for (const part of [...charts, "What contrast can remove", "Responses"]) expect(own, part).toContain(part);
     const chat = await run(
       folder,
       ["chat", "--policy", "dpo", "--max-new-tokens", "6", "--seed", "1"],
@@ -81,6 +100,28 @@ describe("the command line", () => {
     );
     expect(chat.code).toBe(0);
     expect(chat.stdout.split("\n").length).toBeGreaterThanOrEqual(3);
+
+    const broken = await run(folder, [
+      ...ppo.replace("--no-alarms.enabled", "--alarms.grace 0 --learning-rate 5").split(" "),
+      ...["--output", "broken"],
+    ]);
+    expect([broken.code, broken.stderr]).toEqual([
+      1,
+      expect.stringMatching(/The batch is in broken-run\/alarm-\d\.json/),
+    ]);
+    expect(await readFile(join(folder, "broken-run/report.html"), "utf8")).toContain("<!doctype html>");
+    await writeFile(
+      join(folder, "typed.ts"),
+      "export default (samples: { responseText: string }[]) => samples.map(() => 1);\n",
+    );
+    const typed = await run(folder, [
+      ...ppo.replace("--reward reward", "--reward typed.ts").split(" "),
+      "--output",
+      "typed",
+    ]);
+    // Since Node 22.18 types are taken off.
+    if ((process.features as { typescript?: unknown }).typescript) expect(typed.code).toBe(0);
+    else expect([typed.code, typed.stderr]).toEqual([1, expect.stringContaining("this one needs it compiled")]);
 
     const wrong = await run(folder, ["evaluate", "--policy", "sft", "--against", "dpo", "--prompts", "prompts.jsonl"]);
     expect([wrong.code, wrong.stderr]).toEqual([1, expect.stringContaining("--reward or --judge")]);
@@ -110,7 +151,7 @@ describe("the command line", () => {
   test("a small quickstart, and its result again after a stop", async () => {
     await using temporary = await temporaryFolder();
     const tiny =
-      "--prompts 64 --held-out-prompts 16 --sft-steps 10 --compared-responses 2 --reward-steps 10 --samples 2 --iterations 3".split(
+      "--prompts 64 --held-out-prompts 16 --sft-steps 10 --compared-responses 2 --reward-steps 10 --samples 2 --iterations 7".split(
         " ",
       );
     const first = await run(temporary.path, ["quickstart", "--run", "q", ...tiny]);
@@ -121,8 +162,22 @@ describe("the command line", () => {
     // Only the time and the number of samples drawn differ.
     const table = (text: string) => text.split("\n").filter((line) => !line.includes("drawn in"));
     expect(table(again.stdout)).toEqual(table(first.stdout));
-    expect(await readFile(join(temporary.path, "q/report.html"), "utf8")).toContain(
-      "Share of rollouts above their own baseline",
-    );
+    const report = await readFile(join(temporary.path, "q/report.html"), "utf8");
+    for (const part of [
+      ...charts,
+      "What contrast can remove",
+      "Responses",
+      "PPO + contrast, k = 2",
+      "Policies on held-out prompts",
+    ])
+      expect(report, part).toContain(part);
+
+    // Looking baselines up costs next to nothing. The median: any iteration can be held up by the rest of the machine.
+    const metrics = await readMetricsFile(join(temporary.path, "q/ppo-contrast-run/metrics.jsonl"));
+    const shares = metrics.map(({ values }) => values["time/baseline_share"]!).sort((a, b) => a - b);
+    expect(shares).toHaveLength(7);
+    expect(shares[3]).toBeGreaterThan(0);
+    expect(shares[3]).toBeLessThan(0.01);
+    expect(first.stdout).toMatch(/baselines took [\d.]+ ms of an iteration of \d+ ms: [\d.]+ %/);
   }, 120_000);
 });

@@ -1,6 +1,6 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { ByteTokenizer, type Tokenizer } from "@trefoil/core";
+import { ByteTokenizer } from "@trefoil/core";
 import { describe, expect, test } from "vitest";
 import { EpisodeEncoder, readDemonstrations, readPreferences, readPrompts } from "../../src/index.js";
 import { temporaryFolder } from "../stages/small.js";
@@ -8,7 +8,7 @@ import { temporaryFolder } from "../stages/small.js";
 const plain = new ByteTokenizer();
 const template =
   "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token if m.role == 'assistant' else '' }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
-const chat: Tokenizer = Object.assign(new ByteTokenizer(), { config: { ...plain.config, chat_template: template } });
+const chat = new ByteTokenizer(template);
 
 async function withRows<T>(rows: readonly (object | string)[], read: (path: string) => Promise<T>): Promise<T> {
   await using folder = await temporaryFolder();
@@ -72,6 +72,12 @@ describe("rows", () => {
     // The template has written the end: there is one, as a token.
     expect([...chosen.response]).toEqual([...Buffer.from("yes"), 257]);
     expect(chosen.prompt[0]).toBe(256);
+    // A template may end turns otherwise than texts end, by any of the ids that end a response; one of none of them gets the first.
+    const response = (ends: readonly number[]) => [
+      ...new EpisodeEncoder(chat, ends, 64).preference(row!).chosen.response,
+    ];
+    expect(response([5, 257])).toEqual([...Buffer.from("yes"), 257]);
+    expect(response([5])).toEqual([...Buffer.from("yes"), 257, 5]);
   });
 
   test("every malformed row is named with its line and fault", async () => {
@@ -97,7 +103,7 @@ describe("rows", () => {
       /:5: there is no "prompt"/,
       /:6: "prompt" must be/,
       /:7: "prompt"\[0\] needs a role and a content/,
-      /:8: .*chat_template/,
+      /:8: chat messages need a chat template/,
     ];
     for (const fault of faults) expect(error.message).toMatch(fault);
     expect(error.message).not.toMatch(/:1:/);
@@ -115,6 +121,9 @@ describe("rows", () => {
     await expect(
       withRows([{ prompt: "q", chosen: [{ role: "assistant", content: "x" }], rejected: "y" }], read),
     ).rejects.toThrow(/use messages for both/);
+    await expect(withRows([{ prompt: "q", chosen: 3, rejected: "y" }], read)).rejects.toThrow(
+      /"chosen" must be a string or a list of chat messages/,
+    );
     await expect(withRows([""], read)).rejects.toThrow(/has no rows/);
     await expect(readPrompts("/nowhere/rows.jsonl", plain)).rejects.toThrow(/does not exist/);
   });

@@ -45,5 +45,8 @@ describe("memory of PPO", () => {
     const shared = await memoryOf(folder.path, policy, { critic });
     expect(shared[12]!.live - shared[3]!.live).toBeLessThan(secondRuns);
     expect(shared[12]!.live).toBeLessThan(separate[12]!.live);
+    // Beside no critic at all: the head's 16 weights, their two moments, and programs with a few inputs more.
+    const none = await memoryOf(folder.path, policy, { critic: { ...critic, kind: "none" } });
+    expect(shared[12]!.live - none[12]!.live).toBeLessThan(secondRuns);
   }, 60_000);
 });

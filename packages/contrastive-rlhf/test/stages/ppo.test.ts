@@ -179,14 +179,16 @@ describe("PPO", () => {
       ...["gold/mean", "gold/win_rate_vs_sft", "proxy_gold/pearson", "loss/policy", "loss/value", "kl/coef"],
       ...["advantages/mean", "advantages/std", "returns/mean", "returns/std", "lr/policy", "lr/value"],
       ...["contrast/rho", "contrast/predicted_variance_ratio", "time/rollout", "time/score", "time/baseline"],
-      ...["time/train", "tokens_per_s", "episode"],
+      ...["time/baseline_share", "time/train", "tokens_per_s", "episode"],
     ];
     for (const name of names) expect(metrics[0], name).toHaveProperty([name], expect.any(Number));
     // A policy that is still the SFT policy wins half of the comparisons: 8 of them have a standard error of 0.18 or less.
     expect(Math.abs(metrics[0]!["gold/win_rate_vs_sft"]! - 0.5)).toBeLessThan(0.5);
     const share = metrics.map((values) => {
       const parts = ["rollout", "score", "baseline", "train"].map((part) => values[`time/${part}`]!);
-      return values["time/baseline"]! / parts.reduce((sum, seconds) => sum + seconds, 0);
+      const own = values["time/baseline"]! / parts.reduce((sum, seconds) => sum + seconds, 0);
+      expect(values["time/baseline_share"]).toBeCloseTo(own, 12);
+      return own;
     });
     // The median: a pause for garbage can fall into any part. An iteration of this policy takes 10 ms, of which 0.1 ms are 1 %; in the quickstart,
     // whose policy is small too, it is 0.4 %.
@@ -367,6 +369,15 @@ describe("PPO", () => {
         );
         return { step, ...Object.fromEntries(kept) };
       });
+    // Other prompts, though as many, are another run.
+    await writeFile(file, prompts.training.map((prompt) => `${JSON.stringify({ prompt, other: 1 })}\n`).join(""));
+    const changed = spawn(process.execPath, [...flags("twice"), "--resume", "--overwrite"], {
+      stdio: ["ignore", "ignore", "pipe"],
+    });
+    let refused = "";
+    changed.stderr.on("data", (text) => (refused += text));
+    expect(await ended(changed)).toBe(1);
+    expect(refused).toMatch(/other settings, data or models/);
     expect(await lines("twice")).toEqual(await lines("once"));
     expect(await hashModelFolder(at("twice"))).toBe(await hashModelFolder(at("once")));
   }, 120_000);

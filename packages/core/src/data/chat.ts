@@ -73,7 +73,7 @@ export class ChatEncoder {
       new DataError("DATA_INVALID_JSONL", `${path}: ${reason}`, { cause });
     if (!this.#template) {
       throw invalid(
-        "the tokenizer has no chat_template to render messages with: give prompt and completion, or add a template to tokenizer_config.json",
+        "the tokenizer has no chat_template to render messages with: give prompt and completion, or add a template to tokenizer_config.json or chat_template.jinja",
       );
     }
     const render = (count: number, open: boolean): string => {

@@ -33,15 +33,21 @@ export class ByteTokenizer implements Tokenizer {
   readonly eosTokenId = eosTokenId;
   readonly padTokenId = undefined;
   readonly definition: TokenizerDefinition = byteDefinition;
-  readonly config: TokenizerConfig = {
-    tokenizer_class: "PreTrainedTokenizerFast",
-    bos_token: "<s>",
-    eos_token: "</s>",
-    clean_up_tokenization_spaces: false,
-    model_max_length: 1_000_000,
-  };
+  readonly config: TokenizerConfig;
   readonly hash = definitionHash(byteDefinition);
   readonly #specials = new AddedTokenMatcher(byteDefinition, "special");
+
+  /** @param chatTemplate `chat_template` of the configuration */
+  constructor(chatTemplate?: unknown) {
+    this.config = {
+      tokenizer_class: "PreTrainedTokenizerFast",
+      bos_token: "<s>",
+      eos_token: "</s>",
+      clean_up_tokenization_spaces: false,
+      model_max_length: 1_000_000,
+      ...(chatTemplate !== undefined && { chat_template: chatTemplate }),
+    };
+  }
 
   encode(text: string, options: EncodeOptions = {}): Int32Array {
     if (!options.specialTokens) return Int32Array.from(Buffer.from(text, "utf8"));

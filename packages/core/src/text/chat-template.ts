@@ -14,8 +14,8 @@ export class ChatTemplate {
 
   /** Undefined when the tokenizer has no template. @throws TokenizerError `TOKENIZER_INVALID` for one that does not parse */
   static of(tokenizer: Pick<Tokenizer, "config">): ChatTemplate | undefined {
-    const source = tokenizer.config.chat_template;
-    if (typeof source !== "string") return undefined;
+    const source = defaultTemplate(tokenizer.config.chat_template);
+    if (source === undefined) return undefined;
     const special = (name: string): [string, string][] => {
       const value = tokenizer.config[name];
       const content = typeof value === "object" && value !== null ? (value as Record<string, unknown>).content : value;
@@ -41,4 +41,12 @@ export class ChatTemplate {
       add_generation_prompt: addGenerationPrompt,
     });
   }
+}
+
+/** Of several templates, each with a name, transformers takes the one called "default". */
+function defaultTemplate(value: unknown): string | undefined {
+  if (typeof value === "string") return value;
+  const named = (Array.isArray(value) ? value : []) as { name?: unknown; template?: unknown }[];
+  const template = named.find((each) => each?.name === "default")?.template;
+  return typeof template === "string" ? template : undefined;
 }

@@ -9,7 +9,8 @@ import type { Tokenizer } from "./tokenizer.js";
 import { parseDefinition, type TokenizerConfig } from "./tokenizer-json.js";
 
 /**
- * Reads the tokenizer of a Hugging Face model folder: `tokenizer.json`, and `tokenizer_config.json` where there is one.
+ * Reads the tokenizer of a Hugging Face model folder: `tokenizer.json`, and `tokenizer_config.json` where there is one. A template in
+ * `chat_template.jinja`, where transformers 5 puts it, comes before one in the configuration.
  * @throws TokenizerError `TOKENIZER_MISSING`, `TOKENIZER_INVALID`
  */
 export async function loadTokenizer(folder: string): Promise<Tokenizer> {
@@ -25,13 +26,14 @@ export async function loadTokenizer(folder: string): Promise<Tokenizer> {
   const config = (await readJson(configPath)) ?? {};
   if (typeof config !== "object" || Array.isArray(config))
     throw new TokenizerError("TOKENIZER_INVALID", `${configPath} is not an object`);
-  return makeTokenizer(json, config as TokenizerConfig, path);
+  const template = await readText(join(folder, "chat_template.jinja"));
+  return makeTokenizer(json, { ...config, ...(template !== undefined && { chat_template: template }) }, path);
 }
 
 /** A tokenizer from parsed `tokenizer.json` and `tokenizer_config.json`. @param source for messages */
 export function makeTokenizer(json: unknown, config: TokenizerConfig, source = "tokenizer.json"): Tokenizer {
   const definition = parseDefinition(json, source);
-  if (isByteTokenizer(definition)) return new ByteTokenizer();
+  if (isByteTokenizer(definition)) return new ByteTokenizer(config.chat_template);
   if (isByteLevelBpe(definition)) return new BpeTokenizer(definition, config);
   return new HuggingFaceTokenizer(definition, config);
 }
@@ -49,14 +51,19 @@ export async function saveTokenizer(folder: string, tokenizer: Tokenizer): Promi
 }
 
 /** Undefined when there is no such file. */
-async function readJson(path: string): Promise<unknown> {
-  let text: string;
+async function readText(path: string): Promise<string | undefined> {
   try {
-    text = await readFile(path, "utf8");
+    return await readFile(path, "utf8");
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
     throw error;
   }
+}
+
+/** Undefined when there is no such file. */
+async function readJson(path: string): Promise<unknown> {
+  const text = await readText(path);
+  if (text === undefined) return undefined;
   try {
     return JSON.parse(text) as unknown;
   } catch (cause) {

@@ -46,6 +46,8 @@ export interface TrainLoopOptions<Batch> {
   readonly progress?: Progress;
   /** Title of the progress line. */
   readonly title?: string;
+  /** What the progress line shows of a step beside its rate: scalars by label. The loss by default. */
+  readonly shown?: Readonly<Record<string, string>>;
 
   /** Scalars that must be finite; the run stops before it saves otherwise. `loss` and `gradNorm` by default. */
   readonly mustBeFinite?: readonly string[];
@@ -213,10 +215,13 @@ class TrainLoop<Batch> {
     this.#lineTokens = 0;
   }
 
-  #showProgress({ loss }: StepScalars): void {
+  #showProgress(scalars: StepScalars): void {
+    const { shown = { loss: "loss" } } = this.#options;
+    const entries = Object.entries(shown).map(([label, name]) => [label, scalars[name]] as const);
+    const values = Object.fromEntries(entries.filter((entry): entry is [string, number] => entry[1] !== undefined));
     const rate = this.#tokensPerSecond > 0 ? { "tok/s": this.#tokensPerSecond } : {};
     const evaluated = this.#evaluated.loss === undefined ? {} : { "eval loss": this.#evaluated.loss };
-    this.#stage?.update(this.#state.step, { loss, ...rate, ...evaluated });
+    this.#stage?.update(this.#state.step, { ...values, ...rate, ...evaluated });
   }
 
   #isBoundary(step: number): boolean {

@@ -22,6 +22,8 @@ export interface StepsPlan {
   /** Everything else that a resumed run needs. */
   state?: { save(): JsonValue; restore(saved: JsonValue): void };
   step: (index: number) => Promise<StepScalars>;
+  /** Scalars of the progress line, by label; the loss unless given. */
+  shown?: Readonly<Record<string, string>>;
   /** Scalars that must be finite; `loss` and `gradNorm` unless named. */
   mustBeFinite?: readonly string[];
   evaluateEvery?: number;
@@ -79,6 +81,7 @@ export async function runSteps(
         const content = { tensors: await storedTensors(parameters), state: saved as unknown as JsonValue };
         await saveCheckpoint(directory.path, at, content, { keepLast: settings.keepCheckpoints });
       },
+      ...(plan.shown && { shown: plan.shown }),
       ...(plan.mustBeFinite && { mustBeFinite: plan.mustBeFinite }),
       ...(evaluate && { evaluate, evaluateEvery }),
       ...(progress && { progress }),

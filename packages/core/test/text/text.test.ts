@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs";
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -8,6 +8,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import {
   BpeTokenizer,
   ByteTokenizer,
+  ChatTemplate,
   compareTokenizers,
   HuggingFaceTokenizer,
   loadTokenizer,
@@ -78,6 +79,32 @@ describe("ByteTokenizer", () => {
     const loaded = await loadTokenizer(folder);
     expect(loaded).toBeInstanceOf(ByteTokenizer);
     expect(compareTokenizers(loaded, tokenizer)).toBeUndefined();
+  });
+});
+
+describe("ChatTemplate", () => {
+  const messages = [{ role: "user", content: "hi" }];
+  const rendered = async (where: string) => ChatTemplate.of(await loadTokenizer(where))?.render(messages, true);
+  const template = (mark: string) => `{% for m in messages %}${mark}{{ m.content }}{{ eos_token }}{% endfor %}`;
+
+  it.each(["bytes", "byte-pair encoding"])("is read from the configuration or a file of its own: %s", async (kind) => {
+    const path = join(folder, `chat ${kind}`);
+    await mkdir(path);
+    await saveTokenizer(path, kind === "bytes" ? new ByteTokenizer() : bpe);
+    expect(await rendered(path)).toBeUndefined();
+    const config = join(path, "tokenizer_config.json");
+    const write = async (chat_template: unknown) =>
+      await writeFile(config, JSON.stringify({ ...JSON.parse(await readFile(config, "utf8")), chat_template }));
+    await write([
+      { name: "tool_use", template: template("!") },
+      { name: "default", template: template("*") },
+    ]);
+    expect(await rendered(path)).toBe("*hi</s>");
+    await write(template("+"));
+    expect(await rendered(path)).toBe("+hi</s>");
+    // Where both are, transformers takes the file.
+    await writeFile(join(path, "chat_template.jinja"), template("#"));
+    expect(await rendered(path)).toBe("#hi</s>");
   });
 });
 

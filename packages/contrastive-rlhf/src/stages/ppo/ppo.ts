@@ -13,6 +13,7 @@ import { EpisodeEncoder, type PromptTokens } from "../../data/index.js";
 import { RlhfError } from "../../errors.js";
 import { hashModelFolder, loadScoreModel, OpenPolicy, Sampler, ScoreModel } from "../../models/index.js";
 import { defined } from "../defined.js";
+import { hashRows } from "../hash-rows.js";
 import { findAlarm, requireFirstRatio, type ScoredBatch, saveAlarm } from "./alarms.js";
 import { type Experience, makeExperience } from "./experience.js";
 import { Clock, experienceMetrics, goldMetrics, responseMetrics, rewardMetrics, updateMetrics } from "./metrics.js";
@@ -24,6 +25,17 @@ import { type Critic, PpoPrograms, type UpdateMetrics } from "./update.js";
 
 /** Seeds of the orders of prompts and minibatches are told apart by this. */
 const minibatchStream = 2;
+
+/** What practitioners watch, what matters most first: a narrow terminal shows the beginning. */
+const shownMetrics = {
+  reward: "objective/scores",
+  KL: "objective/kl",
+  "above baseline": "rewards/frac_above_baseline",
+  length: "response/length_mean",
+  entropy: "policy/entropy",
+  clipped: "policy/clipfrac",
+  "explained variance": "value/explained_variance",
+};
 
 /**
  * Proximal policy optimisation (arXiv 1707.06347) of a policy against rewards, with contrastive or other baselines (arXiv 2403.07708).
@@ -70,7 +82,8 @@ export async function ppo(options: PpoOptions): Promise<boolean> {
 
   const completed = await runSteps(options, {
     title: "ppo",
-    config: { sft, reward: rewards.hash, prompts: prompts.length, settings },
+    shown: shownMetrics,
+    config: { sft, reward: rewards.hash, prompts: hashRows(options.prompts), settings },
     settings: { ...settings, steps: settings.iterations },
     parameters: namedState({
       policy: policy.model,
@@ -230,7 +243,11 @@ class PpoLoop {
     const tokens = rollouts.reduce((sum, { response }) => sum + response.length, 0);
     const times = clock.times();
     const spent = Object.values(times).reduce((sum, seconds) => sum + seconds, 0);
-    return { loss: metrics["loss/policy"], ...metrics, ...times, tokens_per_s: tokens / spent, tokens };
+    const share = times["time/baseline"]! / spent;
+    return {
+      ...{ loss: metrics["loss/policy"], ...metrics, ...times },
+      ...{ "time/baseline_share": share, tokens_per_s: tokens / spent, tokens },
+    };
   }
 
   async #train(iteration: number, scored: ScoredBatch, { targets }: Experience): Promise<UpdateMetrics[]> {
