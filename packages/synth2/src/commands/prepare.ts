@@ -15,7 +15,10 @@ export const prepareCommand = defineCommand({
       .min(1)
       .describe("Folder of images, tar or brace pattern of tars, or .json or .jsonl of captions."),
     images: folder("Where the files that a .json or .jsonl names are. Default: beside it.").optional(),
-    split: z.string().optional().describe("Of Karpathy's JSON: train, restval, val or test. Default: all."),
+    split: z
+      .string()
+      .optional()
+      .describe("Of Karpathy's JSON: train, restval, val or test, or several with commas. Default: all."),
     output: folder("Folder to make."),
     size: count(48, "Width and height of the pictures; the tokenizer must have the same.").meta({ unit: "pixels" }),
     limit: z.number().int().positive().optional().describe("Stop after so many pictures."),

@@ -17,7 +17,7 @@ export interface SourceOptions {
   source: string;
   /** Where the files that a JSON or JSONL file names are; default: beside it. */
   images?: string | undefined;
-  /** Of Karpathy's JSON: train, restval, val or test; default: all. */
+  /** Of Karpathy's JSON: train, restval, val or test, or several with commas; default: all. */
   split?: string | undefined;
 }
 
@@ -92,8 +92,10 @@ async function* fromJsonLines({ source, images }: SourceOptions, problems: Probl
       problems.add(where, "names no image inside the folder");
       continue;
     }
-    const captions = usableCaptions(captionsOf(row), where, problems);
-    if (captions.length > 0) yield { id: String(row.id ?? line), captions, image: { path } };
+    const given = captionsOf(row);
+    if (given.length === 0) problems.add(where, "no caption");
+    const captions = usableCaptions(given, where, problems);
+    if (captions.length > 0) yield { id: nameOf(row.id) ?? String(line), captions, image: { path } };
   }
 }
 
@@ -106,13 +108,18 @@ async function openSource(path: string): Promise<FileHandle> {
 function parseObject(text: string): Record<string, unknown> | undefined {
   try {
     const value: unknown = JSON.parse(text);
-    return typeof value === "object" && value !== null && !Array.isArray(value)
-      ? (value as Record<string, unknown>)
-      : undefined;
+    return isObject(value) ? value : undefined;
   } catch {
     return undefined;
   }
 }
+
+const isObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
+
+/** What a sample is called: text or a number. */
+const nameOf = (id: unknown): string | undefined =>
+  typeof id === "string" || typeof id === "number" ? String(id) : undefined;
 
 /** `caption`, `captions` or `text`: one or a list. `annotations` may be JSON in a string, as open-muse writes COCO. */
 function captionsOf(row: Record<string, unknown>): unknown[] {
@@ -146,18 +153,26 @@ async function* fromJson(options: SourceOptions, problems: Problems): AsyncItera
       `${source} is neither COCO captions nor Karpathy's JSON: it has no list "images"`,
     );
   }
-  const rows = listed.filter((row): row is Record<string, unknown> => typeof row === "object" && row !== null);
   const annotations = Array.isArray(root.annotations) ? (root.annotations as unknown[]) : undefined;
   const captions = new Map<unknown, unknown[]>();
-  for (const annotation of annotations ?? []) {
-    const { image_id: id, caption } = annotation as { image_id?: unknown; caption?: unknown };
+  for (const [i, annotation] of (annotations ?? []).entries()) {
+    if (!isObject(annotation)) {
+      problems.add(`${source}: annotation ${i}`, "annotation is not a JSON object");
+      continue;
+    }
+    const { image_id: id, caption } = annotation;
     const list = captions.get(id);
     if (list) list.push(caption);
     else captions.set(id, [caption]);
   }
-  for (const row of rows) {
-    if (split !== undefined && row.split !== split) continue;
-    const id = String(row.id ?? row.cocoid ?? row.imgid ?? row.filename);
+  const splits = split?.split(",");
+  for (const [i, row] of (listed as unknown[]).entries()) {
+    if (!isObject(row)) {
+      problems.add(`${source}: image ${i} of the list`, "image is not a JSON object");
+      continue;
+    }
+    if (splits && !splits.includes(String(row.split))) continue;
+    const id = nameOf(row.id ?? row.cocoid ?? row.imgid ?? row.filename) ?? `${i} of the list`;
     const where = `${source}: image ${id}`;
     const name = row.file_name ?? (row.filepath ? `${row.filepath}/${row.filename}` : row.filename);
     const path = inside(images, name);

@@ -34,7 +34,8 @@ export async function* readTar(file: FileHandle, path: string): AsyncGenerator<T
       throw new SynthError("SYNTH_TAR", `${path} ends inside ${JSON.stringify(name.slice(0, 200))}, at byte ${total}`);
     }
     if (type === "L" || type === "x") longName = await readExtension(file, path, offset, size, type);
-    else {
+    // Long targets of links and records for the whole tar may stand between a long name and its member.
+    else if (type !== "K" && type !== "g") {
       longName = undefined;
       if (type === "0" || type === "\0" || type === "7") yield { name, offset, size };
     }

@@ -100,6 +100,7 @@ describe("sources", () => {
     };
     expect(await captions(at("coco.json"))).toEqual([["one", "two"], 1, 1]);
     expect(await captions(at("karpathy.json"), { split: "test" })).toEqual([["raw"], 1, 0]);
+    expect(await captions(at("karpathy.json"), { split: "train,test" })).toEqual([["raw"], 2, 0]);
     expect(await captions(at("rows.jsonl"))).toEqual([["row"], 1, 2]);
     expect(await captions(root)).toEqual([["beside"], 1, 0]);
   });
@@ -138,6 +139,42 @@ describe("bad input", () => {
     expect(problems.counts.get("broken image")).toBe(2);
     expect(problems.counts.get("caption file larger than 1 MiB")).toBe(1);
     expect(readFileSync(join(output, "skipped.jsonl"), "utf8")).toContain("bad.tar: huge");
+  });
+
+  it("in the lists of COCO and JSONL is left out and counted too", async () => {
+    writeFileSync(at("y.png"), png!);
+    const images = [{ id: 1, file_name: "y.png" }, null, { id: {}, file_name: "y.png" }];
+    const annotations = [null, "text", { image_id: 1, caption: null }, { image_id: 1, caption: "kept" }];
+    writeFileSync(at("mixed.json"), JSON.stringify({ images, annotations }));
+    const coco = await prepare(at("mixed.json"));
+    await using first = coco.dataset;
+    expect([first.length, (await first.get(0)).captions]).toEqual([1, ["kept"]]);
+    expect(Object.fromEntries(coco.problems.counts)).toEqual({
+      "annotation is not a JSON object": 2,
+      "image is not a JSON object": 1,
+      "caption is not text": 1,
+      "no usable caption": 1,
+    });
+    writeFileSync(at("mixed.jsonl"), `{"image":"y.png"}\nnull\n{"image":"y.png","id":{},"text":"kept"}\n`);
+    const rows = await prepare(at("mixed.jsonl"));
+    await using second = rows.dataset;
+    expect([second.length, (await second.get(0)).id]).toEqual([1, "3"]);
+    expect(Object.fromEntries(rows.problems.counts)).toEqual({ "no caption": 1, "line is not a JSON object": 1 });
+  });
+
+  it("does not lose a long name of a tar whose link names and global records stand between", async () => {
+    const name = `d/${"n".repeat(150)}`;
+    const long = (ending: string, content: Buffer | string) => [
+      tarMember("././@LongLink", `${name}${ending}\0`, "L"),
+      tarMember("././@LongLink", "target\0", "K"),
+      tarMember("pax_global_header", "16 comment=here\n", "g"),
+      tarMember(`${name}${ending}`.slice(0, 100), content),
+    ];
+    writeFileSync(at("names.tar"), tar(...long(".png", png!), ...long(".txt", "kept")));
+    const { samples, dataset } = await prepare(at("names.tar"));
+    await using opened = dataset;
+    expect(samples).toBe(1);
+    expect((await opened.get(0)).id).toBe(name);
   });
 
   it("that leaves nothing is an error, and nothing half-made stays", async () => {
