@@ -53,6 +53,36 @@ I32 offsets_of(const std::vector<int32_t>& sizes) {
   return offsets;
 }
 
+void check_grouped_matmul(Device& device, const std::vector<int32_t>& sizes, int64_t k, int64_t n, bool transpose, bool gather, uint32_t seed) {
+  std::mt19937 generator(seed);
+  I32 offsets = offsets_of(sizes);
+  const int64_t groups = static_cast<int64_t>(sizes.size()), rows = offsets[sizes.size()], stored = gather ? rows / 2 + 1 : rows;
+  F32 x = normal(generator, {stored, k}), w = normal(generator, transpose ? std::vector<int64_t>{groups, n, k} : std::vector<int64_t>{groups, k, n});
+  F32 y({rows, n}), upstream = normal(generator, {rows, n}), dw({groups, n, k});
+  I32 index({rows});
+  for (int32_t& row : index.values) row = static_cast<int32_t>(generator() % static_cast<uint64_t>(stored));
+  launch(device, "grouped_matmul", {view(x), view(w), view(offsets), gather ? view(index) : absent()}, {view(y)}, {double(transpose)});
+  launch(device, "grouped_matmul_weight_grad", {view(upstream), view(x), view(offsets), absent(), gather ? view(index) : absent()}, {view(dw)});
+  std::vector<double> expected(dw.size()), magnitudes(dw.size());
+  Error forward, backward;
+  for (int64_t e = 0; e < groups; ++e)
+    for (int64_t r = offsets[e]; r < offsets[e + 1]; ++r)
+      for (int64_t j = 0; j < n; ++j) {
+        double exact = 0, magnitude = 0;
+        for (int64_t p = 0; p < k; ++p) {
+          const double from = rounded(x[(gather ? index[r] : r) * k + p]);
+          const double term = from * rounded(w[e * n * k + (transpose ? j * k + p : p * n + j)]);
+          exact += term, magnitude += std::fabs(term);
+          const double share = from * rounded(upstream[r * n + j]);
+          expected[(e * n + j) * k + p] += share, magnitudes[(e * n + j) * k + p] += std::fabs(share);
+        }
+        forward.add(y[r * n + j], exact, magnitude);
+      }
+  for (size_t i = 0; i < dw.size(); ++i) backward.add(dw[i], expected[i], magnitudes[i]);
+  forward.check("grouped_matmul in bf16", k);
+  backward.check("grouped_matmul_weight_grad in bf16", rows);
+}
+
 }  // namespace
 
 TEST(cuda_bf16_matmul) {
@@ -69,6 +99,17 @@ TEST(cuda_bf16_matmul) {
 TEST(cuda_bf16_matmul_large_tiles) {
   for_each_bf16_device(device, [](Device& other) {
     for (int form = 0; form < 4; ++form) check_matmul(other, 33, 130, 70, 40, form & 1, form & 2, false, 100 + static_cast<uint32_t>(form));
+  });
+}
+
+// Hopper's own products: whole tiles and edges in every direction, fewer and more steps of k than stages, several tiles, odd columns, a
+// batch, a bias. Only those along k of both operands (form 2) take that kernel.
+TEST(cuda_bf16_matmul_by_wgmma) {
+  const Variable choice("TREFOIL_MATMUL", "own"), wgmma("TREFOIL_CUDA_WGMMA", "1");
+  for_each_bf16_device(device, [](Device& other) {
+    uint32_t seed = 500;
+    const int64_t sizes[][4] = {{1, 128, 128, 64}, {1, 128, 128, 448}, {1, 9, 17, 1}, {1, 70, 65, 33}, {1, 130, 131, 72}, {2, 67, 130, 40}, {3, 129, 7, 200}};
+    for (auto& size : sizes) check_matmul(other, size[0], size[1], size[2], size[3], false, true, size[2] == 65 || size[0] == 2, seed++);
   });
 }
 
@@ -116,36 +157,17 @@ TEST(cuda_bf16_grouped_matmul) {
   for_each_bf16_device(device, [](Device& other) {
     uint32_t seed = 200;
     for (const std::vector<int32_t>& sizes : {std::vector<int32_t>{3, 0, 70, 1}, {0, 0}, {1}, {0, 65, 0, 130, 2}})
-      for (int form = 0; form < 4; ++form) {
-        const bool transpose = form & 1, gather = form & 2;
-        std::mt19937 generator(seed++);
-        I32 offsets = offsets_of(sizes);
-        const int64_t groups = static_cast<int64_t>(sizes.size()), rows = offsets[sizes.size()], stored = gather ? rows / 2 + 1 : rows, k = 37, n = 50;
-        F32 x = normal(generator, {stored, k}), w = normal(generator, transpose ? std::vector<int64_t>{groups, n, k} : std::vector<int64_t>{groups, k, n});
-        F32 y({rows, n}), upstream = normal(generator, {rows, n}), dw({groups, n, k});
-        I32 index({rows});
-        for (int32_t& row : index.values) row = static_cast<int32_t>(generator() % static_cast<uint64_t>(stored));
-        launch(other, "grouped_matmul", {view(x), view(w), view(offsets), gather ? view(index) : absent()}, {view(y)}, {double(transpose)});
-        launch(other, "grouped_matmul_weight_grad", {view(upstream), view(x), view(offsets), absent(), gather ? view(index) : absent()}, {view(dw)});
-        std::vector<double> expected(dw.size()), magnitudes(dw.size());
-        Error forward, backward;
-        for (int64_t e = 0; e < groups; ++e)
-          for (int64_t r = offsets[e]; r < offsets[e + 1]; ++r)
-            for (int64_t j = 0; j < n; ++j) {
-              double exact = 0, magnitude = 0;
-              for (int64_t p = 0; p < k; ++p) {
-                const double from = rounded(x[(gather ? index[r] : r) * k + p]);
-                const double term = from * rounded(w[e * n * k + (transpose ? j * k + p : p * n + j)]);
-                exact += term, magnitude += std::fabs(term);
-                const double share = from * rounded(upstream[r * n + j]);
-                expected[(e * n + j) * k + p] += share, magnitudes[(e * n + j) * k + p] += std::fabs(share);
-              }
-              forward.add(y[r * n + j], exact, magnitude);
-            }
-        for (size_t i = 0; i < dw.size(); ++i) backward.add(dw[i], expected[i], magnitudes[i]);
-        forward.check("grouped_matmul in bf16", k);
-        backward.check("grouped_matmul_weight_grad in bf16", rows);
-      }
+      for (int form = 0; form < 4; ++form) check_grouped_matmul(other, sizes, 37, 50, form & 1, form & 2, seed++);
+  });
+}
+
+// Groups that are empty, small, and larger than a tile of 128 rows, gathered or not: a tile's rows past its group's end are another group's.
+TEST(cuda_bf16_grouped_matmul_by_wgmma) {
+  const Variable choice("TREFOIL_MATMUL", "own"), wgmma("TREFOIL_CUDA_WGMMA", "1");
+  for_each_bf16_device(device, [](Device& other) {
+    uint32_t seed = 600;
+    for (const std::vector<int32_t>& sizes : {std::vector<int32_t>{3, 0, 70, 1}, {0, 0}, {1}, {0, 65, 0, 130, 2}})
+      for (bool gather : {false, true}) check_grouped_matmul(other, sizes, 72, 135, true, gather, seed++);
   });
 }
 

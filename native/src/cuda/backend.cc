@@ -98,6 +98,12 @@ std::unique_ptr<Cublaslt> open_cublaslt(Precision precision, const platform::Pro
   return library;
 }
 
+// TREFOIL_CUDA_WGMMA=1: only for compute capability 9.0, whose instructions they are; and for the emulator.
+bool wants_wgmma(const platform::Properties& properties) {
+  const char* wanted = std::getenv("TREFOIL_CUDA_WGMMA");
+  return wanted && std::string_view(wanted) == "1" && (properties.capability == 90 || properties.capability == 0);
+}
+
 }  // namespace
 
 }  // namespace trefoil::cuda
@@ -132,7 +138,7 @@ struct TrefoilDevice {
       close();
       throw;
     }
-    context = {stream, errors, precision, properties.multiprocessors, properties.shared_limit, properties.capability, cublaslt.get()};
+    context = {stream, errors, precision, properties.multiprocessors, properties.shared_limit, properties.capability, cublaslt.get(), wants_wgmma(properties)};
   }
   ~TrefoilDevice() {
     try {

@@ -19,6 +19,7 @@ struct Context {
   size_t shared_limit;  // bytes of shared memory that a block may ask for
   int capability;       // 10 * major + minor: 80, 90, …; 0 emulated
   const Cublaslt* cublaslt;  // for products in bf16; null: our own kernels
+  bool wgmma;                // our own kernels use Hopper's products of warp groups where they can
 
   // Blocks for a grid-stride loop over `count` items of `per_block` each: enough to fill the device, no more.
   unsigned grid(int64_t count, int64_t per_block, int blocks_per_multiprocessor = 8) const {

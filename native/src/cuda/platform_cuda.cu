@@ -3,6 +3,7 @@
 
 #include "event.h"
 #include "launch.h"
+#include "tensor_map.h"
 
 namespace trefoil::cuda {
 
@@ -128,4 +129,17 @@ void replay(Stream stream, Graph graph) { check_cuda(cudaGraphLaunch(raw(graph),
 void release_graph(Graph graph) { cudaGraphExecDestroy(raw(graph)); }
 
 }  // namespace platform
+
+EncodeTensorMap find_encode_tensor_map() {
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult found{};
+#if CUDART_VERSION >= 12050
+  const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
+#else
+  const cudaError_t error = cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &found);
+#endif
+  if (error != cudaSuccess) cudaGetLastError();
+  return error == cudaSuccess && found == cudaDriverEntryPointSuccess ? reinterpret_cast<EncodeTensorMap>(function) : nullptr;
+}
+
 }  // namespace trefoil::cuda

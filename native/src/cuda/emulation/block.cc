@@ -7,6 +7,7 @@
 #include <new>
 #include <string>
 
+#include "emulation/asynchronous.h"
 #include "emulation/fiber.h"
 #include "error.h"
 
@@ -38,6 +39,12 @@ std::string where(const Thread& thread) {
     case Thread::finished: return place(thread) + " has returned";
     case Thread::at_barrier: return place(thread) + " waits at __syncthreads, " + thread.file + ":" + std::to_string(thread.line);
     case Thread::in_exchange: return place(thread) + " waits in " + thread.waits_for->name;
+    case Thread::at_products: return place(thread) + " waits in wgmma.wait_group";
+    case Thread::at_mbarrier: {
+      char missing[100];
+      describe_barrier(*thread.block, thread.barrier, missing, sizeof missing);
+      return place(thread) + " waits for an mbarrier's phase of parity " + std::to_string(thread.parity) + "; " + missing;
+    }
     default: return place(thread) + " runs";
   }
 }
@@ -60,19 +67,22 @@ void step(Thread& thread, const std::function<void()>& kernel) {
     stopped = place(thread) + " returned before its cp.async copies were waited for";
 }
 
-// Turns for the threads of a warp until none can go on alone.
-void run_warp(Block& block, size_t warp, bool backward, const std::function<void()>& kernel) {
+// Turns for the threads of a warp until none can go on alone. Whether any had one.
+bool run_warp(Block& block, size_t warp, bool backward, const std::function<void()>& kernel) {
   const size_t first = warp * 32, last = std::min(first + 32, block.threads.size());
+  bool any = false;
   for (bool progress = true; progress && stopped.empty();) {
     progress = false;
     for (size_t i = first; i < last && stopped.empty(); ++i) {
       Thread& thread = block.threads[backward ? last - 1 - (i - first) : i];
       if (thread.state == Thread::in_exchange && thread.waits_for->complete) thread.state = Thread::ready;
+      if (thread.state == Thread::at_mbarrier && barrier_passed(block, thread.barrier, thread.parity)) thread.state = Thread::ready;
       if (thread.state != Thread::ready) continue;
       step(thread, kernel);
-      progress = true;
+      any = progress = true;
     }
   }
+  return any;
 }
 
 // All threads wait or have returned: lets them pass the barrier, or says why they may not.
@@ -94,6 +104,10 @@ bool pass_barrier(Block& block) {
       stopped = "divergent warp: " + where(thread) + others;
       return false;
     }
+    if (thread.state == Thread::at_mbarrier) {
+      stopped = "deadlock: " + where(thread);
+      return false;
+    }
     if (waiting && (waiting->line != thread.line || (waiting->file != thread.file && std::strcmp(waiting->file, thread.file) != 0))) {
       stopped = "divergent barrier: " + where(*waiting) + "; " + where(thread);
       return false;
@@ -113,9 +127,15 @@ bool pass_barrier(Block& block) {
 
 void run_block(Block& block, bool backward, const std::function<void()>& kernel) {
   const size_t warps = block.warps.size();
+  const auto turns = [&] {
+    bool any = false;
+    for (size_t warp = 0; warp < warps && stopped.empty(); ++warp) any |= run_warp(block, backward ? warps - 1 - warp : warp, backward, kernel);
+    return any && !block.asynchronous.barriers.empty();  // a warp may have ended a phase that one before it waits for
+  };
   do
-    for (size_t warp = 0; warp < warps && stopped.empty(); ++warp) run_warp(block, backward ? warps - 1 - warp : warp, backward, kernel);
-  while (stopped.empty() && pass_barrier(block));
+    while (turns());
+  while (stopped.empty() && (finish_asynchronous(block, backward) || pass_barrier(block)));
+  if (stopped.empty()) check_asynchronous(block);
 }
 
 void prepare(Block& block) {
@@ -124,7 +144,12 @@ void prepare(Block& block) {
   for (Warp& warp : block.warps) {
     warp.members = warp.finished = 0;
     for (Exchange& exchange : warp.exchanges) exchange.readers = 0, exchange.arrived = 0, exchange.complete = false, exchange.mask = 0;
+    warp.products.clear();
+    warp.groups.clear();
+    warp.uncommitted = warp.issued = 0;
   }
+  block.asynchronous = {};
+  block.asynchronous.issued.resize((block.warps.size() + 3) / 4);
   for (size_t i = 0; i < count; ++i) {
     Thread& thread = block.threads[i];
     const unsigned number = static_cast<unsigned>(i);
@@ -136,6 +161,9 @@ void prepare(Block& block) {
     thread.warp->members |= 1u << thread.lane;
     thread.state = Thread::ready;
     thread.waits_for = nullptr;
+    thread.fenced = false;
+    thread.registers = 0;
+    thread.sums.clear();
   }
 }
 
@@ -151,6 +179,17 @@ void stop(const char* format, ...) {
   suspend();
   std::abort();  // a stopped fiber is never resumed
 }
+
+void halt(const char* format, ...) {
+  char message[300];
+  va_list arguments;
+  va_start(arguments, format);
+  std::vsnprintf(message, sizeof message, format, arguments);
+  va_end(arguments);
+  if (stopped.empty()) stopped = message;
+}
+
+void suspend_thread() { suspend(); }
 
 void sync_threads(const char* file, int line) {
   Thread& self = thread();
@@ -170,7 +209,8 @@ void* shared_memory(const void* declaration, size_t bytes) {
   std::vector<SharedVariable>& all = thread().block->shared;
   for (const SharedVariable& variable : all)
     if (variable.declaration == declaration) return variable.memory;
-  return all.emplace_back(SharedVariable{declaration, poisoned(bytes)}).memory;
+  const uint32_t address = place_variable(*thread().block, bytes);
+  return all.emplace_back(SharedVariable{declaration, poisoned(bytes), bytes, address}).memory;
 }
 
 void* dynamic_shared_memory() {
@@ -233,6 +273,7 @@ void run_grid(dim3 grid, dim3 size, size_t shared_bytes, bool backward, const st
     block.index = dim3(static_cast<unsigned>(number % grid.x), static_cast<unsigned>(number / grid.x % grid.y),
                        static_cast<unsigned>(number / (uint64_t{grid.x} * grid.y)));
     prepare(block);
+    block.dynamic_bytes = shared_bytes;
     if (shared_bytes) block.dynamic_shared = poisoned(shared_bytes);
     run_block(block, backward, kernel);
     for (const SharedVariable& variable : block.shared) std::free(variable.memory);

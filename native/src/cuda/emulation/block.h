@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "platform.h"
+#include "emulation/tensor_map.h"
 
 struct dim3 {
   unsigned x, y, z;
@@ -28,9 +29,25 @@ struct Exchange {
   alignas(16) unsigned char values[32][64];
 };
 
+// A product of a warp group that a warp has issued, with each lane's registers; see asynchronous.h.
+struct Multiplication {
+  uint64_t a, b;  // descriptors
+  bool add;
+  float* registers[32];
+};
+// A lane's sums while products that write them are under way: its registers read as NaN meanwhile.
+struct Sums {
+  float* registers;
+  int products;
+  float values[64];
+};
+
 struct Warp {
   uint32_t members = 0, finished = 0;
   Exchange exchanges[4];
+  std::vector<Multiplication> products;  // under way, oldest first
+  std::vector<size_t> groups;            // how many of them each committed group has
+  size_t uncommitted = 0, issued = 0;
 };
 
 struct Thread {
@@ -39,9 +56,15 @@ struct Thread {
   Block* block;
   Warp* warp;
   Fiber* fiber = nullptr;
-  enum State { ready, at_barrier, in_exchange, finished } state = ready;
+  enum State { ready, at_barrier, in_exchange, at_mbarrier, at_products, finished } state = ready;
   const char* file = nullptr;  // of the barrier it waits at
   int line = 0;
+  const uint64_t* barrier = nullptr;  // of the mbarrier, until its phase of this parity has ended
+  uint32_t parity = 0;
+  int newest = 0;  // groups of products that may still be under way
+  bool fenced = false;
+  int registers = 0;  // by setmaxnreg
+  std::vector<Sums> sums;
   Exchange* waits_for = nullptr;
   std::vector<std::function<void()>> pending_copies, committed_copies;  // cp.async: see mma.h
   std::vector<size_t> committed_groups;
@@ -50,6 +73,27 @@ struct Thread {
 struct SharedVariable {
   const void* declaration;
   void* memory;
+  size_t bytes;
+  uint32_t address;  // in the window that instructions see
+};
+
+struct Barrier {
+  uint64_t* at;
+  uint32_t arrivals, pending;
+  int64_t bytes;  // expected and not yet copied
+  uint32_t phase;
+  bool fenced;
+};
+struct Copy {
+  CUtensorMap map;
+  uint32_t to;
+  int x, y;
+  uint64_t* barrier;
+};
+struct Asynchronous {
+  std::vector<Barrier> barriers;
+  std::vector<Copy> copies;                        // under way, oldest first
+  std::vector<std::vector<Multiplication>> issued;  // by each warp group
 };
 
 struct Block {
@@ -58,6 +102,8 @@ struct Block {
   std::vector<Warp> warps;
   std::vector<SharedVariable> shared;  // allocated one by one, so that AddressSanitizer sees their ends
   void* dynamic_shared = nullptr;
+  size_t dynamic_bytes = 0;
+  Asynchronous asynchronous;
   int predicate_count = 0, last_predicate_count = 0;
 };
 
@@ -66,6 +112,11 @@ inline Thread& thread() { return *current_thread; }
 
 // Ends the launch with an error that names the kernel's place. Does not return: the fiber is left where it is.
 [[noreturn]] void stop(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+// The same from outside of a thread: returns, and nothing more is run.
+void halt(const char* format, ...) __attribute__((format(printf, 1, 2)));
+void suspend_thread();  // its state says until when
+uint32_t place_variable(const Block& block, size_t bytes);
 
 void sync_threads(const char* file, int line);
 int sync_threads_count(const char* file, int line, bool predicate);

@@ -11,7 +11,6 @@
 
 #include "emulation/block.h"
 #include "event.h"
-#include "kernels/gemm_wgmma.h"
 #include "error.h"
 
 namespace trefoil::cuda::platform {
@@ -98,12 +97,6 @@ void replay(Stream, Graph graph) {
 void release_graph(Graph graph) { delete graph; }
 
 }  // namespace trefoil::cuda::platform
-
-namespace trefoil::cuda {
-
-bool gemm_wgmma(const Context&, const Rows<bf16>&, const Rows<bf16>&, const Product&) { return false; }
-
-}  // namespace trefoil::cuda
 
 namespace trefoil::cuda::emulation {
 

@@ -1,4 +1,4 @@
-// A product by Hopper's wgmma: only on a device, see gemm_wgmma_cuda.cu.
+// A product by Hopper's wgmma, see gemm_wgmma.cu.
 #pragma once
 #include "gemm_problem.h"
 

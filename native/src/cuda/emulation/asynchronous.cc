@@ -1,0 +1,378 @@
+#include "emulation/asynchronous.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "emulation/block.h"
+#include "hopper.h"
+
+namespace trefoil::cuda::emulation {
+
+namespace {
+
+// Shared memory's window: dynamic memory is aligned to 128 bytes and, on purpose, to no more; 18 bits reach what a block may have.
+constexpr uint32_t kDynamicStart = 1024 + 128, kWindowBytes = 228 * 1024;
+
+Asynchronous& state() { return thread().block->asynchronous; }
+
+// Memory at [address, address + bytes) of the window, or null.
+unsigned char* at_address(const Block& block, uint32_t address, uint32_t bytes) {
+  const auto within = [&](uint32_t start, size_t size) { return address >= start && address + size_t{bytes} <= start + size; };
+  if (block.dynamic_shared && within(kDynamicStart, block.dynamic_bytes)) return static_cast<unsigned char*>(block.dynamic_shared) + (address - kDynamicStart);
+  for (const SharedVariable& variable : block.shared)
+    if (within(variable.address, variable.bytes)) return static_cast<unsigned char*>(variable.memory) + (address - variable.address);
+  return nullptr;
+}
+
+float from_bf16(const unsigned char* at) {
+  uint16_t half;
+  std::memcpy(&half, at, 2);
+  const uint32_t bits = static_cast<uint32_t>(half) << 16;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+// The 128-byte swizzle: bits 4 to 6 of an address are exchanged by its bits 7 to 9.
+uint32_t swizzled(uint32_t address) { return address ^ ((address >> 7 & 7u) << 4); }
+
+// ---- mbarriers
+
+constexpr uint64_t kBarrierMark = 0x6d62617272696572;  // what an mbarrier's memory holds here
+
+Barrier* find_barrier(Block& block, const uint64_t* at) {
+  for (Barrier& barrier : block.asynchronous.barriers)
+    if (barrier.at == at) return &barrier;
+  return nullptr;
+}
+Barrier& barrier_at(uint64_t* at, const char* what) {
+  Barrier* found = find_barrier(*thread().block, at);
+  if (!found) stop("%s: the mbarrier is not initialised", what);
+  if (*at != kBarrierMark) stop("%s: the mbarrier has been overwritten", what);
+  return *found;
+}
+
+// Ends the phase where all have arrived and no byte is missing.
+void advance(Barrier& barrier) {
+  if (barrier.pending || barrier.bytes) return;
+  ++barrier.phase;
+  barrier.pending = barrier.arrivals;
+}
+
+void arrive_at(Barrier& barrier) {
+  if (barrier.pending == 0) stop("mbarrier: more arrivals in a phase than the %u it was initialised for", barrier.arrivals);
+  --barrier.pending;
+  advance(barrier);
+}
+
+// ---- the copy engine
+
+// What an encoded map holds.
+struct TensorMap {
+  static constexpr uint64_t kMark = 0x74656e736f726d70;
+  uint64_t mark;
+  const unsigned char* address;
+  uint64_t width, height, stride;  // elements, rows, bytes
+  uint32_t box_width, box_height;
+  CUtensorMapSwizzle swizzle;
+};
+static_assert(sizeof(TensorMap) <= sizeof(CUtensorMap));
+
+void finish_copy(Block& block, const Copy& copy) {
+  TensorMap map;
+  std::memcpy(&map, &copy.map, sizeof map);
+  for (uint32_t row = 0; row < map.box_height; ++row)
+    for (uint32_t column = 0; column < map.box_width; ++column) {
+      const int64_t x = int64_t{copy.x} + column, y = int64_t{copy.y} + row;
+      const bool inside = x >= 0 && y >= 0 && x < static_cast<int64_t>(map.width) && y < static_cast<int64_t>(map.height);
+      uint32_t to = copy.to + (row * map.box_width + column) * 2;
+      if (map.swizzle == CU_TENSOR_MAP_SWIZZLE_128B) to = swizzled(to);
+      unsigned char* memory = at_address(block, to, 2);
+      if (!memory) return halt("copy_box: the box does not fit into shared memory");
+      if (inside) std::memcpy(memory, map.address + static_cast<uint64_t>(y) * map.stride + static_cast<uint64_t>(x) * 2, 2);
+      else std::memset(memory, 0, 2);
+    }
+  Barrier& barrier = *find_barrier(block, copy.barrier);
+  barrier.bytes -= static_cast<int64_t>(map.box_width) * map.box_height * 2;
+  advance(barrier);
+}
+
+// ---- wgmma
+
+constexpr uint32_t kPoison = 0x7fb0a11d;  // a signalling NaN: what registers read as while a product that writes them is under way
+
+bool poisoned(const float* registers) {
+  for (int i = 0; i < 64; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, registers + i, 4);
+    if (bits != kPoison) return false;
+  }
+  return true;
+}
+
+// Reads rows [0, rows) x 16 of k as the descriptor says, K-major; null, or what is wrong with it.
+const char* read_operand(const Block& block, uint64_t descriptor, int rows, float* to) {
+  const uint32_t start = static_cast<uint32_t>(descriptor & 0x3fff) << 4, stride = static_cast<uint32_t>(descriptor >> 32 & 0x3fff) << 4;
+  const uint32_t base_offset = descriptor >> 49 & 7, swizzle = static_cast<uint32_t>(descriptor >> 62);
+  if ((descriptor >> 14 & 3) || (descriptor >> 30 & 3) || (descriptor >> 46 & 7) || (descriptor >> 52 & 0x3ff)) return "bits that are reserved are set";
+  if (swizzle != 1) return "only the 128-byte swizzle is emulated";
+  // The pattern starts at a multiple of 1024 bytes, else the base offset would have to say where.
+  if (base_offset != (start >> 7 & 7)) return "the base offset is not that of the pattern's start";
+  if (base_offset != 0) return "a base offset other than 0 is not emulated";
+  if ((start & 127) + 32 > 128) return "16 of k go beyond a row of 128 bytes";
+  for (int row = 0; row < rows; ++row)
+    for (int k = 0; k < 16; ++k) {
+      const uint32_t plain = start + static_cast<uint32_t>(row / 8) * stride + static_cast<uint32_t>(row % 8) * 128 + static_cast<uint32_t>(k) * 2;
+      const unsigned char* memory = at_address(block, swizzled(plain), 2);
+      if (!memory) return "it reaches beyond shared memory";
+      to[row * 16 + k] = from_bf16(memory);
+    }
+  return nullptr;
+}
+
+Sums* find_sums(Thread& lane, float* registers) {
+  for (Sums& sums : lane.sums)
+    if (sums.registers == registers) return &sums;
+  return nullptr;
+}
+
+// A warp's sixteen rows of one product.
+void finish_product(Block& block, Warp& warp, const Multiplication& product) {
+  const size_t number = static_cast<size_t>(&warp - block.warps.data());
+  float a[64 * 16], b[128 * 16];
+  const char* wrong = read_operand(block, product.a, 64, a);
+  if (wrong) return halt("wgmma: descriptor of a: %s", wrong);
+  wrong = read_operand(block, product.b, 128, b);
+  if (wrong) return halt("wgmma: descriptor of b: %s", wrong);
+  for (size_t lane = 0; lane < 32; ++lane) {
+    Thread& thread = block.threads[number * 32 + lane];
+    Sums& sums = *find_sums(thread, product.registers[lane]);
+    for (size_t i = 0; i < 64; ++i) {
+      const size_t row = 16 * (number % 4) + lane / 4 + 8 * (i / 2 % 2), column = 8 * (i / 4) + 2 * (lane % 4) + i % 2;
+      float sum = product.add ? sums.values[i] : 0;
+      for (size_t k = 0; k < 16; ++k) sum += a[row * 16 + k] * b[column * 16 + k];
+      sums.values[i] = sum;
+    }
+    if (--sums.products) continue;
+    std::memcpy(sums.registers, sums.values, sizeof sums.values);
+    thread.sums.erase(thread.sums.begin() + (&sums - thread.sums.data()));
+  }
+}
+
+bool finish_warp(Block& block, bool backward) {
+  for (size_t i = 0; i < block.warps.size(); ++i) {
+    const size_t number = backward ? block.warps.size() - 1 - i : i;
+    Warp& warp = block.warps[number];
+    Thread* const lanes = &block.threads[number * 32];
+    if (lanes[0].state != Thread::at_products) continue;
+    while (warp.groups.size() > static_cast<size_t>(lanes[0].newest)) {
+      for (size_t product = 0; product < warp.groups.front(); ++product) finish_product(block, warp, warp.products[product]);
+      warp.products.erase(warp.products.begin(), warp.products.begin() + static_cast<std::ptrdiff_t>(warp.groups.front()));
+      warp.groups.erase(warp.groups.begin());
+    }
+    for (size_t lane = 0; lane < 32; ++lane) lanes[lane].state = Thread::ready;
+    return true;
+  }
+  return false;
+}
+
+bool finish_copies(Block& block, bool backward) {
+  std::vector<Copy>& copies = block.asynchronous.copies;
+  if (copies.empty()) return false;
+  const auto next = backward ? copies.end() - 1 : copies.begin();
+  const Copy copy = *next;
+  copies.erase(next);
+  finish_copy(block, copy);
+  return true;
+}
+
+template <class T, class Read>
+void for_warp(const char* name, const T& value, const Read& read) {
+  if (__builtin_popcount(thread().warp->members) != 32) stop("%s in a warp of fewer than 32 threads", name);
+  collective(0xffffffffu, name, value, [&](const auto& lanes) {
+    read(lanes);
+    return 0;
+  });
+}
+
+}  // namespace
+
+uint32_t shared_address(const void* pointer) {
+  const Block& block = *thread().block;
+  const auto* at = static_cast<const unsigned char*>(pointer);
+  const auto offset = [&](const void* start, size_t bytes) {
+    const auto* first = static_cast<const unsigned char*>(start);
+    return first && at >= first && at <= first + bytes ? at - first : -1;
+  };
+  if (const auto within = offset(block.dynamic_shared, block.dynamic_bytes); within >= 0) return kDynamicStart + static_cast<uint32_t>(within);
+  for (const SharedVariable& variable : block.shared)
+    if (const auto within = offset(variable.memory, variable.bytes); within >= 0) return variable.address + static_cast<uint32_t>(within);
+  stop("shared_address: the pointer is not to shared memory");
+}
+
+uint32_t place_variable(const Block& block, size_t bytes) {
+  size_t address = kDynamicStart + block.dynamic_bytes;
+  for (const SharedVariable& variable : block.shared) address = std::max(address, variable.address + variable.bytes);
+  address = (address + 15) / 16 * 16;
+  if (address + bytes > kWindowBytes) stop("the block has more shared memory than 227 KiB");
+  return static_cast<uint32_t>(address);
+}
+
+void barrier_init(uint64_t* at, uint32_t arrivals) {
+  if (reinterpret_cast<uintptr_t>(at) % 8 != 0) stop("mbarrier: the address is not a multiple of 8");
+  if (arrivals == 0 || arrivals >= 1u << 20) stop("mbarrier: %u arrivals", arrivals);
+  if (find_barrier(*thread().block, at)) stop("mbarrier: initialised twice");
+  shared_address(at);  // in shared memory
+  *at = kBarrierMark;
+  state().barriers.push_back({at, arrivals, arrivals, 0, 0, false});
+}
+void barrier_fence() {
+  for (Barrier& barrier : state().barriers) barrier.fenced = true;
+}
+void barrier_arrive(uint64_t* at) { arrive_at(barrier_at(at, "mbarrier.arrive")); }
+void barrier_expect(uint64_t* at, uint32_t bytes) {
+  Barrier& barrier = barrier_at(at, "mbarrier.arrive.expect_tx");
+  barrier.bytes += bytes;
+  if (barrier.bytes >= 1 << 20) stop("mbarrier: more than 2^20 - 1 bytes are expected in a phase");
+  arrive_at(barrier);
+}
+bool barrier_passed(const Block& block, const uint64_t* at, uint32_t parity) {
+  const Barrier* barrier = find_barrier(const_cast<Block&>(block), at);
+  return barrier && (barrier->phase & 1u) != parity;
+}
+void barrier_wait(uint64_t* at, uint32_t parity) {
+  if (parity > 1) stop("mbarrier.try_wait.parity: the parity is %u", parity);
+  barrier_at(at, "mbarrier.try_wait");
+  Thread& self = thread();
+  while (!barrier_passed(*self.block, at, parity)) {
+    self.barrier = at;
+    self.parity = parity;
+    self.state = Thread::at_mbarrier;
+    suspend_thread();
+  }
+}
+void describe_barrier(const Block& block, const uint64_t* at, char* text, size_t size) {
+  const Barrier* barrier = find_barrier(const_cast<Block&>(block), at);
+  std::snprintf(text, size, "%u arrivals and %lld bytes are missing in its phase %u", barrier ? barrier->pending : 0, barrier ? static_cast<long long>(barrier->bytes) : 0,
+                barrier ? barrier->phase : 0);
+}
+
+void copy_box(void* to, const CUtensorMap* map, int x, int y, uint64_t* barrier) {
+  TensorMap read;
+  std::memcpy(&read, map, sizeof read);
+  if (read.mark != TensorMap::kMark) stop("copy_box: this is no encoded tensor map");
+  const uint32_t address = shared_address(to);
+  if (address % 128 != 0) stop("copy_box: the address in shared memory is not a multiple of 128");
+  if (!barrier_at(barrier, "copy_box").fenced) stop("copy_box: no fence.mbarrier_init has made the mbarrier known to the copy engine");
+  state().copies.push_back({*map, address, x, y, barrier});
+}
+
+void wgmma_fence() {
+  for_warp("wgmma.fence", 0, [](const auto&) {});
+  thread().fenced = true;
+}
+
+void wgmma_m64n128k16(float (&d)[64], uint64_t a, uint64_t b, bool add) {
+  Thread& self = thread();
+  if (!self.fenced) stop("wgmma.mma_async without wgmma.fence since the last group was committed");
+  Sums* sums = find_sums(self, d);
+  if (sums && !poisoned(d)) stop("wgmma: registers of a product that is under way have been written");
+  if (!sums) {
+    sums = &self.sums.emplace_back(Sums{d, 0, {}});
+    std::memcpy(sums->values, d, sizeof sums->values);
+    for (float& x : d) std::memcpy(&x, &kPoison, 4);
+  }
+  ++sums->products;
+  struct Given {
+    uint64_t a, b;
+    float* registers;
+    bool add;
+  };
+  for_warp("wgmma.mma_async", Given{a, b, d, add}, [&](const auto& lanes) {
+    Block& block = *self.block;
+    const size_t number = static_cast<size_t>(self.number) / 32;
+    if (lanes.self != 0) return;
+    Multiplication product{a, b, add, {}};
+    for (int lane = 0; lane < 32; ++lane) {
+      const Given given = lanes[lane];
+      product.registers[lane] = given.registers;
+      if (given.a != a || given.b != b || given.add != add) stop("wgmma: lanes of a warp give different descriptors");
+    }
+    // The four warps of a group issue the same products in the same order.
+    if (block.warps.size() < number / 4 * 4 + 4) stop("wgmma: the warp group has fewer than four warps");
+    std::vector<Multiplication>& issued = block.asynchronous.issued[number / 4];
+    if (self.warp->issued == issued.size()) issued.push_back(product);
+    const Multiplication& same = issued[self.warp->issued++];
+    if (same.a != a || same.b != b || same.add != add) stop("wgmma: warps of a warp group give different descriptors");
+    self.warp->products.push_back(product);
+    ++self.warp->uncommitted;
+  });
+}
+
+void wgmma_commit() {
+  thread().fenced = false;
+  for_warp("wgmma.commit_group", 0, [](const auto& lanes) {
+    if (lanes.self == 0) thread().warp->groups.push_back(std::exchange(thread().warp->uncommitted, 0));
+  });
+}
+
+void wgmma_wait(int newest) {
+  Thread& self = thread();
+  for_warp("wgmma.wait_group", newest, [](const auto&) {});
+  // Lane 0 comes to the commit before it comes here.
+  if (self.warp->groups.size() <= static_cast<size_t>(newest)) return;
+  self.newest = newest;
+  self.state = Thread::at_products;
+  suspend_thread();
+}
+
+void set_registers(int count) {
+  if (count % 8 != 0 || count < 24 || count > 256) stop("setmaxnreg: %d registers", count);
+  for_warp("setmaxnreg", count, [](const auto&) {});
+  thread().registers = count;
+}
+
+bool finish_asynchronous(Block& block, bool backward) {
+  return backward ? finish_copies(block, true) || finish_warp(block, true) : finish_warp(block, false) || finish_copies(block, false);
+}
+
+void check_asynchronous(Block& block) {
+  if (!block.asynchronous.copies.empty()) return halt("the block has ended while a copy of the copy engine was under way");
+  for (const Warp& warp : block.warps) {
+    if (!warp.products.empty()) return halt("a warp has ended before its wgmma products were waited for");
+    const size_t group = static_cast<size_t>(&warp - block.warps.data()) / 4;
+    if (warp.issued != block.asynchronous.issued[group].size()) return halt("warps of a warp group have issued different numbers of wgmma products");
+  }
+  int registers = 0;
+  for (const Thread& thread : block.threads) {
+    if (thread.registers != block.threads[static_cast<size_t>(thread.number) / 128 * 128].registers) return halt("setmaxnreg: not all warps of a warp group have run it");
+    registers += thread.registers;
+  }
+  if (registers > 65536) return halt("setmaxnreg: %d registers in all, a multiprocessor has 65536", registers);
+}
+
+}  // namespace trefoil::cuda::emulation
+
+CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, void* address, const cuuint64_t* sizes, const cuuint64_t* strides,
+                                const cuuint32_t* box, const cuuint32_t* steps, CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,
+                                CUtensorMapL2promotion, CUtensorMapFloatOOBfill fill) {
+  using trefoil::cuda::emulation::TensorMap;
+  const auto multiple = [](const void* pointer, uintptr_t of) { return reinterpret_cast<uintptr_t>(pointer) % of == 0; };
+  bool valid = multiple(map, 64) && type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 && rank == 2 && multiple(address, 16);
+  for (int i = 0; i < 2; ++i)
+    valid = valid && sizes[i] > 0 && sizes[i] <= uint64_t{1} << 32 && box[i] > 0 && box[i] <= 256 && steps[i] == 1;
+  valid = valid && strides[0] % 16 == 0 && strides[0] < uint64_t{1} << 40 && strides[0] >= sizes[0] * 2 && box[0] * 2 % 16 == 0;
+  valid = valid && interleave == CU_TENSOR_MAP_INTERLEAVE_NONE && fill == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE;
+  valid = valid && (swizzle == CU_TENSOR_MAP_SWIZZLE_NONE || (swizzle == CU_TENSOR_MAP_SWIZZLE_128B && box[0] * 2 <= 128));
+  if (!valid) return CUDA_ERROR_INVALID_VALUE;
+  const TensorMap encoded{TensorMap::kMark, static_cast<const unsigned char*>(address), sizes[0], sizes[1], strides[0], box[0], box[1], swizzle};
+  __builtin_memcpy(map, &encoded, sizeof encoded);
+  return CUDA_SUCCESS;
+}
+
+namespace trefoil::cuda {
+EncodeTensorMap find_encode_tensor_map() { return &cuTensorMapEncodeTiled; }
+}  // namespace trefoil::cuda

@@ -1,0 +1,40 @@
+// Hopper's asynchronous instructions, as the PTX ISA describes them: mbarriers, copies of boxes (TMA), and products of a warp group (wgmma).
+// What runs beside the threads happens only when no thread can go on alone: device 0 then finishes products before copies and older copies
+// before newer ones, device 1 the other way round. So a read too early finds what was there before, and a stage that is given back too
+// early is overwritten. `hopper.h` is what kernels call.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "emulation/tensor_map.h"
+
+namespace trefoil::cuda::emulation {
+
+struct Block;
+
+// The address of shared memory as instructions see it: a window of its own for each block, not aligned to more than 128 bytes.
+uint32_t shared_address(const void* pointer);
+
+void barrier_init(uint64_t* barrier, uint32_t arrivals);
+void barrier_fence();  // fence.mbarrier_init
+void barrier_arrive(uint64_t* barrier);
+void barrier_expect(uint64_t* barrier, uint32_t bytes);
+void barrier_wait(uint64_t* barrier, uint32_t parity);
+void copy_box(void* to, const CUtensorMap* map, int x, int y, uint64_t* barrier);
+
+void wgmma_fence();
+void wgmma_m64n128k16(float (&d)[64], uint64_t a, uint64_t b, bool add);
+void wgmma_commit();
+void wgmma_wait(int newest);
+void set_registers(int count);
+
+// For the scheduler. The thread's barrier has passed the phase it waits for?
+bool barrier_passed(const Block& block, const uint64_t* barrier, uint32_t parity);
+// One copy, or the products that one warp waits for; false: nothing is under way.
+bool finish_asynchronous(Block& block, bool backward);
+// What is missing of the phase that somebody waits for.
+void describe_barrier(const Block& block, const uint64_t* barrier, char* text, size_t size);
+// An error where something is left when a block has ended.
+void check_asynchronous(Block& block);
+
+}  // namespace trefoil::cuda::emulation
