@@ -19,12 +19,13 @@ import ops_moe
 import ops_movement
 import ops_rows
 import ops_vision
+import reward_model
 import rlhf_losses
 from recorder import Recorder
 
 FIXTURES = Path(__file__).parent / "fixtures"
 # What this script makes there.
-OWN = ("ops.safetensors", "llama", "btx.json", "mixtures.safetensors", "rlhf.safetensors")
+OWN = ("ops.safetensors", "llama", "btx.json", "mixtures.safetensors", "rlhf.safetensors", "reward-model")
 
 
 def write(directory: Path) -> None:
@@ -34,6 +35,7 @@ def write(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "ops.safetensors").write_bytes(suite.serialize())
     models.write(directory / "llama")
+    reward_model.write(directory / "reward-model")
     (directory / "mixtures.safetensors").write_bytes(mixtures.document(directory / "llama" / "gqa"))
     (directory / "rlhf.safetensors").write_bytes(rlhf_losses.document())
     (directory / "btx.json").write_text(btx_vectors.document())

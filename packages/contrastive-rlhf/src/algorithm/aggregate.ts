@@ -8,6 +8,7 @@ export type Aggregation =
   /** Linear between order statistics, as NumPy's default. */
   | { kind: "quantile"; q: number };
 
+/** NaN of no values. */
 export const mean = (values: readonly number[]): number =>
   values.reduce((sum, value) => sum + value, 0) / values.length;
 
@@ -17,9 +18,11 @@ export function variance(values: readonly number[], correction: 0 | 1 = 0): numb
   return values.reduce((sum, value) => sum + (value - centre) ** 2, 0) / (values.length - correction);
 }
 
+/** √ of `variance`. */
 export const standardDeviation = (values: readonly number[], correction: 0 | 1 = 0): number =>
   Math.sqrt(variance(values, correction));
 
+/** Linear between order statistics, as NumPy's default. @param q in [0, 1] */
 export function quantile(values: readonly number[], q: number): number {
   const sorted = [...values].sort((a, b) => a - b);
   const at = (sorted.length - 1) * q;

@@ -1,8 +1,18 @@
-import { defineCommand } from "@trefoil/core";
+import { existsSync } from "node:fs";
+import { basename, join } from "node:path";
+import { defineCommand, RUN_LAYOUT } from "@trefoil/core";
 import { z } from "zod";
 import { readPrompts } from "../data/index.js";
 import { RlhfError } from "../errors.js";
-import { type BaselineSettings, defined, type PpoSettings, plainPpo, ppo, respond } from "../stages/index.js";
+import {
+  type BaselineSettings,
+  defined,
+  type PpoSettings,
+  plainPpo,
+  ppo,
+  respond,
+  type ScoredSample,
+} from "../stages/index.js";
 import {
   aggregationFields,
   aggregationOf,
@@ -74,6 +84,40 @@ const shaperFields = z
   .default({ kind: "identity" });
 
 const optional = (meaning: string) => z.number().positive().optional().describe(meaning);
+
+const penaltyFields = z
+  .strictObject({
+    unended: z
+      .enum(["none", "replace", "subtract"])
+      .default("none")
+      .describe(
+        "What happens to the score of a response without an end; none keeps the reward as it is. Set it where responses grow to the limit.",
+      ),
+    unendedValue: z
+      .number()
+      .default(1)
+      .describe("Subtracted, or (with replace) put in its place: then usually -1. 1 is about the spread of rewards."),
+    overlong: z
+      .strictObject({
+        limit: z
+          .int()
+          .positive()
+          .optional()
+          .describe("Length from which the punishment is whole. Default: maxNewTokens.")
+          .meta({ unit: "tokens" }),
+        buffer: z
+          .int()
+          .positive()
+          .optional()
+          .describe("Length over which it grows. Default: a quarter of the limit.")
+          .meta({ unit: "tokens" }),
+        weight: z.number().positive().default(1).describe("The whole punishment; 1 as in DAPO."),
+      })
+      .optional()
+      .describe("Soft punishment of long responses"),
+  })
+  .describe("Rules on ends and lengths, the same for rollouts and baselines")
+  .prefault({});
 
 export const ppoCommand = defineCommand({
   name: "ppo",
@@ -206,11 +250,7 @@ export const ppoCommand = defineCommand({
           .describe(
             "First iterations that train the critic only; 0, because values start at 0, which no advantage suffers from.",
           ),
-        learningRate: z
-          .number()
-          .positive()
-          .default(9e-6)
-          .describe("Three times the policy's: the critic starts from nothing."),
+        learningRate: optional("Default: three times the policy's, because the critic starts from nothing."),
         coefficient: z
           .number()
           .positive()
@@ -221,33 +261,7 @@ export const ppoCommand = defineCommand({
         ),
       })
       .prefault({}),
-    penalties: z
-      .strictObject({
-        unended: z
-          .enum(["none", "replace", "subtract"])
-          .default("none")
-          .describe(
-            "What happens to the score of a response without an end; none keeps the reward as it is. Set it where responses grow to the limit.",
-          ),
-        unendedValue: z
-          .number()
-          .default(1)
-          .describe(
-            "Subtracted, or (with replace) put in its place: then usually -1. 1 is about the spread of rewards.",
-          ),
-        overlong: z
-          .strictObject({
-            limit: count(64, "Length from which the punishment is whole; that of maxNewTokens.").meta({
-              unit: "tokens",
-            }),
-            buffer: count(16, "Length over which it grows; a quarter of the limit.").meta({ unit: "tokens" }),
-            weight: z.number().positive().default(1).describe("The whole punishment; 1 as in DAPO."),
-          })
-          .optional()
-          .describe("Soft punishment of long responses"),
-      })
-      .describe("Rules on ends and lengths, the same for rollouts and baselines")
-      .prefault({}),
+    penalties: penaltyFields,
     alarms: z
       .strictObject({
         enabled: z
@@ -273,6 +287,13 @@ export const ppoCommand = defineCommand({
       .nonnegative()
       .default(8)
       .describe("Prompts whose responses the report shows, before and after; as many as fit on a page."),
+    beside: z
+      .array(z.string().min(1))
+      .default([])
+      .describe(
+        "Folders of policies trained before, such as plain PPO: the report shows their responses, and curves where FOLDER-run is their run directory, beside this one's. Default: none.",
+      )
+      .meta({ placeholder: "folder" }),
   }),
   run: async (config, { progress, signal }) => {
     const {
@@ -284,6 +305,7 @@ export const ppoCommand = defineCommand({
       resume,
       overwrite,
       shownPrompts,
+      beside,
       baseline,
       critic,
       penalties,
@@ -301,17 +323,23 @@ export const ppoCommand = defineCommand({
       ...rest,
       ...defined({ dualClip, rewardClip }),
       baseline: baselineOf(baseline),
-      critic: { ...without(ofCritic), kind: kind === "auto" ? (grouped ? "none" : "separate") : kind },
-      kl: without(kl),
-      penalties: {
-        unended:
-          penalties.unended === "none" ? { kind: "none" } : { kind: penalties.unended, value: penalties.unendedValue },
-        ...defined({ overlong: penalties.overlong }),
+      critic: {
+        ...without(ofCritic),
+        kind: kind === "auto" ? (grouped ? "none" : "separate") : kind,
+        learningRate: ofCritic.learningRate ?? 3 * rest.learningRate,
       },
+      kl: without(kl),
+      penalties: penaltiesOf(penalties, rest.maxNewTokens),
     };
     const run = runOf(config);
+    const runs = Object.fromEntries([
+      ...beside
+        .map((path) => [basename(path), `${path}-run`] as const)
+        .filter(([, path]) => existsSync(join(path, RUN_LAYOUT.metrics))),
+      [basename(output), run],
+    ]);
     const report = async (samples: Parameters<typeof writePpoReport>[3]) =>
-      await writePpoReport(run, "contrastive-rlhf ppo", { [settings.baseline.kind]: run }, samples, config);
+      await writePpoReport(run, "contrastive-rlhf ppo", runs, samples, config);
     try {
       const options = { policy, rewards, prompts, settings, output, run, resume, overwrite, progress, signal };
       if (!(await ppo(options))) return;
@@ -326,7 +354,10 @@ export const ppoCommand = defineCommand({
       sampler: { temperature: settings.temperature, maxNewTokens: settings.maxNewTokens, seed: settings.seed },
       batch: 32,
     };
-    const samples = shownPrompts > 0 ? { SFT: await respond(policy, shown), PPO: await respond(output, shown) } : {};
+    const samples: Record<string, ScoredSample[]> = {};
+    if (shownPrompts > 0)
+      for (const path of [policy, ...beside, output])
+        samples[path === policy ? "SFT" : basename(path)] = await respond(path, shown);
     await report(samples);
     progress.log(`Inside PPO ${await baselineCostText(run)}.`);
     progress.log(`The policy is in ${output}, the report in ${run}/report.html.`);
@@ -342,4 +373,12 @@ function baselineOf(baseline: z.output<typeof baselineFields>): BaselineSettings
   if (baseline.kind === "reference-column")
     return { kind: baseline.kind, column: baseline.column, aggregation: aggregationOf(baseline) };
   return baseline;
+}
+
+function penaltiesOf({ unended, unendedValue, overlong }: z.output<typeof penaltyFields>, maxNewTokens: number) {
+  const limit = overlong?.limit ?? maxNewTokens;
+  return {
+    unended: unended === "none" ? { kind: unended } : { kind: unended, value: unendedValue },
+    ...(overlong && { overlong: { limit, buffer: overlong.buffer ?? Math.ceil(limit / 4), weight: overlong.weight } }),
+  };
 }

@@ -11,6 +11,7 @@ export type Cell = { model: ModelSize } & (
   | { kind: "binary"; level: number }
 );
 
+/** What rows of results call a cell. */
 export function cellName(cell: Cell): string {
   const size = cell.model === "showcase" ? ", 1M parameters" : "";
   if (cell.kind === "offset") return `offset ${cell.sigma}, ${cell.prompts} prompts${size}`;
@@ -24,6 +25,7 @@ export type Arm =
   /** With `budget`, twice the rollouts, so that rewards are asked about as often as by contrast with k = 4. */
   | { kind: "leave-one-out"; budget: boolean };
 
+/** What rows of results call an arm. */
 export function armName(arm: Arm): string {
   if (arm.kind === "contrast") return `contrast k=${arm.samples}`;
   if (arm.kind === "leave-one-out") return arm.budget ? "RLOO, budget of k=4" : "RLOO";
@@ -81,11 +83,13 @@ export function cellsOf(settings: ExperimentSettings, model: ModelSize): Cell[] 
   ];
 }
 
+/** Cells of both model sizes, in the order of the report. */
 export const allCells = (settings: ExperimentSettings): Cell[] => [
   ...cellsOf(settings, "small"),
   ...(settings.showcaseSeeds > 0 ? cellsOf(settings, "showcase") : []),
 ];
 
+/** Arms of a cell, in the order they are trained. */
 export function armsOf(cell: Cell, { samples, headline, fewPrompts }: ExperimentSettings): Arm[] {
   const contrast = (ks: readonly number[]) => ks.map((k): Arm => ({ kind: "contrast", samples: k }));
   if (cell.kind === "offset" && cell.prompts === fewPrompts)

@@ -33,4 +33,5 @@ export interface ResultRow {
 export const resultKey = ({ cell, arm, seed }: Pick<ResultRow, "cell" | "arm" | "seed">): string =>
   `${seed} ${cell} ${arm}`;
 
+/** Rows of an experiment's folder; a line torn by a kill is left out. */
 export const readResults = (directory: string): Promise<ResultRow[]> => readResultRows(directory);

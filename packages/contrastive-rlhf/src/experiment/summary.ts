@@ -67,6 +67,7 @@ export function rowFinder(rows: readonly ResultRow[]): FindRows {
 export const tested = (differences: readonly number[]): PairedTest | undefined =>
   differences.length > 1 && differences.some((value) => value !== differences[0]) ? pairedTest(differences) : undefined;
 
+/** Means and tests of every arm of every cell, and the p of the headline with Holm's correction over cells. */
 export function summarise(
   rows: readonly ResultRow[],
   settings: ExperimentSettings,

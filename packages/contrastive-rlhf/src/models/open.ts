@@ -12,6 +12,7 @@ import {
 } from "@trefoil/core";
 import { RlhfError } from "../errors.js";
 
+/** Frees what a model holds on the device. */
 export function disposeParameters(module: Module): void {
   for (const parameter of module.namedParameters().values()) parameter.dispose();
 }

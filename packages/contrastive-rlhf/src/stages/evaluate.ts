@@ -1,5 +1,12 @@
 import { join } from "node:path";
-import { checkpointSteps, compile, loadCheckpoint, restoreParameters, type StageContext } from "@trefoil/core";
+import {
+  checkpointSteps,
+  compile,
+  loadCheckpoint,
+  loadTokenizer,
+  restoreParameters,
+  type StageContext,
+} from "@trefoil/core";
 import { fromCounts, mean, type PairedTest, pairedTest, type WinTieLose } from "../algorithm/index.js";
 import type { PromptText } from "../data/index.js";
 import { RlhfError } from "../errors.js";
@@ -42,9 +49,14 @@ export interface Comparison {
   pairs: ComparedPair[];
 }
 
-/** Win, tie and lose of one policy against another on the same prompts, with the same random numbers. */
+/**
+ * Win, tie and lose of one policy against another on the same prompts, with the same random numbers.
+ * @throws RlhfError `RLHF_MODEL` when a reward model reads other tokens than a policy, `RLHF_REWARD`, `RLHF_JUDGE`
+ */
 export async function evaluate(options: EvaluateOptions): Promise<Comparison> {
   const { progress, signal, by } = options;
+  if ("rewards" in by)
+    for (const path of [options.policy, options.against]) by.rewards.requireTokenizer(await loadTokenizer(path), path);
   const stage = progress?.stage("evaluate", { total: 3, unit: "parts" });
   const own = await respond(options.policy, options);
   stage?.update(1);

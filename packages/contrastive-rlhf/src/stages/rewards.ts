@@ -21,6 +21,8 @@ export interface Reward extends Partial<Disposable> {
   readonly name: string;
   /** Equal exactly for rewards that score alike: guards baseline stores. */
   readonly hash: string;
+  /** Hash of the tokenizer whose ids it reads; undefined for one that reads texts. */
+  readonly tokenizer?: string;
   score(samples: readonly ScoredSample[]): Promise<readonly number[]>;
 }
 
@@ -30,6 +32,7 @@ export interface WeightedReward {
   weight: number;
 }
 
+/** Numbers for samples, in their order. */
 export type RewardFunction = (
   samples: readonly Omit<ScoredSample, "prompt" | "response">[],
 ) => readonly number[] | Promise<readonly number[]>;
@@ -80,6 +83,7 @@ export async function loadModelReward(path: string, tokenizer: Tokenizer, rows =
   return {
     name: path,
     hash,
+    tokenizer: tokenizer.hash,
     async score(samples) {
       const scores: number[] = [];
       const { maxPositions } = model.trunk.config;
@@ -129,6 +133,14 @@ export class RewardSum implements Disposable {
       });
     }
     return { total, parts };
+  }
+
+  /** @throws RlhfError `RLHF_MODEL` when a reward reads other ids than those of this tokenizer */
+  requireTokenizer({ hash }: Tokenizer, policy: string): void {
+    for (const { reward } of this.#parts) {
+      if (reward.tokenizer === undefined || reward.tokenizer === hash) continue;
+      throw new RlhfError("RLHF_MODEL", `${policy} has another tokenizer than the reward model ${reward.name}`);
+    }
   }
 
   get names(): string[] {

@@ -38,6 +38,7 @@ function shuffled(items: string[], random: InitialValues): string[] {
   return items;
 }
 
+/** Prompts as rows of a file would give them. */
 export const promptTexts = (prompts: readonly string[]): PromptText[] =>
   prompts.map((prompt, i) => ({ line: i + 1, prompt, templated: false, row: { prompt } }));
 

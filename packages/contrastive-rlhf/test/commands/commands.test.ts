@@ -76,8 +76,9 @@ describe("the command line", () => {
       /4 prompts, 3 samples each \(12 drawn .*ρ = /,
     );
     const ppo = `ppo ${models} --iterations 2 --prompts-per-iteration 4 --minibatch 2 --max-new-tokens 6 --no-alarms.enabled`;
+    await step(`${ppo} --output plain`);
     await step(
-      `${ppo} --output contrast --baseline.kind offline --baseline.store baselines --baseline.samples 3 --baseline.aggregation median`,
+      `${ppo} --output contrast --beside plain --baseline.kind offline --baseline.store baselines --baseline.samples 3 --baseline.aggregation median`,
     );
     expect(told).toMatch(
       /✓ ppo +reward \S+ +KL \S+ +above baseline \S+ +length \S+ +entropy \S+ +clipped \S+ +explained variance \S+/,
@@ -93,6 +94,8 @@ describe("the command line", () => {
     }
     const own = await readFile(join(folder, "contrast-run/report.html"), "utf8");
     for (const part of [...charts, "What contrast can remove", "Responses"]) expect(own, part).toContain(part);
+    // Both runs in every chart, and responses of all three policies.
+    expect(own).toMatch(/<th[^>]*>prompt<\/th>\s*<th[^>]*>SFT<\/th>\s*<th[^>]*>plain<\/th>\s*<th[^>]*>contrast<\/th>/);
     const chat = await run(
       folder,
       ["chat", "--policy", "dpo", "--max-new-tokens", "6", "--seed", "1"],

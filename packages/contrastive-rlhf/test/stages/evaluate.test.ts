@@ -1,6 +1,6 @@
-import { writeFile } from "node:fs/promises";
+import { cp, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { readMetricsFile } from "@trefoil/core";
+import { makeTokenizer, readMetricsFile, tokenizerFiles } from "@trefoil/core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import {
   commandJudge,
@@ -10,8 +10,10 @@ import {
   type Judge,
   judgeBothOrders,
   ppo,
+  RewardSum,
   respond,
   rewardKlFrontier,
+  taskTokenizer,
 } from "../../src/index.js";
 import {
   letterReward,
@@ -20,6 +22,7 @@ import {
   sampler,
   temporaryFolder,
   texts,
+  tokenizer,
   training,
   trainSmallPolicy,
 } from "./small.js";
@@ -79,6 +82,35 @@ describe("evaluation", () => {
       /its last word must be A, B or tie/,
     );
     await expect(commandJudge("exit 3")({ prompt: "p", a: "x", b: "y" })).rejects.toThrow(/status 3/);
+  });
+
+  test("a judge decides between policies", async () => {
+    const own = await respond(policy, shared);
+    const other = own.map((sample, i) =>
+      i % 3 === 0 ? sample : { ...sample, responseText: `${sample.responseText}xx` },
+    );
+    const shorter: Judge = async ({ a, b }) => (a.length === b.length ? "tie" : a.length < b.length ? "A" : "B");
+    const { all, meanReward, pairs } = await compareResponses(own, other, { judge: shorter }, 2);
+    expect(all).toMatchObject({ win: 32, tie: 16, lose: 0 });
+    expect(all.interval[0]).toBeGreaterThan(0.5);
+    expect(meanReward).toBeUndefined();
+    expect(pairs.map(({ outcome }) => outcome).slice(0, 3)).toEqual([0, 1, 1]);
+    const first: Judge = async () => "A";
+    expect((await compareResponses(own, other, { judge: first }, 2)).all).toMatchObject({ win: 0, tie: 48, lose: 0 });
+  });
+
+  test("a reward model does not judge a policy of another tokenizer", async () => {
+    const { definition, config } = taskTokenizer();
+    const foreign = at("foreign");
+    await cp(policy, foreign, { recursive: true });
+    for (const [name, content] of Object.entries(tokenizerFiles(makeTokenizer(definition, config))))
+      await writeFile(join(foreign, name), JSON.stringify(content));
+    const reader = { name: "reader", hash: "reader", tokenizer: tokenizer.hash, score: async () => [] };
+    using rewards = new RewardSum([{ reward: reader, weight: 1 }]);
+    await expect(evaluate({ policy, against: foreign, by: { rewards }, ...shared })).rejects.toMatchObject({
+      code: "RLHF_MODEL",
+      message: expect.stringMatching(/foreign has another tokenizer than the reward model reader/),
+    });
   });
 
   test("reward against KL over checkpoints", async () => {
