@@ -52,9 +52,17 @@ class AttentionForward {
     }
     for (int64_t i = 0; i < tiles; ++i) open(tile[i], b, storage + i * stride);
 
+    // A copy pays for itself where several tiles of rows read it.
+    const bool in_place = tiles == 1 && !k_.bf16 && !v_.bf16;
+    const int64_t key_row = in_place ? shape_.groups * size : size;
     for (int64_t first = 0; first < end; first += kKeyTile) {
       int64_t count = least(kKeyTile, end - first);
-      bool copied = false;
+      const float *key = keys, *value = values;
+      bool copied = in_place;
+      if (in_place) {
+        key = static_cast<const float*>(k_.data) + shape_.key_offset(b, g, first);
+        value = static_cast<const float*>(v_.data) + shape_.key_offset(b, g, first);
+      }
       for (int64_t i = 0; i < tiles; ++i) {
         prefetch_keys(b, g, first + kKeyTile, end, i, tiles);
         bool masked = false;
@@ -66,9 +74,9 @@ class AttentionForward {
           copied = true;
         }
         if (tile[i].rows.count > Vec::width)
-          absorb<2>(tile[i], b, first, seen, masked, keys, values, scores);
+          absorb<2>(tile[i], b, first, seen, masked, key, value, key_row, scores);
         else
-          absorb<1>(tile[i], b, first, seen, masked, keys, values, scores);
+          absorb<1>(tile[i], b, first, seen, masked, key, value, key_row, scores);
       }
     }
     for (int64_t i = 0; i < tiles; ++i) close(tile[i]);
@@ -97,9 +105,9 @@ class AttentionForward {
   }
 
   template <int vectors>
-  void absorb(Tile& tile, int64_t b, int64_t first, int64_t count, bool masked, const float* keys, const float* values,
+  void absorb(Tile& tile, int64_t b, int64_t first, int64_t count, bool masked, const float* keys, const float* values, int64_t key_row,
               float* scores) const {
-    multiply<vectors, Start::kZero>(count, keys, shape_.size, 1, tile.q, kLanes, shape_.size, scores, kLanes);
+    multiply<vectors, Start::kZero>(count, keys, key_row, 1, tile.q, kLanes, shape_.size, scores, kLanes);
     if (masked) tile.mask.template apply<vectors>(shape_, b, first, count, scores, kLanes);
     for (int v = 0; v < vectors; ++v) {
       int64_t lane = v * Vec::width;
@@ -117,7 +125,7 @@ class AttentionForward {
       store(tile.correction + lane, correction);
       store(tile.total + lane, fma(load(tile.total + lane), correction, total));
     }
-    multiply<vectors, Start::kScale>(shape_.size, values, 1, shape_.size, scores, kLanes, count, tile.out, kLanes, tile.correction);
+    multiply<vectors, Start::kScale>(shape_.size, values, 1, key_row, scores, kLanes, count, tile.out, kLanes, tile.correction);
   }
 
   void close(Tile& tile) const {

@@ -83,9 +83,14 @@ export async function writeCaptions(options: WriteCaptionsOptions): Promise<Writ
     await file.truncate(state.bytes);
     while (captions.length < count) {
       if (state.rounds * source.batch >= attempts * count) {
+        const asked = state.rounds * source.batch;
+        const advice =
+          state.rejected.unfinished > asked / 2
+            ? "give captions more tokens, or a model that ends them"
+            : "loosen the filter, or ask for fewer";
         throw new SynthError(
           "SYNTH_CAPTIONER",
-          `only ${captions.length} of ${count} captions passed among ${state.rounds * source.batch} (${summary(state.rejected)}): loosen the filter, or ask for fewer`,
+          `only ${captions.length} of ${count} captions passed among ${asked} (${summary(state.rejected)}): ${advice}`,
         );
       }
       const requests = Array.from({ length: source.batch }, (_, i) => {

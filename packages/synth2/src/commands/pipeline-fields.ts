@@ -49,7 +49,8 @@ export const pipelineFields = ({ pairs, synthetic, steps }: PipelineBudget) => (
     .prefault({}),
   vlm: z
     .strictObject({
-      model: vlmSizesSchema.prefault({ width: 64 }),
+      // Places and rate as in the experiment that docs/synth2-experiment.md describes; those of `vlm` were found later.
+      model: vlmSizesSchema.prefault({ width: 64, placeDeviation: 0.3 }),
       train: trainFields({ steps: steps.vlm, learningRate: 3e-3, batch: 32 }).prefault({}),
     })
     .prefault({}),

@@ -76,7 +76,7 @@ export async function synthesize(options: SynthesizeOptions): Promise<Synthesize
     pixels,
   };
   const begin = await beginning(output, `${JSON.stringify(manifest, null, 2)}\n`);
-  const stage = options.progress?.stage("synthesize", { total: 0, unit: "pictures" });
+  const stage = options.progress?.stage("synthesize", { unit: "pictures" });
   const result: SynthesizeResult = { completed: true, pictures: 0, shards: 0, skipped: 0 };
   const write = async (rows: readonly EncodedRow[]): Promise<void> => {
     await begin();

@@ -10,6 +10,13 @@ export const vlmSizesSchema = z.strictObject({
     .nonnegative()
     .default(1)
     .describe("Layers of attention among patches: codes alone say little of shapes and places."),
+  placeDeviation: z
+    .number()
+    .positive()
+    .default(0.9)
+    .describe(
+      "How loud rows and columns of patches begin, beside content of about 0.6. At 0.3 captions guess places for thousands of updates; at 1.5 all is learned late.",
+    ),
   latents: count(16, "Latents of the resampler: what the language model reads of a picture."),
   width: count(128, "Width of the resampler."),
   layers: count(2, "Layers of the resampler."),

@@ -138,10 +138,10 @@ class PictureEncoder extends Module {
 
   constructor(architecture: VlmArchitecture, initial: InitialValues) {
     super();
-    const { width, heads, pictureLayers, gridSize, patch, codeWidth } = architecture;
+    const { width, heads, pictureLayers, placeDeviation, gridSize, patch, codeWidth } = architecture;
     const shape = [gridSize / patch, width];
-    const table = () => new Parameter(shape, { data: initial.normal(shape, 0.3) });
-    // Embeddings are around 0.3: what is in a patch begins about as loud as where it is.
+    const table = () => new Parameter(shape, { data: initial.normal(shape, placeDeviation) });
+    // Embeddings are around 0.3: what is in a patch begins at 0.6, where it is at 1.4 times the deviation of places.
     const inputs = patch * patch * codeWidth;
     this.embed = new Linear(inputs, width, { bias: false, standardDeviation: 2 / Math.sqrt(inputs), initial });
     [this.rows, this.columns] = [table(), table()];

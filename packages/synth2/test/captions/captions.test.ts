@@ -46,7 +46,16 @@ describe("writing captions", () => {
       ...{ source: scripted(() => "a red circle"), classes, count: 3, filter, seed: 1, attempts: 5 },
       output: `${output}-poor`,
     });
-    await expect(poor).rejects.toThrow(/only 1 of 3 captions passed among 16 .*duplicate/);
+    await expect(poor).rejects.toThrow(/only 1 of 3 captions passed among 16 .*duplicate.*loosen the filter/);
+    const endless: CaptionSource = {
+      ...source,
+      write: async (requests) => requests.map(() => ({ text: "a red circle", finished: false })),
+    };
+    const never = writeCaptions({
+      ...{ source: endless, classes, count: 3, filter, seed: 1, attempts: 5 },
+      output: `${output}-never`,
+    });
+    await expect(never).rejects.toThrow(/only 0 of 3 .*unfinished.*more tokens/);
   });
 
   it("killed and called again ends with the same file", async () => {

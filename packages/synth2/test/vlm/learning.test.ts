@@ -62,6 +62,27 @@ it("learns to say what is in a picture, on a frozen language model that knows no
   expect(await captioner.captionAll(real)).toEqual(Array.from({ length: 16 }, (_, index) => captionOf(index)));
 });
 
+it("learns to say where something is: pictures that differ by its place alone", async () => {
+  const [positions, dimension, looks] = [16, 8, 2];
+  const captionOf = (index: number) => `${4 + (index % looks)} ${6 + Math.floor(index / looks)}`;
+  const real = {
+    ...{ length: positions * looks, positions, dimension, tokenizerHash: "plain" },
+    get: (index: number) => {
+      const embedding = new Float32Array(positions * dimension).fill(0.3);
+      embedding[dimension * Math.floor(index / looks) + (index % looks)] = -0.5;
+      return { id: String(index), captions: [captionOf(index)], embedding };
+    },
+  };
+  const architecture = { ...vlmSizes, patch: 1, gridSize: 4, codeWidth: dimension, textWidth: 32, textLayers: 2 };
+  const steps = settings(400, { learningRate: 4e-3, batch: 32 });
+  const trainer = new VlmTrainer(architecture, { language, maxTextTokens: 6, settings: steps });
+  for (let step = 0; step < steps.steps; step++) await trainer.step({ real, syntheticShare: 0 }, step);
+  using captioner = new Captioner(trainer.model, language, { maxTokens: 6, batch: 32 });
+  const right = (await captioner.captionAll(real)).filter((caption, index) => caption === captionOf(index));
+  // Without places one in sixteen.
+  expect(right.length).toBeGreaterThan(0.9 * real.length);
+});
+
 it("reads its pictures on a trained language model, which stays as it is", async () => {
   const folder = await temporaryFolder();
   const at = (name: string) => join(folder, name);

@@ -22,6 +22,7 @@ const language = new Llama(
 const architecture = {
   patch: 1,
   pictureLayers: 1,
+  placeDeviation: 0.3,
   latents: 3,
   width: 8,
   layers: 2,

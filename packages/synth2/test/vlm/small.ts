@@ -26,7 +26,16 @@ export async function trainSmallLanguage(output: string, steps: number, extra: o
   });
 }
 
-export const vlmSizes = { patch: 2, pictureLayers: 1, latents: 4, width: 32, layers: 1, heads: 2, everyLayers: 1 };
+export const vlmSizes = {
+  patch: 2,
+  pictureLayers: 1,
+  placeDeviation: 0.3,
+  latents: 4,
+  width: 32,
+  layers: 1,
+  heads: 2,
+  everyLayers: 1,
+};
 
 /** Embeddings that say plainly what is in the picture: its colour in the first position, its shape in the last. */
 export function plainPictures(): EmbeddedDataset & Pick<CodedDataset, "samples"> {
