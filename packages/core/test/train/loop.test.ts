@@ -294,3 +294,17 @@ test("an outlier is told, once, without touching the metrics", async () => {
   });
   expect(text).toMatch(/^warning: the loss of step 41, 9\.000, is \d+\.\d standard deviations above the last ones\n$/);
 });
+
+test("the progress line shows the loss, or what was asked for", async () => {
+  const lineOf = async (extra: Partial<TrainLoopOptions<undefined>>) => {
+    let text = "";
+    const progress = createProgress({ stream: { write: (chunk: string) => (text += chunk) }, env: {} });
+    const step = async () => ({ loss: 2, reward: 0.5, kl: 3 });
+    await trainLoop({ steps: 1, step, progress, ...extra });
+    return text.trim().split("\n").at(-1);
+  };
+  expect(await lineOf({})).toMatch(/^✓ train {2}loss 2 {2}\S+$/);
+  // What a step does not have is left out.
+  const shown = { "mean reward": "reward", KL: "kl", other: "missing" };
+  expect(await lineOf({ shown })).toMatch(/^✓ train {2}mean reward 0\.5000 {2}KL 3 {2}\S+$/);
+});
