@@ -128,7 +128,7 @@ function generatorStep(task: GeneratorTask): Case {
   };
 }
 
-/** Pictures from captions: all codes in some steps, every step with and without the caption. */
+/** Pictures from captions: all codes in some steps, with and without the caption; guidance grows from 0, as the peer's does. */
 function generation(task: GeneratorTask, steps: number): Case {
   const { name, batch, ...architecture } = task;
   return {
@@ -138,7 +138,7 @@ function generation(task: GeneratorTask, steps: number): Case {
     amount: batch,
     async open(): Promise<Opened> {
       const model = new MaskedGenerator(architecture, 0);
-      const sampler = new MaskedSampler(model, samplingSchema.parse({ steps, guidance: 2 }), batch);
+      const sampler = new MaskedSampler(model, samplingSchema.parse({ steps, guidance: 2, guidanceRamp: true }), batch);
       const captions = somePairs(architecture, batch).captions.map(([caption]) => caption!);
       const seeds = captions.map((_, i) => pictureSeed(0, String(i)));
       return { side: timed(() => sampler.sample({ captions, seeds })), close: async () => model.dispose() };

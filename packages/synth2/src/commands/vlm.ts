@@ -39,7 +39,7 @@ export const vlmCommand = defineCommand({
     ...outputFields,
     maxTextTokens: count(32, "Tokens of a caption that are learned.").meta({ unit: "tokens" }),
     model: vlmSizesSchema.prefault({}),
-    train: trainFields({ steps: 1500, learningRate: 1.3e-3, warmupSteps: 100, batch: 32 }).prefault({}),
+    train: trainFields({ steps: 4500, learningRate: 1.3e-3, warmupSteps: 100, batch: 32 }).prefault({}),
   }),
   run: async (config, { progress, signal }) => {
     const { model: sizes, train: settings, output, resume, overwrite, maxTextTokens } = config;

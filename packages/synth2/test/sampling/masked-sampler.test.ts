@@ -121,6 +121,27 @@ describe("masked sampler", () => {
     expect(away).not.toEqual(plain);
   });
 
+  it("is guided from the second step on where guidance is a ramp, and by all of it at the last", async () => {
+    const stepsOf = async (some: Parameters<typeof options>[0]) => {
+      const steps: number[][] = [];
+      const onStep = ({ sampled }: { sampled: Int32Array }) => void steps.push([...sampled]);
+      const sampler = new MaskedSampler(model, options({ steps: 2, temperature: 0, confidenceNoise: 0, ...some }), 2);
+      await sampler.sample({ captions: captions.slice(0, 2), seeds: seeds.slice(0, 2), onStep });
+      return steps;
+    };
+    const [none, ramp, all] = [
+      await stepsOf({ guidance: 0 }),
+      await stepsOf({ guidance: 30, guidanceRamp: true }),
+      await stepsOf({ guidance: 30 }),
+    ];
+    expect(ramp[0]).toEqual(none[0]);
+    expect(ramp[0]).not.toEqual(all[0]);
+    expect(ramp[1]).not.toEqual(none[1]);
+    expect(await stepsOf({ steps: 1, guidance: 30, guidanceRamp: true })).toEqual(
+      await stepsOf({ steps: 1, guidance: 30 }),
+    );
+  });
+
   it("takes any number of steps, more than there are codes too", async () => {
     const sampler = new MaskedSampler(model, options({ steps: 40 }), 1);
     const out = await sampler.sample({ captions: captions.slice(0, 1), seeds: seeds.slice(0, 1) });
