@@ -71,6 +71,7 @@ function copyOf(weight: Parameter): Copy {
   if (!copy) {
     copy = { parameter: new Parameter(weight.shape, { dtype: "bf16", trainable: false }), version: -1 };
     copies.set(weight, copy);
+    weight.attached.push(copy.parameter);
   }
   return copy;
 }
