@@ -8,6 +8,8 @@ import type { Step } from "./step.js";
 const weightPlaces: Readonly<Record<string, readonly number[]>> = {
   matmul: [0, 1],
   grouped_matmul: [1],
+  conv2d: [1],
+  conv2d_input_grad: [1],
   linear_cross_entropy: [1],
 };
 
