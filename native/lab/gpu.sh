@@ -128,11 +128,12 @@ built=$([ -e "$library" ] && [ -x "$tests" ] && echo yes)
 
 if has test; then
   if [ -n "$built" ]; then
-    run "op tests" 900 "$work/tests.txt" "$tests" --backend="$library"
-    # Products by cuBLASLt where it is, and by our own kernels; the line above used the library if it was found.
-    run "op tests, own products" 300 "$work/tests-own.txt" env TREFOIL_MATMUL=own "$tests" --backend="$library" cuda_bf16
-    run "op tests, wgmma" 300 "$work/tests-wgmma.txt" env TREFOIL_MATMUL=own TREFOIL_CUDA_WGMMA=1 "$tests" --backend="$library" cuda_bf16
-    run "op tests, cuBLASLt" 300 "$work/tests-cublaslt.txt" env TREFOIL_MATMUL=cublaslt "$tests" --backend="$library" cuda_bf16
+    # A test that loses the device, or does not end, costs a process and not the tests after it. Every op in f32 and bf16 first; then the
+    # products once more by cuBLASLt (the line above used it if it was found), and by our own kernels; last what has never run: wgmma.
+    run "op tests" 500 "$work/tests.txt" "$tests" --backend="$library" --seconds=60
+    run "op tests, own products" 120 "$work/tests-own.txt" env TREFOIL_MATMUL=own "$tests" --backend="$library" --seconds=60 cuda_bf16
+    run "op tests, cuBLASLt" 120 "$work/tests-cublaslt.txt" env TREFOIL_MATMUL=cublaslt "$tests" --backend="$library" --seconds=60 cuda_bf16
+    run "op tests, wgmma" 120 "$work/tests-wgmma.txt" env TREFOIL_MATMUL=own TREFOIL_CUDA_WGMMA=1 "$tests" --backend="$library" --seconds=30 cuda_bf16
   else
     skip test "nothing was built"
   fi

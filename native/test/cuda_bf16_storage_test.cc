@@ -1,5 +1,7 @@
 // Ops whose operands or results are stored as bf16, in every mixture that programs ask for. Operands are numbers that bf16 holds, so that the
 // double-precision reference is the same for each mixture; what is left is f32 arithmetic and the rounding of a result that is stored as bf16.
+#include <array>
+
 #include "cuda_bf16.h"
 
 using namespace trefoil::test;
@@ -371,6 +373,91 @@ TEST(cuda_bf16_storage_adamw_copies) {
       for (size_t t : {size_t{0}, size_t{2}})
         for (size_t i = 0; i < copies[t].size(); ++i) CHECK(copies[t][i] == (scale == scale ? to_bf16(copied[4 * t][i]) : 0x1234));
       CHECK(copies[1][0] == 0x1234);
+    }
+  });
+}
+
+// Whole chunks of channels, and channels that fill none, of which the weight gradient is made in f32; a stride of 1 and 2.
+TEST(cuda_bf16_storage_conv2d) {
+  for_each_bf16_device(device, [](Device& other) {
+    std::mt19937 generator(12);
+    for (auto [channels, out_channels, stride] : {std::array<int64_t, 3>{16, 8, 1}, {3, 5, 1}, {8, 12, 2}, {5, 8, 2}}) {
+      const int64_t size = 4, kernel = 3, out = (size + 2 - kernel) / stride + 1;
+      const std::vector<double> attributes{double(stride), 1};
+      Stored x(generator, {2, size, size, channels}), w(generator, {out_channels, kernel, kernel, channels}), dy(generator, {2, out, out, out_channels});
+      Stored y({2, out, out, out_channels}), dx({2, size, size, channels}), dw({out_channels, kernel, kernel, channels});
+      Doubles sums[3] = {Doubles(y.size()), Doubles(x.size()), Doubles(w.size())};
+      Doubles terms[3] = {sums[0], sums[1], sums[2]};
+      const auto add = [&](int which, size_t at, double term) { sums[which][at] += term, terms[which][at] += std::fabs(term); };
+      for (int64_t image = 0; image < 2; ++image)
+        for (int64_t u = 0; u < out; ++u)
+          for (int64_t v = 0; v < out; ++v)
+            for (int64_t o = 0; o < out_channels; ++o)
+              for (int64_t i = 0; i < kernel; ++i)
+                for (int64_t j = 0; j < kernel; ++j) {
+                  const int64_t row = u * stride - 1 + i, column = v * stride - 1 + j;
+                  if (row < 0 || row >= size || column < 0 || column >= size) continue;
+                  for (int64_t c = 0; c < channels; ++c) {
+                    const size_t at_x = static_cast<size_t>(((image * size + row) * size + column) * channels + c);
+                    const size_t at_w = static_cast<size_t>(((o * kernel + i) * kernel + j) * channels + c);
+                    const size_t at_y = static_cast<size_t>(((image * out + u) * out + v) * out_channels + o);
+                    add(0, at_y, x[at_x] * w[at_w]), add(1, at_x, dy[at_y] * w[at_w]), add(2, at_w, dy[at_y] * x[at_x]);
+                  }
+                }
+      for (int form = 0; form < 8; ++form) {
+        const bool first = form & 1, second = form & 2, to = form & 4;
+        launch(other, "conv2d", {x.as(first), w.as(second), absent()}, {y.as(to)}, attributes);
+        y.check(sums[0], terms[0], sum_slack(9 * channels), "conv2d");
+        launch(other, "conv2d_input_grad", {dy.as(first), w.as(second)}, {dx.as(to)}, attributes);
+        dx.check(sums[1], terms[1], sum_slack(9 * out_channels), "conv2d_input_grad");
+        launch(other, "conv2d_weight_grad", {dy.as(first), x.as(second)}, {dw.as(false)}, attributes);
+        dw.check(sums[2], terms[2], sum_slack(2 * out * out), "conv2d_weight_grad");
+      }
+    }
+  });
+}
+
+TEST(cuda_bf16_storage_group_norm) {
+  for_each_bf16_device(device, [](Device& other) {
+    std::mt19937 generator(13);
+    for (auto [positions, channels, groups] : {std::array<int64_t, 3>{20, 8, 2}, {150, 33, 3}}) {
+      const int64_t images = 2, per_group = channels / groups, n = positions * per_group;
+      Stored x(generator, {images, positions, channels}), dy(generator, {images, positions, channels}), y({images, positions, channels}), dx({images, positions, channels});
+      F32 weight = normal(generator, {channels}), bias = normal(generator, {channels}), mean({images, groups}), rstd({images, groups}), dweight({channels}), dbias({channels});
+      Doubles exact_y(x.size()), terms_y(x.size()), exact_dx(x.size()), terms_dx(x.size()), exact_dw(channels), terms_dw(channels), exact_db(channels), terms_db(channels);
+      for (int64_t image = 0; image < images; ++image)
+        for (int64_t g = 0; g < groups; ++g) {
+          const auto each = [&](const auto& body) {
+            for (int64_t p = 0; p < positions; ++p)
+              for (int64_t c = g * per_group; c < (g + 1) * per_group; ++c) body(static_cast<size_t>((image * positions + p) * channels + c), static_cast<size_t>(c));
+          };
+          double centre = 0, squares = 0, plain = 0, inner = 0, most = 0, inner_most = 0;
+          each([&](size_t at, size_t) { centre += x[at] / double(n); });
+          each([&](size_t at, size_t) { squares += (x[at] - centre) * (x[at] - centre) / double(n); });
+          const double root = 1 / std::sqrt(squares + 1e-5);
+          each([&](size_t at, size_t c) {
+            const double z = (x[at] - centre) * root, slope = dy[at] * weight[c];
+            exact_y[at] = z * weight[c] + bias[c], terms_y[at] = std::fabs(weight[c]) * (std::fabs(x[at]) + std::fabs(centre)) * root + std::fabs(bias[c]);
+            plain += slope / double(n), inner += slope * z / double(n), most += std::fabs(slope) / double(n), inner_most += std::fabs(slope * z) / double(n);
+            exact_dw[c] += dy[at] * z, terms_dw[c] += std::fabs(dy[at]) * (std::fabs(x[at]) + std::fabs(centre)) * root;
+            exact_db[c] += dy[at], terms_db[c] += std::fabs(dy[at]);
+          });
+          each([&](size_t at, size_t c) {
+            const double z = (x[at] - centre) * root;
+            exact_dx[at] = root * (dy[at] * weight[c] - plain - z * inner);
+            terms_dx[at] = root * (std::fabs(dy[at] * weight[c]) + most + std::fabs(z) * inner_most);
+          });
+        }
+      for (int form = 0; form < 4; ++form) {
+        launch(other, "group_norm", {x.as(false), view(weight), view(bias)}, {y.as(form & 1), view(mean), view(rstd)}, {double(groups), 1e-5});
+        y.check(exact_y, terms_y, kFew, "group_norm");
+        launch(other, "group_norm_grad", {dy.as(form & 2), x.as(false), view(weight), view(mean), view(rstd)}, {dx.as(false), view(dweight), view(dbias)}, {double(groups)});
+        dx.check(exact_dx, terms_dx, kFew, "group_norm_grad");
+        for (size_t c = 0; c < exact_dw.size(); ++c) {
+          CHECK(std::fabs(dweight[c] - exact_dw[c]) <= kFew * terms_dw[c]);
+          CHECK(std::fabs(dbias[c] - exact_db[c]) <= kFew * terms_db[c]);
+        }
+      }
     }
   });
 }

@@ -1,10 +1,15 @@
 #include <dlfcn.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
+#include <condition_variable>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <mutex>
 #include <string_view>
+#include <thread>
 #include <utility>
 
 #include "harness.h"
@@ -195,13 +200,65 @@ struct Selection {
   const char* part = nullptr;  // of the name
   size_t shard = 0, shards = 1;
   bool every_order = false;  // emulated: also with blocks, warps and lanes in backward order
+  size_t first = 0;          // tests before it have run in a process before this one
+  int passed = 0, failed = 0;  // of those
+  int seconds = 0;           // that a test may take on a device; 0: any
+  char** arguments = nullptr;
+};
+
+// A device whose memory a kernel has missed, or that a kernel does not give back, is lost to the process: the tests from `next` on run in
+// its successor.
+[[noreturn]] void start_again(const Selection& selection, size_t next, int passed, int failed) {
+  std::vector<char*> arguments;
+  for (char** argument = selection.arguments; *argument; ++argument)
+    if (std::strncmp(*argument, "--after=", 8) != 0) arguments.push_back(*argument);
+  std::string after = "--after=" + std::to_string(next) + "," + std::to_string(passed) + "," + std::to_string(failed);
+  arguments.push_back(after.data());
+  arguments.push_back(nullptr);
+  std::fflush(stdout);
+  execv("/proc/self/exe", arguments.data());
+  std::printf("cannot start again: %s\n%d passed, %d failed\n", std::strerror(errno), passed, failed);
+  std::fflush(stdout);
+  std::_Exit(1);
+}
+
+// Ends the process, and starts the next, where a test takes longer than it may.
+class Watch {
+ public:
+  Watch(const Selection& selection, const char* name, size_t next, int passed, int failed) {
+    if (selection.seconds == 0) return;
+    thread_ = std::thread([=, this, &selection] {
+      std::unique_lock lock(mutex_);
+      if (over_.wait_for(lock, std::chrono::seconds(selection.seconds), [this] { return done_; })) return;
+      std::printf("FAIL %s: it has not ended within %d s\n", name, selection.seconds);
+      start_again(selection, next, passed, failed + 1);
+    });
+  }
+  ~Watch() {
+    if (!thread_.joinable()) return;
+    {
+      std::lock_guard lock(mutex_);
+      done_ = true;
+    }
+    over_.notify_one();
+    thread_.join();
+  }
+  Watch(const Watch&) = delete;
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable over_;
+  bool done_ = false;
+  std::thread thread_;
 };
 
 void run_all(Device& device, const Selection& selection, bool once, int& passed, int& failed) {
   size_t number = 0;
+  const bool remote = !(device.backend->flags & TREFOIL_BACKEND_HOST_MEMORY);
   for (auto& test : registry()) {
     if ((selection.part && !std::strstr(test.name, selection.part)) || (test.once && !once)) continue;
-    if (number++ % selection.shards != selection.shard) continue;
+    if (number++ % selection.shards != selection.shard || number <= selection.first) continue;
+    const Watch watch(selection, test.name, number, passed, failed);
     std::string message;
     const auto start = std::chrono::steady_clock::now();
     try {
@@ -216,6 +273,13 @@ void run_all(Device& device, const Selection& selection, bool once, int& passed,
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     if (seconds > 3) std::printf("slow %s [%s]: %.1f s\n", test.name, device.isa.c_str(), seconds);
     std::fflush(stdout);
+    TrefoilStatus status{};
+    if (!remote || message.empty() || selection.every_order) continue;
+    device.backend->synchronize(device.handle, &status);  // reports what an op has noted, once
+    if (device.backend->synchronize(device.handle, &status) != TREFOIL_OK) {
+      std::printf("the device is lost after %s: %s; going on in a new process\n", test.name, status.message);
+      start_again(selection, number, passed, failed);
+    }
   }
 }
 
@@ -251,7 +315,7 @@ int run_library(const char* path, const Selection& selection) {
   }
   const TrefoilBackend* backend = entry();
   TrefoilStatus status{};
-  int passed = 0, failed = 0;
+  int passed = selection.passed, failed = selection.failed;
   const int32_t count = backend->device_count(&status);
   if (count == 0) std::printf("no device: %s\n", status.message);
   // The emulator's devices differ in the order of turns; devices of one machine do not differ.
@@ -273,16 +337,21 @@ int run_library(const char* path, const Selection& selection) {
 
 }  // namespace
 
-// trefoil_tests [--backend=PATH] [--shard=0/2] [--every-order] [name-part]: runs the tests whose name contains it, at every ISA level of this machine; with a
-// path (or "emulated"), those of the ops on the devices of that backend's library.
+// trefoil_tests [--backend=PATH] [--shard=0/2] [--every-order] [--seconds=60] [name-part]: runs the tests whose name contains it, at every ISA level of
+// this machine; with a path (or "emulated"), those of the ops on the devices of that backend's library, each in so many seconds at most.
 int main(int argc, char** argv) {
   const char* library = nullptr;
   Selection selection;
+  selection.arguments = argv;
   for (int i = 1; i < argc; ++i) {
     constexpr char option[] = "--backend=";
     if (std::strncmp(argv[i], option, sizeof option - 1) == 0)
       library = argv[i] + sizeof option - 1;
     else if (std::sscanf(argv[i], "--shard=%zu/%zu", &selection.shard, &selection.shards) == 2)
+      continue;
+    else if (std::sscanf(argv[i], "--after=%zu,%d,%d", &selection.first, &selection.passed, &selection.failed) == 3)
+      continue;
+    else if (std::sscanf(argv[i], "--seconds=%d", &selection.seconds) == 1)
       continue;
     else if (std::strcmp(argv[i], "--every-order") == 0)
       selection.every_order = true;

@@ -266,15 +266,20 @@ int32_t synchronize(TrefoilDevice* device, TrefoilStatus* status) {
     const bool none = record.least == -1;
     const long long value = record.value, least = none ? 0 : record.least, bound = record.bound;
     const char* otherwise = none ? " and is not -1" : "";
-    const std::string_view what = record.what;
+    static constexpr std::string_view kOperands[] = {
+#define TREFOIL_ENTRY(operand, name) name,
+        TREFOIL_CHECKED_OPERANDS(TREFOIL_ENTRY)
+#undef TREFOIL_ENTRY
+    };
+    const std::string_view what = kOperands[static_cast<size_t>(record.what)];
     if (what.ends_with("[]"))
-      fail(TREFOIL_INDEX_OUT_OF_RANGE, "%.*s[%lld] is %lld; it must be in [%lld, %lld)", static_cast<int>(what.size() - 2), record.what,
+      fail(TREFOIL_INDEX_OUT_OF_RANGE, "%.*s[%lld] is %lld; it must be in [%lld, %lld)", static_cast<int>(what.size() - 2), what.data(),
            static_cast<long long>(record.position), value, static_cast<long long>(record.least), bound);
     char position[64];
     const long long at = record.position, width = record.width;
     if (width) std::snprintf(position, sizeof position, "[%lld, %lld]", at / width, at % width);
     else std::snprintf(position, sizeof position, "%lld", at);
-    fail(TREFOIL_INDEX_OUT_OF_RANGE, "%s %lld at position %s is outside [%lld, %lld)%s", record.what, value, position, least, bound, otherwise);
+    fail(TREFOIL_INDEX_OUT_OF_RANGE, "%s %lld at position %s is outside [%lld, %lld)%s", what.data(), value, position, least, bound, otherwise);
   });
 }
 

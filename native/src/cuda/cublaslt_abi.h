@@ -14,8 +14,8 @@ constexpr int32_t kTransposeA = 3, kTransposeB = 4;  // cublasLtMatmulDescAttrib
 constexpr int32_t kBatchCount = 5, kBatchStep = 6;   // cublasLtMatrixLayoutAttribute_t: int32_t, int64_t
 // cublasLtMatmulPreferenceAttributes_t: uint64_t, then uint32_t each.
 constexpr int32_t kMostWorkspace = 1, kReductionSchemes = 3, kAlignmentA = 5, kAlignmentB = 6, kAlignmentC = 7, kAlignmentD = 8;
-// cublasLtReductionScheme_t without INPLACE (1), whose sums have no order.
-constexpr uint32_t kOrderedReductions = 2 | 4;
+// cublasLtReductionScheme_t without INPLACE (1), whose sums have no order, and OUTPUT_TYPE (4), which rounds parts of a sum to bf16.
+constexpr uint32_t kOrderedReductions = 2;
 
 struct Algorithm {
   uint64_t data[8];

@@ -75,6 +75,9 @@ __device__ __forceinline__ void map(Floats to, int64_t n, const Value& value, co
   }
 }
 
+// The largest block of plan_rows: kernels that it is for promise to fit it, or a row of many registers could not be launched.
+constexpr unsigned kMostRowThreads = 512;
+
 // How rows of n elements are shared out.
 struct RowPlan {
   bool wide;
@@ -97,7 +100,7 @@ inline RowPlan plan_rows(const Context& context, int64_t rows, int64_t n, int bl
     plan.threads = static_cast<unsigned>(ceil_divide(n, 4 * plan.vectors * 32) * 32);
   } else {
     plan.wide = n > 256;
-    plan.threads = plan.wide && n > 2048 ? 512 : 128;
+    plan.threads = plan.wide && n > 2048 ? kMostRowThreads : 128;
   }
   const int64_t per_block = plan.wide ? 1 : plan.threads / 32, most = int64_t{context.multiprocessors} * blocks_per_multiprocessor * per_block;
   plan.teams = rows < most ? rows : most;

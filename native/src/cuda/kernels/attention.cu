@@ -317,13 +317,13 @@ void backward_f32(const Context& context, Workspace& workspace, const Plain& a, 
   });
 }
 
-void check_lengths(const Context& context, const Workspace& workspace, const char* what, const Attention& a) {
+void check_lengths(const Context& context, const Workspace& workspace, Checked what, const Attention& a) {
   if (workspace.running() && a.key_lengths) check_index(context, what, a.key_lengths, a.batch, 0, a.keys + 1);
 }
 
 void attention(const Context& context, Workspace& workspace, const TrefoilLaunch& args) {
   const Attention a = describe(args, 0, 3);
-  check_lengths(context, workspace, "attention: key_lengths[]", a);
+  check_lengths(context, workspace, Checked::attention_key_lengths, a);
   if (a.batch * a.rows == 0) return;
   if (!suits_tensor_cores(context, a)) {
     if (workspace.running()) forward_f32(context, plain(a), args);
@@ -336,7 +336,7 @@ void attention(const Context& context, Workspace& workspace, const TrefoilLaunch
 
 void attention_grad(const Context& context, Workspace& workspace, const TrefoilLaunch& args) {
   const Attention a = describe(args, 1, 6);
-  check_lengths(context, workspace, "attention_grad: key_lengths[]", a);
+  check_lengths(context, workspace, Checked::attention_grad_key_lengths, a);
   if (suits_tensor_cores(context, a)) attention_backward_bf16(context, workspace, a, args);
   else backward_f32(context, workspace, plain(a), args);
 }

@@ -21,11 +21,18 @@ struct Sizes {
   static int side(const TrefoilView& view, int axis) { return static_cast<int>(view.shape[axis]); }
 };
 
-// Pixels or taps as rows of their channels, in the element type of the kernel; channels padded to whole chunks where that is bf16.
+// Pixels or taps as rows of their channels, in the element type of the kernel; channels padded to whole chunks where that is bf16, and only
+// there: f32 operands that were stored as they are would not fit.
 template <class T>
 Rows<T> pixels(const Context& context, Workspace& workspace, const TrefoilView& view) {
-  Matrix matrix{view.data, view.dtype, row_count(view), view.shape[3], 1, true};
-  return as_rows<T>(context, workspace, matrix, false);
+  const int64_t channels = view.shape[3];
+  if (sizeof(T) == 4 && channels % 4 != 0) {
+    Rows<T> rows = as_rows<T>(context, workspace, {view.data, view.dtype, 1, elements(view), 1, true}, false);
+    rows.stride = channels;
+    rows.aligned = false;
+    return rows;
+  }
+  return as_rows<T>(context, workspace, {view.data, view.dtype, row_count(view), channels, 1, true}, false);
 }
 
 template <class T>
@@ -59,7 +66,7 @@ void forward(const Context& context, Workspace& workspace, const TrefoilLaunch& 
   Rows<T> kernel = pixels<T>(context, workspace, w);
   Product p;
   p.m = s.positions(), p.n = s.out_channels, p.k = s.kernel_rows * s.kernel_columns * static_cast<int>(image.stride);
-  p.c = data<float>(y);
+  p.c = Floats(y);
   p.epilogue.bias = optional_input<const float>(launch, 2);
   kernel.stride = p.k;
   kernel.aligned = p.k % static_cast<int>(16 / sizeof(T)) == 0;
@@ -99,7 +106,7 @@ void input_grad(const Context& context, Workspace& workspace, const TrefoilLaunc
       taps.rows = vertical.taps, taps.columns = horizontal.taps, taps.step = s.stride;
       Product p;
       p.m = s.images * vertical.count * horizontal.count, p.n = s.channels, p.k = vertical.taps * horizontal.taps * taps.depth;
-      p.c = data<float>(dx);
+      p.c = Floats(dx);
       if (s.stride > 1) p.placement = {vertical.count, horizontal.count, s.height, s.width, r, q, s.stride};
       multiply_conv(context, workspace, windows, taps, p);
     }
@@ -112,7 +119,7 @@ void weight_grad(const Context& context, Workspace& workspace, const TrefoilLaun
   const Rows<T> upstream = pixels<T>(context, workspace, dy), image = pixels<T>(context, workspace, x);
   Product p;
   p.m = s.out_channels, p.n = s.kernel_rows * s.kernel_columns * s.channels, p.k = s.positions();
-  p.c = data<float>(dw);
+  p.c = Floats(dw);
   multiply_conv(context, workspace, upstream, windows_of(s, image), p);
 }
 

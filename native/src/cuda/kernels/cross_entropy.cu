@@ -101,7 +101,7 @@ void cross_entropy(const Context& context, const TrefoilLaunch& launch_) {
   const int32_t* targets = data<const int32_t>(launch_.inputs[1]);
   const float* weights = data<const float>(launch_.inputs[2]);
   double* losses = static_cast<double*>(launch_.workspace);
-  check_index(context, "cross_entropy: targets[]", targets, rows, -1, classes);
+  check_index(context, Checked::cross_entropy_targets, targets, rows, -1, classes);
   if (rows > 0)
     launch(context, {static_cast<unsigned>(rows), kThreads}, cross_entropy_rows, data<const float>(launch_.inputs[0]), targets, weights,
            static_cast<int>(classes), losses, optional_output<float>(launch_, 2), nullptr, 0);
@@ -187,7 +187,7 @@ struct Projection {
 void linear_cross_entropy(const Context& context, Workspace& workspace, const TrefoilLaunch& launch) {
   const Projection projection(launch);
   if (workspace.running()) {
-    check_index(context, "linear_cross_entropy: targets[]", data<const int32_t>(launch.inputs[2]), projection.rows, -1, projection.classes);
+    check_index(context, Checked::linear_cross_entropy_targets, data<const int32_t>(launch.inputs[2]), projection.rows, -1, projection.classes);
     if (projection.rows == 0 && optional_output<float>(launch, 3))
       platform::fill_zero(context.stream, launch.outputs[3].data, static_cast<size_t>(elements(launch.outputs[3])) * sizeof(float));
   }

@@ -1,6 +1,6 @@
 // GroupNorm (Wu and He 2018, arXiv 1803.08494, equation 7), channels last: x [N, positions, C] in groups of neighbouring channels.
 // Positions of an image are cut into chunks; every chunk leaves two sums per channel, which are joined in order.
-#include "kernel.h"
+#include "floats.h"
 
 namespace trefoil::cuda {
 
@@ -93,11 +93,11 @@ __global__ void statistics_kernel(const float* partial, Chunks c, double epsilon
   rstd[blockIdx.x] = static_cast<float>(1 / sqrt(squares / size + epsilon));
 }
 
-__global__ void normalise_kernel(const float* x, const float* weight, const float* bias, const float* mean, const float* rstd, float* y, Chunks c, int64_t count) {
+__global__ void normalise_kernel(const float* x, const float* weight, const float* bias, const float* mean, const float* rstd, Floats y, Chunks c, int64_t count) {
   const int64_t per_image = c.positions * c.channels;
   for (int64_t i = first_index(); i < count; i += index_stride()) {
     const int64_t image = i / per_image, channel = i % c.channels, group = image * c.groups + channel / c.per_group;
-    y[i] = (x[i] - mean[group]) * (rstd[group] * weight[channel]) + bias[channel];
+    y.store(i, (x[i] - mean[group]) * (rstd[group] * weight[channel]) + bias[channel]);
   }
 }
 
@@ -106,7 +106,8 @@ void group_norm(const Context& context, const TrefoilLaunch& args) {
   if (elements(x) == 0) return;
   const Chunks c(x, args.attributes[0]);
   float *partial = static_cast<float*>(args.workspace), *statistics = partial + c.count() * 2 * c.channels;
-  float *mean = optional_output<float>(args, 1), *rstd = optional_output<float>(args, 2), *y = data<float>(args.outputs[0]);
+  float *mean = optional_output<float>(args, 1), *rstd = optional_output<float>(args, 2);
+  const Floats y(args.outputs[0]);
   if (!mean) mean = statistics;
   if (!rstd) rstd = statistics + c.images * c.groups;
   launch(context, {context.grid(c.blocks(), 1), dim3(32, kRows)}, moments_kernel, data<float>(x), c, partial, c.blocks());
@@ -122,7 +123,7 @@ size_t group_norm_workspace(const Context&, const TrefoilLaunch& args) {
 }
 
 // partial [chunks, 2, C]: Σ dy, Σ dy z with z = (x - mean) rstd.
-__global__ void gradient_sums_kernel(const float* dy, const float* x, const float* mean, const float* rstd, Chunks c, float* partial, int64_t items) {
+__global__ void gradient_sums_kernel(Floats dy, const float* x, const float* mean, const float* rstd, Chunks c, float* partial, int64_t items) {
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const Place at = place_of(c, item);
     const bool inside = at.channel < c.channels;
@@ -130,7 +131,7 @@ __global__ void gradient_sums_kernel(const float* dy, const float* x, const floa
     if (inside) {
       const int64_t group = at.image * c.groups + at.channel / c.per_group;
       for (int64_t r = threadIdx.y; r < at.rows; r += kRows) {
-        const float d = dy[at.first + r * c.channels];
+        const float d = dy.load(at.first + r * c.channels);
         plain += d;
         inner += d * ((x[at.first + r * c.channels] - mean[group]) * rstd[group]);
       }
@@ -179,20 +180,21 @@ __global__ void gradient_totals_kernel(const float* partial, Chunks c, float* dw
 }
 
 // dx = rstd (g - mean(g) - z mean(g z)) over each group.
-__global__ void gradient_kernel(const float* dy, const float* x, const float* weight, const float* mean, const float* rstd, const float* means, float* dx,
+__global__ void gradient_kernel(Floats dy, const float* x, const float* weight, const float* mean, const float* rstd, const float* means, float* dx,
                                 Chunks c, int64_t count) {
   const int64_t per_image = c.positions * c.channels;
   for (int64_t i = first_index(); i < count; i += index_stride()) {
     const int64_t image = i / per_image, channel = i % c.channels, group = image * c.groups + channel / c.per_group;
     const float r = rstd[group], z = (x[i] - mean[group]) * r;
-    dx[i] = r * (dy[i] * weight[channel] - means[2 * group] - z * means[2 * group + 1]);
+    dx[i] = r * (dy.load(i) * weight[channel] - means[2 * group] - z * means[2 * group + 1]);
   }
 }
 
 void group_norm_grad(const Context& context, const TrefoilLaunch& args) {
   const TrefoilView& x = args.inputs[1];
   const Chunks c(x, args.attributes[0]);
-  const float *dy = data<float>(args.inputs[0]), *weight = data<float>(args.inputs[2]), *mean = data<float>(args.inputs[3]), *rstd = data<float>(args.inputs[4]);
+  const Floats dy(args.inputs[0]);
+  const float *weight = data<float>(args.inputs[2]), *mean = data<float>(args.inputs[3]), *rstd = data<float>(args.inputs[4]);
   float *dx = data<float>(args.outputs[0]), *dweight = optional_output<float>(args, 1), *dbias = optional_output<float>(args, 2);
   if (elements(x) == 0) {
     for (float* nothing : {dweight, dbias})

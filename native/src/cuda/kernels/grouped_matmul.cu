@@ -32,8 +32,8 @@ struct Forward {
 void grouped_matmul(const Context& context, Workspace& workspace, const TrefoilLaunch& launch) {
   const Forward forward(launch);
   if (workspace.running()) {
-    check_offsets(context, "grouped_matmul: offsets[]", forward.p.offsets, forward.p.count, forward.p.m);
-    if (forward.x.index) check_index(context, "grouped_matmul: row_index[]", forward.x.index, forward.p.m, 0, forward.x.stored_rows);
+    check_offsets(context, Checked::grouped_matmul_offsets, forward.p.offsets, forward.p.count, forward.p.m);
+    if (forward.x.index) check_index(context, Checked::grouped_matmul_row_index, forward.x.index, forward.p.m, 0, forward.x.stored_rows);
   }
   multiply(context, workspace, forward.x, forward.w, forward.p);
 }
@@ -70,9 +70,9 @@ struct WeightGrad {
 void grouped_matmul_weight_grad(const Context& context, Workspace& workspace, const TrefoilLaunch& launch) {
   const WeightGrad grad(launch);
   if (workspace.running()) {
-    check_offsets(context, "grouped_matmul_weight_grad: offsets[]", grad.p.offsets, grad.p.count, grad.p.k);
-    if (grad.a.index) check_index(context, "grouped_matmul_weight_grad: a_index[]", grad.a.index, grad.p.k, 0, grad.a.stored_rows);
-    if (grad.b.index) check_index(context, "grouped_matmul_weight_grad: b_index[]", grad.b.index, grad.p.k, 0, grad.b.stored_rows);
+    check_offsets(context, Checked::grouped_matmul_weight_grad_offsets, grad.p.offsets, grad.p.count, grad.p.k);
+    if (grad.a.index) check_index(context, Checked::grouped_matmul_weight_grad_a_index, grad.a.index, grad.p.k, 0, grad.a.stored_rows);
+    if (grad.b.index) check_index(context, Checked::grouped_matmul_weight_grad_b_index, grad.b.index, grad.p.k, 0, grad.b.stored_rows);
   }
   multiply(context, workspace, grad.a, grad.b, grad.p);
 }

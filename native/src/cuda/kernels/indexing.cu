@@ -11,7 +11,7 @@ template <bool vector, class Table, class Y>
 __global__ void gather_rows_kernel(const Table* table, const int32_t* index, Y* y, int64_t items, int64_t per_row, int64_t bound, ErrorRecord* errors) {
   for (int64_t item = first_index(); item < items; item += index_stride()) {
     const int64_t row = item / per_row, column = item - row * per_row, from = index[row];
-    const bool valid = index_in_range(errors, "gather_rows: index", from, row, -1, bound) && from >= 0;
+    const bool valid = index_in_range(errors, Checked::gather_rows_index, from, row, -1, bound) && from >= 0;
     if constexpr (vector)
       store4(y + item * 4, valid ? load4(table + (from * per_row + column) * 4) : make_float4(0, 0, 0, 0));
     else
@@ -35,7 +35,7 @@ void gather_rows(const Context& context, const TrefoilLaunch& args) {
 // uses[v] = how many of the indices are v.
 __global__ void count_uses_kernel(const int32_t* index, int64_t count, int64_t bound, int32_t* uses, ErrorRecord* errors) {
   for (int64_t i = first_index(); i < count; i += index_stride())
-    if (index_in_range(errors, "scatter_add_rows: index", index[i], i, -1, bound) && index[i] >= 0) atomicAdd(uses + index[i], 1);
+    if (index_in_range(errors, Checked::scatter_add_rows_index, index[i], i, -1, bound) && index[i] >= 0) atomicAdd(uses + index[i], 1);
 }
 
 // A place in the list for the uses of each row that has at most a warp of them. Which place depends on the order of the blocks, but only
@@ -136,7 +136,7 @@ void scatter_add_rows(const Context& context, Workspace& workspace, const Trefoi
 __global__ void gather_last_kernel(const float* x, const int32_t* index, float* y, int64_t count, int64_t kept, int64_t width, ErrorRecord* errors) {
   for (int64_t i = first_index(); i < count; i += index_stride()) {
     const int64_t from = index[i];
-    const bool valid = index_in_range(errors, "gather_last: index", from, i, -1, width) && from >= 0;
+    const bool valid = index_in_range(errors, Checked::gather_last_index, from, i, -1, width) && from >= 0;
     y[i] = valid ? x[i / kept * width + from] : 0.0f;
   }
 }
@@ -162,7 +162,7 @@ __global__ void scatter_last_kernel(const float* values, const int32_t* index, f
     for (int64_t base = 0; base < kept; base += kWarp) {
       const int64_t k = row * kept + base + lane;
       const int32_t at = base + lane < kept ? index[k] : -1;
-      const bool valid = index_in_range(errors, "scatter_last: index", at, k, -1, width) && at >= 0;
+      const bool valid = index_in_range(errors, Checked::scatter_last_index, at, k, -1, width) && at >= 0;
       const int in_chunk = kept - base < kWarp ? static_cast<int>(kept - base) : kWarp;
       for (int turn = 0; turn < in_chunk; ++turn) {
         if (turn == lane && valid) to[at] += values[k];

@@ -144,7 +144,7 @@ __global__ void remask_kernel(const int32_t* tokens, const int32_t* remaining, c
     const int32_t* known = tokens + b * positions;
     const float* sure = confidence + b * positions;
     int64_t again = remaining[b];
-    if (threadIdx.x == 0) index_in_range(errors, "masked_diffusion_step: remaining", again, b, 0, positions + 1);
+    if (threadIdx.x == 0) index_in_range(errors, Checked::masked_diffusion_step_remaining, again, b, 0, positions + 1);
     Fixed masked = 0;
     for (int64_t i = threadIdx.x; i < positions; i += blockDim.x) masked += known[i] == mask;
     masked = block_sum(masked);
@@ -162,7 +162,7 @@ __global__ void remask_kernel(const int32_t* tokens, const int32_t* remaining, c
 
 // The same check where nobody reads `next`.
 __global__ void check_remaining_kernel(const int32_t* remaining, int64_t batch, int64_t bound, ErrorRecord* errors) {
-  for (int64_t b = first_index(); b < batch; b += index_stride()) index_in_range(errors, "masked_diffusion_step: remaining", remaining[b], b, 0, bound);
+  for (int64_t b = first_index(); b < batch; b += index_stride()) index_in_range(errors, Checked::masked_diffusion_step_remaining, remaining[b], b, 0, bound);
 }
 
 int64_t workspace_part(int64_t count) { return (count * 4 + 63) / 64 * 64; }

@@ -87,7 +87,7 @@ void moe_gate(const Context& context, const TrefoilLaunch& launch_) {
 }
 
 // mode 0: dl[I_j] = w_j (dw_j - sum_i w_i dw_i), 0 elsewhere; mode 1: the softmax Jacobian over all experts with dp = dw on the kept.
-__global__ void __launch_bounds__(kWarps * 32) moe_gate_grad_kernel(ErrorRecord* errors, const char* what, const float* dweights, const float* weights,
+__global__ void __launch_bounds__(kWarps * 32) moe_gate_grad_kernel(ErrorRecord* errors, Checked what, const float* dweights, const float* weights,
                                                                     const int32_t* indices, const float* probabilities, int tokens, int experts,
                                                                     int kept, bool over_all, float* dlogits) {
   const int token = static_cast<int>(blockIdx.x) * kWarps + warp_index();
@@ -110,7 +110,7 @@ void moe_gate_grad(const Context& context, const TrefoilLaunch& launch_) {
   const TrefoilView& y = launch_.outputs[0];
   const int64_t tokens = y.shape[0], experts = y.shape[1], kept = last_dimension(launch_.inputs[1]);
   if (!y.data || elements(y) == 0) return;
-  launch(context, {static_cast<unsigned>(ceil_divide(tokens, kWarps)), kWarps * 32}, moe_gate_grad_kernel, context.errors, "moe_gate_grad: expert",
+  launch(context, {static_cast<unsigned>(ceil_divide(tokens, kWarps)), kWarps * 32}, moe_gate_grad_kernel, context.errors, Checked::moe_gate_grad_expert,
          data<const float>(launch_.inputs[0]), data<const float>(launch_.inputs[1]), data<const int32_t>(launch_.inputs[2]),
          data<const float>(launch_.inputs[3]), static_cast<int>(tokens), static_cast<int>(experts), static_cast<int>(kept),
          launch_.attributes[0] == 1, data<float>(y));
@@ -128,7 +128,7 @@ struct Chunks {
   }
 };
 
-__global__ void __launch_bounds__(32) count_experts(ErrorRecord* errors, const char* what, const int32_t* expert, int64_t slots, int64_t chunk,
+__global__ void __launch_bounds__(32) count_experts(ErrorRecord* errors, Checked what, const int32_t* expert, int64_t slots, int64_t chunk,
                                                     int experts, int32_t* counts) {
   int32_t* count = dynamic_shared<int32_t>();
   for (int e = lane_index(); e < experts; e += 32) count[e] = 0;
@@ -231,7 +231,7 @@ void moe_sort(const Context& context, const TrefoilLaunch& launch_) {
   const size_t shared = static_cast<size_t>(experts ? experts : 1) * sizeof(int32_t);
   int32_t* counts = static_cast<int32_t*>(launch_.workspace);
   const int32_t* expert = data<const int32_t>(launch_.inputs[0]);
-  launch(context, {blocks, 32, shared}, count_experts, context.errors, "moe_sort: expert", expert, slots, chunks.size, experts, counts);
+  launch(context, {blocks, 32, shared}, count_experts, context.errors, Checked::moe_sort_expert, expert, slots, chunks.size, experts, counts);
   launch(context, {1, 1024}, scan_counts, counts, chunks.count * experts, chunks.count, experts, offsets);
   launch(context, {blocks, 32, shared}, place_slots, expert, slots, chunks.size, kept, experts, counts, optional_output<int32_t>(launch_, 0),
          optional_output<int32_t>(launch_, 1), optional_output<int32_t>(launch_, 3));
@@ -239,7 +239,7 @@ void moe_sort(const Context& context, const TrefoilLaunch& launch_) {
 
 // out[t] = sum_j w[t, j] y[inverse[t K + j]] in order of j; weights null: all 1. A block takes a token.
 template <int width>
-__global__ void __launch_bounds__(128) moe_combine_kernel(ErrorRecord* errors, const char* what, Floats y, const int32_t* inverse,
+__global__ void __launch_bounds__(128) moe_combine_kernel(ErrorRecord* errors, Checked what, Floats y, const int32_t* inverse,
                                                           const float* weights, int rows, int columns, int kept, Floats out) {
   const int64_t token = blockIdx.x;
   for (int d = static_cast<int>(threadIdx.x) * width; d < columns; d += 128 * width) {
@@ -271,7 +271,7 @@ void moe_combine(const Context& context, const TrefoilLaunch& launch_) {
   if (kept * tokens != slots || last_dimension(y) != width || (weights && elements(launch_.inputs[2]) != slots))
     fail(TREFOIL_INVALID_ARGUMENT, "moe_combine: y, inverse, weights and output do not fit each other");
   auto run = [&](auto kernel) {
-    launch(context, {static_cast<unsigned>(tokens), 128}, kernel, context.errors, "moe_combine: row", Floats(y),
+    launch(context, {static_cast<unsigned>(tokens), 128}, kernel, context.errors, Checked::moe_combine_row, Floats(y),
            data<const int32_t>(launch_.inputs[1]), weights, static_cast<int>(y.shape[0]), static_cast<int>(width), static_cast<int>(kept), Floats(out));
   };
   if (width % 4 == 0) run(moe_combine_kernel<4>);
@@ -280,7 +280,7 @@ void moe_combine(const Context& context, const TrefoilLaunch& launch_) {
 
 // dy[r] = w dout (where dy is wanted), dweights[s] = <y[r], dout>. A block takes a row.
 template <int width>
-__global__ void __launch_bounds__(128) moe_combine_grad_kernel(ErrorRecord* errors, const char* what, Floats dout, Floats y,
+__global__ void __launch_bounds__(128) moe_combine_grad_kernel(ErrorRecord* errors, Checked what, Floats dout, Floats y,
                                                                const int32_t* permutation, const float* weights, int rows, int columns, int kept,
                                                                Floats dy, float* dweights) {
   const int64_t r = blockIdx.x;
@@ -323,7 +323,7 @@ void moe_combine_grad(const Context& context, const TrefoilLaunch& launch_) {
   if (rows != slots || elements(launch_.inputs[2]) != rows || elements(dout) * kept != rows * width)
     fail(TREFOIL_INVALID_ARGUMENT, "moe_combine_grad: dout, y, permutation and weights do not fit each other");
   auto run = [&](auto kernel) {
-    launch(context, {static_cast<unsigned>(rows), 128}, kernel, context.errors, "moe_combine_grad: slot", Floats(dout), Floats(y),
+    launch(context, {static_cast<unsigned>(rows), 128}, kernel, context.errors, Checked::moe_combine_grad_slot, Floats(dout), Floats(y),
            data<const int32_t>(launch_.inputs[2]), data<const float>(weights), static_cast<int>(rows), static_cast<int>(width), static_cast<int>(kept), dy, dweights);
   };
   if (width % 4 == 0) run(moe_combine_grad_kernel<4>);

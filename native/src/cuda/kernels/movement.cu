@@ -129,7 +129,7 @@ void pad(const Context& context, const TrefoilLaunch& args) {
 // All positions are looked at before any row is written: a batch with one bad position changes nothing.
 __global__ void check_positions_kernel(const int32_t* position, int64_t batch, int64_t bound, ErrorRecord* errors) {
   for (int64_t b = first_index(); b < batch; b += index_stride())
-    index_in_range(errors, "update_rows_: with so many rows to write, position", position[b], b, 0, bound);
+    index_in_range(errors, Checked::update_rows_position, position[b], b, 0, bound);
 }
 __global__ void update_rows_kernel(void* cache, int32_t cache_dtype, const void* rows, int32_t dtype, const int32_t* position, int64_t batch,
                                    int64_t capacity, int64_t per_batch, int64_t width, const ErrorRecord* errors) {

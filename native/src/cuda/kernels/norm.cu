@@ -9,7 +9,7 @@ namespace trefoil::cuda {
 namespace {
 
 template <bool wide, int vectors>
-__global__ void rms_norm_kernel(Floats x, const float* weight, Floats y, float* rstd, int64_t rows, int64_t n, float epsilon) {
+__global__ void __launch_bounds__(kMostRowThreads) rms_norm_kernel(Floats x, const float* weight, Floats y, float* rstd, int64_t rows, int64_t n, float epsilon) {
   using Group = Team<wide>;
   const RowValues<wide, vectors> scale(weight, n);
   for (int64_t row = Group::first(); row < rows; row += Group::count()) {
@@ -23,7 +23,7 @@ __global__ void rms_norm_kernel(Floats x, const float* weight, Floats y, float* 
 }
 
 template <bool wide, int vectors>
-__global__ void layer_norm_kernel(const float* x, const float* weight, const float* bias, float* y, float* mean, float* rstd, int64_t rows, int64_t n,
+__global__ void __launch_bounds__(kMostRowThreads) layer_norm_kernel(const float* x, const float* weight, const float* bias, float* y, float* mean, float* rstd, int64_t rows, int64_t n,
                                   float epsilon) {
   using Group = Team<wide>;
   for (int64_t row = Group::first(); row < rows; row += Group::count()) {
@@ -71,7 +71,7 @@ struct Accumulator {
 
 // partial [teams, 2, n]: Σ dy z, Σ dy. centred: LayerNorm, with mean; else RMSNorm.
 template <bool wide, int vectors, bool centred>
-__global__ void norm_grad_kernel(Floats dy, Floats x, const float* weight, const float* mean, const float* rstd, Floats dx, float* partial,
+__global__ void __launch_bounds__(kMostRowThreads) norm_grad_kernel(Floats dy, Floats x, const float* weight, const float* mean, const float* rstd, Floats dx, float* partial,
                                  bool with_bias, int64_t rows, int64_t n) {
   using Group = Team<wide>;
   float* sums = partial ? partial + Group::first() * 2 * n : nullptr;

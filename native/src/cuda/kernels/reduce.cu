@@ -137,7 +137,7 @@ __device__ __forceinline__ unsigned long long argmax_key(float value, int64_t in
 }
 
 template <bool wide, int vectors>
-__global__ void argmax_kernel(const float* x, int32_t* y, int64_t rows, int64_t n) {
+__global__ void __launch_bounds__(kMostRowThreads) argmax_kernel(const float* x, int32_t* y, int64_t rows, int64_t n) {
   using Group = Team<wide>;
   for (int64_t row = Group::first(); row < rows; row += Group::count()) {
     const RowValues<wide, vectors> values(x + row * n, n);

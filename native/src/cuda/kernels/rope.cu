@@ -24,7 +24,7 @@ __global__ void rope_kernel(const X* x, const float* cosine, const float* sine, 
     const int64_t head = item / per_head, token = head / shape.heads;
     const int64_t i = (item - head * per_head) * (vector ? 4 : 1);
     const int64_t position = positions[token];
-    if (!index_in_range(errors, "rope: position", position, token, 0, shape.limit, shape.length)) continue;
+    if (!index_in_range(errors, Checked::rope_position, position, token, 0, shape.limit, shape.length)) continue;
     const float *c = cosine + position * shape.half + i, *s = sine + position * shape.half + i;
     const int64_t at = head * 2 * shape.half;
     if constexpr (vector) {

@@ -7,7 +7,7 @@ namespace trefoil::cuda {
 namespace {
 
 template <bool wide, int vectors>
-__global__ void softmax_kernel(const float* x, float* y, int64_t rows, int64_t n, bool logarithm) {
+__global__ void __launch_bounds__(kMostRowThreads) softmax_kernel(const float* x, float* y, int64_t rows, int64_t n, bool logarithm) {
   using Group = Team<wide>;
   for (int64_t row = Group::first(); row < rows; row += Group::count()) {
     const RowValues<wide, vectors> values(x + row * n, n);
@@ -25,7 +25,7 @@ __global__ void softmax_kernel(const float* x, float* y, int64_t rows, int64_t n
 }
 
 template <bool wide, int vectors>
-__global__ void softmax_grad_kernel(const float* y, const float* dy, float* dx, int64_t rows, int64_t n, bool logarithm) {
+__global__ void __launch_bounds__(kMostRowThreads) softmax_grad_kernel(const float* y, const float* dy, float* dx, int64_t rows, int64_t n, bool logarithm) {
   using Group = Team<wide>;
   for (int64_t row = Group::first(); row < rows; row += Group::count()) {
     const RowValues<wide, vectors> out(y + row * n, n), gradient(dy + row * n, n);
@@ -40,7 +40,7 @@ __global__ void softmax_grad_kernel(const float* y, const float* dy, float* dx, 
 }
 
 template <bool wide, int vectors>
-__global__ void logsumexp_kernel(const float* x, float* y, int64_t rows, int64_t n) {
+__global__ void __launch_bounds__(kMostRowThreads) logsumexp_kernel(const float* x, float* y, int64_t rows, int64_t n) {
   using Group = Team<wide>;
   for (int64_t row = Group::first(); row < rows; row += Group::count()) {
     const RowValues<wide, vectors> values(x + row * n, n);

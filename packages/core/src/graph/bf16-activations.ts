@@ -22,6 +22,11 @@ const places: Readonly<Record<string, Places>> = {
   grouped_matmul_weight_grad: { inputs: [0, 1], outputs: [] },
   attention: { inputs: [0, 1, 2], outputs: [0] },
   attention_grad: { inputs: [0, 1, 2, 3, 4], outputs: [0, 1, 2] },
+  conv2d: { inputs: [0], outputs: [0] },
+  conv2d_input_grad: { inputs: [0], outputs: [0] },
+  conv2d_weight_grad: { inputs: [0, 1], outputs: [] },
+  group_norm: { inputs: [], outputs: [0] },
+  group_norm_grad: { inputs: [0], outputs: [] },
   linear_cross_entropy: { inputs: [0], outputs: [2] },
   moe_combine: { inputs: [0], outputs: [0] },
   moe_combine_grad: { inputs: [0, 1], outputs: [0] },
@@ -37,11 +42,14 @@ const movement: ReadonlySet<string> = new Set(["gather_rows", "scatter_add_rows"
 /** Of these, the kernels for which operand and result must have one type. */
 const oneType: ReadonlySet<string> = new Set(["transpose", "slice", "pad"]);
 
-/** Operands that products round to bf16 anyway. */
+/** Operands that products round to bf16 anyway (but those of weight gradients of convolutions over channels that do not fill chunks of eight). */
 const products: Readonly<Record<string, readonly number[]>> = {
   matmul: [0, 1],
   grouped_matmul: [0, 1],
   grouped_matmul_weight_grad: [0, 1],
+  conv2d: [0, 1],
+  conv2d_input_grad: [0, 1],
+  conv2d_weight_grad: [0, 1],
 };
 
 function accepts({ op, inputs }: Instruction, input: number): boolean {

@@ -8,6 +8,8 @@ import type { Step } from "./step.js";
 const weightPlaces: Readonly<Record<string, readonly number[]>> = {
   matmul: [0, 1],
   grouped_matmul: [1],
+  conv2d: [1],
+  conv2d_input_grad: [1],
   linear_cross_entropy: [1],
 };
 
@@ -71,6 +73,7 @@ function copyOf(weight: Parameter): Copy {
   if (!copy) {
     copy = { parameter: new Parameter(weight.shape, { dtype: "bf16", trainable: false }), version: -1 };
     copies.set(weight, copy);
+    weight.attached.push(copy.parameter);
   }
   return copy;
 }

@@ -127,6 +127,8 @@ export class Parameter extends Tensor {
   trainable: boolean;
   /** @internal Counts changes of the value: tells whether a copy of it still is one. */
   version = 0;
+  /** @internal What lives no longer than it does: freed with it. */
+  readonly attached: Disposable[] = [];
   #storage: Storage | undefined;
   #initial: HostArray | undefined;
 
@@ -181,6 +183,7 @@ export class Parameter extends Tensor {
   /** Frees the device memory now. */
   override dispose(): void {
     this.#storage?.dispose();
+    for (const each of this.attached) each[Symbol.dispose]();
   }
 
   override toString(): string {

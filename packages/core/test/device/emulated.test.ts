@@ -133,6 +133,25 @@ it("keeps bf16 copies of weights that are the weights rounded, whoever writes th
   expect(new Set(copied.losses).size).toBe(6);
 });
 
+it("frees the bf16 copy of a weight with the weight", async () => {
+  on(bf16);
+  const weight = new Parameter([16, 16], { data: new Float32Array(256).fill(0.5) });
+  const optimizer = new AdamW([weight], { learningRate: 0.1 });
+  const step = compile((input: Tensor) => {
+    const { value, grads } = valueAndGrad(() => linear(input, weight).square().mean(), [weight]);
+    optimizer.apply(grads);
+    return value;
+  });
+  await step(tensor(new Float32Array(256).fill(1), { shape: [16, 16] }));
+  // Programs that read them hold both: memory is free once they are gone too.
+  const storage = (weight.attached[0] as Parameter).storage(() => {
+    throw new Error("there is no copy");
+  });
+  expect(storage.disposed).toBe(false);
+  weight.dispose();
+  expect(storage.disposed).toBe(true);
+});
+
 it("generates and writes checkpoints from device memory", async () => {
   const folder = mkdtempSync(join(tmpdir(), "trefoil-emulated-"));
   onTestFinished(() => rmSync(folder, { recursive: true, force: true }));

@@ -6,11 +6,13 @@ import {
   add,
   cast,
   compile,
+  conv2d,
   Device,
   device,
   gatherRows,
   gelu,
   gradients,
+  groupNorm,
   Llama,
   linear,
   Mixtral,
@@ -18,6 +20,7 @@ import {
   multiply,
   Parameter,
   setDefaultDevice,
+  silu,
   softmax,
   type Tensor,
   updateRows,
@@ -153,6 +156,36 @@ describe("what else reads a value decides", () => {
     const gathered = program.find(({ op }) => op === "gather_rows");
     expect(gathered?.operands[0]).toBe("f32");
     expect(gathered?.results[0]).toBe("f32");
+  });
+
+  it("a block of convolutions is bf16 between norm and product, and its residual stream is not", () => {
+    const parameters = [[8], [8], [8, 3, 3, 8], [8], [8], [8, 3, 3, 8]].map((shape) => new Parameter(shape));
+    const [weight1, bias1, kernel1, weight2, bias2, kernel2] = parameters as [Parameter, ...Parameter[]];
+    const convolve = (input: Tensor, weight: Tensor, bias: Tensor, kernel: Tensor) =>
+      conv2d(silu(groupNorm(input, weight, bias, { groups: 2 })), kernel, null, { padding: 1 });
+    const optimizer = new AdamW(parameters, { learningRate: 0.1 });
+    const program = inspect(
+      (pictures) => {
+        const input = pictures.mul(2);
+        const inner = convolve(input, weight1, bias1!, kernel1!);
+        const loss = add(input, convolve(inner, weight2!, bias2!, kernel2!))
+          .square()
+          .mean();
+        optimizer.apply(gradients(loss, parameters));
+        return loss;
+      },
+      zeros([2, 4, 4, 8]),
+    );
+    const typesOf = (op: string) => program.filter((each) => each.op === op);
+    for (const { operands, results } of typesOf("group_norm"))
+      expect([operands[0], results[0]]).toEqual(["f32", "bf16"]);
+    for (const { operands, results } of typesOf("group_norm_grad"))
+      expect([operands[0], operands[1], results[0] || "f32"]).toEqual(["bf16", "f32", "f32"]);
+    for (const op of ["conv2d", "conv2d_input_grad", "conv2d_weight_grad"]) {
+      expect(typesOf(op).length).toBe(2);
+      for (const { operands } of typesOf(op)) expect(operands.slice(0, 2)).toEqual(["bf16", "bf16"]);
+    }
+    for (const { results } of typesOf("conv2d_weight_grad")) expect(results[0]).toBe("f32");
   });
 
   it("a value that is returned is f32, and several products share a rounded copy of it", () => {
