@@ -113,7 +113,8 @@ TEST(matmul_many_blocks) {
   uint32_t seed = 100;
   // Primes past every tile and depth limit; a long k under a small C; tall, wide, thin.
   const int64_t sizes[][3] = {{211, 137, 1031}, {401, 523, 61}, {13, 1031, 401}, {7, 3001, 97}, {1, 1021, 2053}, {3, 37, 5003}, {61, 67, 4099},
-                              {193, 40, 3001}, {300, 5, 700}, {5, 300, 900}, {1200, 33, 8}, {500, 1, 257}, {1, 1, 4001}};
+                              {193, 40, 3001}, {300, 5, 700}, {5, 300, 900}, {1200, 33, 8}, {500, 1, 257}, {1, 1, 4001},
+                              {70, 300, 700}, {100, 290, 1100}, {210, 100, 1500}};
   for (auto& size : sizes)
     for (int form = 0; form < 4; ++form) {
       Case c;
@@ -185,7 +186,7 @@ TEST(matmul_keeps_nan_and_infinity) {
 TEST(matmul_thread_independent) {
   check_thread_independent(device, [](Device& d) {
     std::vector<F32> results;
-    const int64_t sizes[][3] = {{300, 200, 700}, {64, 64, 4000}, {4, 900, 700}, {100, 1000, 300}};
+    const int64_t sizes[][3] = {{300, 200, 700}, {64, 64, 4000}, {4, 900, 700}, {100, 1000, 300}, {100, 400, 1100}, {400, 100, 1100}};
     for (auto& size : sizes)
       for (int form = 0; form < 4; ++form) {
         std::mt19937 generator(5);

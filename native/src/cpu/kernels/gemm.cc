@@ -10,48 +10,88 @@ namespace trefoil::cpu::TREFOIL_ISA {
 
 namespace {
 
-// C[row .. row + rows, column .. column + columns] (+)= a[.., k0 .. k0 + depth] times packed B.
-// `finished`: this was the last block of k, so the epilogue follows. `unpacked`: whole panels of B are not packed yet; the first panel of A
-// does it on its way, hidden behind its multiply-adds.
-void run_block(Context& context, const Gemm& g, const Plan& plan, int64_t row, int64_t rows, int64_t column, int64_t columns,
-               int64_t k0, int64_t depth, float* packed_b, bool unpacked, float* c, int64_t c_stride, bool accumulate, bool finished) {
-  bool direct = reads_a_directly(g, plan);
+// A block of C and of k. `finished`: it is the last block of k, so the epilogue follows.
+struct Block {
+  Range rows, columns;
+  int64_t k0, depth;
+  bool accumulate, finished;
+};
+
+// What is to be in L2 soon: memory in order of addresses, brought there a part by every tile; and rows of A that no tile has read yet.
+struct Later {
+  const char *from = nullptr, *end = nullptr;
+  bool rows_of_a = true;
+};
+
+constexpr int64_t kFetchedPerStep = 16;  // bytes of Later to a step of k
+constexpr int64_t kColumnsAhead = 48;    // steps of k that columns of A are fetched ahead
+
+// The kernel for whole packed panels of B.
+template <Walk walk>
+MicroKernel kernel_for(int count, bool fetching) {
+  return fetching ? whole_kernel<walk, Source::fetching>(count) : packed_kernel<walk>(count, kTileColumns);
+}
+
+// C[rows, columns] (+)= a[.., k0 .. k0 + depth] times packed B. `unpacked`: whole panels of B are not packed yet; the first panel of A does it
+// on its way, hidden behind its multiply-adds. `later` moves on by what was fetched of it.
+void run_block(Context& context, const Gemm& g, const Plan& plan, const Block& block, float* packed_b, bool unpacked, Later& later, float* c,
+               int64_t c_stride) {
+  const auto [row, rows] = block.rows;
+  const auto [column, columns] = block.columns;
+  const int64_t depth = block.depth;
+  const bool direct = reads_a_directly(g, plan), by_columns = g.a.transposed;
+  // The next rows of A come from far, often in runs too short for the hardware to foresee: a part of them is fetched by every tile.
+  const bool fetches_rows = direct && !by_columns && later.rows_of_a, in_one_run = fetches_rows && g.a.stride == depth;
   float* packed_a = nullptr;
   if (!direct) {
     size_t floats = static_cast<size_t>((panel_count(rows) + 1) * panel_stride(depth));
     packed_a = static_cast<float*>(context.scratch(6, floats * sizeof(float)));
-    pack_a(g.a, row, rows, k0, depth, packed_a);
+    pack_a(g.a, row, rows, block.k0, depth, packed_a);
   }
   // Strips of B that stay in L2 while every row passes by.
   const int64_t strip = strip_columns(plan.depth);
   for (int64_t first = 0; first < columns; first += strip) {
-    const int64_t end = at_most(first + strip, columns);
+    const int64_t end = at_most(first + strip, columns), tiles = ceil_div(end - first, kTileColumns);
     const int edge = static_cast<int>((end - first) % kTileColumns);
     const float* panel = packed_a;
-    const int64_t tiles = ceil_div(end - first, kTileColumns);
     for (int64_t i = 0; i < rows;) {
-      int count = panel_rows(rows - i);
-      const int64_t stored = g.a.transposed ? k0 * g.a.stride + row + i : (row + i) * g.a.stride;  // rows: direct only with k0 = 0
+      const int count = panel_rows(rows - i);
+      const int64_t stored = by_columns ? block.k0 * g.a.stride + row + i : (row + i) * g.a.stride + block.k0;
       const float* a = direct ? static_cast<const float*>(g.a.data) + stored : panel;
-      int64_t lda = direct ? g.a.stride : g.a.transposed ? count : depth;
-      MicroKernel whole = g.a.transposed ? packed_kernel<Walk::columns>(count, kTileColumns) : packed_kernel<Walk::rows>(count, kTileColumns);
-      MicroKernel part = g.a.transposed ? packed_kernel<Walk::columns>(count, edge) : packed_kernel<Walk::rows>(count, edge);
-      const bool packing = unpacked && i == 0;
-      if (packing) whole = g.a.transposed ? packing_kernel<Walk::columns>(count) : packing_kernel<Walk::rows>(count);
-      for (int64_t j = first; j < end; j += kTileColumns) {
-        int width = static_cast<int>(at_most(end - j, kTileColumns));
+      const int64_t lda = direct ? g.a.stride : by_columns ? count : depth;
+      const int64_t next_rows = fetches_rows ? at_most(count, rows - i - count) : 0;
+      const bool packing = unpacked && i == 0, fetching = !packing && count >= kTileRows / 2;
+      const MicroKernel part = by_columns ? packed_kernel<Walk::columns>(count, edge) : packed_kernel<Walk::rows>(count, edge);
+      for (int64_t tile = 0; tile < tiles; ++tile) {
+        const int64_t j = first + tile * kTileColumns;
+        const int width = static_cast<int>(at_most(end - j, kTileColumns));
         float* panel_b = packed_b + j * depth;
         float* to = c + (row + i) * c_stride + column + j;
-        if (packing && width == kTileColumns)
-          whole(depth, a, lda, stored_row<float>(g.b, k0) + column + j, g.b.stride, to, c_stride, accumulate, 0,
-                kStoredAhead * g.b.stride, panel_b);
-        else
-          (width == kTileColumns ? whole : part)(depth, a, lda, panel_b, kTileColumns, to, c_stride, accumulate,
-                                                 (width - 1) % Vec::width + 1, kPackedAhead, nullptr);
-        if (finished) finish(g.epilogue, c, c_stride, row + i, count, column + j, width);
-        // The next rows of A, a few to a tile: they come from far, in runs too short for the hardware to foresee.
-        const int64_t tile = (j - first) / kTileColumns, last = at_most((tile + 1) * count / tiles, rows - i - count);
-        for (int64_t r = tile * count / tiles; direct && !g.a.transposed && r < last; ++r) prefetch_row(a + (count + r) * lda, depth);
+        if (block.finished && g.epilogue.residual)
+          for (int r = 0; r < count; ++r) prefetch_row(g.epilogue.residual + (row + i + r) * c_stride + column + j, width);
+        const int64_t step = ceil_div(next_rows * 4, tiles);  // bytes of the next rows to a step of k
+        Beside beside;
+        bool takes_rows = false;
+        if (fetching && width == kTileColumns) {
+          if (later.from < later.end) beside = {later.from, kFetchedPerStep};
+          else if (direct && by_columns && j == 0) beside = {reinterpret_cast<const char*>(a + kColumnsAhead * lda), lda * 4};
+          else if ((takes_rows = in_one_run && next_rows > 0)) beside = {reinterpret_cast<const char*>(a + count * lda) + tile * step * depth, step};
+          if (later.from < later.end) later.from += depth * kFetchedPerStep;
+        }
+        if (width < kTileColumns) {
+          part(depth, a, lda, panel_b, kTileColumns, to, c_stride, block.accumulate, (width - 1) % Vec::width + 1, kPackedAhead, nullptr, {});
+        } else if (packing) {
+          const MicroKernel whole =
+              by_columns ? whole_kernel<Walk::columns, Source::packing>(count) : whole_kernel<Walk::rows, Source::packing>(count);
+          whole(depth, a, lda, stored_row<float>(g.b, block.k0) + column + j, g.b.stride, to, c_stride, block.accumulate, 0,
+                kStoredAhead * g.b.stride, panel_b, {});
+        } else {
+          const MicroKernel whole = by_columns ? kernel_for<Walk::columns>(count, beside.from) : kernel_for<Walk::rows>(count, beside.from);
+          whole(depth, a, lda, panel_b, kTileColumns, to, c_stride, block.accumulate, 0, kPackedAhead, nullptr, beside);
+        }
+        if (block.finished) finish(g.epilogue, c, c_stride, row + i, count, column + j, width);
+        for (int64_t r = tile * next_rows / tiles; !takes_rows && r < (tile + 1) * next_rows / tiles; ++r)
+          prefetch_row<2>(a + (count + r) * lda, depth);
       }
       i += count;
       if (!direct) panel += panel_stride(depth);
@@ -123,27 +163,53 @@ void run_task(const Run& run, int64_t task) {
   bool whole = plan.splits == 1;
   float* c = whole ? g.c : run.partials + split * g.m * g.n;
   int64_t c_stride = whole ? g.c_stride : g.n;
-  int64_t first = split * plan.depth_blocks / plan.splits, last = (split + 1) * plan.depth_blocks / plan.splits;
-  bool epilogue = whole && !is_trivial(g.epilogue);
-  for (int64_t block = first; block < last; ++block) {
-    int64_t k0 = block * plan.depth, depth = at_most(g.k - k0, plan.depth);
-    float* b;
-    bool unpacked = false;
-    if (plan.method == Method::shared) {
-      b = run.packed + plan.packed + k0 * round_up(g.n, kTileColumns) + column * depth;
-    } else {
-      float* mine = static_cast<float*>(
-          run.context.scratch(7, static_cast<size_t>(round_up(columns, kTileColumns) * plan.depth + 1) * sizeof(float)));
-      unpacked = rows > kTileRows && !g.b.transposed && !g.b.bf16 && !g.b.rows;
-      int64_t later = unpacked ? columns / kTileColumns * kTileColumns : 0;
-      pack_b(g.b, k0, depth, column + later, column + columns, mine + later * depth);
-      b = mine;
+  const int64_t first = split * plan.depth_blocks / plan.splits, last = (split + 1) * plan.depth_blocks / plan.splits;
+  const bool epilogue = whole && !is_trivial(g.epilogue);
+  auto block_of = [&](int64_t index, Range of_columns) {
+    const int64_t k0 = index * plan.depth;
+    return Block{tile.rows, of_columns, k0, at_most(g.k - k0, plan.depth), index > first || g.accumulate,
+                 epilogue && index + 1 == last};
+  };
+  // In pieces whose packed rows stay in L2.
+  auto run_rows = [&](Block block, float* b, bool unpacked, Later& later) {
+    for (int64_t i = 0; i < rows; i += kBlockRows) {
+      block.rows = {row + i, at_most(rows - i, kBlockRows)};
+      run_block(run.context, g, plan, block, b, unpacked && i == 0, later, c, c_stride);
     }
-    bool accumulate = block > first || g.accumulate;
-    // In pieces whose packed rows stay in L2.
-    for (int64_t i = 0; i < rows; i += kBlockRows)
-      run_block(run.context, g, plan, row + i, at_most(rows - i, kBlockRows), column, columns, k0, depth, b, unpacked && i == 0, c,
-                c_stride, accumulate, epilogue && block + 1 == last);
+  };
+  Later nothing;
+  if (plan.method == Method::shared) {
+    for (int64_t index = first; index < last; ++index) {
+      const Block block = block_of(index, tile.columns);
+      run_rows(block, run.packed + plan.packed + block.k0 * round_up(g.n, kTileColumns) + column * block.depth, false, nothing);
+    }
+    return;
+  }
+  // Rows of a transposed b that are wanted next are fetched, whole and one after the other as the memory likes it, while those before are multiplied.
+  const bool in_strips = reads_b_in_strips(g, plan);
+  const int64_t strip = in_strips ? kTileColumns : columns;
+  float* packed = static_cast<float*>(
+      run.context.scratch(7, static_cast<size_t>(round_up(strip, kTileColumns) * plan.depth + 1) * sizeof(float)));
+  for (int64_t j = 0; j < columns; j += strip) {
+    const Range part{column + j, at_most(columns - j, strip)};
+    Later later;
+    later.rows_of_a = j == 0;
+    if (in_strips) {
+      // Past this task's columns those of the task that is probably this thread's next.
+      const int64_t next = j + strip < columns ? part.first + strip : column + columns * run.context.threads();
+      const int64_t end = at_most(next + strip, g.n);
+      if (next < end) {
+        later.from = reinterpret_cast<const char*>(stored_row<float>(g.b, next));
+        later.end = reinterpret_cast<const char*>(stored_row<float>(g.b, end - 1) + g.k);
+      }
+    }
+    for (int64_t index = first; index < last; ++index) {
+      const Block block = block_of(index, part);
+      const bool unpacked = rows > kTileRows && !g.b.transposed && !g.b.bf16 && !g.b.rows;
+      const int64_t done = unpacked ? part.count / kTileColumns * kTileColumns : 0;
+      pack_b(g.b, block.k0, block.depth, part.first + done, part.first + part.count, packed + done * block.depth);
+      run_rows(block, packed, unpacked, later);
+    }
   }
 }
 

@@ -82,9 +82,9 @@ inline void widen(const T* from, float* to, int64_t count) {
 
 // Rows lie far apart, where the hardware does not look ahead by itself.
 constexpr int64_t kRowsAhead = 4;
-template <class T>
+template <int level = 3, class T>
 inline void prefetch_row(const T* row, int64_t count) {
-  for (int64_t i = 0; i < count; i += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(row + i);
+  for (int64_t i = 0; i < count; i += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(row + i, 0, level);
 }
 
 // to = from; fetches `ahead`, a row that will be copied soon, on the way.

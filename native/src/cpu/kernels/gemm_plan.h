@@ -44,8 +44,9 @@ struct Plan {
 };
 
 // k per block: a panel of A (kTileRows x depth) should stay in L1 while panels of B stream past it. A k that fits one block
-// needs no second pass over C, and rows of A need no packing.
+// needs no second pass over C, and rows of A need no packing. An A that is read as stored comes from L2 all the same, so its blocks are longer.
 constexpr int64_t kWholeDepth = 512, kDepth = 320;
+constexpr int64_t kStoredWholeDepth = 1024, kStoredDepth = 512;
 constexpr int64_t kBlockFloats = 96 * 1024;            // a strip of packed B, in L2
 constexpr int64_t kCachedFloats = 384 * 1024;          // all of A, or of C, between L2 and L3
 constexpr int64_t kSharedFloats = 1024 * 1024;         // a whole packed B, in L3
@@ -56,6 +57,7 @@ constexpr int64_t kDotRows = 64, kDotColumns = 8;
 #else
 constexpr int64_t kDotRows = 12, kDotColumns = 8;
 #endif
+constexpr int64_t kFewColumns = 1024;
 constexpr int64_t kStreamDepth = 64, kStreamColumns = 512;  // of B, that Method::stream reads before C is stored
 constexpr int64_t kLocalRows = 16 * kTileRows;         // at most this many rows take Method::local
 constexpr int64_t kSplits = 16;
@@ -108,9 +110,20 @@ inline int64_t packed_floats(const Gemm& g) { return g.k * round_up(g.n, kTileCo
 
 inline double multiply_adds(const Gemm& g) { return static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k); }
 
-// An a that lies as the micro-kernel reads it: of one block of k, or by columns of which a task takes all it has.
+// Whether a may be read where it lies, several blocks of k long: too few columns of b pass by for packing to be worth it, and its rows
+// are no multiple of 2 KiB apart, which would give the lines of a tile two sets of L1 or one.
+inline bool can_stay_stored(const Gemm& g) { return !g.a.bf16 && !g.a.rows && g.n <= kFewColumns && g.a.stride % 512 != 0; }
+
+// An a that is read where it lies: that, or of one block of k, or by columns of which a task takes all it has.
 inline bool reads_a_directly(const Gemm& g, const Plan& plan) {
-  return !g.a.bf16 && !g.a.rows && (plan.depth_blocks == 1 || (g.a.transposed && plan.method == Method::local));
+  if (g.a.bf16 || g.a.rows) return false;
+  return plan.depth_blocks == 1 || can_stay_stored(g) || (g.a.transposed && plan.method == Method::local);
+}
+
+// A transposed b whose columns are packed a few at a time while those that follow are fetched. Rows of a pass by again for each of them.
+inline bool reads_b_in_strips(const Gemm& g, const Plan& plan) {
+  return plan.method == Method::local && plan.splits == 1 && g.b.transposed && !g.b.bf16 && g.m >= kTileRows && g.m * g.k <= kCachedFloats &&
+         reads_a_directly(g, plan);
 }
 
 // Columns alone give tasks enough, and every row of such a strip of C stays in L2 from one block of k to the next. Rows that must
@@ -124,7 +137,7 @@ inline bool wide_enough(const Gemm& g, const Plan& plan, int64_t wanted, int64_t
 // Rows of a that every task can read where they lie, out of a cache, while it packs a few columns of b for itself: nobody waits for
 // a common copy of b. Only where C stays there too: strips of a larger one are slow to write.
 inline bool keeps_a_in_cache(const Gemm& g, const Plan& plan) {
-  return reads_a_directly(g, plan) && g.m * g.k <= kCachedFloats && g.m * g.n <= kCachedFloats && g.n >= 6 * kTileColumns;
+  return plan.depth_blocks == 1 && reads_a_directly(g, plan) && g.m * g.k <= kCachedFloats && g.m * g.n <= kCachedFloats && g.n >= 6 * kTileColumns;
 }
 
 // `count` products run together, `total` multiply-adds in all. Threads only bear on the size of tiles, which no sum depends on.
@@ -132,7 +145,8 @@ inline Plan make_plan(const Gemm& g, int64_t count, double total, int threads) {
   Plan plan{};
   plan.splits = 1;
   if (g.m == 0 || g.n == 0) return plan;  // no tasks
-  plan.depth_blocks = g.k <= kWholeDepth ? 1 : ceil_div(g.k, kDepth);
+  const bool stored = can_stay_stored(g);
+  plan.depth_blocks = g.k <= (stored ? kStoredWholeDepth : kWholeDepth) ? 1 : ceil_div(g.k, stored ? kStoredDepth : kDepth);
   plan.depth = at_least(round_up(ceil_div(g.k, plan.depth_blocks), 8), 8);
   plan.depth_blocks = at_least(ceil_div(g.k, plan.depth), 1);
   // As many tasks as this product's share of the work, but none too small to be worth handing out.
@@ -162,9 +176,11 @@ inline Plan make_plan(const Gemm& g, int64_t count, double total, int threads) {
     plan.splits = at_most(g.k / 1024, kSplits);
   } else if (g.m <= kLocalRows || count >= 4 * kTasks || wide_enough(g, plan, wanted, widest) || keeps_a_in_cache(g, plan)) {
     plan.method = Method::local;
-    int64_t columns = at_least(ceil_div(g.n, wanted), can_split ? 4 * kTileColumns : 1);
+    // Strips give tasks enough without partial sums, where there are some columns.
+    const bool splits = can_split && !(g.n >= 8 * kTileColumns && reads_b_in_strips(g, plan));
+    int64_t columns = at_least(ceil_div(g.n, wanted), splits ? 4 * kTileColumns : 1);
     int64_t tile = even_tile(g.n, at_most(columns, widest), kTileColumns), tiles = ceil_div(g.n, tile);
-    if (can_split) plan.splits = at_least(at_most(at_most(wanted / tiles, plan.depth_blocks), kSplits), 1);
+    if (splits) plan.splits = at_least(at_most(at_most(wanted / tiles, plan.depth_blocks), kSplits), 1);
     if (plan.splits > 1 && plan.splits * tiles % threads != 0)
       tile = at_least(even_tile(g.n, ceil_div(g.n, at_least(tiles / threads, 1) * threads), Vec::width), kTileColumns);
     plan.columns = plan.splits > 1 || tiles < threads ? even_cut(g.n, tile) : shared_out_cut(g.n, tile, Vec::width, threads);

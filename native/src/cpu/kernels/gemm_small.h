@@ -90,11 +90,11 @@ void run_stream_tile(const Gemm& g, const float* a, int64_t lda, int64_t column,
     int64_t j = 0;
     for (; j + kWide <= columns; j += kWide)
       micro_kernel<R, V, walk, false, Source::stored, B>(depth, left, lda, right + j, g.b.stride, c + j, g.c_stride, accumulate, 0, ahead,
-                                                          nullptr);
+                                                          nullptr, {});
     for (; j < columns; j += Vec::width) {
       int tail = static_cast<int>(at_most(columns - j, Vec::width));
       micro_kernel<R, 1, walk, true, Source::stored, B>(depth, left, lda, right + j, g.b.stride, c + j, g.c_stride, accumulate, tail, ahead,
-                                                        nullptr);
+                                                        nullptr, {});
     }
   }
 }

@@ -33,14 +33,20 @@ inline Vec load_wide_n(const uint16_t* p, int n) {
 enum class Walk { rows, columns };
 
 // Where the micro-kernel finds B: packed and in cache, fetched into the nearest one; or in rows as stored, fetched into L2 (the nearest
-// would have to wait for memory), perhaps leaving a packed copy behind for the rows of A that follow.
-enum class Source { packed, stored, packing };
+// would have to wait for memory), perhaps leaving a packed copy behind for the rows of A that follow. Source::fetching is packed, and brings
+// something that is wanted later into L2 besides.
+enum class Source { packed, fetching, stored, packing };
+struct Beside {
+  const char* from = nullptr;  // fetched in the first step of k
+  int64_t step = 0;            // bytes to what is fetched in the next
+};
 
 // C[R, V * width] = (accumulate ? C : 0) + A[R, kc] B[kc, V * width]. With Masked the last vector has `tail` lanes.
 // B is fetched `ahead` elements before it is read. Source::packing writes it to packed [kc, V * width].
 template <int R, int V, Walk walk, bool Masked, Source source, class B>
 void micro_kernel(int64_t kc, const float* a, int64_t lda, const B* b, int64_t ldb, float* c, int64_t ldc, bool accumulate,
-                  int tail, int64_t ahead, float* packed) {
+                  int tail, int64_t ahead, float* packed, Beside beside) {
+  constexpr bool near = source == Source::packed || source == Source::fetching;
   constexpr int kGroups = (R + 2) / 3;  // three rows to a pointer: base, base + lda, base + 2 lda
   Vec sum[R][V];
 #pragma GCC unroll 16
@@ -52,13 +58,17 @@ void micro_kernel(int64_t kc, const float* a, int64_t lda, const B* b, int64_t l
 #pragma GCC unroll 8
   for (int g = 0; g < kGroups; ++g) row[g] = walk == Walk::rows ? a + 3 * g * lda : a + 3 * g;
 #pragma GCC unroll 16
-  for (int i = 0; i < R; ++i) {  // C is wanted when the loop is done
-    __builtin_prefetch(c + i * ldc, 1);
-    if (V * Vec::width > kLine) __builtin_prefetch(c + i * ldc + V * Vec::width - 1, 1);
+  for (int i = 0; i < R; ++i) {  // C is wanted when the loop is done; the nearest cache would hold up A and B while it waits
+    __builtin_prefetch(c + i * ldc, 1, 2);
+    if (V * Vec::width > kLine) __builtin_prefetch(c + i * ldc + V * Vec::width - 1, 1, 2);
   }
   for (int64_t k = 0; k < kc; ++k) {
 #pragma GCC unroll 8
-    for (int j = 0; j < V * Vec::width; j += kLine) __builtin_prefetch(b + ahead + j, 0, source == Source::packed ? 3 : 2);
+    for (int j = 0; j < V * Vec::width; j += kLine) __builtin_prefetch(b + ahead + j, 0, near ? 3 : 2);
+    if constexpr (source == Source::fetching) {
+      __builtin_prefetch(beside.from, 0, 2);
+      beside.from += beside.step;
+    }
     Vec right[V];
 #pragma GCC unroll 8
     for (int j = 0; j < V; ++j)
@@ -95,7 +105,7 @@ void micro_kernel(int64_t kc, const float* a, int64_t lda, const B* b, int64_t l
 }
 
 using MicroKernel = void (*)(int64_t kc, const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc,
-                             bool accumulate, int tail, int64_t ahead, float* packed);
+                             bool accumulate, int tail, int64_t ahead, float* packed, Beside beside);
 
 // The kernel on packed B for `rows` in [1, R].
 template <int R, int V, Walk walk, bool Masked>
@@ -107,13 +117,14 @@ MicroKernel packed_kernel_for_rows(int rows) {
   }
 }
 
-// The kernel that packs a whole panel of B, for `rows` in [kTileRows / 2, R]: as many as the first of several panels of A has.
-template <Walk walk, int R = kTileRows>
-MicroKernel packing_kernel(int rows) {
+// The kernel for whole panels of B that does something besides, for `rows` in [kTileRows / 2, R]: as many as the panels of A have where
+// there are several.
+template <Walk walk, Source source, int R = kTileRows>
+MicroKernel whole_kernel(int rows) {
   if constexpr (R == kTileRows / 2) {
-    return &micro_kernel<R, kTileVectors, walk, false, Source::packing, float>;
+    return &micro_kernel<R, kTileVectors, walk, false, source, float>;
   } else {
-    return rows == R ? &micro_kernel<R, kTileVectors, walk, false, Source::packing, float> : packing_kernel<walk, R - 1>(rows);
+    return rows == R ? &micro_kernel<R, kTileVectors, walk, false, source, float> : whole_kernel<walk, source, R - 1>(rows);
   }
 }
 

@@ -45,7 +45,7 @@ void multiply_packed(const float* a, int64_t rows, const float* b, int64_t colum
       for (int64_t j = first; j < end; j += kTileColumns) {
         const int width = static_cast<int>(at_most(end - j, kTileColumns));
         (width == kTileColumns ? whole : part)(depth, panel, lda, b + j * depth, kTileColumns, c + i * c_stride + j, c_stride,
-                                               accumulate, (width - 1) % Vec::width + 1, kPackedAhead, nullptr);
+                                               accumulate, (width - 1) % Vec::width + 1, kPackedAhead, nullptr, {});
       }
       i += count;
     }

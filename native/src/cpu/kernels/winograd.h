@@ -162,7 +162,7 @@ void multiply_point(const float* a, int64_t m, int64_t k, const float* b, int64_
     for (int64_t i = 0; i < m;) {
       const int rows = panel_rows(m - i);
       packed_kernel<walk>(rows, width)(k, walk == Walk::rows ? a + i * k : a + i, walk == Walk::rows ? k : m, b + j * k, kTileColumns, c + i * n + j, n,
-                                       accumulate, (width - 1) % Vec::width + 1, kPackedAhead, nullptr);
+                                       accumulate, (width - 1) % Vec::width + 1, kPackedAhead, nullptr, {});
       i += rows;
     }
   }
