@@ -30,11 +30,11 @@ const minibatchStream = 2;
 const shownMetrics = {
   reward: "objective/scores",
   KL: "objective/kl",
-  "above baseline": "rewards/frac_above_baseline",
+  above: "rewards/frac_above_baseline",
   length: "response/length_mean",
   entropy: "policy/entropy",
   clipped: "policy/clipfrac",
-  "explained variance": "value/explained_variance",
+  explained: "value/explained_variance",
 };
 
 /**
