@@ -75,10 +75,15 @@ void run_block(Context& context, const Gemm& g, const Plan& plan, const Block& b
         Beside beside;
         bool takes_rows = false;
         if (fetching && width == kTileColumns) {
-          if (later.from < later.end) beside = {later.from, kFetchedPerStep};
-          else if (direct && by_columns && j == 0) beside = {reinterpret_cast<const char*>(a + kColumnsAhead * lda), lda * 4};
-          else if ((takes_rows = in_one_run && next_rows > 0)) beside = {reinterpret_cast<const char*>(a + count * lda) + tile * step * depth, step};
-          if (later.from < later.end) later.from += depth * kFetchedPerStep;
+          if (later.from < later.end) {
+            beside = {later.from, kFetchedPerStep};
+            later.from += depth * kFetchedPerStep;
+          } else if (direct && by_columns && j == 0) {
+            beside = {reinterpret_cast<const char*>(a + kColumnsAhead * lda), lda * 4};
+          } else if (in_one_run && next_rows > 0) {
+            takes_rows = true;
+            beside = {reinterpret_cast<const char*>(a + count * lda) + tile * step * depth, step};
+          }
         }
         if (width < kTileColumns) {
           part(depth, a, lda, panel_b, kTileColumns, to, c_stride, block.accumulate, (width - 1) % Vec::width + 1, kPackedAhead, nullptr, {});
