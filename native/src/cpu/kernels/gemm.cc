@@ -40,8 +40,6 @@ void run_block(Context& context, const Gemm& g, const Plan& plan, const Block& b
   const auto [column, columns] = block.columns;
   const int64_t depth = block.depth;
   const bool direct = reads_a_directly(g, plan), by_columns = g.a.transposed;
-  // The next rows of A come from far, often in runs too short for the hardware to foresee: a part of them is fetched by every tile.
-  const bool fetches_rows = direct && !by_columns && later.rows_of_a, in_one_run = fetches_rows && g.a.stride == depth;
   float* packed_a = nullptr;
   if (!direct) {
     size_t floats = static_cast<size_t>((panel_count(rows) + 1) * panel_stride(depth));
@@ -53,6 +51,10 @@ void run_block(Context& context, const Gemm& g, const Plan& plan, const Block& b
   for (int64_t first = 0; first < columns; first += strip) {
     const int64_t end = at_most(first + strip, columns), tiles = ceil_div(end - first, kTileColumns);
     const int edge = static_cast<int>((end - first) % kTileColumns);
+    // The next rows of A come from far, often in runs too short for the hardware to foresee: a part of them is fetched by every tile, after its
+    // multiply-adds or, where it is much and in one run, between them.
+    const bool fetches_rows = direct && !by_columns && later.rows_of_a && first == 0;
+    const bool in_one_run = fetches_rows && g.a.stride == depth && tiles <= 4;
     const float* panel = packed_a;
     for (int64_t i = 0; i < rows;) {
       const int count = panel_rows(rows - i);
@@ -73,10 +75,15 @@ void run_block(Context& context, const Gemm& g, const Plan& plan, const Block& b
         Beside beside;
         bool takes_rows = false;
         if (fetching && width == kTileColumns) {
-          if (later.from < later.end) beside = {later.from, kFetchedPerStep};
-          else if (direct && by_columns && j == 0) beside = {reinterpret_cast<const char*>(a + kColumnsAhead * lda), lda * 4};
-          else if ((takes_rows = in_one_run && next_rows > 0)) beside = {reinterpret_cast<const char*>(a + count * lda) + tile * step * depth, step};
-          if (later.from < later.end) later.from += depth * kFetchedPerStep;
+          if (later.from < later.end) {
+            beside = {later.from, kFetchedPerStep};
+            later.from += depth * kFetchedPerStep;
+          } else if (direct && by_columns && j == 0) {
+            beside = {reinterpret_cast<const char*>(a + kColumnsAhead * lda), lda * 4};
+          } else if (in_one_run && next_rows > 0) {
+            takes_rows = true;
+            beside = {reinterpret_cast<const char*>(a + count * lda) + tile * step * depth, step};
+          }
         }
         if (width < kTileColumns) {
           part(depth, a, lda, panel_b, kTileColumns, to, c_stride, block.accumulate, (width - 1) % Vec::width + 1, kPackedAhead, nullptr, {});

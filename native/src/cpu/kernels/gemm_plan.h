@@ -110,14 +110,15 @@ inline int64_t packed_floats(const Gemm& g) { return g.k * round_up(g.n, kTileCo
 
 inline double multiply_adds(const Gemm& g) { return static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k); }
 
-// Whether a may be read where it lies, several blocks of k long: too few columns of b pass by for packing to be worth it, and its rows
-// are no multiple of 2 KiB apart, which would give the lines of a tile two sets of L1 or one.
-inline bool can_stay_stored(const Gemm& g) { return !g.a.bf16 && !g.a.rows && g.n <= kFewColumns && g.a.stride % 512 != 0; }
+// Whether tiles of more than kWholeDepth may read a where it lies: its rows are no multiple of 2 KiB apart, which would give the lines of
+// a tile two sets of L1 or one.
+inline bool stays_apart(const Matrix& a) { return !a.bf16 && !a.rows && a.stride % 512 != 0; }
 
-// An a that is read where it lies: that, or of one block of k, or by columns of which a task takes all it has.
+// An a that is read where it lies: of one block of k, or one that too few columns of b pass by to be worth packing, or by columns of which a
+// task takes all it has.
 inline bool reads_a_directly(const Gemm& g, const Plan& plan) {
   if (g.a.bf16 || g.a.rows) return false;
-  return plan.depth_blocks == 1 || can_stay_stored(g) || (g.a.transposed && plan.method == Method::local);
+  return plan.depth_blocks == 1 || (stays_apart(g.a) && g.n <= kFewColumns) || (g.a.transposed && plan.method == Method::local);
 }
 
 // A transposed b whose columns are packed a few at a time while those that follow are fetched. Rows of a pass by again for each of them.
@@ -145,8 +146,9 @@ inline Plan make_plan(const Gemm& g, int64_t count, double total, int threads) {
   Plan plan{};
   plan.splits = 1;
   if (g.m == 0 || g.n == 0) return plan;  // no tasks
-  const bool stored = can_stay_stored(g);
-  plan.depth_blocks = g.k <= (stored ? kStoredWholeDepth : kWholeDepth) ? 1 : ceil_div(g.k, stored ? kStoredDepth : kDepth);
+  const bool apart = stays_apart(g.a);
+  const bool whole = g.k <= (apart ? kStoredWholeDepth : kWholeDepth);
+  plan.depth_blocks = whole ? 1 : ceil_div(g.k, apart && g.n <= kFewColumns ? kStoredDepth : kDepth);
   plan.depth = at_least(round_up(ceil_div(g.k, plan.depth_blocks), 8), 8);
   plan.depth_blocks = at_least(ceil_div(g.k, plan.depth), 1);
   // As many tasks as this product's share of the work, but none too small to be worth handing out.
