@@ -15,7 +15,7 @@ export const vlmSizesSchema = z.strictObject({
     .positive()
     .default(0.9)
     .describe(
-      "How loud rows and columns of patches begin, beside content of about 0.6. At 0.3 captions guess places for thousands of updates; at 1.5 all is learned late.",
+      "How loud rows and columns of patches begin, beside content of about 0.6. At 0.3 places are learned later than all else; at 1.5 everything is learned late.",
     ),
   latents: count(16, "Latents of the resampler: what the language model reads of a picture."),
   width: count(128, "Width of the resampler."),
