@@ -63,7 +63,11 @@ const batch = values.tiny ? 2 : 16;
 const lines = (name, row) =>
   writeFileSync(join(folder, name), Array.from({ length: 200 }, (_, i) => `${JSON.stringify(row(i))}\n`).join(""));
 lines("demonstrations.jsonl", (i) => ({ prompt: `${i} + ${i % 7} =`, completion: ` ${i + (i % 7)}` }));
-lines("preferences.jsonl", (i) => ({ prompt: `${i} + ${i % 7} =`, chosen: ` ${i + (i % 7)}`, rejected: ` ${i}` }));
+lines("preferences.jsonl", (i) => ({
+  prompt: `${i} + ${i % 7} =`,
+  chosen: ` ${i + (i % 7)}`,
+  rejected: ` ${i + (i % 7) + 1}`,
+}));
 lines("prompts.jsonl", (i) => ({ prompt: `${i} + ${i % 7} =` }));
 
 const policy = [...llama("new", 3), ...train(batch), "--train.max-length", "64"];

@@ -381,7 +381,7 @@ TEST(cuda_bf16_storage_adamw_copies) {
 TEST(cuda_bf16_storage_conv2d) {
   for_each_bf16_device(device, [](Device& other) {
     std::mt19937 generator(12);
-    for (auto [channels, out_channels, stride] : {std::array<int64_t, 3>{16, 8, 1}, {3, 5, 1}, {8, 12, 2}, {5, 8, 2}}) {
+    for (auto [channels, out_channels, stride] : {std::array<int64_t, 3>{16, 8, 1}, {3, 5, 2}}) {
       const int64_t size = 4, kernel = 3, out = (size + 2 - kernel) / stride + 1;
       const std::vector<double> attributes{double(stride), 1};
       Stored x(generator, {2, size, size, channels}), w(generator, {out_channels, kernel, kernel, channels}), dy(generator, {2, out, out, out_channels});

@@ -103,13 +103,21 @@ TEST(cuda_bf16_matmul_large_tiles) {
 }
 
 // Hopper's own products: whole tiles and edges in every direction, fewer and more steps of k than stages, several tiles, odd columns, a
-// batch, a bias. Only those along k of both operands (form 2) take that kernel.
+// batch, a bias; b along k and across it.
 TEST(cuda_bf16_matmul_by_wgmma) {
   const Variable choice("TREFOIL_MATMUL", "own"), wgmma("TREFOIL_CUDA_WGMMA", "1");
   for_each_bf16_device(device, [](Device& other) {
     uint32_t seed = 500;
     const int64_t sizes[][4] = {{1, 128, 128, 64}, {1, 128, 128, 448}, {1, 9, 17, 1}, {1, 70, 65, 33}, {1, 130, 131, 72}, {2, 67, 130, 40}, {3, 129, 7, 200}};
-    for (auto& size : sizes) check_matmul(other, size[0], size[1], size[2], size[3], false, true, size[2] == 65 || size[0] == 2, seed++);
+    for (auto& size : sizes)
+      for (bool along : {true, false}) check_matmul(other, size[0], size[1], size[2], size[3], false, along, size[2] == 65 || size[0] == 2, seed++);
+    check_matmul(other, 2, 70, 136, 128, false, false, false, seed);  // whole steps of k of a batch across k
+    // Part of one: what lies past it is the next product's, which is not a number here.
+    std::mt19937 generator(seed);
+    F32 a = normal(generator, {2, 16, 40}), b = normal(generator, {2, 40, 24}), c({2, 16, 24});
+    std::fill(b.values.begin() + 40 * 24, b.values.end(), NAN);
+    launch(other, "matmul", {view(a), view(b), absent(), absent()}, {view(c), absent()}, {0, 0, 1, 0});
+    for (size_t i = 0; i < 16 * 24; ++i) CHECK(std::isfinite(c[i]));
   });
 }
 
@@ -167,7 +175,10 @@ TEST(cuda_bf16_grouped_matmul_by_wgmma) {
   for_each_bf16_device(device, [](Device& other) {
     uint32_t seed = 600;
     for (const std::vector<int32_t>& sizes : {std::vector<int32_t>{3, 0, 70, 1}, {0, 0}, {1}, {0, 65, 0, 130, 2}})
-      for (bool gather : {false, true}) check_grouped_matmul(other, sizes, 72, 135, true, gather, seed++);
+      for (bool gather : {false, true}) {
+        check_grouped_matmul(other, sizes, 72, 135, true, gather, seed++);
+        check_grouped_matmul(other, sizes, 128, 135, false, gather, seed++);
+      }
   });
 }
 

@@ -216,6 +216,7 @@ struct Selection {
   arguments.push_back(after.data());
   arguments.push_back(nullptr);
   std::fflush(stdout);
+  for (int file = 3; file < 4096; ++file) close(file);  // the driver's too, and with them what still runs on the device
   execv("/proc/self/exe", arguments.data());
   std::printf("cannot start again: %s\n%d passed, %d failed\n", std::strerror(errno), passed, failed);
   std::fflush(stdout);

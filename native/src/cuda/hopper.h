@@ -23,7 +23,8 @@ using emulation::copy_box;
 using emulation::shared_address;
 using emulation::wgmma_commit;
 using emulation::wgmma_fence;
-using emulation::wgmma_m64n128k16;
+template <bool b_across>
+void wgmma_m64n128k16(float (&d)[64], uint64_t a, uint64_t b, bool add) { emulation::wgmma_m64n128k16(d, a, b, add, b_across); }
 template <int count>
 void give_registers() { emulation::set_registers(count); }
 template <int count>
@@ -84,8 +85,9 @@ __device__ __forceinline__ void keep(float (&d)[64]) {
   for (float& x : d) asm volatile("" : "+f"(x)::"memory");
 }
 
-// d[64 x 128] = (or, where `add`, +=) a[64 x 16] b[128 x 16] transposed, both of bf16 along k. Lane l of warp w of the group holds
+// d[64 x 128] = (or, where `add`, +=) a[64 x 16] b[16 x 128] of bf16, a along k; b along k as well or (b_across) along its columns. Lane l of warp w of the group holds
 // D[16 w + l / 4 + 8 (i / 2 % 2)][8 (i / 4) + 2 (l % 4) + i % 2] in d[i].
+template <bool b_across>
 __device__ __forceinline__ void wgmma_m64n128k16(float (&d)[64], uint64_t a, uint64_t b, bool add) {
   asm volatile(
       "{\n"
@@ -95,7 +97,7 @@ __device__ __forceinline__ void wgmma_m64n128k16(float (&d)[64], uint64_t a, uin
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, %64, %65, p, 1, 1, 0, 0;\n}\n"
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, %64, %65, p, 1, 1, 0, %67;\n}\n"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
         "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
         "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
@@ -104,7 +106,7 @@ __device__ __forceinline__ void wgmma_m64n128k16(float (&d)[64], uint64_t a, uin
         "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),
         "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
         "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(b_across ? 1 : 0));
 }
 
 #endif
@@ -114,6 +116,11 @@ __device__ __forceinline__ void wgmma_m64n128k16(float (&d)[64], uint64_t a, uin
 // are 1024 bytes from the next eight. 16 of k further on is 32 bytes: 2 more.
 __device__ __forceinline__ uint64_t describe_rows_of_128(const void* tile) {
   return static_cast<uint64_t>((shared_address(tile) & 0x3ffffu) >> 4) | uint64_t{1} << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
+}
+// Across k: rows of 128 bytes along the columns, 64 of them, the next 64 columns `next` bytes on; eight of k are 1024 bytes from the next
+// eight, so that 16 of k are 128 more.
+__device__ __forceinline__ uint64_t describe_columns_of_128(const void* tile, uint32_t next) {
+  return static_cast<uint64_t>((shared_address(tile) & 0x3ffffu) >> 4) | static_cast<uint64_t>(next >> 4) << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
 }
 #endif
 

@@ -113,19 +113,24 @@ bool poisoned(const float* registers) {
   return true;
 }
 
-// Reads rows [0, rows) x 16 of k as the descriptor says, K-major; null, or what is wrong with it.
-const char* read_operand(const Block& block, uint64_t descriptor, int rows, float* to) {
-  const uint32_t start = static_cast<uint32_t>(descriptor & 0x3fff) << 4, stride = static_cast<uint32_t>(descriptor >> 32 & 0x3fff) << 4;
+// Reads rows [0, rows) x 16 of k as the descriptor says, K-major or (across) MN-major; null, or what is wrong with it.
+const char* read_operand(const Block& block, uint64_t descriptor, int rows, bool across, float* to) {
+  const uint32_t start = static_cast<uint32_t>(descriptor & 0x3fff) << 4, leading = static_cast<uint32_t>(descriptor >> 16 & 0x3fff) << 4;
+  const uint32_t stride = static_cast<uint32_t>(descriptor >> 32 & 0x3fff) << 4;
   const uint32_t base_offset = descriptor >> 49 & 7, swizzle = static_cast<uint32_t>(descriptor >> 62);
   if ((descriptor >> 14 & 3) || (descriptor >> 30 & 3) || (descriptor >> 46 & 7) || (descriptor >> 52 & 0x3ff)) return "bits that are reserved are set";
   if (swizzle != 1) return "only the 128-byte swizzle is emulated";
   // The pattern starts at a multiple of 1024 bytes, else the base offset would have to say where.
   if (base_offset != (start >> 7 & 7)) return "the base offset is not that of the pattern's start";
   if (base_offset != 0) return "a base offset other than 0 is not emulated";
-  if ((start & 127) + 32 > 128) return "16 of k go beyond a row of 128 bytes";
+  if (!across && (start & 127) + 32 > 128) return "16 of k go beyond a row of 128 bytes";
+  if (across && (start & 127) != 0) return "it does not start with a row of 128 bytes";
   for (int row = 0; row < rows; ++row)
     for (int k = 0; k < 16; ++k) {
-      const uint32_t plain = start + static_cast<uint32_t>(row / 8) * stride + static_cast<uint32_t>(row % 8) * 128 + static_cast<uint32_t>(k) * 2;
+      // An atom of the swizzle is eight rows of 128 bytes: rows of the operand along k, or rows of k along 64 rows of the operand.
+      const int line = across ? k : row, within = across ? row % 64 : k;
+      const uint32_t plain = start + static_cast<uint32_t>(line / 8) * stride + static_cast<uint32_t>(line % 8) * 128 + static_cast<uint32_t>(within) * 2 +
+                             (across ? static_cast<uint32_t>(row / 64) * leading : 0);
       const unsigned char* memory = at_address(block, swizzled(plain), 2);
       if (!memory) return "it reaches beyond shared memory";
       to[row * 16 + k] = from_bf16(memory);
@@ -143,9 +148,9 @@ Sums* find_sums(Thread& lane, float* registers) {
 void finish_product(Block& block, Warp& warp, const Multiplication& product) {
   const size_t number = static_cast<size_t>(&warp - block.warps.data());
   float a[64 * 16], b[128 * 16];
-  const char* wrong = read_operand(block, product.a, 64, a);
+  const char* wrong = read_operand(block, product.a, 64, false, a);
   if (wrong) return halt("wgmma: descriptor of a: %s", wrong);
-  wrong = read_operand(block, product.b, 128, b);
+  wrong = read_operand(block, product.b, 128, product.b_across, b);
   if (wrong) return halt("wgmma: descriptor of b: %s", wrong);
   for (size_t lane = 0; lane < 32; ++lane) {
     Thread& thread = block.threads[number * 32 + lane];
@@ -275,7 +280,7 @@ void wgmma_fence() {
   thread().fenced = true;
 }
 
-void wgmma_m64n128k16(float (&d)[64], uint64_t a, uint64_t b, bool add) {
+void wgmma_m64n128k16(float (&d)[64], uint64_t a, uint64_t b, bool add, bool b_across) {
   Thread& self = thread();
   if (!self.fenced) stop("wgmma.mma_async without wgmma.fence since the last group was committed");
   Sums* sums = find_sums(self, d);
@@ -295,7 +300,7 @@ void wgmma_m64n128k16(float (&d)[64], uint64_t a, uint64_t b, bool add) {
     Block& block = *self.block;
     const size_t number = static_cast<size_t>(self.number) / 32;
     if (lanes.self != 0) return;
-    Multiplication product{a, b, add, {}};
+    Multiplication product{a, b, add, b_across, {}};
     for (int lane = 0; lane < 32; ++lane) {
       const Given given = lanes[lane];
       product.registers[lane] = given.registers;

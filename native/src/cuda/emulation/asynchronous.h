@@ -23,7 +23,7 @@ void barrier_wait(uint64_t* barrier, uint32_t parity);
 void copy_box(void* to, const CUtensorMap* map, int x, int y, uint64_t* barrier);
 
 void wgmma_fence();
-void wgmma_m64n128k16(float (&d)[64], uint64_t a, uint64_t b, bool add);
+void wgmma_m64n128k16(float (&d)[64], uint64_t a, uint64_t b, bool add, bool b_across);
 void wgmma_commit();
 void wgmma_wait(int newest);
 void set_registers(int count);

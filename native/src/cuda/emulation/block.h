@@ -32,7 +32,7 @@ struct Exchange {
 // A product of a warp group that a warp has issued, with each lane's registers; see asynchronous.h.
 struct Multiplication {
   uint64_t a, b;  // descriptors
-  bool add;
+  bool add, b_across;
   float* registers[32];
 };
 // A lane's sums while products that write them are under way: its registers read as NaN meanwhile.

@@ -4,7 +4,7 @@
 
 namespace trefoil::cuda {
 
-// C = epilogue(A B), both operands by depth. False: not this product, or not this device; nothing was launched.
-bool gemm_wgmma(const Context& context, const Rows<bf16>& a, const Rows<bf16>& b, const Product& p);
+// C = epilogue(A B), a by depth. False: not this product, or not this device; nothing was launched.
+bool gemm_wgmma(const Context& context, const Rows<bf16>& a, const Rows<bf16>& b, bool b_by_depth, const Product& p);
 
 }  // namespace trefoil::cuda
