@@ -14,8 +14,9 @@ const commands = [...readme.matchAll(/```sh\n(.*?)```/gs)]
   .map((line) => line.replace(/#.*/, "").trim())
   .filter((line) => line !== "");
 
-// What starts everything else is what runs this test (npm test), or runs for minutes and is built of commands tested in its package.
-const elsewhere = /^(git clone|npm start|npm test)/;
+// What starts everything else is what runs this test (npm test), or runs for minutes and is built of commands tested in its package; what
+// tarballs hold, and what installing them runs, is in setup/tarballs.test.ts.
+const elsewhere = /^(git clone|npm start|npm test|npm run tarballs|npm install .*tarballs)/;
 
 it.each(commands.filter((line) => !elsewhere.test(line)))("README: %s", async (line) => {
   const [npx, name, ...flags] = line.split(/\s+/);

@@ -1,4 +1,5 @@
 export {
+  designEffect,
   fromCounts,
   holm,
   type PairedTest,

@@ -7,7 +7,7 @@ import {
   restoreParameters,
   type StageContext,
 } from "@trefoil/core";
-import { fromCounts, mean, type PairedTest, pairedTest, type WinTieLose } from "../algorithm/index.js";
+import { designEffect, fromCounts, mean, type PairedTest, pairedTest, type WinTieLose } from "../algorithm/index.js";
 import type { PromptText } from "../data/index.js";
 import { RlhfError } from "../errors.js";
 import { OpenPolicy, type ResponseBatch, responseBatch, responseLogProbs, statesRead } from "../models/index.js";
@@ -99,11 +99,12 @@ export async function compareResponses(
       outcomes.push(await judgeBothOrders(by.judge, promptText, responseText, other[i]!.responseText));
     }
   }
-  const matched = outcomes.filter(
+  const all = outcomes.map((outcome, i) => ({ outcome, prompt: Math.floor(i / samples) }));
+  const matched = all.filter(
     (_, i) => Math.abs(ownLengths[i]! - otherLengths[i]!) <= 0.1 * Math.max(ownLengths[i]!, otherLengths[i]!),
   );
   return {
-    all: count(outcomes),
+    all: count(all),
     lengthMatched: count(matched),
     meanLength: { policy: mean(ownLengths), against: mean(otherLengths) },
     ...rewards,
@@ -116,10 +117,12 @@ export async function compareResponses(
   };
 }
 
-const count = (outcomes: readonly number[]): WinTieLose => {
+/** Responses to one prompt tend to end alike: the interval allows for it. */
+function count(pairs: readonly { outcome: number; prompt: number }[]): WinTieLose {
+  const [outcomes, prompts] = [pairs.map(({ outcome }) => outcome), pairs.map(({ prompt }) => prompt)];
   const of = (outcome: number) => outcomes.filter((each) => each === outcome).length;
-  return fromCounts(of(1), of(0), of(-1));
-};
+  return fromCounts(of(1), of(0), of(-1), designEffect(outcomes, prompts));
+}
 
 export interface FrontierPoint {
   iteration: number;

@@ -1,5 +1,14 @@
 import { describe, expect, test } from "vitest";
-import { fromCounts, holm, pairedTest, signFlipP, signTestP, wilsonInterval, winTieLose } from "../../src/index.js";
+import {
+  designEffect,
+  fromCounts,
+  holm,
+  pairedTest,
+  signFlipP,
+  signTestP,
+  wilsonInterval,
+  winTieLose,
+} from "../../src/index.js";
 import { expectClose } from "./numbers.js";
 
 describe("statistics (§4.3)", () => {
@@ -20,5 +29,23 @@ describe("statistics (§4.3)", () => {
     const { winRate, delta } = fromCounts(48, 20, 32);
     expectClose([winRate, delta], [0.58, 0.16], 1e-15);
     expect(winTieLose([1, 2, 3], [0, 2, 4])).toMatchObject({ win: 1, tie: 1, lose: 1, winRate: 0.5 });
+  });
+  test("values of one group count as fewer the more alike they are", () => {
+    const values = Array.from({ length: 100 }, (_, i) => Number(Math.floor(i / 2) % 5 < 3));
+    const groups = values.map((_, i) => Math.floor(i / 2));
+    // Pairs of equal values: twice the variance, by the sums of squares of 50 groups and of 100 values.
+    expectClose([designEffect(values, groups)], [2 * (50 / 49) * (99 / 100)], 1e-12);
+    expect(designEffect(values, [...values.keys()])).toBeCloseTo(1, 12);
+    // Pairs of opposites say more than independent values, which no interval takes credit for.
+    expect(
+      designEffect(
+        groups.map((_, i) => i % 2),
+        groups,
+      ),
+    ).toBe(1);
+    expect(designEffect([1, 1, 1], [0, 0, 1])).toBe(1);
+    expect(designEffect([], [])).toBe(1);
+    expect(fromCounts(60, 0, 40, 2).interval).toEqual(fromCounts(30, 0, 20).interval);
+    expect(fromCounts(60, 0, 40, 2)).toMatchObject({ win: 60, winRate: 0.6 });
   });
 });

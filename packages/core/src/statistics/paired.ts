@@ -18,7 +18,7 @@ export interface WinTieLose {
   lose: number;
   /** Wins and half of the ties, over all. */
   winRate: number;
-  /** Wilson's 95 % interval of the win rate. */
+  /** Wilson's 95 % interval of the win rate; wider where outcomes of one prompt are alike. */
   interval: [number, number];
   /** (win - lose) over all: the paper's Δ. */
   delta: number;
@@ -31,10 +31,11 @@ export function winTieLose(a: readonly number[], b: readonly number[]): WinTieLo
   return fromCounts(win, a.length - win - lose, lose);
 }
 
-export function fromCounts(win: number, tie: number, lose: number): WinTieLose {
+/** @param effect `designEffect` of the outcomes, where several belong to one prompt: the interval is that of so many times fewer */
+export function fromCounts(win: number, tie: number, lose: number, effect = 1): WinTieLose {
   const total = win + tie + lose;
   const wins = win + tie / 2;
-  const interval: [number, number] = total > 0 ? wilsonInterval(wins, total) : [0, 1];
+  const interval: [number, number] = total > 0 ? wilsonInterval(wins / effect, total / effect) : [0, 1];
   return {
     win,
     tie,
@@ -43,6 +44,23 @@ export function fromCounts(win: number, tie: number, lose: number): WinTieLose {
     interval,
     delta: total > 0 ? (win - lose) / total : 0,
   };
+}
+
+/**
+ * Variance of the mean of values that come in groups, over what it would be if all were independent (Kish's design effect); at least 1.
+ * @param groups the group of each value
+ */
+export function designEffect(values: readonly number[], groups: readonly number[]): number {
+  const [n, centre] = [values.length, mean(values)];
+  const sums = new Map<number, number>();
+  let squares = 0;
+  for (const [i, value] of values.entries()) {
+    sums.set(groups[i]!, (sums.get(groups[i]!) ?? 0) + value - centre);
+    squares += (value - centre) ** 2;
+  }
+  if (sums.size < 2 || squares === 0) return 1;
+  const grouped = [...sums.values()].reduce((sum, each) => sum + each * each, 0) * (sums.size / (sums.size - 1));
+  return Math.max(1, grouped / (squares * (n / (n - 1))));
 }
 
 /** log Γ(x), x > 0 (Lanczos, g = 7, 9 terms; about 15 digits). */
