@@ -7,6 +7,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statSync,
   symlinkSync,
   writeFileSync,
 } from "node:fs";
@@ -64,6 +65,13 @@ it("packs the engine and the packages once all is built, and says how to install
 it("holds all that compiles the engine, and compiles it where npm installs", () => {
   const native = installed("native");
   run("cmake", ["-S", native, "-B", join(project, "build")]);
+  const sources = (folder: string) =>
+    ["include", "src"].flatMap((part) =>
+      readdirSync(join(folder, part), { recursive: true })
+        .map((path) => join(part, String(path)))
+        .filter((path) => !path.startsWith(join("src", "cuda", "emulation")) && statSync(join(folder, path)).isFile()),
+    );
+  expect(sources(native).sort()).toEqual(sources(join(root, "native")).sort());
   expect(existsSync(join(native, "test"))).toBe(false);
   writeFileSync(join(native, "scripts", "build.mjs"), 'console.log("compiled");');
   const install = JSON.parse(readFileSync(join(native, "package.json"), "utf8")).scripts.install.split(" ")[1];

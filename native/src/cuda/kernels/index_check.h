@@ -4,7 +4,7 @@
 
 namespace trefoil::cuda {
 
-// index[i] in [least, bound) for all i. `what` is a string literal.
+// index[i] in [least, bound) for all i.
 void check_index(const Context& context, Checked what, const int32_t* index, int64_t count, int64_t least, int64_t bound);
 // offsets [groups + 1] rise from 0 to rows.
 void check_offsets(const Context& context, Checked what, const int32_t* offsets, int64_t groups, int64_t rows);

@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { basename, join } from "node:path";
+import { basename, join, resolve } from "node:path";
 import { defineCommand, RUN_LAYOUT } from "@trefoil/core";
 import { z } from "zod";
 import { readPrompts } from "../data/index.js";
@@ -95,8 +95,10 @@ const penaltyFields = z
       ),
     unendedValue: z
       .number()
-      .default(1)
-      .describe("Subtracted, or (with replace) put in its place: then usually -1. 1 is about the spread of rewards."),
+      .optional()
+      .describe(
+        "Subtracted, or (with replace) put in its place. Default: 1, about the spread of rewards; -1 with replace.",
+      ),
     overlong: z
       .strictObject({
         limit: z
@@ -314,6 +316,13 @@ export const ppoCommand = defineCommand({
       rewardClip,
       ...rest
     } = config;
+    // Found out now, not when the run has ended.
+    for (const path of beside)
+      if (!existsSync(join(path, "config.json")))
+        throw new RlhfError("RLHF_OPTIONS", `--beside ${path} is no folder of a policy: it has no config.json`);
+    // Folders of one name are told apart by their paths.
+    const nameOf = (path: string) =>
+      [...beside, output].filter((other) => basename(other) === basename(path)).length > 1 ? path : basename(path);
     const { tokenizer, rewards: opened } = await openRewardsFor(policy, reward);
     using rewards = opened;
     const prompts = await readPrompts(promptFile, tokenizer);
@@ -334,9 +343,9 @@ export const ppoCommand = defineCommand({
     const run = runOf(config);
     const runs = Object.fromEntries([
       ...beside
-        .map((path) => [basename(path), `${path}-run`] as const)
+        .map((path) => [nameOf(path), `${resolve(path)}-run`] as const)
         .filter(([, path]) => existsSync(join(path, RUN_LAYOUT.metrics))),
-      [basename(output), run],
+      [nameOf(output), run],
     ]);
     const report = async (samples: Parameters<typeof writePpoReport>[3]) =>
       await writePpoReport(run, "contrastive-rlhf ppo", runs, samples, config);
@@ -357,7 +366,7 @@ export const ppoCommand = defineCommand({
     const samples: Record<string, ScoredSample[]> = {};
     if (shownPrompts > 0)
       for (const path of [policy, ...beside, output])
-        samples[path === policy ? "SFT" : basename(path)] = await respond(path, shown);
+        samples[path === policy ? "SFT" : nameOf(path)] = await respond(path, shown);
     await report(samples);
     progress.log(`Inside PPO ${await baselineCostText(run)}.`);
     progress.log(`The policy is in ${output}, the report in ${run}/report.html.`);
@@ -378,7 +387,10 @@ function baselineOf(baseline: z.output<typeof baselineFields>): BaselineSettings
 function penaltiesOf({ unended, unendedValue, overlong }: z.output<typeof penaltyFields>, maxNewTokens: number) {
   const limit = overlong?.limit ?? maxNewTokens;
   return {
-    unended: unended === "none" ? { kind: unended } : { kind: unended, value: unendedValue },
+    unended:
+      unended === "none"
+        ? { kind: unended }
+        : { kind: unended, value: unendedValue ?? (unended === "replace" ? -1 : 1) },
     ...(overlong && { overlong: { limit, buffer: overlong.buffer ?? Math.ceil(limit / 4), weight: overlong.weight } }),
   };
 }

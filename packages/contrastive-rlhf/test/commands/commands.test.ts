@@ -77,8 +77,9 @@ describe("the command line", () => {
     );
     const ppo = `ppo ${models} --iterations 2 --prompts-per-iteration 4 --minibatch 2 --max-new-tokens 6 --no-alarms.enabled`;
     await step(`${ppo} --output plain`);
+    await step(`${ppo} --output other/contrast`);
     await step(
-      `${ppo} --output contrast --beside plain --baseline.kind offline --baseline.store baselines --baseline.samples 3 --baseline.aggregation median`,
+      `${ppo} --output contrast --beside plain --beside ./other/contrast/ --baseline.kind offline --baseline.store baselines --baseline.samples 3 --baseline.aggregation median`,
     );
     expect(told).toMatch(/✓ ppo +reward \S+ +KL \S+ +above \S+ +length \S+ +entropy \S+ +clipped \S+ +explained \S+/);
     await step("dpo --policy sft --data preferences.jsonl --output dpo --train.steps 4 --train.batch 2");
@@ -92,8 +93,16 @@ describe("the command line", () => {
     }
     const own = await readFile(join(folder, "contrast-run/report.html"), "utf8");
     for (const part of [...charts, "What contrast can remove", "Responses"]) expect(own, part).toContain(part);
-    // Both runs in every chart, and responses of all three policies.
-    expect(own).toMatch(/<th[^>]*>prompt<\/th>\s*<th[^>]*>SFT<\/th>\s*<th[^>]*>plain<\/th>\s*<th[^>]*>contrast<\/th>/);
+    // Responses of all policies; folders of one name by their paths.
+    expect(own).toMatch(
+      /<th[^>]*>prompt<\/th>\s*<th[^>]*>SFT<\/th>\s*<th[^>]*>plain<\/th>\s*<th[^>]*>.\/other\/contrast\/<\/th>\s*<th[^>]*>contrast<\/th>/,
+    );
+    const nowhere = await run(folder, [...ppo.split(" "), "--output", "late", "--beside", "nowhere"]);
+    expect([nowhere.code, nowhere.stderr]).toEqual([
+      1,
+      expect.stringContaining("--beside nowhere is no folder of a policy"),
+    ]);
+    expect(existsSync(join(folder, "late-run"))).toBe(false);
     const chat = await run(
       folder,
       ["chat", "--policy", "dpo", "--max-new-tokens", "6", "--seed", "1"],
