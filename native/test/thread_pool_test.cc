@@ -1,6 +1,8 @@
 #include "cpu/thread_pool.h"
 
 #include <atomic>
+#include <map>
+#include <mutex>
 #include <stdexcept>
 
 #include "harness.h"
@@ -10,8 +12,8 @@ using trefoil::cpu::ThreadPool;
 namespace {
 
 template <class Body>
-void run(ThreadPool& pool, int64_t count, const Body& body) {
-  pool.run(count, [](void* state, int64_t task) { (*static_cast<const Body*>(state))(task); }, const_cast<Body*>(&body));
+void run(ThreadPool& pool, int64_t count, const Body& body, int64_t common = 0) {
+  pool.run(count, [](void* state, int64_t task) { (*static_cast<const Body*>(state))(task); }, const_cast<Body*>(&body), common);
 }
 
 }  // namespace
@@ -20,11 +22,31 @@ TEST_ONCE(pool_runs_each_task_once) {
   for (int threads : {1, 2, 3, 9}) {
     ThreadPool pool(threads);
     CHECK(pool.threads() == threads);
-    for (int64_t count : {0, 1, 2, 7, 1000}) {
-      std::vector<std::atomic<int>> hits(static_cast<size_t>(count));
-      run(pool, count, [&](int64_t task) { hits[static_cast<size_t>(task)]++; });
-      for (auto& hit : hits) CHECK(hit == 1);
-    }
+    for (int64_t count : {0, 1, 2, 7, 1000})
+      for (int64_t common : {int64_t{0}, count / 3, count}) {
+        std::vector<std::atomic<int>> hits(static_cast<size_t>(count));
+        run(pool, count, [&](int64_t task) { hits[static_cast<size_t>(task)]++; }, common);
+        for (auto& hit : hits) CHECK(hit == 1);
+      }
+  }
+}
+
+TEST_ONCE(pool_starts_each_thread_on_tasks_of_its_own) {
+  ThreadPool pool(2);
+  for (int round = 0; round < 20; ++round) {
+    std::atomic<int> arrived{0};
+    std::mutex mutex;
+    std::map<std::thread::id, int64_t> first;
+    run(pool, 10, [&](int64_t task) {
+      std::unique_lock lock(mutex);
+      if (!first.emplace(std::this_thread::get_id(), task).second) return;
+      lock.unlock();
+      ++arrived;
+      while (arrived < 2) std::this_thread::yield();  // so that both take part
+    }, 2);
+    CHECK(first.size() == 2);
+    CHECK(first[std::this_thread::get_id()] == 0);
+    for (auto [thread, task] : first) CHECK(thread == std::this_thread::get_id() || task == 4);
   }
 }
 

@@ -99,7 +99,9 @@ void fail(TrefoilCode code, const char* format, ...) {
 }
 
 int Context::threads() const { return pool_.threads(); }
-void Context::parallel_raw(int64_t count, void (*body)(void*, int64_t), void* state) { pool_.run(count, body, state); }
+void Context::parallel_raw(int64_t count, void (*body)(void*, int64_t), void* state, int64_t common) {
+  pool_.run(count, body, state, common);
+}
 
 namespace {
 struct ScratchSlot {

@@ -22,11 +22,12 @@ class Context {
   int threads() const;
 
   // Runs body(task) for task in [0, count), each exactly once, on any thread. The split into tasks must not depend on
-  // the number of threads: that is what makes results independent of it. Small work: pass count = 1.
+  // the number of threads: that is what makes results independent of it. Small work: pass count = 1. The last `common` tasks,
+  // smaller ones, run when a thread has done its part of the others.
   template <class Body>
-  void parallel(int64_t count, const Body& body) {
+  void parallel(int64_t count, const Body& body, int64_t common = 0) {
     parallel_raw(count, [](void* state, int64_t task) { (*static_cast<const Body*>(state))(task); },
-                 const_cast<void*>(static_cast<const void*>(&body)));
+                 const_cast<void*>(static_cast<const void*>(&body)), common);
   }
 
   // 64-byte aligned scratch of the calling thread, valid until the same slot is asked for again by that thread.
@@ -34,7 +35,7 @@ class Context {
   void* scratch(int slot, size_t bytes);
 
  private:
-  void parallel_raw(int64_t count, void (*body)(void*, int64_t), void* state);
+  void parallel_raw(int64_t count, void (*body)(void*, int64_t), void* state, int64_t common);
   ThreadPool& pool_;
 };
 

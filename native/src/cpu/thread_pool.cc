@@ -21,10 +21,10 @@ constexpr std::chrono::microseconds kIdleSpin{25};
 constexpr std::chrono::microseconds kFinishSpin{20};
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads) : shares_(static_cast<size_t>(std::max(threads, 1)) + 1) {
   workers_.reserve(static_cast<size_t>(std::max(threads - 1, 0)));
   try {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
   } catch (const std::system_error&) {
   }
 }
@@ -38,18 +38,25 @@ ThreadPool::~ThreadPool() {
   for (auto& worker : workers_) worker.join();
 }
 
-void ThreadPool::drain() noexcept {
-  for (;;) {
-    int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
-    if (task >= count_) return;
+void ThreadPool::drain(Share& share) noexcept {
+  while (share.next.load(std::memory_order_relaxed) < share.end) {
+    int64_t task = share.next.fetch_add(1, std::memory_order_relaxed);
+    if (task >= share.end) return;
     try {
       body_(argument_, task);
     } catch (...) {
       std::lock_guard lock(error_mutex_);
       if (!error_) error_ = std::current_exception();
-      next_.store(count_, std::memory_order_relaxed);  // the rest is not worth running
+      for (Share& rest : shares_) rest.next.store(rest.end, std::memory_order_relaxed);  // not worth running
     }
   }
+}
+
+void ThreadPool::drain(int self) noexcept {
+  const int count = threads();
+  drain(shares_[self]);
+  drain(shares_.back());
+  for (int other = 1; other < count; ++other) drain(shares_[(self + other) % count]);
 }
 
 bool ThreadPool::enter(uint64_t seen) {
@@ -59,7 +66,7 @@ bool ThreadPool::enter(uint64_t seen) {
   return false;
 }
 
-void ThreadPool::work() {
+void ThreadPool::work(int self) {
 #if defined(__linux__)
   pthread_setname_np(pthread_self(), "trefoil-worker");
 #endif
@@ -79,7 +86,7 @@ void ThreadPool::work() {
     if (stop_.load(std::memory_order_relaxed)) return;
     if (!enter(seen)) continue;
     seen = state_.load(std::memory_order_relaxed) >> kJobShift;
-    drain();
+    drain(self);
     state_.fetch_sub(kWorker, std::memory_order_release);
   }
 }
@@ -96,7 +103,7 @@ void ThreadPool::wake(int64_t wanted) {
   }
 }
 
-void ThreadPool::run(int64_t count, void (*body)(void*, int64_t), void* argument) {
+void ThreadPool::run(int64_t count, void (*body)(void*, int64_t), void* argument, int64_t common) {
   if (count <= 0) return;
   if (workers_.empty() || count == 1 || taken_.test_and_set(std::memory_order_acquire)) {
     for (int64_t task = 0; task < count; ++task) body(argument, task);
@@ -104,12 +111,17 @@ void ThreadPool::run(int64_t count, void (*body)(void*, int64_t), void* argument
   }
   body_ = body;
   argument_ = argument;
-  count_ = count;
-  next_.store(0, std::memory_order_relaxed);
+  const int64_t own = count - common, n = threads();
+  for (int64_t i = 0; i < n; ++i) {
+    shares_[i].next.store(i * own / n, std::memory_order_relaxed);
+    shares_[i].end = (i + 1) * own / n;
+  }
+  shares_.back().next.store(own, std::memory_order_relaxed);
+  shares_.back().end = count;
   uint64_t job = ((state_.load(std::memory_order_relaxed) >> kJobShift) + 1) << kJobShift;
   state_.store(job | kOpen);
   wake(count - 1);
-  drain();
+  drain(0);
   state_.fetch_and(~kOpen, std::memory_order_acquire);
   auto everyone_left = [&] { return state_.load(std::memory_order_acquire) == job; };
   if (!runtime::spin_until(everyone_left, kFinishSpin))

@@ -21,12 +21,21 @@ class ThreadPool {
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Runs body(state, task) for every task in [0, count); returns when all are done. The first exception is rethrown here.
+  // Each thread starts on a run of neighbouring tasks of its own, the same in every job of as many tasks, so that what it wrote
+  // is still in its cache; then come the last `common` tasks, which are nobody's, then what other threads have not begun.
   // Called from inside a task, or while another thread runs a job, it runs its tasks on the calling thread alone.
-  void run(int64_t count, void (*body)(void*, int64_t), void* state);
+  void run(int64_t count, void (*body)(void*, int64_t), void* state, int64_t common = 0);
 
  private:
-  void work();
-  void drain() noexcept;
+  // Tasks that are handed out in order.
+  struct alignas(64) Share {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+
+  void work(int self);
+  void drain(int self) noexcept;
+  void drain(Share& share) noexcept;
   bool enter(uint64_t seen);
   void wake(int64_t wanted);
 
@@ -38,10 +47,7 @@ class ThreadPool {
   static constexpr uint64_t kWorker = 2;
   static constexpr int kJobShift = 32;
   alignas(64) std::atomic<uint64_t> state_{0};
-  alignas(64) std::atomic<int64_t> next_{0};
-
-  alignas(64) int64_t count_ = 0;
-  void (*body_)(void*, int64_t) = nullptr;
+  alignas(64) void (*body_)(void*, int64_t) = nullptr;
   void* argument_ = nullptr;
   std::exception_ptr error_;
   std::mutex error_mutex_;
@@ -51,6 +57,7 @@ class ThreadPool {
   std::atomic<int> sleepers_{0};
   std::mutex sleep_mutex_;
   std::condition_variable wake_;
+  std::vector<Share> shares_;  // one of each thread, the caller's first, and the common one
   std::vector<std::thread> workers_;
 };
 

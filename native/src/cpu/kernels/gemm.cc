@@ -70,7 +70,7 @@ void run_block(Context& context, const Gemm& g, const Plan& plan, const Block& b
         float* panel_b = packed_b + j * depth;
         float* to = c + (row + i) * c_stride + column + j;
         if (block.finished && g.epilogue.residual)
-          for (int r = 0; r < count; ++r) prefetch_row(g.epilogue.residual + (row + i + r) * c_stride + column + j, width);
+          for (int r = 0; r < count; ++r) prefetch_row<3>(g.epilogue.residual + (row + i + r) * c_stride + column + j, width);
         const int64_t step = ceil_div(next_rows * 4, tiles);  // bytes of the next rows to a step of k
         Beside beside;
         bool takes_rows = false;
@@ -203,7 +203,7 @@ void run_task(const Run& run, int64_t task) {
     later.rows_of_a = j == 0;
     if (in_strips) {
       // Past this task's columns those of the task that is probably this thread's next.
-      const int64_t next = j + strip < columns ? part.first + strip : column + columns * run.context.threads();
+      const int64_t next = part.first + strip;
       const int64_t end = at_most(next + strip, g.n);
       if (next < end) {
         later.from = reinterpret_cast<const char*>(stored_row<float>(g.b, next));
@@ -277,14 +277,17 @@ void gemm(Context& context, const Gemm* products, int64_t count, void* workspace
     }
     plans[i] = plan;
   }
-  for (int level = 0; level < kLevels; ++level)
+  int64_t large = 0;
+  for (int level = 0; level < kLevels; ++level) {
     for (int64_t i = 0; i < count; ++i) {
       plans[i].task_first[level] = tasks;
       tasks += task_count(plans[i], level);
     }
+    if (level == 0) large = tasks;
+  }
   Run run{context, canonicals, plans, count, floats, floats + packed};
   context.parallel(pack_tasks, [&](int64_t task) { run_pack_task(run, task); });
-  context.parallel(tasks, [&](int64_t task) { run_task(run, task); });
+  context.parallel(tasks, [&](int64_t task) { run_task(run, task); }, tasks - large);
   if (plans[0].splits > 1) context.parallel(canonicals[0].m, [&](int64_t row) { add_partials(run, canonicals[0], plans[0], row); });
 }
 
