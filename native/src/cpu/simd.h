@@ -377,4 +377,12 @@ inline void transpose(Vec* rows) {
 #undef TREFOIL_LANES
 #endif
 
+// Asks for the cache lines of `count` elements: into the nearest cache (level 3) or the one behind it (2). GCC takes a function that only
+// prefetches for one without effects and leaves out calls of it; the empty asm is an effect.
+template <int level, class T>
+inline void prefetch_row(const T* row, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(row + i, 0, level);
+  asm volatile("");
+}
+
 }  // namespace trefoil::cpu::TREFOIL_ISA

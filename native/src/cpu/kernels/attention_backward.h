@@ -27,8 +27,9 @@ class AttentionBackward {
     int64_t together = work < 65536 ? 65536 / (work + 1) + 1 : 1;
     context.parallel((count + together - 1) / together, [&](int64_t group) {
       for (int64_t task = group * together; task < least(count, (group + 1) * together); ++task) {
-        int64_t head = task / parts_;
-        run_part(context, head / shape_.groups, head % shape_.groups, task % parts_);
+        int64_t head = task / parts_, next = (task + 1) / parts_;
+        run_part(context, head / shape_.groups, head % shape_.groups, task % parts_,
+                 task + 1 < count ? NextRows{next / shape_.groups, next % shape_.groups, 0, block_rows(0)} : NextRows{});
       }
     });
     if (parts_ > 1 && gradients_.dq) add_partial_dq(context);
@@ -86,29 +87,33 @@ class AttentionBackward {
     return at;
   }
 
-  void run_part(Context& context, int64_t b, int64_t g, int64_t part) const {
+  int64_t block_rows(int64_t first) const { return least(kBlockRowTiles * kLanes, shape_.rows - first); }
+
+  // `later`: the first rows of what this thread probably does next.
+  void run_part(Context& context, int64_t b, int64_t g, int64_t part, const NextRows& later) const {
     Buffers at = buffers(context);
     int64_t begin = part * part_keys_, end = least(shape_.keys, begin + part_keys_), rows = shape_.rows;
     memset(at.dk, 0, static_cast<size_t>(2 * part_keys_ * width_) * sizeof(float));
     for (int64_t block = 0; block < rows; block += kBlockRowTiles * kLanes) {
-      int64_t block_rows = least(kBlockRowTiles * kLanes, rows - block), tiles = (block_rows + kLanes - 1) / kLanes;
-      int64_t visible = least(end, shape_.visible(b, block + block_rows - 1));
+      const int64_t count = block_rows(block), tiles = (count + kLanes - 1) / kLanes, following = block + count;
+      const NextRows next = following < rows ? NextRows{b, g, following, block_rows(following)} : later;
+      int64_t visible = least(end, shape_.visible(b, following - 1));
       if (visible <= begin && part > 0) continue;  // add_partial_dq passes over it
       Tile tile[kBlockRowTiles];
       for (int64_t i = 0; i < tiles; ++i) {
-        tile[i].rows = RowOffsets(shape_, b, g, block + i * kLanes, least(kLanes, block_rows - i * kLanes));
+        tile[i].rows = RowOffsets(shape_, b, g, block + i * kLanes, least(kLanes, count - i * kLanes));
         layout(tile[i], at, i);
       }
       if (visible > begin) {
         prefetch_keys(b, g, begin, visible, 0, 1);
-        prefetch_rows(tile[0]);
+        prefetch_rows(tile[0].rows);
       }
       for (int64_t i = 0; i < tiles && visible > begin; ++i) {
-        if (i + 1 < tiles) prefetch_rows(tile[i + 1]);
+        if (i + 1 < tiles) prefetch_rows(tile[i + 1].rows);
         open(tile[i], b);
       }
       for (int64_t first = begin; first < visible; first += kKeyTile)
-        visit_keys(at, tile, tiles, b, g, first, visible, begin);
+        visit_keys(at, tile, tiles, b, g, first, visible, begin, next);
       if (!gradients_.dq) continue;
       for (int64_t i = 0; i < tiles; ++i) write_dq(tile[i], part, visible > begin);
     }
@@ -118,17 +123,24 @@ class AttentionBackward {
     }
   }
 
-  void visit_keys(const Buffers& at, Tile* tile, int64_t tiles, int64_t b, int64_t g, int64_t first, int64_t end, int64_t begin) const {
-    int64_t count = least(kKeyTile, end - first), key = first - begin;
+  void visit_keys(const Buffers& at, Tile* tile, int64_t tiles, int64_t b, int64_t g, int64_t first, int64_t end, int64_t begin,
+                  const NextRows& next) const {
+    int64_t count = least(kKeyTile, end - first), key = first - begin, pairs = (tiles + 1) / 2;
+    const int64_t visits = (end - begin + kKeyTile - 1) / kKeyTile * pairs;
+    const bool last_keys = first + kKeyTile >= end, last_rows = tile[tiles - 1].rows.query[tile[tiles - 1].rows.count - 1] + 1 == shape_.queries;
     bool copied = false;
     for (int64_t i = 0; i < tiles; i += 2) {
-      prefetch_keys(b, g, first + kKeyTile, end, i / 2, (tiles + 1) / 2);
-      int64_t seen[2] = {0, 0};
+      if (!last_keys) prefetch_keys(b, g, first + kKeyTile, end, i / 2, pairs);
+      next.share(shape_, key / kKeyTile * pairs + i / 2, visits, [&](const RowOffsets& rows) { prefetch_rows(rows); });
+      // What is written at the end.
+      if (last_keys && gradients_.dq)
+        for (int64_t of_pair = 0; of_pair < least(2, tiles - i); ++of_pair) tile[i + of_pair].rows.prefetch(gradients_.dq, shape_.size);
+      if (last_rows) prefetch_key_gradients(b, g, first, count, i / 2, pairs);
+      SeenKeys seen[2];
       for (int64_t of_pair = 0; of_pair < least(2, tiles - i); ++of_pair) {
-        bool masked = false;
         Tile& one = tile[i + of_pair];
-        seen[of_pair] = one.mask.visible_keys(shape_, b, first, count, masked);
-        if (seen[of_pair] == 0) continue;
+        seen[of_pair] = one.mask.visible_keys(shape_, b, first, count);
+        if (seen[of_pair].all == 0) continue;
         if (!copied) {
           k_.copy(shape_, b, g, first, count, at.keys, shape_.size);
           v_.copy(shape_, b, g, first, count, at.values, shape_.size);
@@ -136,21 +148,29 @@ class AttentionBackward {
         }
         int64_t lane = of_pair * kLanes;
         if (one.rows.count > Vec::width)
-          visit<2>(at, one, b, first, seen[of_pair], masked, at.scores + lane, at.dscores + lane);
+          visit<2>(at, one, b, first, seen[of_pair], at.scores + lane, at.dscores + lane);
         else
-          visit<1>(at, one, b, first, seen[of_pair], masked, at.scores + lane, at.dscores + lane);
+          visit<1>(at, one, b, first, seen[of_pair], at.scores + lane, at.dscores + lane);
       }
-      int64_t both = least(seen[0], seen[1]), longer = seen[1] > seen[0] ? 1 : 0;
-      if (both > 0) add_to_keys(at, tile[i], 0, kLanes + tile[i + 1].rows.count, 0, both, key);
-      if (seen[longer] > both) add_to_keys(at, tile[i + longer], longer * kLanes, tile[i + longer].rows.count, both, seen[longer], key);
+      int64_t both = least(seen[0].all, seen[1].all), longer = seen[1].all > seen[0].all ? 1 : 0;
+      if (both > 0) add_to_keys(at, tile[i], 0, kLanes + tile[i + 1].rows.count, first, 0, both, key);
+      if (seen[longer].all > both)
+        add_to_keys(at, tile[i + longer], longer * kLanes, tile[i + longer].rows.count, first, both, seen[longer].all, key);
     }
   }
 
-  // dv and dk of the keys [first, end) of the tile += the rows from `lane` on, which begin at `tile`.
-  void add_to_keys(const Buffers& at, const Tile& tile, int64_t lane, int64_t rows, int64_t first, int64_t end, int64_t key) const {
-    int64_t from = first * kPairLanes + lane, to = (key + first) * width_;
-    multiply_add_columns(end - first, width_, at.scores + from, kPairLanes, 1, tile.dout, width_, rows, at.dv + to, width_);
-    multiply_add_columns(end - first, width_, at.dscores + from, kPairLanes, 1, tile.q, width_, rows, at.dk + to, width_);
+  // dv and dk of the keys [begin, end) of the tile of keys at `first` += the rows from `lane` on, which begin at `tile`. Of each block of keys
+  // those rows alone that may see its first.
+  void add_to_keys(const Buffers& at, const Tile& tile, int64_t lane, int64_t rows, int64_t first, int64_t begin, int64_t end,
+                   int64_t key) const {
+    int64_t seen_by_all = tile.mask.first_limit - first, block = end - begin;
+    if (seen_by_all < end) block = seen_by_all - begin >= kBlockRows ? seen_by_all - begin : kBlockRows;
+    for (; begin < end; begin += block, block = kBlockRows) {
+      const int64_t keys = least(block, end - begin), skip = tile.mask.first_to_see(first + begin, least(rows, kLanes));
+      const int64_t from = begin * kPairLanes + lane + skip, to = (key + begin) * width_;
+      multiply_add_columns(keys, width_, at.scores + from, kPairLanes, 1, tile.dout + skip * width_, width_, rows - skip, at.dv + to, width_);
+      multiply_add_columns(keys, width_, at.dscores + from, kPairLanes, 1, tile.q + skip * width_, width_, rows - skip, at.dk + to, width_);
+    }
   }
 
   void layout(Tile& tile, const Buffers& at, int64_t index) const {
@@ -170,10 +190,17 @@ class AttentionBackward {
     k_.prefetch(shape_, b, g, first + from, to - from);
     v_.prefetch(shape_, b, g, first + from, to - from);
   }
-  void prefetch_rows(const Tile& tile) const {
-    tile.rows.prefetch(q_, shape_.size);
-    tile.rows.prefetch(dout_, shape_.size);
-    tile.rows.prefetch(out_, shape_.size);
+  void prefetch_key_gradients(int64_t b, int64_t g, int64_t first, int64_t count, int64_t share, int64_t shares) const {
+    for (int64_t i = count * share / shares; i < count * (share + 1) / shares; ++i) {
+      const int64_t at = shape_.key_offset(b, g, first + i);
+      if (gradients_.dk) prefetch_row<2>(gradients_.dk + at, shape_.size);
+      if (gradients_.dv) prefetch_row<2>(gradients_.dv + at, shape_.size);
+    }
+  }
+  void prefetch_rows(const RowOffsets& rows) const {
+    rows.prefetch(q_, shape_.size);
+    rows.prefetch(dout_, shape_.size);
+    rows.prefetch(out_, shape_.size);
   }
 
   void open(Tile& tile, int64_t b) const {
@@ -202,15 +229,19 @@ class AttentionBackward {
     for_each_vector(shape_.size, [&](int64_t d, auto part) { store(to + d, part.load(from + d)); });
   }
 
-  // Probabilities and their gradients, [count][kPairLanes], and what they add to dq.
+  // Probabilities and their gradients, [seen][kPairLanes], and what they add to dq.
   template <int vectors>
-  void visit(const Buffers& at, Tile& tile, int64_t b, int64_t first, int64_t count, bool masked, float* scores, float* dscores) const {
-    int64_t size = shape_.size;
-    multiply<vectors, Start::kZero>(count, at.keys, size, 1, tile.q_transposed, kLanes, size, scores, kPairLanes);
-    if (masked) tile.mask.template apply<vectors>(shape_, b, first, count, scores, kPairLanes);
-    multiply<vectors, Start::kZero>(count, at.values, size, 1, tile.dout_transposed, kLanes, size, dscores, kPairLanes);
+  void visit(const Buffers& at, Tile& tile, int64_t b, int64_t first, const SeenKeys& seen, float* scores, float* dscores) const {
+    constexpr int last = (vectors - 1) * Vec::width;
+    const int64_t size = shape_.size, alone = seen.first_vector * size, alone_scores = seen.first_vector * kPairLanes + last;
+    multiply<vectors, Start::kZero>(seen.first_vector, at.keys, size, 1, tile.q_transposed, kLanes, size, scores, kPairLanes);
+    multiply<1, Start::kZero>(seen.by_last_alone(), at.keys + alone, size, 1, tile.q_transposed + last, kLanes, size, scores + alone_scores, kPairLanes);
+    if (seen.masked) tile.mask.template apply<vectors>(shape_, b, first, seen, scores, kPairLanes);
+    multiply<vectors, Start::kZero>(seen.first_vector, at.values, size, 1, tile.dout_transposed, kLanes, size, dscores, kPairLanes);
+    multiply<1, Start::kZero>(seen.by_last_alone(), at.values + alone, size, 1, tile.dout_transposed + last, kLanes, size, dscores + alone_scores,
+                              kPairLanes);
     for (int v = 0; v < vectors; ++v) {
-      int64_t lane = v * Vec::width;
+      int64_t lane = v * Vec::width, count = seen.by_vector(v, vectors);
       Vec lse = load(tile.lse + lane), delta = load(tile.delta + lane);
       for (int64_t j = 0; j < count; ++j) {
         float *score = scores + j * kPairLanes + lane, *dscore = dscores + j * kPairLanes + lane;
@@ -218,8 +249,15 @@ class AttentionBackward {
         store(score, p);
         store(dscore, p * (load(dscore) - delta));
       }
+      // Rows of both vectors are summed over together.
+      for (int64_t j = count; j < seen.all; ++j) {
+        store(scores + j * kPairLanes + lane, splat(0.0f));
+        store(dscores + j * kPairLanes + lane, splat(0.0f));
+      }
     }
-    multiply<vectors, Start::kAdd>(size, at.keys, 1, size, dscores, kPairLanes, count, tile.dq_transposed, kLanes);
+    multiply<vectors, Start::kAdd>(size, at.keys, 1, size, dscores, kPairLanes, seen.first_vector, tile.dq_transposed, kLanes);
+    if (seen.by_last_alone() > 0)
+      multiply<1, Start::kAdd>(size, at.keys + alone, 1, size, dscores + alone_scores, kPairLanes, seen.by_last_alone(), tile.dq_transposed + last, kLanes);
   }
 
   void write_dq(const Tile& tile, int64_t part, bool any) const {

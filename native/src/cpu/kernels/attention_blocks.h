@@ -137,8 +137,20 @@ struct RowOffsets {
   }
 
   void prefetch(const float* base, int64_t size) const {
-    for (int64_t i = 0; i < count; ++i)
-      for (int64_t d = 0; d < size; d += 16) __builtin_prefetch(base + element[i] + d, 0, 2);
+    for (int64_t i = 0; i < count; ++i) prefetch_row<2>(base + element[i], size);
+  }
+};
+
+// Rows of a key-value head that are wanted next. They are asked for in shares between products: a head's rows lie far apart, where the hardware
+// does not look ahead, and all at once would fill the queue of outstanding loads.
+struct NextRows {
+  int64_t b = 0, g = 0, first = 0, count = 0;
+
+  // prefetch(rows) for share `index` of `of`.
+  template <class Prefetch>
+  void share(const AttentionShape& shape, int64_t index, int64_t of, const Prefetch& prefetch) const {
+    const int64_t end = first + count * (index + 1) / of;
+    for (int64_t row = first + count * index / of; row < end; row += kLanes) prefetch(RowOffsets(shape, b, g, row, least(kLanes, end - row)));
   }
 };
 
@@ -150,11 +162,9 @@ struct KeyValueSource {
 
   // Asks for keys [first, first + count): a head's rows lie far apart, where the hardware does not look ahead.
   void prefetch(const AttentionShape& shape, int64_t b, int64_t g, int64_t first, int64_t count) const {
-    int64_t bytes = bf16 ? 2 : 4, row_bytes = shape.size * bytes;
-    for (int64_t i = 0; i < count; ++i) {
-      const char* row = static_cast<const char*>(data) + shape.key_offset(b, g, first + i) * bytes;
-      for (int64_t at = 0; at < row_bytes; at += 64) __builtin_prefetch(row + at, 0, 2);
-    }
+    int64_t bytes = bf16 ? 2 : 4;
+    for (int64_t i = 0; i < count; ++i)
+      prefetch_row<2>(static_cast<const char*>(data) + shape.key_offset(b, g, first + i) * bytes, shape.size * bytes);
   }
 
   // tile[i] [stride] = keys first + i, zero from size to stride.

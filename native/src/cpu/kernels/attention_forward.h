@@ -17,11 +17,8 @@ class AttentionForward {
     int64_t work = least(shape_.rows, task_rows) * shape_.keys * shape_.size;
     int64_t together = work < 131072 ? 131072 / (work + 1) + 1 : 1;
     context.parallel((count + together - 1) / together, [&](int64_t group) {
-      for (int64_t task = group * together; task < least(count, (group + 1) * together); ++task) {
-        // Late rows first: under a causal mask they are the long ones.
-        int64_t part = parts - 1 - task % parts, head = task / parts;
-        run_task(context, head / shape_.groups, head % shape_.groups, part * task_rows, task_rows);
-      }
+      for (int64_t task = group * together; task < least(count, (group + 1) * together); ++task)
+        run_task(context, rows_of(task, parts, task_rows), task + 1 < count ? rows_of(task + 1, parts, task_rows) : NextRows{});
     });
   }
 
@@ -36,8 +33,16 @@ class AttentionForward {
     LaneMask mask;
   };
 
-  void run_task(Context& context, int64_t b, int64_t g, int64_t first_row, int64_t task_rows) const {
-    int64_t size = shape_.size, rows = least(task_rows, shape_.rows - first_row), tiles = (rows + kLanes - 1) / kLanes;
+  NextRows rows_of(int64_t task, int64_t parts, int64_t task_rows) const {
+    // Late rows first: under a causal mask they are the long ones.
+    int64_t first = (parts - 1 - task % parts) * task_rows, head = task / parts;
+    return {head / shape_.groups, head % shape_.groups, first, least(task_rows, shape_.rows - first)};
+  }
+
+  // `next`: the task that this thread probably takes next.
+  void run_task(Context& context, const NextRows& task, const NextRows& next) const {
+    const auto [b, g, first_row, rows] = task;
+    int64_t size = shape_.size, tiles = (rows + kLanes - 1) / kLanes;
     int64_t stride = 2 * size * kLanes + 3 * kLanes + LaneMask::kFloats;
     float* storage = static_cast<float*>(context.scratch(0, static_cast<size_t>(tiles * stride) * sizeof(float)));
     float* keys = static_cast<float*>(context.scratch(1, static_cast<size_t>(2 * kKeyTile * size) * sizeof(float)));
@@ -55,6 +60,7 @@ class AttentionForward {
     // A copy pays for itself where several tiles of rows read it.
     const bool in_place = tiles == 1 && !k_.bf16 && !v_.bf16;
     const int64_t key_row = in_place ? shape_.groups * size : size;
+    const int64_t visits = (end + kKeyTile - 1) / kKeyTile * tiles;
     for (int64_t first = 0; first < end; first += kKeyTile) {
       int64_t count = least(kKeyTile, end - first);
       const float *key = keys, *value = values;
@@ -64,19 +70,21 @@ class AttentionForward {
         value = static_cast<const float*>(v_.data) + shape_.key_offset(b, g, first);
       }
       for (int64_t i = 0; i < tiles; ++i) {
-        prefetch_keys(b, g, first + kKeyTile, end, i, tiles);
-        bool masked = false;
-        int64_t seen = tile[i].mask.visible_keys(shape_, b, first, count, masked);
-        if (seen == 0) continue;
+        const int64_t visit = first / kKeyTile * tiles + i;
+        if (first + kKeyTile < end) prefetch_keys(b, g, first + kKeyTile, end, i, tiles);
+        else if (next.count > 0) prefetch_keys(next.b, next.g, 0, shape_.key_length(next.b), i, tiles);
+        next.share(shape_, visit, visits, [&](const RowOffsets& of_next) { of_next.prefetch(q_, size); });
+        SeenKeys seen = tile[i].mask.visible_keys(shape_, b, first, count);
+        if (seen.all == 0) continue;
         if (!copied) {
           k_.copy(shape_, b, g, first, count, keys, size);
           v_.copy(shape_, b, g, first, count, values, size);
           copied = true;
         }
         if (tile[i].rows.count > Vec::width)
-          absorb<2>(tile[i], b, first, seen, masked, key, value, key_row, scores);
+          absorb<2>(tile[i], b, first, seen, key, value, key_row, scores);
         else
-          absorb<1>(tile[i], b, first, seen, masked, key, value, key_row, scores);
+          absorb<1>(tile[i], b, first, seen, key, value, key_row, scores);
       }
     }
     for (int64_t i = 0; i < tiles; ++i) close(tile[i]);
@@ -105,12 +113,15 @@ class AttentionForward {
   }
 
   template <int vectors>
-  void absorb(Tile& tile, int64_t b, int64_t first, int64_t count, bool masked, const float* keys, const float* values, int64_t key_row,
+  void absorb(Tile& tile, int64_t b, int64_t first, const SeenKeys& seen, const float* keys, const float* values, int64_t key_row,
               float* scores) const {
-    multiply<vectors, Start::kZero>(count, keys, key_row, 1, tile.q, kLanes, shape_.size, scores, kLanes);
-    if (masked) tile.mask.template apply<vectors>(shape_, b, first, count, scores, kLanes);
+    constexpr int last = (vectors - 1) * Vec::width;
+    const int64_t alone = seen.first_vector * key_row, alone_scores = seen.first_vector * kLanes + last;
+    multiply<vectors, Start::kZero>(seen.first_vector, keys, key_row, 1, tile.q, kLanes, shape_.size, scores, kLanes);
+    multiply<1, Start::kZero>(seen.by_last_alone(), keys + alone, key_row, 1, tile.q + last, kLanes, shape_.size, scores + alone_scores, kLanes);
+    if (seen.masked) tile.mask.template apply<vectors>(shape_, b, first, seen, scores, kLanes);
     for (int v = 0; v < vectors; ++v) {
-      int64_t lane = v * Vec::width;
+      int64_t lane = v * Vec::width, count = seen.by_vector(v, vectors);
       Vec old = load(tile.top + lane), top = old;
       for (int64_t j = 0; j < count; ++j) top = max(load(scores + j * kLanes + lane), top);
       // A row that has seen no key yet has no finite maximum to subtract.
@@ -125,7 +136,9 @@ class AttentionForward {
       store(tile.correction + lane, correction);
       store(tile.total + lane, fma(load(tile.total + lane), correction, total));
     }
-    multiply<vectors, Start::kScale>(shape_.size, values, 1, key_row, scores, kLanes, count, tile.out, kLanes, tile.correction);
+    multiply<vectors, Start::kScale>(shape_.size, values, 1, key_row, scores, kLanes, seen.first_vector, tile.out, kLanes, tile.correction);
+    if (seen.by_last_alone() > 0)
+      multiply<1, Start::kAdd>(shape_.size, values + alone, 1, key_row, scores + alone_scores, kLanes, seen.by_last_alone(), tile.out + last, kLanes);
   }
 
   void close(Tile& tile) const {

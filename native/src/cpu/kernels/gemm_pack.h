@@ -82,15 +82,11 @@ inline void widen(const T* from, float* to, int64_t count) {
 
 // Rows lie far apart, where the hardware does not look ahead by itself.
 constexpr int64_t kRowsAhead = 4;
-template <int level = 3, class T>
-inline void prefetch_row(const T* row, int64_t count) {
-  for (int64_t i = 0; i < count; i += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(row + i, 0, level);
-}
 
 // to = from; fetches `ahead`, a row that will be copied soon, on the way.
 template <class T>
 inline void copy_row(const T* from, float* to, int64_t count, const T* ahead) {
-  if (ahead) prefetch_row(ahead, count);
+  if (ahead) prefetch_row<3>(ahead, count);
   widen(from, to, count);
 }
 
@@ -121,7 +117,7 @@ void pack_b_typed(const Matrix& b, int64_t k0, int64_t depth, int64_t first, int
       float* block = to + (j0 - first) * depth;
       for (int64_t k = 0; k < depth; ++k) {
         const T* from = stored_row<T>(b, k0 + k) + j0;
-        if (k + 2 * kRowsAhead < depth) prefetch_row(stored_row<T>(b, k0 + k + 2 * kRowsAhead) + j0, count);
+        if (k + 2 * kRowsAhead < depth) prefetch_row<3>(stored_row<T>(b, k0 + k + 2 * kRowsAhead) + j0, count);
         int64_t j = 0;
         for (; j + kWide <= count; j += kWide)
 #pragma GCC unroll 4
@@ -185,7 +181,7 @@ template <class T>
 void pack_a_columns(const Matrix& a, int64_t row, int64_t count, int64_t k0, int64_t depth, float* to) {
   for (int64_t k = 0; k < depth; ++k) {
     const T* from = stored_row<T>(a, k0 + k) + row;
-    if (k + 4 * kRowsAhead < depth) prefetch_row(stored_row<T>(a, k0 + k + 4 * kRowsAhead) + row, count);
+    if (k + 4 * kRowsAhead < depth) prefetch_row<3>(stored_row<T>(a, k0 + k + 4 * kRowsAhead) + row, count);
     float* panel = to;
     for (int64_t i = 0; i < count; panel += panel_stride(depth)) {
       int rows = panel_rows(count - i);
