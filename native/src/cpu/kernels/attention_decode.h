@@ -25,6 +25,7 @@ class AttentionDecode {
 
  private:
   static constexpr int64_t kKeysTogether = 4, kLeastKeys = 32;
+  static constexpr int64_t kFetchedAhead = 8192;  // bytes
   static constexpr int64_t kMaxRows = kLanes < 16 ? kLanes : 16;
 
   // A task takes all heads of a part of a sequence's keys, which lie together in memory; how many parts is a function of the shape alone.
@@ -117,7 +118,8 @@ class AttentionDecode {
     const int64_t rows = shape_.rows;
     for (int64_t j = 0; j < count; j += kKeysTogether) {
       const int64_t some = least(kKeysTogether, count - j);
-      for (int64_t t = 0; t < some; ++t)
+      for (int64_t t = 0; t < some; ++t) {
+        prefetch_row<2>(keys.data + (j + t) * keys.key_stride + kFetchedAhead / sizeof(E), heads * keys.head_stride);
         for (int64_t i = 0; i < heads; ++i) {
           const E* key = keys.data + (j + t) * keys.key_stride + i * keys.head_stride;
           int64_t row = i * rows;
@@ -125,6 +127,7 @@ class AttentionDecode {
           for (; row + 4 <= end; row += 4) multiply_key<4>(q + row * width_, key, lanes + (row * kKeysTogether + t) * Vec::width);
           for (; row < end; ++row) multiply_key<1>(q + row * width_, key, lanes + (row * kKeysTogether + t) * Vec::width);
         }
+      }
       for (int64_t row = 0; row < heads * rows; ++row) {
         const float* of_row = lanes + row * kKeysTogether * Vec::width;
         sums_of_four(load(of_row), load(of_row + Vec::width), load(of_row + 2 * Vec::width), load(of_row + 3 * Vec::width),
@@ -150,7 +153,8 @@ class AttentionDecode {
   template <class E, class SumsOf>
   void add_weighted(int64_t heads, int64_t count, const float* weights, Tile<E> values, const SumsOf& sums_of) const {
     const int64_t rows = shape_.rows;
-    for (int64_t j = 0; j < count; ++j)
+    for (int64_t j = 0; j < count; ++j) {
+      prefetch_row<2>(values.data + j * values.key_stride + kFetchedAhead / sizeof(E), heads * values.head_stride);
       for (int64_t i = 0; i < heads; ++i) {
         const E* value = values.data + j * values.key_stride + i * values.head_stride;
         const float* weight = weights + i * rows * kKeyTile + j;
@@ -159,6 +163,7 @@ class AttentionDecode {
         for (; row + 4 <= rows; row += 4) add_value<4>(weight + row * kKeyTile, value, sums + row * width_);
         for (; row < rows; ++row) add_value<1>(weight + row * kKeyTile, value, sums + row * width_);
       }
+    }
   }
   template <int rows, class E>
   void add_value(const float* weights, const E* value, float* sums) const {
