@@ -133,7 +133,7 @@ class AttentionBackward {
       if (!last_keys) prefetch_keys(b, g, first + kKeyTile, end, i / 2, pairs);
       next.share(shape_, key / kKeyTile * pairs + i / 2, visits, [&](const RowOffsets& rows) { prefetch_rows(rows); });
       // What is written at the end.
-      if (last_keys && gradients_.dq)
+      if (last_keys && parts_ == 1 && gradients_.dq)
         for (int64_t of_pair = 0; of_pair < least(2, tiles - i); ++of_pair) tile[i + of_pair].rows.prefetch(gradients_.dq, shape_.size);
       if (last_rows) prefetch_key_gradients(b, g, first, count, i / 2, pairs);
       SeenKeys seen[2];

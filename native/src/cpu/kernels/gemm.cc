@@ -23,6 +23,25 @@ struct Later {
   bool rows_of_a = true;
 };
 
+// Rows in memory of `length` floats that are packed next: fetched into L2 a share at a time, by every tile.
+struct NextToPack {
+  const float* first = nullptr;
+  int64_t count = 0, length = 0, stride = 0;
+
+  void fetch_share(int64_t index, int64_t of) const {
+    for (int64_t r = count * index / of; r < count * (index + 1) / of; ++r) prefetch_row<2>(first + r * stride, length);
+  }
+};
+
+// The block of a with these rows and this part of k, as it is stored.
+NextToPack next_to_pack(const Gemm& g, const Plan& plan, Range rows, int64_t k0) {
+  if (g.a.bf16 || g.a.rows || reads_a_directly(g, plan)) return {};
+  const float* a = static_cast<const float*>(g.a.data);
+  const int64_t depth = at_most(g.k - k0, plan.depth);
+  if (g.a.transposed) return {a + k0 * g.a.stride + rows.first, depth, rows.count, g.a.stride};
+  return {a + rows.first * g.a.stride + k0, rows.count, depth, g.a.stride};
+}
+
 constexpr int64_t kFetchedPerStep = 16;  // bytes of Later to a step of k
 constexpr int64_t kColumnsAhead = 48;    // steps of k that columns of A are fetched ahead
 
@@ -34,8 +53,8 @@ MicroKernel kernel_for(int count, bool fetching) {
 
 // C[rows, columns] (+)= a[.., k0 .. k0 + depth] times packed B. `unpacked`: whole panels of B are not packed yet; the first panel of A does it
 // on its way, hidden behind its multiply-adds. `later` moves on by what was fetched of it.
-void run_block(Context& context, const Gemm& g, const Plan& plan, const Block& block, float* packed_b, bool unpacked, Later& later, float* c,
-               int64_t c_stride) {
+void run_block(Context& context, const Gemm& g, const Plan& plan, const Block& block, float* packed_b, bool unpacked, Later& later,
+               const NextToPack& next, float* c, int64_t c_stride) {
   const auto [row, rows] = block.rows;
   const auto [column, columns] = block.columns;
   const int64_t depth = block.depth;
@@ -46,6 +65,8 @@ void run_block(Context& context, const Gemm& g, const Plan& plan, const Block& b
     packed_a = static_cast<float*>(context.scratch(6, floats * sizeof(float)));
     pack_a(g.a, row, rows, block.k0, depth, packed_a);
   }
+  const int64_t all_tiles = panel_count(rows) * ceil_div(columns, kTileColumns);
+  int64_t tiles_done = 0;
   // Strips of B that stay in L2 while every row passes by.
   const int64_t strip = strip_columns(plan.depth);
   for (int64_t first = 0; first < columns; first += strip) {
@@ -97,6 +118,7 @@ void run_block(Context& context, const Gemm& g, const Plan& plan, const Block& b
           whole(depth, a, lda, panel_b, kTileColumns, to, c_stride, block.accumulate, 0, kPackedAhead, nullptr, beside);
         }
         if (block.finished) finish(g.epilogue, c, c_stride, row + i, count, column + j, width);
+        next.fetch_share(tiles_done++, all_tiles);
         for (int64_t r = tile * next_rows / tiles; !takes_rows && r < (tile + 1) * next_rows / tiles; ++r)
           prefetch_row<2>(a + (count + r) * lda, depth);
       }
@@ -177,18 +199,24 @@ void run_task(const Run& run, int64_t task) {
     return Block{tile.rows, of_columns, k0, at_most(g.k - k0, plan.depth), index > first || g.accumulate,
                  epilogue && index + 1 == last};
   };
-  // In pieces whose packed rows stay in L2.
-  auto run_rows = [&](Block block, float* b, bool unpacked, Later& later) {
+  // In pieces whose packed rows stay in L2. `then`: what is packed after the last of them.
+  auto run_rows = [&](Block block, float* b, bool unpacked, Later& later, const NextToPack& then) {
     for (int64_t i = 0; i < rows; i += kBlockRows) {
       block.rows = {row + i, at_most(rows - i, kBlockRows)};
-      run_block(run.context, g, plan, block, b, unpacked && i == 0, later, c, c_stride);
+      const Range following{row + i + kBlockRows, at_most(rows - i - kBlockRows, kBlockRows)};
+      const NextToPack next = following.count > 0 ? next_to_pack(g, plan, following, block.k0) : then;
+      run_block(run.context, g, plan, block, b, unpacked && i == 0, later, next, c, c_stride);
     }
   };
   Later nothing;
   if (plan.method == Method::shared) {
     for (int64_t index = first; index < last; ++index) {
       const Block block = block_of(index, tile.columns);
-      run_rows(block, run.packed + plan.packed + block.k0 * round_up(g.n, kTileColumns) + column * block.depth, false, nothing);
+      // After its last block this thread probably takes the rows that follow.
+      const int64_t following = index + 1 < last ? row : row + rows;
+      const Range rows_then{following, at_most(at_most(g.m - following, rows), kBlockRows)};
+      const NextToPack then = rows_then.count > 0 ? next_to_pack(g, plan, rows_then, index + 1 < last ? block.k0 + plan.depth : first * plan.depth) : NextToPack{};
+      run_rows(block, run.packed + plan.packed + block.k0 * round_up(g.n, kTileColumns) + column * block.depth, false, nothing, then);
     }
     return;
   }
@@ -215,7 +243,7 @@ void run_task(const Run& run, int64_t task) {
       const bool unpacked = rows > kTileRows && !g.b.transposed && !g.b.bf16 && !g.b.rows;
       const int64_t done = unpacked ? part.count / kTileColumns * kTileColumns : 0;
       pack_b(g.b, block.k0, block.depth, part.first + done, part.first + part.count, packed + done * block.depth);
-      run_rows(block, packed, unpacked, later);
+      run_rows(block, packed, unpacked, later, {});
     }
   }
 }
