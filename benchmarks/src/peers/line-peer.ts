@@ -1,14 +1,11 @@
 import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
 import { createInterface, type Interface } from "node:readline";
+import { BenchError } from "../errors.js";
 
 /** A peer that could not answer. */
-export class PeerError extends Error {
-  readonly code = "BENCH_PEER_FAILED";
-  readonly peer: string;
-
+export class PeerError extends BenchError {
   constructor(peer: string, message: string) {
-    super(`${peer}: ${message}`);
-    this.peer = peer;
+    super("BENCH_PEER_FAILED", `${peer}: ${message}`);
   }
 }
 
