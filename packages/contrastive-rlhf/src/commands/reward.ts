@@ -1,7 +1,7 @@
 import { defineCommand, loadTokenizer } from "@trefoil/core";
 import { z } from "zod";
 import { readPreferences } from "../data/index.js";
-import { trainRewardModel } from "../stages/index.js";
+import { trainRewardModel } from "../stages/reward-model.js";
 import { file, folder, outputFields, runOf, trainFields } from "./fields.js";
 import { writeTrainingReport } from "./reports.js";
 

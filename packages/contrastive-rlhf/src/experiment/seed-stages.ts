@@ -5,6 +5,7 @@ import { loadTokenizer, RUN_LAYOUT, readMetricsFile, type StageContext } from "@
 import { mean } from "../algorithm/index.js";
 import type { PreferenceText } from "../data/index.js";
 import { hashModelFolder } from "../models/index.js";
+import { sampleBaselines } from "../stages/baselines.js";
 import {
   defined,
   dpo,
@@ -17,11 +18,10 @@ import {
   RewardSum,
   respond,
   type ScoredSample,
-  sampleBaselines,
   sft,
   type TrainingSettings,
-  trainRewardModel,
 } from "../stages/index.js";
+import { trainRewardModel } from "../stages/reward-model.js";
 import {
   gold,
   pairsOf,
