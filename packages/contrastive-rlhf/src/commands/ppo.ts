@@ -1,18 +1,10 @@
 import { existsSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
-import { defineCommand, RUN_LAYOUT } from "@trefoil/core";
+import { defineCommand, defined, RUN_LAYOUT } from "@trefoil/core";
 import { z } from "zod";
 import { readPrompts } from "../data/index.js";
 import { RlhfError } from "../errors.js";
-import {
-  type BaselineSettings,
-  defined,
-  type PpoSettings,
-  plainPpo,
-  ppo,
-  respond,
-  type ScoredSample,
-} from "../stages/index.js";
+import { type BaselineSettings, type PpoSettings, plainPpo, ppo, respond, type ScoredSample } from "../stages/index.js";
 import {
   aggregationFields,
   aggregationOf,

@@ -1,13 +1,12 @@
 import { existsSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import { loadTokenizer, RUN_LAYOUT, readMetricsFile, type StageContext } from "@trefoil/core";
+import { defined, loadTokenizer, RUN_LAYOUT, readMetricsFile, type StageContext } from "@trefoil/core";
 import { mean } from "../algorithm/index.js";
 import type { PreferenceText } from "../data/index.js";
 import { hashModelFolder } from "../models/index.js";
 import { sampleBaselines } from "../stages/baselines.js";
 import {
-  defined,
   dpo,
   type GradientVariance,
   loadModelReward,

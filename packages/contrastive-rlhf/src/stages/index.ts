@@ -6,7 +6,6 @@ export {
   sampleBaselines as baselines,
 } from "./baselines.js";
 export { type ChatOptions, Conversation, chat, type ReplyOptions } from "./chat.js";
-export { defined } from "./defined.js";
 export { type DpoOptions, dpo } from "./dpo.js";
 export {
   type ComparedPair,

@@ -1,5 +1,6 @@
 import {
   compile,
+  defined,
   Llama,
   type LlamaSizes,
   namedState,
@@ -20,7 +21,6 @@ import {
 import { type DemonstrationText, EpisodeEncoder } from "../data/index.js";
 import { RlhfError } from "../errors.js";
 import { disposeParameters, type Episode, hashModelFolder, OpenPolicy } from "../models/index.js";
-import { defined } from "./defined.js";
 import { hashRows } from "./hash-rows.js";
 import { makeOptimizer, type OptimizerSettings } from "./optimizer.js";
 
