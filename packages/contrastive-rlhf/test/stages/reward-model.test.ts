@@ -1,4 +1,3 @@
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { compile, loadTokenizer, readJsonFile, type Tensor, tensor } from "@trefoil/core";
 import { describe, expect, test } from "vitest";
@@ -67,7 +66,6 @@ describe("reward model", () => {
     });
     expect((await loadTokenizer(output)).hash).toBe(tokenizer.hash);
     await expect(OpenRewardModel.open(policy)).rejects.toThrow(/no "score.weight"/);
-    await expect(readFile(join(output, "model.safetensors"))).resolves.toBeDefined();
     expect(mean(responses.map((r) => gold(r.promptText, r.responseText, r.ended)))).toBeLessThan(2.5);
   });
 });
