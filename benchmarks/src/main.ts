@@ -10,7 +10,7 @@ import { buildNativePrograms } from "./peers/native-programs.js";
 import { Peers } from "./peers/peers.js";
 import { recipeCases } from "./recipes/index.js";
 import { resultPage } from "./report/page.js";
-import { renderTable } from "./report/table.js";
+import { peerText, renderTable } from "./report/table.js";
 import { compareResults, renderChanges } from "./results/compare.js";
 import { readResult, writeResult } from "./results/files.js";
 import { appendHistory, historyEntry, readHistory } from "./results/history.js";
@@ -109,9 +109,7 @@ async function bench(suites: readonly Suite[], config: Config, context: CommandC
   const programs = await buildNativePrograms();
   using probe = new MachineProbe(programs("machine_probe"));
   using peers = await Peers.find({ programs, python, torchCompile, llama, libraries });
-  for (const peer of peers.records) {
-    context.progress.log(peer.status === "present" ? `${peer.name} ${peer.version}` : `${peer.name}: missing`);
-  }
+  for (const peer of peers.records) context.progress.log(peerText(peer));
   await probe.sample(machine.threads);
   const result: Result = {
     version: 1,

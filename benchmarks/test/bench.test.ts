@@ -63,6 +63,7 @@ test("measures every family, and writes a result that fits the schema with its p
   expect(page).toContain("Trefoil benchmarks");
   for (const { family } of measurements) expect(page).toContain(family);
   expect(output()).toContain("matmul nn");
+  for (const name of ["pytorch", "torch.compile", "llama.cpp"]) expect(output()).toContain(`\n${name} missing: `);
 });
 
 test("a second run of selected work is compared with the first, and the history grows", async () => {
