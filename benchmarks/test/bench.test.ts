@@ -1,8 +1,10 @@
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { main } from "../src/main.js";
+import { readResult } from "../src/results/files.js";
 import { measurementKey, type Result, resultSchema } from "../src/results/schema.js";
 
 let folder: string;
@@ -137,6 +139,13 @@ test("work that does not exist, a device that is not the CPU and a broken histor
   const broken = await refused("kernels", "--quick", "--only", "adamw", "--output", folder, "--history", history);
   expect(broken).toEqual({ code: 1, complaint: expect.stringContaining("line 1 is not a record of the history") });
   expect(await results()).toEqual(before);
+});
+
+test("results that are kept in the repository are of this version", async () => {
+  const kept = new URL("../results/", import.meta.url);
+  const names = (await readdir(kept)).filter((name) => name.endsWith(".json"));
+  expect(names.length).toBeGreaterThan(0);
+  for (const name of names) expect((await readResult(fileURLToPath(new URL(name, kept)))).measurements).not.toEqual([]);
 });
 
 test("a result of another version, or what is none, is named with what is wrong", async () => {
