@@ -51,6 +51,6 @@ export async function trainSeed(options: SeedOptions): Promise<boolean> {
     }
     return completed;
   } finally {
-    for (const parameter of model.namedParameters().values()) parameter.dispose();
+    model.dispose();
   }
 }

@@ -20,7 +20,7 @@ import {
 } from "@trefoil/core";
 import { type DemonstrationText, EpisodeEncoder } from "../data/index.js";
 import { RlhfError } from "../errors.js";
-import { disposeParameters, type Episode, hashModelFolder, OpenPolicy } from "../models/index.js";
+import { type Episode, hashModelFolder, OpenPolicy } from "../models/index.js";
 import { hashRows } from "./hash-rows.js";
 import { makeOptimizer, type OptimizerSettings } from "./optimizer.js";
 
@@ -105,7 +105,7 @@ export async function sft(options: SftOptions): Promise<boolean> {
     }
     return completed;
   } finally {
-    disposeParameters(model);
+    model.dispose();
   }
 }
 
