@@ -7,25 +7,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
+from torch_synth2 import Attention
 from transformers import DynamicCache, LlamaForCausalLM
-
-
-class CrossAttention(nn.Module):
-    def __init__(self, width, source, heads):
-        super().__init__()
-        self.heads = heads
-        self.queries, self.output = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
-        self.keys, self.values = nn.Linear(source, width, bias=False), nn.Linear(source, width, bias=False)
-
-    def split(self, x):
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-    def memory(self, source):
-        return self.split(self.keys(source)), self.split(self.values(source))
-
-    def forward(self, x, memory):
-        mixed = F.scaled_dot_product_attention(self.split(self.queries(x)), *memory)
-        return self.output(mixed.transpose(1, 2).flatten(2))
 
 
 class FeedForward(nn.Module):
@@ -41,7 +24,7 @@ class FeedForward(nn.Module):
 class PictureLayer(nn.Module):
     def __init__(self, width, heads):
         super().__init__()
-        self.norm, self.attention, self.mlp = nn.LayerNorm(width), CrossAttention(width, width, heads), FeedForward(width)
+        self.norm, self.attention, self.mlp = nn.LayerNorm(width), Attention(width, width, heads), FeedForward(width)
 
     def forward(self, x):
         inner = self.norm(x)
@@ -67,7 +50,7 @@ class ResamplerLayer(nn.Module):
     def __init__(self, width, heads):
         super().__init__()
         self.picture_norm, self.latent_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention, self.mlp = CrossAttention(width, width, heads), FeedForward(width)
+        self.attention, self.mlp = Attention(width, width, heads), FeedForward(width)
 
     def forward(self, latents, picture):
         queries = self.latent_norm(latents)
@@ -94,7 +77,7 @@ class Resampler(nn.Module):
 class GatedBlock(nn.Module):
     def __init__(self, width, source, heads):
         super().__init__()
-        self.norm, self.attention, self.mlp = nn.LayerNorm(width), CrossAttention(width, source, heads), FeedForward(width)
+        self.norm, self.attention, self.mlp = nn.LayerNorm(width), Attention(width, source, heads), FeedForward(width)
         self.attention_gate, self.mlp_gate = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
 
     def forward(self, x, memory):

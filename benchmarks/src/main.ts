@@ -1,14 +1,16 @@
+import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { type CommandContext, defineCommand, device, runCli, setDefaultDevice } from "@trefoil/core";
+import { type CommandContext, Device, defineCommand, runCli, setDefaultDevice, UsageError } from "@trefoil/core";
 import { z } from "zod";
+import { BenchError } from "./errors.js";
 import { kernelCases } from "./kernels/index.js";
-import { currentCommit, describeMachine, MachineProbe } from "./measure/machine.js";
+import { currentCommit, describeMachine, isIdle, MachineProbe } from "./measure/machine.js";
 import { buildNativePrograms } from "./peers/native-programs.js";
 import { Peers } from "./peers/peers.js";
 import { recipeCases } from "./recipes/index.js";
 import { resultPage } from "./report/page.js";
-import { renderTable } from "./report/table.js";
+import { peerText, renderTable } from "./report/table.js";
 import { compareResults, renderChanges } from "./results/compare.js";
 import { readResult, writeResult } from "./results/files.js";
 import { appendHistory, historyEntry, readHistory } from "./results/history.js";
@@ -84,13 +86,21 @@ async function bench(suites: readonly Suite[], config: Config, context: CommandC
     only.length === 0 || only.some((part) => `${family} ${name}`.includes(part));
   const selected = suites.map((suite) => ({ suite, cases: casesOf[suite](config.quick).filter(wanted) }));
   if (selected.every(({ cases }) => cases.length === 0)) {
-    throw new Error(
-      `nothing is called ${only.join(" or ")}: name a family such as matmul, attention, adamw, generation`,
-    );
+    const families = new Set(suites.flatMap((suite) => casesOf[suite](config.quick).map(({ family }) => family)));
+    throw new UsageError("BENCH_ONLY", `nothing is called ${only.join(" or ")}; there are ${[...families].join(", ")}`);
   }
-  setDefaultDevice(device("cpu", threads ? { threads } : {}));
-  const machine = describeMachine(device("cpu"));
-  if (machine.loadBefore > machine.cores * 0.3) {
+  const named = process.env.TREFOIL_DEVICE;
+  if (named && !/^cpu(:0)?$/.test(named)) {
+    const advice = "leave out --device and TREFOIL_DEVICE; native/lab/gpu.sh measures a GPU";
+    throw new UsageError("BENCH_DEVICE", `the benchmarks measure the CPU, not ${named}: ${advice}`);
+  }
+  // Before minutes of measurement, what could spoil them at the end.
+  const history = await readHistory(config.history);
+  await mkdir(config.output, { recursive: true });
+  const cpu = new Device("cpu:0", threads ? { threads } : {});
+  setDefaultDevice(cpu);
+  const machine = describeMachine(cpu);
+  if (!isIdle(machine)) {
     context.progress.warn(
       `the load average is ${machine.loadBefore.toFixed(1)} on ${machine.cores} cores: the numbers will not be fit to quote`,
     );
@@ -99,9 +109,7 @@ async function bench(suites: readonly Suite[], config: Config, context: CommandC
   const programs = await buildNativePrograms();
   using probe = new MachineProbe(programs("machine_probe"));
   using peers = await Peers.find({ programs, python, torchCompile, llama, libraries });
-  for (const peer of peers.records) {
-    context.progress.log(peer.status === "present" ? `${peer.name} ${peer.version}` : `${peer.name}: missing`);
-  }
+  for (const peer of peers.records) context.progress.log(peerText(peer));
   await probe.sample(machine.threads);
   const result: Result = {
     version: 1,
@@ -122,7 +130,11 @@ async function bench(suites: readonly Suite[], config: Config, context: CommandC
   }
   await probe.sample(machine.threads);
   result.machine.limits = probe.limits();
-  const history = await readHistory(config.history);
+  if (result.measurements.length === 0) {
+    const [failure] = result.failures;
+    if (failure) throw new BenchError("BENCH_RESULT", `nothing could be measured: ${failure.side}: ${failure.reason}`);
+    return;
+  }
   if (config.record && !context.signal.aborted) {
     const entry = historyEntry(result);
     await appendHistory(config.history, entry);

@@ -1,8 +1,10 @@
-import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { main } from "../src/main.js";
+import { readResult } from "../src/results/files.js";
 import { measurementKey, type Result, resultSchema } from "../src/results/schema.js";
 
 let folder: string;
@@ -36,7 +38,7 @@ async function results(): Promise<string[]> {
 const read = async (path: string): Promise<Result> => resultSchema.parse(JSON.parse(await readFile(path, "utf8")));
 
 test("measures every family, and writes a result that fits the schema with its page", async () => {
-  expect(await main(["all", ...flags(), "--record"])).toBe(0);
+  expect(await main([...flags(), "--record"])).toBe(0);
   const [path] = await results();
   const { measurements, failures, machine, peers } = await read(path!);
   expect(failures).toEqual([]);
@@ -63,6 +65,7 @@ test("measures every family, and writes a result that fits the schema with its p
   expect(page).toContain("Trefoil benchmarks");
   for (const { family } of measurements) expect(page).toContain(family);
   expect(output()).toContain("matmul nn");
+  for (const name of ["pytorch", "torch.compile", "llama.cpp"]) expect(output()).toContain(`\n${name} missing: `);
 });
 
 test("a second run of selected work is compared with the first, and the history grows", async () => {
@@ -82,9 +85,80 @@ test("a second run of selected work is compared with the first, and the history 
   }
 });
 
-test("work that does not exist is a failure, not an empty result", async () => {
-  const complaint = vi.spyOn(process.stderr, "write").mockImplementation(() => true);
-  expect(await main(["kernels", ...flags(), "--only", "transmogrify"])).toBe(1);
-  expect(complaint.mock.calls.join("")).toContain("nothing is called transmogrify");
-  complaint.mockRestore();
+test("every command of the README runs", async () => {
+  const readme = await readFile(new URL("../README.md", import.meta.url), "utf8");
+  const lines = [...readme.matchAll(/```sh\n(.*?)```/gs)]
+    .flatMap(([, block]) => block!.trim().split("\n"))
+    .map((line) => line.replace(/#.*/, "").trim());
+  expect(lines.length).toBeGreaterThan(4);
+  const [first, second] = await results();
+  for (const line of lines) {
+    const [program, script, ...words] = line.split(/\s+/);
+    expect([program, script]).toEqual(["pnpm", "bench"]);
+    printed.mockClear();
+    if (words[0] === "--compare") {
+      expect(words.slice(1)).toEqual(["old.json", "new.json"]);
+      expect(await main(["--compare", first!, second!]), line).toBe(0);
+      expect(output()).toContain("geometric mean");
+      continue;
+    }
+    // One case where the line names none; `--quick` is among the flags.
+    const small = words.includes("--only") ? [] : ["--only", words[0] === "recipes" ? "addon crossing" : "adamw"];
+    expect(await main([...words.filter((word) => word !== "--quick"), ...small, ...flags()]), line).toBe(0);
+    expect(output()).toMatch(/\.json\n.*\.html\n$/);
+  }
+}, 120_000);
+
+async function refused(...argv: string[]): Promise<{ code: number; complaint: string }> {
+  const written = vi.spyOn(process.stderr, "write").mockImplementation(() => true);
+  try {
+    const code = await main(argv);
+    const complaint = written.mock.calls.map(([text]) => String(text)).join("");
+    expect(complaint).not.toContain("    at ");
+    return { code, complaint };
+  } finally {
+    written.mockRestore();
+  }
+}
+
+test("work that does not exist, a device that is not the CPU and a broken history are refused before anything is measured", async () => {
+  const before = await results();
+  const { code, complaint } = await refused("kernels", ...flags(), "--only", "transmogrify");
+  expect(code).toBe(2);
+  expect(complaint).toMatch(/nothing is called transmogrify; there are .*attention/);
+
+  vi.stubEnv("TREFOIL_DEVICE", "cuda");
+  expect(await refused("kernels", ...flags(), "--only", "adamw")).toMatchObject({
+    code: 2,
+    complaint: expect.stringContaining("the benchmarks measure the CPU, not cuda"),
+  });
+  vi.unstubAllEnvs();
+
+  const history = join(folder, "broken.jsonl");
+  await writeFile(history, '{"version":2}\n');
+  const broken = await refused("kernels", "--quick", "--only", "adamw", "--output", folder, "--history", history);
+  expect(broken).toEqual({ code: 1, complaint: expect.stringContaining("line 1 is not a record of the history") });
+  expect(await results()).toEqual(before);
+});
+
+test("results that are kept in the repository are of this version", async () => {
+  const kept = new URL("../results/", import.meta.url);
+  const names = (await readdir(kept)).filter((name) => name.endsWith(".json"));
+  expect(names.length).toBeGreaterThan(0);
+  for (const name of names) expect((await readResult(fileURLToPath(new URL(name, kept)))).measurements).not.toEqual([]);
+});
+
+test("a result of another version, or what is none, is named with what is wrong", async () => {
+  const [first] = await results();
+  const other = join(folder, "other-version");
+  await writeFile(other, JSON.stringify({ ...(await read(first!)), version: 2 }));
+  expect(await refused("compare", first!, other)).toMatchObject({
+    code: 1,
+    complaint: expect.stringMatching(
+      /other-version is not a result that this version .*\(version: .*\): name a \.json/,
+    ),
+  });
+  await writeFile(other, "{torn");
+  expect((await refused("compare", other, first!)).complaint).toMatch(/other-version is not a result .*JSON/);
+  expect((await refused("compare", join(folder, "absent"), first!)).complaint).toContain("no such file");
 });

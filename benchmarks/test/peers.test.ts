@@ -37,6 +37,9 @@ test("a peer that reports an error or dies says why, and is no failure of ours",
   const dying = scripted(`console.error("out of luck"); process.exit(3)`).request("x");
   await expect(dying).rejects.toThrow(PeerError);
   await expect(dying).rejects.toThrow("out of luck");
+  await expect(scripted(`console.log("Welcome!")`).request("x")).rejects.toThrow(
+    'scripted: is not the program that was expected: it wrote "Welcome!"',
+  );
   const absent = new LinePeer("absent", "/no/such/program", []);
   opened.push(absent);
   await expect(absent.greeting()).rejects.toThrow(/ended without an answer/);

@@ -1,10 +1,10 @@
 # C++ tests: no Node needed. `ctest` after building the target `trefoil_tests`.
 enable_testing()
 
-# The vector functions of each instruction set as plain functions of arrays.
+# What tests look at inside of each instruction set: vector functions as plain functions of arrays, and how products are cut into tasks.
 set(TREFOIL_ISA_PROBES)
 foreach(isa ${TREFOIL_ISAS})
-  add_library(trefoil_probe_${isa} OBJECT EXCLUDE_FROM_ALL test/vector_math_probe.cc)
+  add_library(trefoil_probe_${isa} OBJECT EXCLUDE_FROM_ALL test/vector_math_probe.cc test/gemm_plan_probe.cc)
   target_link_libraries(trefoil_probe_${isa} PRIVATE trefoil_flags)
   foreach(property INCLUDE_DIRECTORIES COMPILE_DEFINITIONS COMPILE_OPTIONS)
     get_target_property(values trefoil_cpu_${isa} ${property})

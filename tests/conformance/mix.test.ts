@@ -12,7 +12,7 @@ beforeAll(async () => {
 });
 afterAll(() => rm(scratch, { recursive: true, force: true }));
 
-// Equal experts make a mixture compute what the dense model does, whatever the router says (btx.md §3.6): so the logits that
+// Equal experts make a mixture compute what the dense model does, whatever the router says: so the logits that
 // transformers gave for the dense folder are what the mixture must give. check_with_transformers.py asserts the same in Python.
 describe.each(["mha", "gqa", "tied", "llama3"])("a mixture of two copies of %s", (variant) => {
   it.each(["legacy", "fused"] as const)(

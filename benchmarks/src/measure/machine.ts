@@ -61,6 +61,12 @@ export function describeMachine(device: Device): Omit<Result["machine"], "limits
   };
 }
 
+/** Above this share of its cores a machine was doing something else, and the numbers are not to be quoted. */
+const idleLoad = 0.3;
+
+export const isIdle = ({ loadBefore, cores }: Pick<Result["machine"], "loadBefore" | "cores">): boolean =>
+  loadBefore <= idleLoad * cores;
+
 /** The commit that is measured, with `+` where files differ from it; null outside a git checkout. */
 export async function currentCommit(): Promise<string | null> {
   const cwd = fileURLToPath(new URL("../..", import.meta.url));

@@ -1,14 +1,11 @@
 import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
 import { createInterface, type Interface } from "node:readline";
+import { BenchError } from "../errors.js";
 
 /** A peer that could not answer. */
-export class PeerError extends Error {
-  readonly code = "BENCH_PEER_FAILED";
-  readonly peer: string;
-
+export class PeerError extends BenchError {
   constructor(peer: string, message: string) {
-    super(`${peer}: ${message}`);
-    this.peer = peer;
+    super("BENCH_PEER_FAILED", `${peer}: ${message}`);
   }
 }
 
@@ -53,7 +50,7 @@ export class LinePeer implements Disposable {
     this.#lines = this.#interface[Symbol.asyncIterator]();
   }
 
-  /** The next line that the peer writes by itself: its greeting. @throws PeerError */
+  /** The next line that the peer writes by itself: its greeting. @throws PeerError also where it is no JSON */
   async greeting<T>(): Promise<T> {
     return await this.#answer<T>();
   }
@@ -74,7 +71,14 @@ export class LinePeer implements Disposable {
       throw new PeerError(this.name, `ended without an answer${words ? `: ${words}` : ""}`);
     }
     if (canPause) this.#child.kill("SIGSTOP");
-    return JSON.parse(value) as T;
+    try {
+      return JSON.parse(value) as T;
+    } catch {
+      throw new PeerError(
+        this.name,
+        `is not the program that was expected: it wrote ${JSON.stringify(value.slice(0, 80))}`,
+      );
+    }
   }
 
   /** Lets the program end by the end of its input. */

@@ -2,6 +2,7 @@ import { execFile } from "node:child_process";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
+import { BenchError } from "../errors.js";
 
 const run = promisify(execFile);
 const source = fileURLToPath(new URL("../../native", import.meta.url));
@@ -14,7 +15,8 @@ export async function buildNativePrograms(): Promise<(program: string) => string
     await run("cmake", ["--build", folder, "--config", "Release"]);
   } catch (cause) {
     const output = (cause as { stderr?: string }).stderr?.trim().split("\n").slice(-8).join("\n");
-    throw new Error(
+    throw new BenchError(
+      "BENCH_BUILD",
       `the benchmark programs under ${source} could not be built: install CMake and a C++20 compiler\n${output ?? ""}`,
       { cause },
     );

@@ -33,6 +33,7 @@ export class Peers implements Disposable {
     for (const name of blasLibraries) await peers.#addBlas(name, options);
     await peers.#addTorch("pytorch", false, options.python);
     if (options.torchCompile) await peers.#addTorch("torch.compile", true, options.python);
+    else peers.#miss("torch.compile", "ask for it with --torch-compile; every case is compiled first");
     await peers.#addLlama(options.llama);
     return peers;
   }
@@ -44,14 +45,7 @@ export class Peers implements Disposable {
   }
 
   async #addTorch(name: string, compile: boolean, python: string | undefined): Promise<void> {
-    if (!python) {
-      this.records.push({
-        name,
-        status: "missing",
-        reason: "name a Python that has torch and transformers with --python",
-      });
-      return;
-    }
+    if (!python) return this.#miss(name, "name a Python that has torch and transformers with --python");
     const script = fileURLToPath(new URL("../../peers/torch_peer.py", import.meta.url));
     // One compiling process: a pool of them would outlive the measurement.
     const process = new LinePeer(name, python, [script], { TORCHINDUCTOR_COMPILE_THREADS: "1", HF_HUB_OFFLINE: "1" });
@@ -60,14 +54,14 @@ export class Peers implements Disposable {
 
   async #addLlama(folder: string | undefined): Promise<void> {
     const name = "llama.cpp";
-    if (!folder) {
-      const reason = "name a folder where node-llama-cpp is installed with --llama";
-      this.records.push({ name, status: "missing", reason });
-      return;
-    }
+    if (!folder) return this.#miss(name, "name a folder where node-llama-cpp is installed with --llama");
     const script = fileURLToPath(new URL("../../peers/llama_peer.mjs", import.meta.url));
     const peer = new LinePeer(name, process.execPath, [script, resolve(folder)]);
     await this.#greet(peer, () => this.#open.push({ kind: "llama", process: peer }));
+  }
+
+  #miss(name: string, reason: string): void {
+    this.records.push({ name, status: "missing", reason });
   }
 
   async #greet(process: LinePeer, keep: () => void): Promise<void> {
@@ -75,14 +69,14 @@ export class Peers implements Disposable {
     try {
       const { version, missing } = await process.greeting<{ version?: string; missing?: string }>();
       if (missing !== undefined) {
-        this.records.push({ name, status: "missing", reason: missing });
         process[Symbol.dispose]();
-        return;
+        return this.#miss(name, missing);
       }
       this.records.push({ name, status: "present", version: version ?? "unknown" });
       keep();
     } catch (error) {
-      this.records.push({ name, status: "missing", reason: (error as Error).message });
+      process[Symbol.dispose]();
+      this.#miss(name, (error as Error).message);
     }
   }
 

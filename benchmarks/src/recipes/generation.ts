@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ByteTokenizer, createModel, Generator, saveGguf } from "@trefoil/core";
 import type { Case, LlamaTask } from "../measure/side.js";
-import { disposeModel, forwardFlops, type ModelSize, modelConfig } from "./models.js";
+import { forwardFlops, type ModelSize, modelConfig } from "./models.js";
 
 interface GenerationTask {
   size: ModelSize;
@@ -76,7 +76,7 @@ function generation(task: GenerationTask): Case {
         details: { parameters: model.parameterCount() },
         async close() {
           generator.dispose();
-          disposeModel(model);
+          model.dispose();
           if (folder) await rm(folder, { recursive: true, force: true });
         },
       };

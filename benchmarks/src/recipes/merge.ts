@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { mix } from "@trefoil/btx";
 import { saveModel } from "@trefoil/core";
 import type { Case } from "../measure/side.js";
-import { buildModel, denseParameters, disposeModel, type ModelSize, modelConfig } from "./models.js";
+import { buildModel, denseParameters, type ModelSize, modelConfig } from "./models.js";
 
 /** Branch-Train-MiX's merge of dense checkpoints into one mixture, verified, from disk to disk. */
 function merge(size: ModelSize, experts: number): Case {
@@ -23,7 +23,7 @@ function merge(size: ModelSize, experts: number): Case {
       const config = { ...modelConfig(size, 0, 256), family: "llama" as const, eosTokenIds: [0] };
       const branch = buildModel(size, 0, 256);
       for (const path of branches) await saveModel(branch, path, { config });
-      disposeModel(branch);
+      branch.dispose();
       return {
         side: {
           name: "trefoil",

@@ -36,10 +36,6 @@ export function denseParameters(size: ModelSize): { all: number; feedForward: nu
 export const buildModel = (size: ModelSize, experts: number, maxPositions: number): CausalLM =>
   createModel(modelConfig(size, experts, maxPositions));
 
-export function disposeModel(model: CausalLM): void {
-  for (const parameter of model.namedParameters().values()) parameter.dispose();
-}
-
 /**
  * Floating-point operations of a forward pass for each token: two for every weight that it meets, and causal attention over half of
  * `sequence` keys on average. @param experts of which two are visited; 0: dense

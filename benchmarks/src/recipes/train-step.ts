@@ -1,6 +1,6 @@
 import { AdamW, compile, Device, defaultDevice, gradients, setDefaultDevice, type Tensor, tensor } from "@trefoil/core";
 import type { Case, Opened } from "../measure/side.js";
-import { buildModel, disposeModel, forwardFlops, type ModelSize, modelConfig } from "./models.js";
+import { buildModel, forwardFlops, type ModelSize, modelConfig } from "./models.js";
 
 interface TrainStep {
   size: ModelSize;
@@ -39,7 +39,7 @@ async function openStep(name: string, task: TrainStep): Promise<Opened> {
     },
     details: { parameters: model.parameterCount(), arenaBytes: step.memory(tokens!, targets!).arenaBytes },
     close() {
-      disposeModel(model);
+      model.dispose();
       for (const state of optimizer.namedState().values()) state.dispose();
     },
   };

@@ -1,10 +1,8 @@
 import type { Report, Section, TableColumn } from "@trefoil/core";
+import { isIdle } from "../measure/machine.js";
 import { familyTrend, type HistoryEntry } from "../results/history.js";
 import type { Measurement, Result } from "../results/schema.js";
 import { meanRatios, otherNames } from "./table.js";
-
-/** Above this share of the cores the machine was not idle, and the numbers are not to be quoted. */
-const idleLoad = 0.3;
 
 const gigabytes = (bytes: number): string => (bytes / 2 ** 30).toFixed(0);
 
@@ -14,7 +12,7 @@ export function resultPage(result: Result, history: readonly HistoryEntry[]): Re
   const usual = machine.limits.find(({ threads }) => threads === machine.threads);
   const families = [...new Set(measurements.map(({ family }) => family))];
   const sections: Section[] = [];
-  if (machine.loadBefore > idleLoad * machine.cores) {
+  if (!isIdle(machine)) {
     sections.push({
       kind: "note",
       tone: "warning",

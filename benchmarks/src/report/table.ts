@@ -1,5 +1,5 @@
 import { geometricMean, type Spread } from "../measure/statistics.js";
-import type { Measurement, Result } from "../results/schema.js";
+import type { Measurement, PeerRecord, Result } from "../results/schema.js";
 
 const largeSteps = [
   [1e9, "G"],
@@ -55,8 +55,12 @@ export function meanRatios(measurements: readonly Measurement[], other: string):
   return new Map([...byFamily].map(([family, values]) => [family, geometricMean(values)]));
 }
 
-/** The result as text: one table for each family, ratios above 1 where we are faster. */
-export function renderTable({ measurements }: Result): string {
+/** `blis 0.9.0`, or `pytorch missing: name a Python …`. */
+export const peerText = (peer: PeerRecord): string =>
+  peer.status === "present" ? `${peer.name} ${peer.version}` : `${peer.name} missing: ${peer.reason.split("\n")[0]}`;
+
+/** The result as text: one table for each family, ratios above 1 where we are faster; then the peers. */
+export function renderTable({ measurements, peers }: Result): string {
   const families = [...new Set(measurements.map(({ family }) => family))];
   const blocks = families.map((family) => {
     const members = measurements.filter((each) => each.family === family);
@@ -83,5 +87,5 @@ export function renderTable({ measurements }: Result): string {
     const total = members.length > 1 && others.length > 0 ? [["  geometric mean", "", "", "", ...means]] : [];
     return [textTable([head, ...rows, ...total]), ...scored].join("\n");
   });
-  return `${blocks.join("\n\n")}\n`;
+  return `${[...blocks, peers.map(peerText).join("\n")].join("\n\n")}\n`;
 }

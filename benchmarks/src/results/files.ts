@@ -1,7 +1,8 @@
 import { existsSync } from "node:fs";
-import { mkdir, readFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type Report, writeFileAtomic, writeReport } from "@trefoil/core";
+import { type Report, reasonOf, writeFileAtomic, writeReport } from "@trefoil/core";
+import { BenchError } from "../errors.js";
 import { type Result, resultSchema } from "./schema.js";
 
 const slug = (text: string): string =>
@@ -17,7 +18,6 @@ export async function writeResult(
   result: Result,
   page: Report,
 ): Promise<{ json: string; html: string }> {
-  await mkdir(folder, { recursive: true });
   const base = join(folder, `${result.date.slice(0, 10)}-${slug(result.machine.cpu)}`);
   let path = base;
   for (let run = 2; existsSync(`${path}.json`); run++) path = `${base}-${run}`;
@@ -27,11 +27,12 @@ export async function writeResult(
   return { json, html };
 }
 
-/** @throws Error saying what in the file is not a result */
+/** @throws BenchError saying what in the file is not a result of this version */
 export async function readResult(path: string): Promise<Result> {
   try {
     return resultSchema.parse(JSON.parse(await readFile(path, "utf8")));
   } catch (cause) {
-    throw new Error(`${path} is not a benchmark result: ${(cause as Error).message}`, { cause });
+    const reason = `${path} is not a result that this version of the benchmarks wrote (${reasonOf(cause)})`;
+    throw new BenchError("BENCH_RESULT", `${reason}: name a .json that it did`, { cause });
   }
 }

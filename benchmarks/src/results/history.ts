@@ -1,6 +1,7 @@
 import { appendFile, mkdir, readFile } from "node:fs/promises";
 import { dirname } from "node:path";
 import { z } from "zod";
+import { BenchError } from "../errors.js";
 import { geometricMean } from "../measure/statistics.js";
 import type { Result } from "./schema.js";
 
@@ -62,7 +63,13 @@ export async function readHistory(path: string): Promise<HistoryEntry[]> {
       try {
         return entrySchema.parse(JSON.parse(line));
       } catch (cause) {
-        throw new Error(`${path}: line ${i + 1} is not a record of the history; mend or remove it`, { cause });
+        throw new BenchError(
+          "BENCH_HISTORY",
+          `${path}: line ${i + 1} is not a record of the history; mend or remove it`,
+          {
+            cause,
+          },
+        );
       }
     });
 }

@@ -4,7 +4,8 @@
 // 0.6 with averages. Inputs are in the page cache where memory holds them; Node's start is not counted (printed apart).
 // --mergekit times mergekit-moe on the same folders too; its recipe follows mergekit's documentation, and has not been run with it.
 // Needs an otherwise idle machine, and free disk of eleven times --gigabytes.
-//   node scripts/merge-speed.mjs [--gigabytes 2] [--rounds 5] [--dtype F32] [--folder where] [--mergekit path of mergekit-moe]
+//   node scripts/merge-speed.mjs [--gigabytes 2] [--vocabulary 32000] [--rounds 5] [--dtype F32] [--folder where]
+//     [--mergekit path of mergekit-moe]
 import { spawnSync } from "node:child_process";
 import { randomFillSync } from "node:crypto";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -16,6 +17,7 @@ import { encodeFloats, llamaConfigJson, ModelFolderWriter } from "@trefoil/core"
 const { values: flags } = parseArgs({
   options: {
     gigabytes: { type: "string", default: "2" },
+    vocabulary: { type: "string", default: "32000" },
     rounds: { type: "string", default: "5" },
     dtype: { type: "string", default: "F32" },
     folder: { type: "string" },
@@ -24,7 +26,7 @@ const { values: flags } = parseArgs({
 });
 const dtypes = { F32: "float32", BF16: "bfloat16" };
 const bytesPerElement = { F32: 4, BF16: 2 }[flags.dtype];
-const size = { vocabSize: 32_000, hiddenSize: 1024, intermediateSize: 2816 };
+const size = { vocabSize: Number(flags.vocabulary), hiddenSize: 1024, intermediateSize: 2816 };
 
 function config(layers) {
   const rest = { rmsNormEps: 1e-5, ropeTheta: 1e4, tieWordEmbeddings: false, maxPositions: 2048, eosTokenIds: [2] };

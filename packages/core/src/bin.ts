@@ -7,6 +7,6 @@ const { version } = createRequire(import.meta.url)("../package.json") as { versi
 process.exitCode = await runCli({
   name: "trefoil",
   version,
-  summary: "Looks after the Trefoil engine of this machine.",
+  summary: "The Trefoil engine of this machine.",
   commands: [doctor],
 });

@@ -16,9 +16,12 @@ export const averageCommand = defineCommand({
       .min(2)
       .describe("Folders of the checkpoints; the first gives the tokenizer.")
       .meta({ placeholder: "folders" }),
-    weights: z.array(z.number().nonnegative()).default([]).describe("What each counts; by default all the same."),
+    weights: z.array(z.number().nonnegative()).default([]).describe("Weight of each; equal by default."),
     output: folder("Folder to write."),
-    outputDtype: z.enum(["auto", "F32", "BF16", "F16"]).default("auto").describe("auto: as the checkpoints hold them."),
+    outputDtype: z
+      .enum(["auto", "F32", "BF16", "F16"])
+      .default("auto")
+      .describe("Dtype of the tensors; auto: as in the checkpoints."),
     overwrite: z.boolean().default(false).describe("Replace an existing output."),
   }),
   run: async ({ models, weights, ...rest }, { stdout }) => {

@@ -49,12 +49,12 @@ export const ensembleCommand = defineCommand({
       .enum(ensembleMeans)
       .default("arithmetic")
       .describe("arithmetic: weighted sum of probabilities; geometric: weighted product of them, normalised."),
-    topK: z.number().int().positive().optional().describe("Models that count, at most. Default: all."),
-    temperature: z.number().positive().default(0.1).describe("T of distance."),
-    prior: z.array(z.number().positive()).default([]).describe("Of bayes; by default all the same."),
+    topK: z.number().int().positive().optional().describe("At most this many models count. Default: all."),
+    temperature: z.number().positive().default(0.1).describe("T of the distance rule."),
+    prior: z.array(z.number().positive()).default([]).describe("Prior of each model under bayes; equal by default."),
     prompt: z.string().min(1).optional().describe("Text to continue; without it held-out text is scored."),
     maxNewTokens: z.number().int().positive().default(200).describe("Tokens to add at most.").meta({ unit: "tokens" }),
-    sampling: z.number().nonnegative().default(0).describe("Temperature of drawing tokens; 0: the likeliest."),
+    sampling: z.number().nonnegative().default(0).describe("Sampling temperature; 0: the most likely token."),
     seed: z.number().int().nonnegative().default(0).describe("The same seed draws the same tokens."),
     weights: z
       .string()

@@ -38,7 +38,7 @@ export const evaluateCommand = defineCommand({
     tasks: z
       .array(z.enum(taskNames))
       .default([...taskNames])
-      .describe("What is asked, one right answer each."),
+      .describe("Kinds of questions, with one right answer each."),
     problems: z
       .number()
       .int()

@@ -43,13 +43,13 @@ const domainSource = z.strictObject({
     .number()
     .nonnegative()
     .default(1)
-    .describe("Share of the rows where domains are trained on together; weights need not sum to one."),
+    .describe("Relative share of the rows where domains are trained on together; weights need not sum to one."),
   field: z.string().min(1).default("text").describe("Field of a JSON line that holds the text."),
   format: z
     .enum(["text", "chat"])
     .default("text")
     .describe(
-      "chat: JSON lines with messages, or prompt and completion; only what the assistant says is learnt, and the tokenizer's chat template is applied.",
+      "chat: JSON lines with messages, or prompt and completion; the tokenizer's chat template is applied, and the loss counts only what the assistant says.",
     ),
   unit: z.enum(["file", "paragraph", "line"]).default("file").describe("What one document of a text file is."),
   extensions: z.array(z.string()).default([".txt", ".md", ".jsonl", ".ndjson"]).describe("Files read of a folder."),
@@ -80,13 +80,13 @@ export const dataFields = z.strictObject({
   duplicates: z
     .enum(["drop", "keep"])
     .default("drop")
-    .describe("Documents of a source whose text came before, white space aside."),
+    .describe("What to do with documents of a source whose text occurred before, ignoring white space."),
   nearCopyShare: z
     .number()
     .gt(0)
     .max(1)
     .default(0.5)
-    .describe("A document is left out of training when this share of its runs of 13 words stands in held-out text."),
+    .describe("A document is left out of training when this share of its 13-word runs also occurs in held-out text."),
   cache: folder("Tokenized text is kept here and used again.").default("btx-data"),
 });
 export type DataConfig = z.output<typeof dataFields>;
@@ -116,7 +116,7 @@ export const trainFields = (defaults: { steps: number; learningRate: number }) =
       .number()
       .positive()
       .default(defaults.learningRate)
-      .describe("Peak learning rate; falls along a cosine to a tenth of it."),
+      .describe("Peak learning rate; falls along a cosine to a tenth of that."),
     warmupSteps: z
       .number()
       .int()
@@ -125,7 +125,7 @@ export const trainFields = (defaults: { steps: number; learningRate: number }) =
       .describe("Steps over which the rate rises from 0.")
       .meta({ unit: "steps" }),
     weightDecay: z.number().nonnegative().default(0.1).describe("AdamW's decay of matrices; norms are not decayed."),
-    clipNorm: z.number().positive().default(1).describe("Gradients longer than this are scaled down to it."),
+    clipNorm: z.number().positive().default(1).describe("Gradients with a larger norm are scaled down to it."),
     seed: z
       .number()
       .int()
@@ -145,7 +145,7 @@ export const trainFields = (defaults: { steps: number; learningRate: number }) =
       .int()
       .positive()
       .default(1)
-      .describe("A batch is computed in so many parts whose gradients are summed: less memory, the same update.")
+      .describe("Parts in which a batch is computed; their gradients are summed: less memory, the same update.")
       .meta({ unit: "parts" }),
     documents: z
       .enum(documentLayouts)
@@ -156,5 +156,5 @@ export const trainFields = (defaults: { steps: number; learningRate: number }) =
     recompute: z
       .boolean()
       .default(false)
-      .describe("Keep the inputs of blocks alone for the backward pass and compute the rest again: less memory."),
+      .describe("Keep only the inputs of blocks for the backward pass and recompute the rest: less memory."),
   }) satisfies z.ZodType<TrainSettings>;

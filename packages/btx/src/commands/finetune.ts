@@ -57,12 +57,12 @@ export const finetuneCommand = defineCommand({
           .describe(
             "How routers choose, kept in config.json; by default as the mixture says. top-k: softmax of the kept logits; raw-top-k: kept values of the softmax; switch: one expert of limited capacity; sample-top-1: one expert, drawn in training; soft: all.",
           ),
-        expertsPerToken: z.number().int().positive().optional().describe("Of top-k and raw-top-k."),
+        expertsPerToken: z.number().int().positive().optional().describe("K of top-k and raw-top-k."),
         capacityFactor: z
           .number()
           .positive()
           .default(1.5)
-          .describe("Of switch: room for this many times the even share."),
+          .describe("Capacity of an expert under switch, as a multiple of the even share."),
         softFirstLayer: z
           .boolean()
           .default(false)
@@ -71,8 +71,8 @@ export const finetuneCommand = defineCommand({
           .number()
           .nonnegative()
           .default(1e-4)
-          .describe("Of sample-top-1: the temperature falls as exp(-rate step)."),
-        temperatureFloor: z.number().positive().default(0.5).describe("Of sample-top-1: the least temperature."),
+          .describe("Under sample-top-1 the temperature falls as exp(-rate step)."),
+        temperatureFloor: z.number().positive().default(0.5).describe("Lowest temperature of sample-top-1."),
       })
       .prefault({}),
     data: dataFields.prefault({}),

@@ -14,14 +14,14 @@ export const generateCommand = defineCommand({
     model: folder("Folder of a dense model or a mixture."),
     prompt: z.string().min(1).describe("Text to continue."),
     maxNewTokens: z.number().int().positive().default(200).describe("Tokens to add at most.").meta({ unit: "tokens" }),
-    temperature: z.number().nonnegative().default(0).describe("0: always the likeliest token."),
-    topK: z.number().int().nonnegative().default(0).describe("Draw from the K likeliest tokens; 0: from all."),
+    temperature: z.number().nonnegative().default(0).describe("Sampling temperature; 0: always the most likely token."),
+    topK: z.number().int().nonnegative().default(0).describe("Sample from the K most likely tokens; 0: from all."),
     topP: z
       .number()
       .gt(0)
       .max(1)
       .default(1)
-      .describe("Draw from the likeliest tokens that together have this probability."),
+      .describe("Sample from the most likely tokens that together have this probability."),
     seed: z.number().int().nonnegative().default(0).describe("The same seed draws the same tokens."),
   }),
   run: async ({ model: path, prompt, maxNewTokens, ...sampling }, { signal, stdout }) => {

@@ -29,7 +29,7 @@ export const mixCommand = defineCommand({
     names: z
       .array(z.string().min(1))
       .default([])
-      .describe("What the experts are called; by default as their folders.")
+      .describe("Names of the experts; by default those of their folders.")
       .meta({ placeholder: "names" }),
     output: folder("Folder to write."),
     arrange: z
@@ -46,13 +46,17 @@ export const mixCommand = defineCommand({
     weights: z
       .array(z.number().nonnegative())
       .default([])
-      .describe("What each checkpoint counts in the average, the generalist last; by default all the same."),
+      .describe("Weight of each checkpoint in the average, the generalist last; equal by default."),
     expertsPerToken: z.number().int().positive().default(2).describe("Experts that each token visits."),
     router: z
       .discriminatedUnion("kind", [
         z.strictObject({
-          kind: z.literal("random").describe("Normal numbers, to be finetuned."),
-          standardDeviation: z.number().nonnegative().default(0.02).describe("Of the router's weights."),
+          kind: z.literal("random").describe("Random normal weights, to be finetuned."),
+          standardDeviation: z
+            .number()
+            .nonnegative()
+            .default(0.02)
+            .describe("Standard deviation of the router's weights."),
           seed: z.number().int().nonnegative().default(0).describe("The same seed gives the same router."),
         }),
         z.strictObject({
@@ -68,7 +72,7 @@ export const mixCommand = defineCommand({
             .number()
             .positive()
             .default(4)
-            .describe("Factor on the solution: larger sends tokens more decidedly."),
+            .describe("Factor on the solution; a larger one makes routing more decided."),
           tokens: z
             .number()
             .int()
@@ -88,7 +92,7 @@ export const mixCommand = defineCommand({
     outputDtype: z
       .enum(["auto", "F32", "BF16", "F16"])
       .default("auto")
-      .describe("auto: as the checkpoints hold each tensor, F32 where they differ."),
+      .describe("Dtype of the tensors; auto: as in the checkpoints, F32 where they differ."),
     shardSize: z.number().positive().default(5e9).describe("Largest weight file.").meta({ unit: "bytes" }),
     routerAuxLossCoef: z
       .number()

@@ -22,7 +22,7 @@ export const quickstartCommand = defineCommand({
   ],
   schema: z.strictObject({
     run: folder("Run directory for text, models, metrics and the report. Default: runs/quickstart-TIME.").optional(),
-    resume: z.boolean().default(false).describe("Go on where the run in --run stopped."),
+    resume: z.boolean().default(false).describe("Continue where the run in --run stopped."),
     data: z.strictObject({ domains, heldOut, maxBytes, roots }).prefault({}),
     model: modelFields({
       hiddenSize: 128,
@@ -36,7 +36,7 @@ export const quickstartCommand = defineCommand({
       .strictObject({
         batch: size(8, "Rows of a batch."),
         sequence: size(128, "Tokens of a row."),
-        seed: z.number().int().nonnegative().default(0).describe("Of initial weights and of the order of the data."),
+        seed: z.number().int().nonnegative().default(0).describe("Initial weights and order of the data."),
         checkpointEvery: size(100, "Steps between checkpoints."),
       })
       .prefault({}),
@@ -72,7 +72,7 @@ export const quickstartCommand = defineCommand({
         steps: steps(500),
         learningRate: rate(2e-3),
         form: z.enum(balanceForms).default("btx").describe("Form of the balancing loss."),
-        coefficient: z.number().nonnegative().default(0.01).describe("Of the balancing loss, per layer."),
+        coefficient: z.number().nonnegative().default(0.01).describe("Coefficient of the balancing loss, per layer."),
       })
       .prefault({}),
     windows: size(64, "Held-out windows of each domain."),

@@ -20,7 +20,8 @@ const small = { seeds: 2, steps: 1000, seedSteps: 1500, full: ["levers"] as cons
 
 export const reproduceCommand = defineCommand({
   name: "reproduce",
-  summary: "The experiment: which of the paper's claims hold in small? Paired seeds, expectations stated before.",
+  summary:
+    "The experiment: which of the paper's claims hold at a small scale? Paired seeds, expectations stated beforehand.",
   description:
     "Trains a seed on the built-in code, prose and arithmetic, then Branch-Train-MiX and its variants in the paper's regime and with four levers, Branch-Train-Merge, the plain average, dense continued training and sparse upcycling, matched by FLOPs, tokens and time. Every arm of every seed is a line of results.jsonl; stopped, it goes on where it was.",
   examples: [
@@ -34,12 +35,12 @@ export const reproduceCommand = defineCommand({
       .boolean()
       .default(false)
       .describe(
-        "2 seeds, fewer steps, and variants and matchings in the regime with levers alone; what is given beside it counts.",
+        "2 seeds, fewer steps, and variants and matchings only in the regime with levers; other flags take precedence.",
       ),
     summary: z
       .boolean()
       .default(false)
-      .describe("Run nothing: print the results that are there as Markdown, with the settings they were made with."),
+      .describe("Run nothing: print existing results as Markdown, with the settings they were made with."),
     workers: size(Math.min(availableParallelism(), 8), "Seeds worked on at a time, each by a process of one thread."),
     seeds: z
       .number()

@@ -17,7 +17,7 @@ import { routingSection } from "./scores.js";
 
 export const routingCommand = defineCommand({
   name: "routing",
-  summary: "What the routers of a mixture do with text: load, dead experts, domains, tokens.",
+  summary: "How the routers of a mixture route text: load, dead experts, domains, tokens.",
   description:
     "Takes any Mixtral folder. Routes the held-out part of each domain and writes report.html and routing.json.",
   examples: [
@@ -30,7 +30,7 @@ export const routingCommand = defineCommand({
     names: z
       .array(z.string())
       .default([])
-      .describe("What experts are called, in their order; by default as the mixture says, else numbers."),
+      .describe("Names of the experts, in their order; by default those of the mixture, else numbers."),
     data: dataFields.prefault({}),
     windows: size(64, "Windows of held-out text of each domain.").meta({ unit: "windows" }),
     sequence: z.number().int().min(2).default(256).describe("Tokens of a window.").meta({ unit: "tokens" }),

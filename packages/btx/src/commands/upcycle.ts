@@ -29,10 +29,13 @@ export const upcycleCommand = defineCommand({
       .nonnegative()
       .default(0)
       .describe("Standard deviation of noise on each copy, as a share of its weights' root mean square."),
-    seed: z.number().int().nonnegative().default(0).describe("Of noise and routers."),
-    standardDeviation: z.number().nonnegative().default(0.02).describe("Of the routers' weights."),
+    seed: z.number().int().nonnegative().default(0).describe("Seed of noise and routers."),
+    standardDeviation: z.number().nonnegative().default(0.02).describe("Standard deviation of the routers' weights."),
     layout: z.enum(["legacy", "fused"]).default("legacy").describe("Names of the tensors; see mix."),
-    outputDtype: z.enum(["auto", "F32", "BF16", "F16"]).default("auto").describe("auto: as the checkpoint holds them."),
+    outputDtype: z
+      .enum(["auto", "F32", "BF16", "F16"])
+      .default("auto")
+      .describe("Dtype of the tensors; auto: as in the checkpoint."),
     overwrite: z.boolean().default(false).describe("Replace an existing output."),
     dryRun: z.boolean().default(false).describe("Check everything and print what would be written, then stop."),
   }),

@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { mkdir, readFile, rm } from "node:fs/promises";
 import { join, relative, resolve } from "node:path";
-import { RUN_LAYOUT, readMetricsFile, runOwner, TrefoilError, writeFileAtomic } from "@trefoil/core";
+import { RUN_LAYOUT, readMetricsFile, reasonOf, runOwner, TrefoilError, writeFileAtomic } from "@trefoil/core";
 import { z } from "zod";
 import { StageError } from "./errors.js";
 
@@ -37,6 +37,15 @@ export interface BranchStatus {
   reason?: string;
 }
 
+function parsed<T>(schema: z.ZodType<T>, path: string, text: string): T {
+  try {
+    return schema.parse(JSON.parse(text));
+  } catch (cause) {
+    const reason = `${path} is not what this version writes (${reasonOf(cause)}): begin the branches anew`;
+    throw new StageError("BTX_BRANCHES", reason, { cause });
+  }
+}
+
 /** Writes what the branches are, for whoever asks how they fare. */
 export async function writeBranchPlan(run: string, plan: BranchPlan): Promise<void> {
   await mkdir(run, { recursive: true });
@@ -53,7 +62,7 @@ export async function branchStatus(run: string): Promise<BranchStatus[]> {
   if (text === undefined) {
     throw new StageError("BTX_OPTIONS", `${run} has no ${planFile}: name the run directory of \`btx branch\``);
   }
-  const { output, domains, steps } = planSchema.parse(JSON.parse(text));
+  const { output, domains, steps } = parsed(planSchema, join(run, planFile), text);
   return await Promise.all(domains.map((domain) => statusOf(domain, { run, output: resolve(run, output), steps })));
 }
 
@@ -87,8 +96,9 @@ const failurePath = (run: string, domain: string) => join(run, `${domain}.failed
 
 /** Why a branch failed last; undefined when it did not. */
 export async function readFailure(run: string, domain: string): Promise<z.output<typeof failureSchema> | undefined> {
-  const text = await readFile(failurePath(run, domain), "utf8").catch(() => undefined);
-  return text === undefined ? undefined : failureSchema.parse(JSON.parse(text));
+  const path = failurePath(run, domain);
+  const text = await readFile(path, "utf8").catch(() => undefined);
+  return text === undefined ? undefined : parsed(failureSchema, path, text);
 }
 
 export async function writeFailure(run: string, domain: string, error: unknown): Promise<void> {

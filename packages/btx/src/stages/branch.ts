@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import {
   type CausalLM,
+  defined,
   type Parameter,
   RunDirectoryError,
   requireFreeOutput,
@@ -13,7 +14,6 @@ import type { DomainTokens } from "../domains/index.js";
 import { clearFailure, writeBranchPlan, writeFailure } from "./branch-status.js";
 import { StageError } from "./errors.js";
 import { OpenModel } from "./model.js";
-import { context } from "./seed.js";
 import { type TrainSettings, train, type WeightedDomain } from "./training.js";
 
 /**
@@ -91,14 +91,14 @@ async function trainBranch(domain: DomainTokens, options: BranchOptions): Promis
     run: join(options.run, domain.name),
     title: `expert ${domain.name}`,
     config: { seed, domain: domain.name, replay, scope, settings },
-    ...context({ progress, signal, resume }),
+    ...defined({ progress, signal, resume }),
   });
   if (completed) {
     const { config } = source;
     await saveModel(source.model, join(options.output, domain.name), {
       config,
       tokenizerFrom: seed,
-      ...context({ overwrite }),
+      ...defined({ overwrite }),
     });
   }
   return completed;

@@ -6,7 +6,7 @@ export type StageErrorCode = "BTX_TOKENIZER" | "BTX_MODEL" | "BTX_OPTIONS" | "BT
 export class StageError extends TrefoilError {
   declare readonly code: StageErrorCode;
 
-  constructor(code: StageErrorCode, message: string) {
-    super(code, message);
+  constructor(code: StageErrorCode, message: string, options?: ErrorOptions) {
+    super(code, message, options);
   }
 }

@@ -1,9 +1,9 @@
+import { defined } from "@trefoil/core";
 import type { DomainTokens } from "../domains/index.js";
 import type { Task } from "../tasks/index.js";
 import { BitsPerByte, type WindowOptions } from "./bits-per-byte.js";
 import { answerTask, exactMatch } from "./exact-match.js";
 import type { OpenModel } from "./model.js";
-import { context } from "./seed.js";
 
 /** What one model scored. */
 export interface ModelScores {
@@ -32,7 +32,7 @@ export async function evaluateModel(
   const scores: ModelScores = { model: name, bitsPerByte: {}, exactMatch: {} };
   for (const domain of domains) scores.bitsPerByte[domain.name] = await measure.of(domain.heldOut, options, signal);
   for (const task of tasks) {
-    const answers = await answerTask(model, tokenizer, task, context({ signal }));
+    const answers = await answerTask(model, tokenizer, task, defined({ signal }));
     scores.exactMatch[task.name] = answers ? exactMatch(answers) : null;
   }
   return scores;

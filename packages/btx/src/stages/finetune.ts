@@ -1,5 +1,6 @@
 import {
   choicesOf,
+  defined,
   type LoadOptions,
   type LossOptions,
   type Mixtral,
@@ -13,7 +14,6 @@ import {
 import type { DomainTokens } from "../domains/index.js";
 import { StageError } from "./errors.js";
 import { OpenModel } from "./model.js";
-import { context } from "./seed.js";
 import { type TrainOptions, type TrainSettings, train } from "./training.js";
 
 /**
@@ -68,10 +68,10 @@ export async function finetuneMixture(options: FinetuneOptions): Promise<boolean
     run,
     title: "finetune",
     config: { model, scope, ...routing, balance, zLoss, ...(temperature && { temperature }), settings },
-    ...context({ progress, signal, resume }),
+    ...defined({ progress, signal, resume }),
   });
   if (completed)
-    await saveModel(source.model, output, { config: source.config, tokenizerFrom: model, ...context({ overwrite }) });
+    await saveModel(source.model, output, { config: source.config, tokenizerFrom: model, ...defined({ overwrite }) });
   return completed;
 }
 

@@ -31,6 +31,6 @@ export class OpenModel implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const parameter of this.model.namedParameters().values()) parameter.dispose();
+    this.model.dispose();
   }
 }

@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type BalanceForm, ByteTokenizer, type StageContext, writeFileAtomic } from "@trefoil/core";
+import { type BalanceForm, ByteTokenizer, defined, type StageContext, writeFileAtomic } from "@trefoil/core";
 import { closeDomains, type DomainSpec, type DomainTokens, hasBuiltIn, openDomains } from "../domains/index.js";
 import { averageModels, mix } from "../mix/index.js";
 import { makeTask } from "../tasks/index.js";
@@ -11,7 +11,7 @@ import { finetuneMixture } from "./finetune.js";
 import { mixWithRidgeRouter } from "./mix-with-ridge.js";
 import { OpenModel } from "./model.js";
 import { type DomainRouting, routingTable } from "./routing.js";
-import { context, type SeedSizes, trainSeed } from "./seed.js";
+import { type SeedSizes, trainSeed } from "./seed.js";
 import type { TrainSettings } from "./training.js";
 
 export interface QuickstartOptions extends StageContext {
@@ -73,7 +73,7 @@ export async function quickstart(options: QuickstartOptions): Promise<Quickstart
     heldOutShare,
     maxBytes,
     ...(roots && { roots }),
-    ...context({ signal }),
+    ...defined({ signal }),
   });
   const sizes = domains.map(
     ({ name, train, heldOut }) =>
@@ -98,7 +98,7 @@ async function makeModels(
 ): Promise<boolean> {
   const { run, resume, progress, signal, sizes } = options;
   const at = quickstartLayout(run);
-  const shared = context({ resume, progress, signal });
+  const shared = defined({ resume, progress, signal });
   const settings = (stage: Pick<TrainSettings, "steps" | "learningRate">): TrainSettings => ({
     ...options.train,
     steps: stage.steps,
@@ -149,14 +149,14 @@ async function mixExperts(
   experts: string[],
 ): Promise<void> {
   const { router, train, progress, signal } = options;
-  const target = { experts, output: quickstartLayout(options.run).mixture, ...context({ signal }) };
+  const target = { experts, output: quickstartLayout(options.run).mixture, ...defined({ signal }) };
   if (router.kind === "random") {
     await mix({ ...target, router: { kind: "random", seed: train.seed } });
     return;
   }
   const texts = domains.map(({ train: file }, expert) => ({ file, expert }));
   const { batch, sequence } = train;
-  await mixWithRidgeRouter(target, texts, { ...router, batch, sequence, ...context({ progress, signal }) });
+  await mixWithRidgeRouter(target, texts, { ...router, batch, sequence, ...defined({ progress, signal }) });
 }
 
 async function measure(options: QuickstartOptions, domains: readonly DomainTokens[]): Promise<QuickstartResults> {
@@ -178,7 +178,7 @@ async function measure(options: QuickstartOptions, domains: readonly DomainToken
   const routing: DomainRouting[][] = [];
   for (const [name, path] of models) {
     using opened = await OpenModel.open(path);
-    scores.push(await evaluateModel(opened, name, domains, { ...window, tasks, ...context({ signal }) }));
+    scores.push(await evaluateModel(opened, name, domains, { ...window, tasks, ...defined({ signal }) }));
     if (path === at.mixture || path === at.finetuned)
       routing.push(await routingTable(opened.mixture, domains, window, signal));
     stage?.update(scores.length);

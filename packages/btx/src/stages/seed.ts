@@ -1,5 +1,6 @@
 import {
   type ByteTokenizer,
+  defined,
   Llama,
   type LlamaSizes,
   newLlamaConfig,
@@ -40,23 +41,16 @@ export async function trainSeed(options: SeedOptions): Promise<boolean> {
   try {
     const data = domains.map((domain) => ({ domain, weight: domain.weight ?? 1 }));
     const shared = { model, data, settings, run, title: "seed", config: { sizes, settings } };
-    const { completed } = await train({ ...shared, ...context({ progress, signal, resume }) });
+    const { completed } = await train({ ...shared, ...defined({ progress, signal, resume }) });
     if (completed) {
       await saveModel(model, output, {
         config,
         files: tokenizerFiles(tokenizer),
-        ...(overwrite === undefined ? {} : { overwrite }),
+        ...defined({ overwrite }),
       });
     }
     return completed;
   } finally {
-    for (const parameter of model.namedParameters().values()) parameter.dispose();
+    model.dispose();
   }
-}
-
-/** The options that are set: absent and undefined are not the same to strict optional properties. */
-export function context<T extends object>(options: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
-  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as {
-    [K in keyof T]?: Exclude<T[K], undefined>;
-  };
 }

@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { TokenFile } from "@trefoil/core";
@@ -137,4 +137,10 @@ it("an array index is one domain, ranks take turns, anything else is refused", (
 
 it("says that a directory has no branches", async () => {
   await expect(branchStatus("/nowhere")).rejects.toMatchObject({ code: "BTX_OPTIONS" });
+  const run = temporaryFolder();
+  writeFileSync(join(run, "branches.json"), '{"version":2}');
+  await expect(branchStatus(run)).rejects.toMatchObject({
+    code: "BTX_BRANCHES",
+    message: expect.stringMatching(/branches\.json is not what this version writes \(output: .*\): begin/),
+  });
 });

@@ -1,7 +1,7 @@
-import { defineCommand } from "@trefoil/core";
+import { defineCommand, defined } from "@trefoil/core";
 import { z } from "zod";
 import { readPrompts } from "../data/index.js";
-import { defined, describeBaselines, sampleBaselines } from "../stages/index.js";
+import { describeBaselines, sampleBaselines } from "../stages/baselines.js";
 import { count, file, folder, openRewardsFor, rewardField, samplerFields } from "./fields.js";
 
 export const baselinesCommand = defineCommand({

@@ -8,11 +8,11 @@ export const chatCommand = defineCommand({
   name: "chat",
   summary: "Talk to a policy: prompts from the terminal or a pipe, one per line.",
   description:
-    "With a chat template the conversation goes on from line to line; without one every line is a prompt of its own. An empty line starts afresh.",
+    "With a chat template the conversation continues from line to line; without one every line is a prompt of its own. An empty line starts a new conversation.",
   examples: ["contrastive-rlhf chat --policy models/ppo", "echo 'bghj=' | contrastive-rlhf chat --policy models/ppo"],
   schema: z.strictObject({
     policy: folder("Folder of the policy."),
-    temperature: z.number().min(0).default(1).describe("0 is greedy; 1 is what was trained."),
+    temperature: z.number().min(0).default(1).describe("Sampling temperature; 0 is greedy, 1 is what was trained."),
     topP: z
       .number()
       .gt(0)
@@ -20,7 +20,7 @@ export const chatCommand = defineCommand({
       .default(1)
       .describe("Sample from the smallest set of tokens with this probability; 1: from all, as in training."),
     maxNewTokens: count(128, "Length of a response, at most.").meta({ unit: "tokens" }),
-    seed: seed.describe("Of the first response; each further one adds 1."),
+    seed: seed.describe("Seed of the first response; each further one adds 1."),
   }),
   run: async (config, { signal, stdout }) => {
     using conversation = await chat(config);

@@ -8,9 +8,9 @@ import { comparisonReport, comparisonText } from "./reports.js";
 
 export const evaluateCommand = defineCommand({
   name: "evaluate",
-  summary: "Win, tie and lose of one policy against another, with confidence intervals.",
+  summary: "Wins, ties and losses of one policy against another, with confidence intervals.",
   description:
-    "By rewards, or by a judge: a program that reads {prompt, a, b} as JSON and prints A, B or tie. A judge is asked in both orders; disagreement is a tie. Length-matched pairs are counted apart.",
+    "Decided by rewards, or by a judge: a program that reads {prompt, a, b} as JSON and prints A, B or tie. A judge is asked in both orders; disagreement is a tie. Length-matched pairs are counted separately.",
   examples: [
     "contrastive-rlhf evaluate --policy models/contrast --against models/ppo --reward models/reward --prompts heldout.jsonl",
     "contrastive-rlhf evaluate --policy models/contrast --against models/sft --judge ./judge.sh --prompts heldout.jsonl --report evaluation.html",
@@ -18,8 +18,8 @@ export const evaluateCommand = defineCommand({
   schema: z.strictObject({
     policy: folder("Folder of the policy."),
     against: folder("Folder of the policy it is compared with."),
-    reward: z.array(z.string().min(1)).default([]).describe("Rewards that decide, as in ppo."),
-    judge: z.string().min(1).optional().describe("Shell command that decides instead."),
+    reward: z.array(z.string().min(1)).default([]).describe("Rewards that compare responses, as in ppo."),
+    judge: z.string().min(1).optional().describe("Shell command that compares them instead."),
     prompts: file("Prompts that neither was trained on."),
     samples: count(1, "Responses of each policy to each prompt; 1, because more prompts say more than more responses."),
     sampler: samplerFields(64).prefault({}),

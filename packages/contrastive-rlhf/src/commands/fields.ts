@@ -49,12 +49,12 @@ export const trainFields = (defaults: { steps: number; learningRate: number; bat
       .number()
       .positive()
       .default(1)
-      .describe("Gradients longer than this are scaled down to it; 1 as in most implementations."),
+      .describe("Gradients with a larger norm are scaled down to it; 1 as in most implementations."),
     maxLength: count(
       1024,
       "Tokens of prompt and response together; longer responses are cut, counted and reported.",
     ).meta({ unit: "tokens" }),
-    seed: seed.describe("Initial weights of heads, and order of the data."),
+    seed: seed.describe("Seed of the initial weights of heads and of the order of the data."),
     checkpointEvery: count(100, "Steps between checkpoints: what a kill can cost.").meta({ unit: "steps" }),
     keepCheckpoints: count(2, "Newest checkpoints kept: the last, and one should it be damaged."),
   }) satisfies z.ZodType<TrainingSettings>;

@@ -1,18 +1,10 @@
 import { existsSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
-import { defineCommand, RUN_LAYOUT } from "@trefoil/core";
+import { defineCommand, defined, RUN_LAYOUT } from "@trefoil/core";
 import { z } from "zod";
 import { readPrompts } from "../data/index.js";
 import { RlhfError } from "../errors.js";
-import {
-  type BaselineSettings,
-  defined,
-  type PpoSettings,
-  plainPpo,
-  ppo,
-  respond,
-  type ScoredSample,
-} from "../stages/index.js";
+import { type BaselineSettings, type PpoSettings, plainPpo, ppo, respond, type ScoredSample } from "../stages/index.js";
 import {
   aggregationFields,
   aggregationOf,
@@ -158,7 +150,7 @@ export const ppoCommand = defineCommand({
       .number()
       .positive()
       .default(plainPpo.clipNorm)
-      .describe("Gradients longer than this are scaled down to it; 1 as in most implementations."),
+      .describe("Gradients with a larger norm are scaled down to it; 1 as in most implementations."),
     temperature: z
       .number()
       .positive()
@@ -239,7 +231,7 @@ export const ppoCommand = defineCommand({
           .enum(["auto", "none", "separate", "shared"])
           .default("auto")
           .describe(
-            "A network of its own, a head on the policy (less memory), or none; auto: none for leave-one-out and group, which replace it, else separate, whose loss does not disturb the policy.",
+            "separate: a network of its own; shared: a head on the policy (less memory); none; auto: none for leave-one-out and group, which replace it, else separate, whose loss does not disturb the policy.",
           ),
         from: folder(
           "Folder that a separate critic starts from; a reward model is a good one. Default: the SFT policy.",
@@ -250,7 +242,7 @@ export const ppoCommand = defineCommand({
           .nonnegative()
           .default(0)
           .describe(
-            "First iterations that train the critic only; 0, because values start at 0, which no advantage suffers from.",
+            "First iterations that train only the critic; 0, because values start at 0, which does no harm to advantages.",
           ),
         learningRate: optional("Default: three times the policy's, because the critic starts from nothing."),
         coefficient: z
@@ -269,7 +261,7 @@ export const ppoCommand = defineCommand({
         enabled: z
           .boolean()
           .default(true)
-          .describe("Stop on numbers that say the run is broken: it rarely comes back, and its batch is worth a look."),
+          .describe("Stop on numbers that say the run is broken: it rarely recovers, and its batch is worth a look."),
         grace: z
           .number()
           .int()

@@ -21,8 +21,8 @@ export const quickstartCommand = defineCommand({
     run: folder(
       "Run directory for models, metrics and the report. Default: runs/contrastive-rlhf-quickstart-TIME.",
     ).optional(),
-    resume: z.boolean().default(false).describe("Go on where the run in --run stopped."),
-    seed: seed.describe("Of everything."),
+    resume: z.boolean().default(false).describe("Continue where the run in --run stopped."),
+    seed: seed.describe("Seed of everything."),
     prompts: count(2048, "Training prompts."),
     heldOutPrompts: count(512, "Prompts that all policies are compared on."),
     demonstrationNoise: z
@@ -37,7 +37,11 @@ export const quickstartCommand = defineCommand({
     rewardSteps: count(1200, "Updates of the reward model.").meta({ unit: "steps" }),
     samples: count(16, "Offline samples per prompt, k."),
     iterations: count(70, "PPO iterations of 64 rollouts."),
-    learningRate: z.number().positive().default(3e-4).describe("Of the policy; the critic's is three times that."),
+    learningRate: z
+      .number()
+      .positive()
+      .default(3e-4)
+      .describe("Learning rate of the policy; the critic's is three times that."),
     offset: z
       .number()
       .nonnegative()

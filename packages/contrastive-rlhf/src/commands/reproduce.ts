@@ -28,7 +28,8 @@ const list = (text: string, values: readonly number[], fewer: readonly number[])
 
 export const reproduceCommand = defineCommand({
   name: "reproduce",
-  summary: "The experiment: when do contrastive rewards help, and when not? Paired seeds, falsifiers stated before.",
+  summary:
+    "The experiment: when do contrastive rewards help, and when not? Paired seeds, falsifiers stated beforehand.",
   description:
     "Trains SFT, DPO, PPO, contrast with several k, and RLOO on the built-in task: with offsets of each prompt's reward that nothing can learn, with reward models learned from flipped labels, and under the paper's binary noise. Every arm of every seed is a line of results.jsonl; stopped, it goes on where it was. Differences are paired by seed. PPO was tuned first, on other seeds (--tune does it again).",
   examples: [
@@ -38,7 +39,7 @@ export const reproduceCommand = defineCommand({
   ],
   schema: z.strictObject({
     output: folder("Folder of results and report; one that is there is completed.").default("runs/reproduce"),
-    small: z.boolean().default(false).describe("Fewer seeds and cells, in minutes; what is given beside it counts."),
+    small: z.boolean().default(false).describe("Fewer seeds and cells, in minutes; other flags take precedence."),
     tune: z.boolean().default(false).describe("Only tune plain PPO, on seeds of its own, and print the result."),
     workers: count(Math.min(availableParallelism(), 8), "Seeds trained at a time, each by a process of one thread."),
     seeds: z

@@ -1,7 +1,7 @@
 import { defineCommand, loadTokenizer } from "@trefoil/core";
 import { z } from "zod";
 import { readPreferences } from "../data/index.js";
-import { trainRewardModel } from "../stages/index.js";
+import { trainRewardModel } from "../stages/reward-model.js";
 import { file, folder, outputFields, runOf, trainFields } from "./fields.js";
 import { writeTrainingReport } from "./reports.js";
 
@@ -39,7 +39,7 @@ export const rewardCommand = defineCommand({
       .enum(["none", "mean", "mean-std"])
       .default("mean")
       .describe(
-        "Afterwards, over all responses of the data: mean 0, which no preference says and a critic would have to learn, and standard deviation 1 if asked, which changes what β means.",
+        "Normalise scores afterwards, over all responses of the data: to mean 0, which preferences leave open and a critic would have to learn, and if asked to standard deviation 1, which changes what β means.",
       ),
     train: trainFields({ steps: 300, learningRate: 1e-4, batch: 16 }).prefault({}),
   }),

@@ -1,12 +1,12 @@
 import { existsSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import { loadTokenizer, RUN_LAYOUT, readMetricsFile, type StageContext } from "@trefoil/core";
+import { defined, loadTokenizer, RUN_LAYOUT, readMetricsFile, type StageContext } from "@trefoil/core";
 import { mean } from "../algorithm/index.js";
 import type { PreferenceText } from "../data/index.js";
 import { hashModelFolder } from "../models/index.js";
+import { sampleBaselines } from "../stages/baselines.js";
 import {
-  defined,
   dpo,
   type GradientVariance,
   loadModelReward,
@@ -17,11 +17,10 @@ import {
   RewardSum,
   respond,
   type ScoredSample,
-  sampleBaselines,
   sft,
   type TrainingSettings,
-  trainRewardModel,
 } from "../stages/index.js";
+import { trainRewardModel } from "../stages/reward-model.js";
 import {
   gold,
   pairsOf,

@@ -1,9 +1,8 @@
 import { existsSync } from "node:fs";
 import { appendFile, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { keepSettings, type StageContext } from "@trefoil/core";
+import { defined, keepSettings, type StageContext } from "@trefoil/core";
 import { mean } from "../algorithm/index.js";
-import { defined } from "../stages/index.js";
 import { type Cell, cellName, type ExperimentSettings, mayChange, type TunedSettings } from "./plan.js";
 import { SeedStages } from "./seed-stages.js";
 

@@ -1,4 +1,4 @@
-export { disposeParameters, hashModelFolder, OpenPolicy } from "./open.js";
+export { hashModelFolder, OpenPolicy } from "./open.js";
 export {
   hashTokens,
   type SampledResponse,

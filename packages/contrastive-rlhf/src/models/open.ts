@@ -2,20 +2,8 @@ import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
-import {
-  type CausalLM,
-  loadModel,
-  loadTokenizer,
-  type Module,
-  type Tokenizer,
-  type TransformerConfig,
-} from "@trefoil/core";
+import { type CausalLM, loadModel, loadTokenizer, type Tokenizer, type TransformerConfig } from "@trefoil/core";
 import { RlhfError } from "../errors.js";
-
-/** Frees what a model holds on the device. */
-export function disposeParameters(module: Module): void {
-  for (const parameter of module.namedParameters().values()) parameter.dispose();
-}
 
 /** A policy folder in memory. Frees its parameters when it goes out of scope. */
 export class OpenPolicy implements Disposable {
@@ -39,7 +27,7 @@ export class OpenPolicy implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    disposeParameters(this.model);
+    this.model.dispose();
   }
 }
 

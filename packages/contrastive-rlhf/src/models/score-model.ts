@@ -22,7 +22,6 @@ import {
   type TransformerConfig,
 } from "@trefoil/core";
 import { RlhfError } from "../errors.js";
-import { disposeParameters } from "./open.js";
 import { type EpisodeBatch, statesRead } from "./sequences.js";
 
 /** A decoder with one number per position: a reward model (read at the last token) or a critic (read at every one). */
@@ -59,10 +58,6 @@ export class ScoreModel extends Module {
   /** From states that are there already, [n, hidden]. */
   head(states: Tensor): Tensor {
     return reshape(linear(states, this.score.weight), [states.shape[0]!]);
-  }
-
-  [Symbol.dispose](): void {
-    disposeParameters(this);
   }
 }
 

@@ -1,11 +1,11 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { ByteTokenizer, loadTokenizer, type StageContext } from "@trefoil/core";
+import { ByteTokenizer, defined, loadTokenizer, type StageContext } from "@trefoil/core";
 import { mean, type PairedTest, pairedTest, type WinTieLose, winTieLose } from "../algorithm/index.js";
+import { sampleBaselines } from "../stages/baselines.js";
 import {
   type BaselineResult,
   type BaselineSettings,
-  defined,
   functionReward,
   loadModelReward,
   type PpoSettings,
@@ -14,11 +14,10 @@ import {
   RewardSum,
   respond,
   type ScoredSample,
-  sampleBaselines,
   sft,
   type TrainingSettings,
-  trainRewardModel,
 } from "../stages/index.js";
+import { trainRewardModel } from "../stages/reward-model.js";
 import {
   gold,
   pairsOf,

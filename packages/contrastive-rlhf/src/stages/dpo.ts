@@ -1,5 +1,6 @@
 import {
   compile,
+  defined,
   greater,
   mean,
   namedState,
@@ -29,7 +30,6 @@ import {
   statesRead,
   tokensOf,
 } from "../models/index.js";
-import { defined } from "./defined.js";
 import { hashRows } from "./hash-rows.js";
 import { makeOptimizer } from "./optimizer.js";
 import type { TrainingSettings } from "./sft.js";

@@ -3,12 +3,9 @@ export {
   type BaselineResult,
   describeBaselines,
   type SamplingOptions,
-  sampleBaselines,
-  // By the name of its command.
   sampleBaselines as baselines,
 } from "./baselines.js";
 export { type ChatOptions, Conversation, chat, type ReplyOptions } from "./chat.js";
-export { defined } from "./defined.js";
 export { type DpoOptions, dpo } from "./dpo.js";
 export {
   type ComparedPair,
@@ -28,7 +25,6 @@ export { type RespondOptions, respond, respondWith } from "./respond.js";
 export {
   type RewardModelOptions,
   type RewardModelResult,
-  trainRewardModel,
   trainRewardModel as reward,
 } from "./reward-model.js";
 export {

@@ -1,5 +1,6 @@
 import {
   compile,
+  defined,
   Llama,
   type LlamaSizes,
   namedState,
@@ -19,8 +20,7 @@ import {
 } from "@trefoil/core";
 import { type DemonstrationText, EpisodeEncoder } from "../data/index.js";
 import { RlhfError } from "../errors.js";
-import { disposeParameters, type Episode, hashModelFolder, OpenPolicy } from "../models/index.js";
-import { defined } from "./defined.js";
+import { type Episode, hashModelFolder, OpenPolicy } from "../models/index.js";
 import { hashRows } from "./hash-rows.js";
 import { makeOptimizer, type OptimizerSettings } from "./optimizer.js";
 
@@ -105,7 +105,7 @@ export async function sft(options: SftOptions): Promise<boolean> {
     }
     return completed;
   } finally {
-    disposeParameters(model);
+    model.dispose();
   }
 }
 

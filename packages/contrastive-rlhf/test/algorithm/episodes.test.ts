@@ -80,7 +80,7 @@ describe("advantages", () => {
     expectClose(result.returns, returns);
   });
 
-  test("contrast with a critic shifted by the baseline is plain PPO (§1.5)", () => {
+  test("contrast with a critic shifted by the baseline is plain PPO", () => {
     const shifted = values.map((v) => v - 0.15);
     const plain = generalisedAdvantages(vanilla, values, 1, 0.95).advantages;
     expectClose(generalisedAdvantages(contrast, shifted, 1, 0.95).advantages, plain, 1e-15);

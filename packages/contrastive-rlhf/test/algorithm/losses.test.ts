@@ -208,7 +208,7 @@ test("PPO's loss through a softmax agrees with differences", async () => {
   expectClose(gradient, await finiteDifferences(loss, logits), 3e-4);
 });
 
-test("Adam in PyTorch's convention (§3.12)", async () => {
+test("Adam in PyTorch's convention", async () => {
   const weights = new Parameter([2], { data: Float32Array.of(1, 1) });
   const rates = { learningRate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-5, clipNorm: Number.POSITIVE_INFINITY };
   const optimizer = new AdamW([weights], { ...rates, weightDecay: 0 });
@@ -236,7 +236,7 @@ test("Adam in PyTorch's convention (§3.12)", async () => {
   expectClose(await decayed.data(), [0.99899002, 1.000899091], 2e-7);
 });
 
-test("the gradient is scaled to the norm as in PyTorch (§3.12)", async () => {
+test("the gradient is scaled to the norm as in PyTorch", async () => {
   const weights = new Parameter([2], { data: Float32Array.of(1, 1) });
   // Without a mean over steps the first moment is the gradient after scaling.
   const rates = { learningRate: 1e-3, beta1: 0, beta2: 0.999, epsilon: 1e-5, clipNorm: 1 };

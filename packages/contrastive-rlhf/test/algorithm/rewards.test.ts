@@ -132,7 +132,7 @@ describe("penalties", () => {
   });
 });
 
-describe("noise and variance (§1.4)", () => {
+describe("noise and variance", () => {
   test("binary noise: the constant cancels", () => {
     const cases = [
       [0.2, 0.1, 0.42, -0.28],

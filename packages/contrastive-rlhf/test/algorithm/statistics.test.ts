@@ -11,7 +11,7 @@ import {
 } from "../../src/index.js";
 import { expectClose } from "./numbers.js";
 
-describe("statistics (§4.3)", () => {
+describe("statistics", () => {
   test("paired t", () => {
     const result = pairedTest([0.42, 0.39, 0.45, 0.4, 0.44, 0.36]);
     expectClose([result.mean, result.standardDeviation, result.t], [0.41, 0.0334664, 30.00893], 5e-6);

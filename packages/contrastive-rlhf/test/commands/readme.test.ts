@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
-import { mkdir, writeFile } from "node:fs/promises";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { readMetricsFile } from "@trefoil/core";
 import { expect, test } from "vitest";
@@ -9,11 +9,11 @@ import { temporaryFolder } from "../stages/small.js";
 const cli = join(import.meta.dirname, "../../bin/contrastive-rlhf.js");
 const readme = readFileSync(join(import.meta.dirname, "../../README.md"), "utf8");
 
-/** The command lines of the README. Elsewhere: `npm start` (commands.test.ts has the quickstart in small), `reproduce` (reproduce.test.ts). */
+/** The command lines of the README, without `npm start`: commands.test.ts has the quickstart in small. */
 const lines = [...readme.matchAll(/```sh\n([\s\S]*?)```/g)]
   .flatMap(([, block]) => block!.replaceAll("\\\n", " ").split("\n"))
   .map((line) => line.trim())
-  .filter((line) => line !== "" && !/^npm start| reproduce/.test(line));
+  .filter((line) => line !== "" && !line.startsWith("npm start"));
 
 /** Sizes for a test, for what each command takes. */
 const short = "--train.steps 4 --train.batch 2";
@@ -25,6 +25,8 @@ const small: Record<string, string> = {
   dpo: short,
   evaluate: "--sampler.max-new-tokens 6",
   chat: "--max-new-tokens 4",
+  reproduce:
+    "--workers 1 --seeds 2 --offsets 0,1 --flips 0.2 --samples 2 --headline 2 --showcase-seeds 0 --prompts 16 --few-prompts 8 --held-out-prompts 4 --iterations 1 --sft-steps 10 --reward-steps 2 --dpo-steps 2",
 };
 
 async function run(
@@ -66,6 +68,13 @@ test("runs every command of the README, in its order", async () => {
     expect(name).toBe("contrastive-rlhf");
     const { code, errors } = await run(folder, [command!, ...rest, ...small[command!]!.split(" ")], "say red: \n");
     expect(code, `${line}\n${errors}`).toBe(0);
+  }
+  for (const run of ["runs/reproduce", "runs/small"]) {
+    expect(await readFile(join(folder, run, "report.html"), "utf8")).toContain("Contrastive rewards: when they help");
+    const summary = await readFile(join(folder, run, "summary.md"), "utf8");
+    expect(summary).toMatch(/^All arms of 2 seeds\.\n\n## Claims\n/);
+    expect(summary).toMatch(/\| Contrast must give the same weights, .* \| holds \| 2 of 2 seeds /);
+    expect(summary).toMatch(/\n\| offset 1, 16 prompts \| contrast k=2 \| 2 \|/);
   }
   const [first] = await readMetricsFile(join(folder, "models/mixed-run/metrics.jsonl"));
   const {

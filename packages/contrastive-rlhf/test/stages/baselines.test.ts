@@ -3,11 +3,11 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import {
   BaselineStore,
+  baselines,
   describeBaselines,
   EpisodeEncoder,
   hashTokens,
   type RewardSum,
-  sampleBaselines,
 } from "../../src/index.js";
 import { letterReward, rewardOf, sampler, temporaryFolder, texts, tokenizer, trainSmallPolicy } from "./small.js";
 
@@ -27,7 +27,7 @@ describe("baseline store", () => {
     samples: number,
     extra: { batch?: number; rewards?: RewardSum; signal?: AbortSignal; prompts?: typeof texts } = {},
   ) =>
-    sampleBaselines({
+    baselines({
       policy,
       rewards: letterReward,
       prompts: texts,

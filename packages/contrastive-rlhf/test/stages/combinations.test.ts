@@ -6,6 +6,7 @@ import {
   aggregate,
   type BaselineSettings,
   BaselineStore,
+  baselines,
   EpisodeEncoder,
   hashTokens,
   type KlSettings,
@@ -15,7 +16,6 @@ import {
   penalise,
   ppo,
   type Shaper,
-  sampleBaselines,
 } from "../../src/index.js";
 import { letterReward, ppoSettings, sampler, temporaryFolder, texts, tokenizer, trainSmallPolicy } from "./small.js";
 
@@ -34,7 +34,7 @@ describe("what PPO can be made of", () => {
     folder = await temporaryFolder();
     policy = await trainSmallPolicy(folder.path, 150);
     store = join(folder.path, "store");
-    await sampleBaselines({ policy, rewards: letterReward, prompts: texts, samples: 5, sampler, batch: 64, store });
+    await baselines({ policy, rewards: letterReward, prompts: texts, samples: 5, sampler, batch: 64, store });
   }, 60_000);
   afterAll(async () => await folder[Symbol.asyncDispose]());
 

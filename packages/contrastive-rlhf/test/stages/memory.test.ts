@@ -3,7 +3,7 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { defaultDevice } from "@trefoil/core";
 import { describe, expect, test } from "vitest";
-import { type PpoSettings, ppo, sampleBaselines } from "../../src/index.js";
+import { baselines, type PpoSettings, ppo } from "../../src/index.js";
 import { letterReward, ppoSettings, rewardOf, sampler, temporaryFolder, texts, trainSmallPolicy } from "./small.js";
 
 setFlagsFromString("--expose-gc");
@@ -34,7 +34,7 @@ describe("memory of PPO", () => {
     await using folder = await temporaryFolder();
     const policy = await trainSmallPolicy(folder.path, 5);
     const store = join(folder.path, "store");
-    await sampleBaselines({ policy, rewards: letterReward, prompts: texts, samples: 2, sampler, batch: 16, store });
+    await baselines({ policy, rewards: letterReward, prompts: texts, samples: 2, sampler, batch: 16, store });
     const offline = { kind: "offline", store, samples: 2, aggregation: { kind: "mean" } } as const;
     const separate = await memoryOf(folder.path, policy, { baseline: offline });
     expect(separate).toHaveLength(13);

@@ -5,13 +5,13 @@ import { join } from "node:path";
 import { checkpointSteps, makeTokenizer, readMetricsFile, tokenizerFiles, WALL_CLOCK_FIELDS } from "@trefoil/core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import {
+  baselines,
   hashModelFolder,
   type PpoSettings,
   type PromptText,
   ppo,
   type RewardFunction,
   type RewardSum,
-  sampleBaselines,
   taskTokenizer,
 } from "../../src/index.js";
 import { requireFirstRatio } from "../../src/stages/ppo/alarms.js";
@@ -33,7 +33,7 @@ describe("PPO", () => {
   beforeAll(async () => {
     folder = await temporaryFolder();
     policy = await trainSmallPolicy(folder.path);
-    await sampleBaselines({
+    await baselines({
       policy,
       rewards: letterReward,
       prompts: texts,
@@ -96,7 +96,7 @@ describe("PPO", () => {
       const { total } = await letterReward.score(samples as Parameters<typeof letterReward.score>[0]);
       return total.map((score, i) => score + offset(samples[i]!.promptText));
     });
-    await sampleBaselines({
+    await baselines({
       policy,
       rewards: shifted,
       prompts: texts,

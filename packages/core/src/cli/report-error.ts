@@ -1,3 +1,4 @@
+import { reasonOf } from "../io/reason.js";
 import { TrefoilError } from "../tensor/errors.js";
 import type { Style } from "../train/terminal-style.js";
 import { UsageError } from "./errors.js";
@@ -9,7 +10,7 @@ import { UsageError } from "./errors.js";
 export function formatError(error: unknown, style: Style, env: NodeJS.ProcessEnv = process.env): string {
   const label = style("red", "error:");
   if (!(error instanceof Error)) return `${label} ${String(error)}\n`;
-  const expected = error instanceof TrefoilError || isSystemError(error);
+  const expected = error instanceof TrefoilError || isEngineError(error) || isSystemError(error);
   if (env.TREFOIL_DEBUG === "1" || !expected) return `${label} ${stackOf(error)}\n`;
   if (error instanceof UsageError && error.cause === undefined) return `${label} ${error.message}\n`;
   const code = "code" in error ? ` (${String(error.code)})` : "";
@@ -22,7 +23,7 @@ function causes(error: Error): string {
   let { cause } = error;
   // A cause may be its own ancestor; five levels say enough.
   for (let depth = 0; cause !== undefined && depth < 5; depth++) {
-    const message = withoutStop(cause instanceof Error ? cause.message : String(cause));
+    const message = withoutStop(reasonOf(cause));
     if (!error.message.includes(message)) text += ` Cause: ${message}.`;
     cause = cause instanceof Error ? cause.cause : undefined;
   }
@@ -36,6 +37,11 @@ function stackOf(error: Error): string {
 
 function withoutStop(message: string): string {
   return message.replace(/\.$/, "");
+}
+
+/** Of the native code, where it says what a user can mend: a setting, an index out of range, memory. */
+function isEngineError(error: Error): boolean {
+  return "code" in error && /^TREFOIL_(?!INTERNAL$)/.test(String(error.code));
 }
 
 function isSystemError(error: Error): boolean {

@@ -15,7 +15,7 @@ export const outputFields = {
   run: folderField(
     "Run directory: configuration, metrics, checkpoints, report. Default: the output's name and -run.",
   ).optional(),
-  resume: z.boolean().default(false).describe("Go on from the newest checkpoint of the run directory."),
+  resume: z.boolean().default(false).describe("Continue from the newest checkpoint of the run directory."),
   overwrite: z.boolean().default(false).describe("Replace an existing output."),
 };
 

@@ -25,17 +25,20 @@ export interface DeviceOptions {
   library?: string;
 }
 
+const noSuchName = (name: string) =>
+  new DeviceUnavailableError(name, "that is no name of a device", [], 'Write "cpu", "cuda" or "cuda:1".');
+
 /** The parts of "cuda:1". */
 function parseName(name: string): { backend: string; index: number } {
   const [, backend, index = "0"] = /^([a-z_]+)(?::(\d{1,4}))?$/.exec(name) ?? [];
-  if (backend === undefined)
-    throw new DeviceUnavailableError(name, "that is no name of a device", [], 'Write "cpu", "cuda" or "cuda:1".');
+  if (backend === undefined) throw noSuchName(name);
   return { backend, index: Number(index) };
 }
 
 function openNative(native: NativeAddon, name: string, options: DeviceOptions): number {
   const { backend, index } = parseName(name);
   if (backend === "cpu") return native.openDevice({ backend, index, ...options });
+  if (backend !== "cuda" && options.library === undefined) throw noSuchName(name);
   const paths = options.library === undefined ? backendLibraryPaths(backend) : [options.library];
   const library = paths.find((path) => existsSync(path));
   if (library === undefined) {

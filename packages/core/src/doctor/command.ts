@@ -1,3 +1,4 @@
+import { TrefoilError } from "@trefoil/native";
 import { z } from "zod";
 import { defineCommand } from "../cli/command.js";
 import { examine, formatReport } from "./report.js";
@@ -14,6 +15,6 @@ export const doctor = defineCommand({
     const report = examine(version);
     stdout.write(json ? `${JSON.stringify(report, null, 2)}\n` : formatReport(report));
     if (report.engine.error !== undefined)
-      throw new Error("the engine does not load; the report above says what to do");
+      throw new TrefoilError("TREFOIL_ENGINE", "the engine does not load; the report above says what to do");
   },
 });

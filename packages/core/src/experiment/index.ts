@@ -1,6 +1,6 @@
 export { pairedRows } from "./paired-rows.js";
 export { type ExperimentReport, writeExperimentReport } from "./report.js";
-export { appendResultRow, readResultRows } from "./results.js";
+export { readResultRows } from "./results.js";
 export {
   type ExperimentOptions,
   type ExperimentPlan,

@@ -1,5 +1,6 @@
 import { add } from "../ops/elementwise.js";
 import { opOf } from "../ops/op.js";
+import { reduceTo } from "../ops/reduce-to.js";
 import { GradientError, ShapeError } from "../tensor/errors.js";
 import { full, type OpNode, Tensor } from "../tensor/tensor.js";
 import { topologicalOrder } from "./order.js";
@@ -73,7 +74,7 @@ export function pullBack(
     const results = op.gradient({ inputs: node.inputs, outputs, attributes: node.attributes, upstream, needs });
     node.inputs.forEach((input, at) => {
       const gradient = results[at];
-      if (input && needs[at] && gradient) accumulate(input, gradient);
+      if (input && needs[at] && gradient) accumulate(input, op.broadcasts ? reduceTo(gradient, input.shape) : gradient);
     });
   }
 

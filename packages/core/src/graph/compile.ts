@@ -7,7 +7,7 @@ import { leafInput, parameterBuffer } from "./evaluate.js";
 import { lower, type WeightSource } from "./lower.js";
 import { type ProgramBuilder, printInstruction, printProgram } from "./program.js";
 import { currentTrace, Trace } from "./trace.js";
-import { mapTree } from "./tree.js";
+import { mapTree, signatureOf } from "./tree.js";
 
 /** Outputs up to this many bytes come back with the run; larger ones stay on the device. */
 const hostOutputBytes = 64 * 1024;
@@ -57,9 +57,9 @@ export interface CompileOptions {
 const isTensor = (value: unknown): value is Tensor => value instanceof Tensor;
 
 /**
- * Compiles a function of tensors: it is called once per signature (shapes and dtypes of its tensors, values of everything
- * else) to record a graph, which is lowered to one native program. Parameters are read and assigned in place; anything else
- * that it reads from outside is fixed in the program.
+ * Compiles a function of tensors: it is called once per signature (structure of its arguments, shapes and dtypes of their tensors,
+ * values of everything else) to record a graph, which is lowered to one native program. Parameters are read and assigned in place;
+ * anything else that it reads from outside is fixed in the program.
  *
  * @example
  * const step = compile((tokens: Tensor, targets: Tensor) => {
@@ -74,24 +74,6 @@ export function compile<A extends readonly unknown[], R>(
   options: CompileOptions = {},
 ): CompiledFunction<A, R> {
   const programs = new Map<string, Compiled<R>>();
-
-  const flatten = (args: A): { key: string; tensors: Tensor[] } => {
-    const tensors: Tensor[] = [];
-    let key = "";
-    mapTree(
-      args,
-      (leaf) => {
-        if (isTensor(leaf)) {
-          tensors.push(leaf);
-          key += `${leaf.dtype}[${leaf.shape}]`;
-        } else key += `${typeof leaf}${String(leaf)}`;
-        key += ",";
-        return leaf;
-      },
-      "arguments of a compiled function",
-    );
-    return { key, tensors };
-  };
 
   const build = (args: A): Compiled<R> => {
     const trace = new Trace();
@@ -126,7 +108,8 @@ export function compile<A extends readonly unknown[], R>(
   };
 
   const prepare = (args: A): { compiled: Compiled<R>; tensors: Tensor[] } => {
-    const { key, tensors } = flatten(args);
+    const tensors: Tensor[] = [];
+    const key = signatureOf(args, tensors, "arguments of a compiled function");
     let compiled = programs.get(key);
     if (!compiled) {
       compiled = build(args);

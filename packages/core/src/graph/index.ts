@@ -2,4 +2,3 @@ export { gradients, valueAndGrad } from "./autograd.js";
 export { type CompiledFunction, type CompileOptions, compile, NonFiniteError } from "./compile.js";
 export { RandomGenerator } from "./random.js";
 export { recompute } from "./recompute.js";
-export { WeightCopies } from "./weight-copies.js";

@@ -2,6 +2,7 @@ import { z } from "zod";
 import { type RouterConfig, routerKinds } from "../nn/routing.js";
 import { ModelFolderError } from "./errors.js";
 import { readJsonFile } from "./model-folder.js";
+import { reasonOf } from "./reason.js";
 
 export type ModelFamily = "llama" | "mistral" | "mixtral";
 
@@ -168,10 +169,7 @@ export function parseTransformerConfig(json: unknown, source = "config.json"): T
     throw unsupported(`model_type "${modelType}" is not supported: use llama, mistral or mixtral`);
   }
   const result = configSchema.safeParse(json);
-  if (!result.success) {
-    const issue = result.error.issues[0];
-    throw invalid(`config.json: ${issue?.path.join(".") || "the file"}: ${issue?.message ?? "invalid"}`);
-  }
+  if (!result.success) throw invalid(`config.json: ${reasonOf(result.error)}`);
   const parsed = result.data;
   if (parsed.attention_bias) throw unsupported("attention_bias is true: biases in attention are not supported");
   if (parsed.mlp_bias) throw unsupported("mlp_bias is true: biases in the feed-forward layer are not supported");

@@ -36,7 +36,8 @@ export {
 } from "./hf-config-write.js";
 export { hubJson } from "./hub-json.js";
 export { ModelFolder, readJsonFile } from "./model-folder.js";
-export { ModelFolderWriter, type ModelFolderWriterOptions, tokenizerFileNames } from "./model-folder-writer.js";
+export { ModelFolderWriter, type ModelFolderWriterOptions } from "./model-folder-writer.js";
+export { reasonOf } from "./reason.js";
 export { SafetensorsFile } from "./safetensors.js";
 export type { TensorDeclaration, TensorInfo } from "./safetensors-header.js";
 export { SafetensorsWriter, type StoredTensor, saveSafetensors } from "./safetensors-writer.js";

@@ -20,7 +20,7 @@ export interface ModelFolderWriterOptions {
 }
 
 /** The files that make a tokenizer, of which a folder has some. */
-export const tokenizerFileNames = [
+const tokenizerFileNames = [
   "tokenizer.json",
   "tokenizer_config.json",
   "special_tokens_map.json",

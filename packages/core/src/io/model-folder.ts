@@ -41,7 +41,7 @@ export class ModelFolder {
       throw new ModelFolderError(
         "MODEL_FOLDER_MISSING",
         path,
-        `there is neither ${singleFileName} nor ${indexFileName}: give a model folder saved as safetensors`,
+        await whyMissing(path, `there is neither ${singleFileName} nor ${indexFileName} (other formats are not read)`),
       );
     }
     const weightMap = await readIndex(path);
@@ -216,7 +216,9 @@ export async function readJsonFile(folder: string, name: string): Promise<unknow
     text = await readFile(path, "utf8");
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code !== "ENOENT") throw cause;
-    throw new ModelFolderError("MODEL_FOLDER_MISSING", folder, await whyMissing(folder, name), { cause });
+    throw new ModelFolderError("MODEL_FOLDER_MISSING", folder, await whyMissing(folder, `there is no ${name}`), {
+      cause,
+    });
   }
   try {
     return JSON.parse(text) as unknown;
@@ -227,15 +229,16 @@ export async function readJsonFile(folder: string, name: string): Promise<unknow
   }
 }
 
-async function whyMissing(folder: string, name: string): Promise<string> {
+/** @param missing what is said of a folder that is there */
+export async function whyMissing(folder: string, missing: string): Promise<string> {
   const isFolder = await stat(folder).then(
     (found) => found.isDirectory(),
     () => false,
   );
   if (!isFolder)
     return "there is no such folder: give a folder on this machine (`hf download` fetches models of the Hub)";
-  if (!(await isFile(join(folder, "adapter_config.json")))) return `there is no ${name}`;
-  return `there is no ${name}, but an adapter: merge it into its model first (merge_and_unload of peft)`;
+  if (!(await isFile(join(folder, "adapter_config.json")))) return missing;
+  return `${missing}, but an adapter: merge it into its model first (merge_and_unload of peft)`;
 }
 
 async function isFile(path: string): Promise<boolean> {

@@ -1,9 +1,8 @@
 import { add, broadcastTo, divide, multiply, square } from "../ops/elementwise.js";
 import { scatterLast } from "../ops/indexing.js";
-import { routerProbabilities } from "../ops/moe.js";
 import { concat, reshape, slice } from "../ops/movement.js";
 import { mean, sum } from "../ops/reduce.js";
-import { logsumexp } from "../ops/softmax.js";
+import { logsumexp, softmax } from "../ops/softmax.js";
 import { stopGradient } from "../ops/stop-gradient.js";
 import { full, ones, type Tensor } from "../tensor/tensor.js";
 import type { Routing } from "./mixture-of-experts.js";
@@ -32,7 +31,7 @@ type Decided = Omit<Routing, "inputs">;
 /** The balancing loss of all layers with coefficient 1: the number of layers when balanced (K for `hf`). */
 export function balanceLoss(routing: readonly Decided[], form: BalanceForm, options: BalanceOptions = {}): Tensor {
   const { layers = "sum", mask } = options;
-  const parts = routing.map((layer) => ({ used: usedOf(layer, form), probability: routerProbabilities(layer.logits) }));
+  const parts = routing.map((layer) => ({ used: usedOf(layer, form), probability: softmax(layer.logits) }));
   if (form === "hf") {
     const together = (key: "used" | "probability") => concat(parts.map((part) => part[key]));
     const masks = mask && concat(parts.map(() => mask));

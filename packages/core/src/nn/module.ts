@@ -7,7 +7,7 @@ const snakeCase = (name: string): string => name.replace(/[A-Z]/g, (letter) => `
  * A layer or model: an object whose properties are parameters, modules, or arrays of them. Names follow the properties in
  * snake case, `layers.0.self_attn.q_proj.weight`, which are Hugging Face's names where a model follows its layout.
  */
-export abstract class Module {
+export abstract class Module implements Disposable {
   /** Every parameter once, under the first name it is met by; tied weights are not repeated. */
   namedParameters(prefix = ""): Map<string, Parameter> {
     const found = new Map<string, Parameter>();
@@ -37,6 +37,15 @@ export abstract class Module {
   /** Number of values in all parameters. */
   parameterCount(): number {
     return [...this.namedParameters().values()].reduce((total, { size }) => total + size, 0);
+  }
+
+  /** Frees what all parameters hold on the device, rather than at garbage collection; the module cannot be used afterwards. */
+  dispose(): void {
+    for (const parameter of this.namedParameters().values()) parameter.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
   }
 
   /** Copies of all parameters by name. */

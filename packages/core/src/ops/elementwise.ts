@@ -2,7 +2,6 @@ import type { Dtype } from "../tensor/dtype.js";
 import { broadcastShapes, type Shape, sameShape } from "../tensor/shape.js";
 import { full, type Tensor } from "../tensor/tensor.js";
 import { apply, defineOp, type GradientRule, type Op } from "./op.js";
-import { reduceTo } from "./reduce-to.js";
 
 /** A tensor, or a number that stands for a scalar. */
 export type TensorLike = Tensor | number;
@@ -16,9 +15,8 @@ const constantOf = (value: TensorLike): number | undefined => {
 };
 
 function elementwise(opcode: number, name: string, gradient?: GradientRule | "zero"): Op {
-  return defineOp(
-    gradient ? { name, kernel: "elementwise", opcode, gradient } : { name, kernel: "elementwise", opcode },
-  );
+  const op = { name, kernel: "elementwise", opcode, broadcasts: true };
+  return defineOp(gradient ? { ...op, gradient } : op);
 }
 
 function build(op: Op, inputs: Tensor[], dtype: Dtype, attributes: number[] = []): Tensor {
@@ -49,10 +47,10 @@ const binaryRule =
   (rule: BinaryRule): GradientRule =>
   ({ inputs, outputs, upstream, needs }) =>
     ([0, 1] as const).map((side) =>
-      needs[side] ? reduceTo(rule(inputs[0]!, inputs[1]!, outputs[0]!, upstream[0]!, side), inputs[side]!.shape) : null,
+      needs[side] ? rule(inputs[0]!, inputs[1]!, outputs[0]!, upstream[0]!, side) : null,
     );
 
-const opCopy = elementwise(0, "broadcast", ({ inputs, upstream }) => [reduceTo(upstream[0]!, inputs[0]!.shape)]);
+const opCopy = elementwise(0, "broadcast", ({ upstream }) => [upstream[0]!]);
 const opCast = elementwise(0, "cast_elementwise", ({ upstream }) => [upstream[0]!]);
 const opAdd = elementwise(
   2,
@@ -183,13 +181,8 @@ const opLessEqual = elementwise(29, "less_equal", "zero");
 const opEqual = elementwise(30, "equal", "zero");
 const opNotEqual = elementwise(31, "not_equal", "zero");
 const opWhere = elementwise(32, "where", ({ inputs, upstream, needs }) => {
-  const [condition, yes, no] = inputs;
-  const dy = upstream[0]!;
-  return [
-    null,
-    needs[1] ? reduceTo(where(condition!, dy, 0), yes!.shape) : null,
-    needs[2] ? reduceTo(where(condition!, 0, dy), no!.shape) : null,
-  ];
+  const [condition, dy] = [inputs[0]!, upstream[0]!];
+  return [null, needs[1] ? where(condition, dy, 0) : null, needs[2] ? where(condition, 0, dy) : null];
 });
 const opAddImmediate = elementwise(33, "add_immediate", ({ upstream }) => [upstream[0]!]);
 const opMultiplyImmediate = elementwise(34, "multiply_immediate", ({ attributes, upstream }) => [

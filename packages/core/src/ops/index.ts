@@ -61,7 +61,6 @@ export {
   moeCombine,
   moeGate,
   moeSort,
-  routerProbabilities,
 } from "./moe.js";
 export { concat, pad, reshape, slice, stack, transpose, updateRows } from "./movement.js";
 export { layerNorm, rmsNorm } from "./norm.js";

@@ -2,7 +2,6 @@ import { DtypeError, ShapeError } from "../tensor/errors.js";
 import { sameShape } from "../tensor/shape.js";
 import type { Tensor } from "../tensor/tensor.js";
 import { apply, applyAll, defineOp, refuseUpstream } from "./op.js";
-import { softmax } from "./softmax.js";
 
 const f32 = "f32" as const;
 const i32 = "i32" as const;
@@ -55,9 +54,6 @@ export function moeGate(logits: Tensor, topK: number, mode: GateMode = "topk-sof
   );
   return { weights: weights!, indices: indices! };
 }
-
-/** softmax(logits) over all experts, differentiable: what balancing losses average. */
-export const routerProbabilities = (logits: Tensor): Tensor => softmax(logits);
 
 const opSort = defineOp({ name: "moe_sort", kernel: "moe_sort", gradient: "zero" });
 

@@ -22,6 +22,8 @@ export interface Op extends OpSpec {
   readonly opcode?: number;
   /** Absent: not differentiable, and asking for a gradient through it is a GradientError. "zero": its gradient is 0 everywhere. */
   readonly gradient?: GradientRule | "zero";
+  /** Inputs stretch to a common shape by NumPy's rules. Gradients have that shape; autograd sums them back to each input's. */
+  readonly broadcasts?: boolean;
   /** `[output, input]` pairs that share storage: the kernel updates the input where it is. */
   readonly inPlace?: (node: OpNode) => readonly (readonly [number, number])[];
 }

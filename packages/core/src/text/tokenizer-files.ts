@@ -1,6 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { writeFileAtomic } from "../io/atomic-file.js";
+import { whyMissing } from "../io/model-folder.js";
 import { BpeTokenizer, isByteLevelBpe } from "./bpe-tokenizer.js";
 import { ByteTokenizer, isByteTokenizer } from "./byte-tokenizer.js";
 import { TokenizerError } from "./errors.js";
@@ -17,10 +18,9 @@ export async function loadTokenizer(folder: string): Promise<Tokenizer> {
   const path = join(folder, "tokenizer.json");
   const json = await readJson(path);
   if (json === undefined) {
-    throw new TokenizerError(
-      "TOKENIZER_MISSING",
-      `${path} does not exist. Other formats are not read: save the tokenizer with AutoTokenizer.save_pretrained`,
-    );
+    const missing =
+      "there is no tokenizer.json (other formats are not read: save it with AutoTokenizer.save_pretrained)";
+    throw new TokenizerError("TOKENIZER_MISSING", `${folder}: ${await whyMissing(folder, missing)}`);
   }
   const configPath = join(folder, "tokenizer_config.json");
   const config = (await readJson(configPath)) ?? {};

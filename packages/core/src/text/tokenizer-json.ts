@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import { z } from "zod";
+import { reasonOf } from "../io/reason.js";
 import { TokenizerError } from "./errors.js";
 
 const tokenId = z.number().int().min(0).max(0x7fffffff);
@@ -29,13 +30,7 @@ export type TokenizerConfig = Readonly<Record<string, unknown>>;
 /** @throws TokenizerError `TOKENIZER_INVALID` saying which field is wrong */
 export function parseDefinition(json: unknown, source: string): TokenizerDefinition {
   const result = definitionSchema.safeParse(json);
-  if (!result.success) {
-    const issue = result.error.issues[0];
-    throw new TokenizerError(
-      "TOKENIZER_INVALID",
-      `${source}: ${issue?.path.join(".") || "the file"}: ${issue?.message ?? "invalid"}`,
-    );
-  }
+  if (!result.success) throw new TokenizerError("TOKENIZER_INVALID", `${source}: ${reasonOf(result.error)}`);
   const seen = new Map<number, string>();
   for (const [token, id] of vocabEntries(result.data)) {
     const other = seen.get(id);

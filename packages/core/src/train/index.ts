@@ -22,5 +22,5 @@ export { openRunDirectory, type RunDirectory, type RunDirectoryOptions } from ".
 export { RUN_LAYOUT } from "./run-layout.js";
 export { type RunOwner, runOwner } from "./run-lock.js";
 export { runSteps, type StepsPlan, scalarsOf } from "./run-steps.js";
-export { requireFreeOutput, type StageContext, type StageOutput } from "./stage.js";
+export { defined, requireFreeOutput, type StageContext, type StageOutput } from "./stage.js";
 export { openTensorBoardFile, type TensorBoardOptions } from "./tensorboard.js";

@@ -24,3 +24,10 @@ export interface StageOutput {
 export function requireFreeOutput({ output, overwrite }: { output: string; overwrite?: boolean | undefined }): void {
   if (!overwrite && existsSync(output)) throw new OutputExistsError(output);
 }
+
+/** The options that are set: absent and undefined are not the same to strict optional properties. */
+export function defined<T extends object>(options: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as {
+    [K in keyof T]?: Exclude<T[K], undefined>;
+  };
+}

@@ -45,6 +45,18 @@ test("an expected error is one paragraph with code and causes, no stack", async 
   );
 });
 
+test("so is one of the engine, and of what a schema refuses the first field is named", async () => {
+  const engine = Object.assign(new Error('TREFOIL_THREADS is "x"'), { code: "TREFOIL_INVALID_ARGUMENT" });
+  const of = async (error: Error) =>
+    (await runInMemory([commandThat(async () => Promise.reject(error))], ["work"])).stderr;
+  expect(await of(engine)).toBe('error: TREFOIL_THREADS is "x" (TREFOIL_INVALID_ARGUMENT).\n');
+  expect(await of(Object.assign(engine, { code: "TREFOIL_INTERNAL" }))).toMatch(/^error: Error: [\s\S]*\n {4}at /);
+  const cause = z.object({ a: z.number() }).safeParse({ a: "b" }).error;
+  expect(await of(new TrefoilError("STORE", "the store is damaged", { cause }))).toBe(
+    "error: the store is damaged (STORE). Cause: a: Invalid input: expected number, received string.\n",
+  );
+});
+
 test("an unexpected error keeps its stack", async () => {
   const { code, stderr } = await runInMemory(
     [commandThat(async () => Promise.reject(new TypeError("x is not y")))],

@@ -15,7 +15,7 @@ function failure(name: string, options = {}): DeviceUnavailableError {
   throw new Error("the device opened");
 }
 
-it.each(["tpu!", "cuda:x", "", "cuda:12345"])("refuses the name %j", (name) => {
+it.each(["tpu!", "cuda:x", "", "cuda:12345", "gpu", "tpu:0"])("refuses the name %j", (name) => {
   expect(failure(name).message).toMatch(/Write "cpu", "cuda" or "cuda:1"/);
 });
 

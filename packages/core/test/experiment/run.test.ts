@@ -110,6 +110,16 @@ describe("an experiment of units", () => {
     await expect(runUnits({ workers: 2 }, broken)).rejects.toThrow("unit 13 breaks");
   });
 
+  it("names a line that is no row", async () => {
+    const directory = await folder();
+    const file = join(directory, "results.jsonl");
+    await appendFile(file, '{"unit":1,"arm":"a"}\n{"version":2}\n');
+    await expect(readResultRows<Row>(directory)).rejects.toMatchObject({
+      code: "TREFOIL_RESUME",
+      message: expect.stringContaining(`${file}:2 is no row of an experiment`),
+    });
+  });
+
   it("pairs rows of the same seed", () => {
     const rows = (...seeds: number[]) => seeds.map((seed) => ({ seed }));
     const pairs = pairedRows(rows(1, 2, 4), rows(4, 3, 1));

@@ -74,6 +74,22 @@ describe("compile", () => {
     expect(await values((await f({ x: tensor([1, 2]), scale: 4 })).scaled)).toEqual([4, 8]);
   });
 
+  it("tells arguments of other structure apart", async () => {
+    const [one, ten] = [tensor([1]), tensor([10])];
+    const difference = compile(({ x, y }: { x: Tensor; y: Tensor }) => x.sub(y));
+    expect(await values(await difference({ x: ten, y: one }))).toEqual([9]);
+    expect(await values(await difference({ y: one, x: ten }))).toEqual([9]);
+    const either = compile(({ up, down }: { up?: Tensor; down?: Tensor }) => (up ? up.add(1) : down!.sub(1)));
+    expect(await values(await either({ up: ten }))).toEqual([11]);
+    expect(await values(await either({ down: ten }))).toEqual([9]);
+    const first = compile((tree: readonly (readonly Tensor[])[]) => [tree[0]!.length, tree[0]![0]!.add(0)] as const);
+    expect((await first([[one], [ten]]))[0]).toBe(1);
+    expect((await first([[one, ten]]))[0]).toBe(2);
+    const words = compile((x: Tensor, ...said: string[]) => ({ x: x.add(0), said: said.length }));
+    expect((await words(one, "a", "b")).said).toBe(2);
+    expect((await words(one, 'a","b')).said).toBe(1);
+  });
+
   it("runs calls in order, awaited or not", async () => {
     const counter = new Parameter([], { data: Float32Array.of(0) });
     const next = compile(() => {

@@ -4,6 +4,7 @@ import {
   compile,
   cosineSchedule,
   crossEntropy,
+  defaultDevice,
   InitialValues,
   Linear,
   linearSchedule,
@@ -31,6 +32,17 @@ describe("modules", () => {
       "layers.1.gate_proj.weight",
       "layers.1.gate_proj.bias",
     ]);
+  });
+
+  it("gives its device memory back when it goes out of scope", async () => {
+    const buffers = () => defaultDevice().memory().buffers;
+    const before = buffers();
+    {
+      using layers = new Sequential(new Linear(8, 8), new Linear(8, 8, { bias: false }));
+      await layers.forward(tensor([[1, 2, 3, 4, 5, 6, 7, 8]])).data();
+      expect(buffers()).toBe(before + 3);
+    }
+    expect(buffers()).toBe(before);
   });
 
   it("starts from the same weights for the same seed", async () => {

@@ -1,8 +1,10 @@
+import { closeSync, existsSync, openSync } from "node:fs";
 import { appendFile, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { openMetricsFile, readMetricsFile } from "../../src/train/index.js";
+import { appendWhole } from "../../src/train/metrics.js";
 
 let folder: string;
 beforeAll(async () => {
@@ -68,11 +70,15 @@ test("a file that is no metrics file is refused, not truncated", async () => {
   expect(await readFile(file, "utf8")).toBe("hello\nworld\n");
 });
 
-test("a full disk is a named error", async () => {
-  const metrics = await openMetricsFile("/dev/full").catch(() => undefined);
-  // Only Linux has a device that is always full.
-  if (metrics === undefined) return;
-  expect(() => metrics.write({ step: 1, kind: "train", values: {} })).toThrow(
-    expect.objectContaining({ code: "METRICS_WRITE" }),
+// Only Linux has a device that is always full.
+test.runIf(existsSync("/dev/full"))("a full disk is a named error", () => {
+  const descriptor = openSync("/dev/full", "a");
+  expect(() => appendWhole(descriptor, Buffer.from("{}\n"), "metrics.jsonl")).toThrow(
+    expect.objectContaining({
+      code: "METRICS_WRITE",
+      message: "cannot write metrics.jsonl; is the disk full?",
+      cause: expect.objectContaining({ code: "ENOSPC" }),
+    }),
   );
+  closeSync(descriptor);
 });

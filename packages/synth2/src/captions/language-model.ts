@@ -41,13 +41,13 @@ export class LanguageModel implements Disposable {
       const hash = await hashLanguageModel(model);
       return new LanguageModel(path, model, tokenizer, hash, tokenizer.bosTokenId ?? end, [end, ...others]);
     } catch (error) {
-      disposeModel(model);
+      model.dispose();
       throw error;
     }
   }
 
   dispose(): void {
-    disposeModel(this.model);
+    this.model.dispose();
   }
 
   [Symbol.dispose](): void {
@@ -60,10 +60,6 @@ export async function hashLanguageModel(model: CausalLM): Promise<string> {
   const { vocabSize, hiddenSize, layers, heads, keyValueHeads, rmsNormEps, ropeTheta, maxPositions } = model.config;
   const sizes = { vocabSize, hiddenSize, layers, heads, keyValueHeads, rmsNormEps, ropeTheta, maxPositions };
   return await hashModel(sizes, model.namedParameters());
-}
-
-export function disposeModel(model: CausalLM): void {
-  for (const parameter of model.namedParameters().values()) parameter.dispose();
 }
 
 /** Most tokens of captions in training, end of text included: the rest of a longer one is not learned. */

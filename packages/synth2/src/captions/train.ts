@@ -22,7 +22,7 @@ import { SynthError } from "../errors.js";
 import { makeOptimizer, type TrainingSettings } from "../training/index.js";
 import { Choices } from "../world/random.js";
 import { type ClassedCaption, classPrompt } from "./classes.js";
-import { captionRows, disposeModel, hashLanguageModel } from "./language-model.js";
+import { captionRows, hashLanguageModel } from "./language-model.js";
 
 /** The sizes of the built-in language model. */
 export const languageSizesSchema = z
@@ -104,7 +104,7 @@ export async function trainLanguageModel(
     await saveModel(model, output, { config, files, overwrite });
     return { completed, hash: await hashLanguageModel(model) };
   } finally {
-    disposeModel(model);
+    model.dispose();
     for (const parameter of optimizer.namedState().values()) parameter.dispose();
   }
 }

@@ -20,7 +20,7 @@ export const captionsCommand = defineCommand({
   name: "captions",
   summary: "Write captions of classes drawn at random, with a language model or a program.",
   description:
-    "All classes are drawn alike, so that the captions are balanced where human ones are not (Synth², arXiv 2403.07750). Captions that repeat another, are too short or too long, or do not follow the grammar are rejected and counted. A run that was stopped goes on when the command is given again.",
+    "Classes are drawn uniformly, so that the captions are balanced where human ones are not (Synth², arXiv 2403.07750). Captions that repeat another, are too short or too long, or do not follow the grammar are rejected and counted. A run that was stopped continues when the command is given again.",
   examples: ["synth2 captions --language-model models/language --count 2000 --grammar world --output data/captions"],
   schema: z.strictObject({
     languageModel: folder("Language model: the built-in one, or a Hugging Face folder with --prompt.").optional(),
@@ -44,9 +44,14 @@ export const captionsCommand = defineCommand({
     attempts: count(20, "Tries per caption, after which the writer is given up."),
     batch: count(32, "Captions written at a time."),
     maxTokens: count(32, "Tokens of a caption at most.").meta({ unit: "tokens" }),
-    temperature: z.number().nonnegative().default(1).describe("Of the sampling."),
-    topK: z.number().int().nonnegative().default(0).describe("Sample among so many tokens; 0: all."),
-    topP: z.number().gt(0).max(1).default(0.95).describe("Sample among the likeliest tokens of this mass."),
+    temperature: z.number().nonnegative().default(1).describe("Sampling temperature."),
+    topK: z.number().int().nonnegative().default(0).describe("Sample from the K most likely tokens; 0: from all."),
+    topP: z
+      .number()
+      .gt(0)
+      .max(1)
+      .default(0.95)
+      .describe("Sample from the most likely tokens that together have this probability."),
     seed: seedField.describe("Classes and sampling."),
   }),
   run: async (config, { progress, signal }) => {

@@ -31,7 +31,7 @@ export const trainFields = (defaults: { steps: number; learningRate: number; bat
       .number()
       .positive()
       .default(defaults.learningRate)
-      .describe("Peak learning rate; falls along half a cosine to a tenth."),
+      .describe("Peak learning rate; falls along a cosine to a tenth of that."),
     warmupSteps: z
       .number()
       .int()
@@ -40,7 +40,7 @@ export const trainFields = (defaults: { steps: number; learningRate: number; bat
       .describe("Steps over which the rate rises from 0.")
       .meta({ unit: "steps" }),
     weightDecay: z.number().nonnegative().default(0).describe("AdamW's decay of matrices."),
-    clipNorm: z.number().positive().default(1).describe("Gradients longer than this are scaled down to it."),
+    clipNorm: z.number().positive().default(1).describe("Gradients with a larger norm are scaled down to it."),
     seed: seedField.describe("Initial weights, order of the data, random numbers."),
     checkpointEvery: count(200, "Steps between checkpoints.").meta({ unit: "steps" }),
     keepCheckpoints: count(2, "Newest checkpoints kept."),

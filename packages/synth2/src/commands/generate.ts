@@ -19,7 +19,7 @@ export const generateCommand = defineCommand({
   name: "generate",
   summary: "Draw a picture from a caption.",
   description:
-    "Decodes all codes of the picture in parallel, a few more settled at every step (MaskGIT, arXiv 2202.04200), or takes noise out of its embeddings (DDIM, arXiv 2010.02502), as the generator was trained. The same caption and seed give the same picture. With --image and --mask, only what is white in the mask is drawn.",
+    "Decodes all codes of the picture in parallel, fixing a few more at every step (MaskGIT, arXiv 2202.04200), or denoises its embeddings (DDIM, arXiv 2010.02502), depending on how the generator was trained. The same caption and seed give the same picture. With --image and --mask, only what is white in the mask is drawn.",
   examples: [
     'synth2 generate "a red circle" -o red.png --generator models/generator --tokenizer models/tokenizer',
     'synth2 generate "a red circle" --image scene.png --mask hole.png -o filled.png --generator models/generator --tokenizer models/tokenizer',
@@ -30,7 +30,10 @@ export const generateCommand = defineCommand({
       .min(1)
       .describe("What the picture should show.")
       .meta({ placeholder: "text", positional: true }),
-    negative: z.string().optional().describe("What it should not show; replaces no caption in the guidance."),
+    negative: z
+      .string()
+      .optional()
+      .describe("What it should not show: the negative caption of the guidance, instead of an empty one."),
     image: file("Picture to paint into. Default: none, all is drawn.").optional(),
     mask: file("With --image: white where it is painted anew, black where it is kept.").optional(),
     generator: folder("Generator."),

@@ -14,10 +14,13 @@ export const generatorLossSchema = z.strictObject({
   schedule: z
     .enum(["cosine", "linear", "square", "arccos"])
     .default("cosine")
-    .describe("Of the share of hidden codes."),
-  leastHidden: z.number().min(0).lt(1).default(0.5).describe("Least share of hidden codes in training."),
-  average: z.enum(["picture", "batch"]).default("batch").describe("Whether pictures or hidden codes count alike."),
-  dropCondition: z.number().min(0).lt(1).default(0.1).describe("Share of captions that are dropped."),
+    .describe("Schedule of the share of masked codes."),
+  leastHidden: z.number().min(0).lt(1).default(0.5).describe("Least share of masked codes in training."),
+  average: z
+    .enum(["picture", "batch"])
+    .default("batch")
+    .describe("Average over pictures, or over all masked codes of the batch."),
+  dropCondition: z.number().min(0).lt(1).default(0.1).describe("Share of captions that are dropped, for guidance."),
   labelSmoothing: z.number().min(0).lt(1).default(0).describe("ε of the label smoothing."),
 });
 
@@ -25,7 +28,7 @@ export const generatorCommand = defineCommand({
   name: "generator",
   summary: "Train a text-to-image model: captions to the codes of a picture, or to its embeddings.",
   description:
-    "A bidirectional transformer predicts hidden codes from the others and a caption (MUSE, arXiv 2301.00704), with a text encoder of its own; or, --kind continuous, clean embeddings from noisy ones (DDIM, arXiv 2010.02502). Some captions are dropped, so that guidance has a model without one.",
+    "A bidirectional transformer predicts masked codes from the others and a caption (MUSE, arXiv 2301.00704), with a text encoder of its own; or, with --kind continuous, clean embeddings from noisy ones (DDIM, arXiv 2010.02502). Some captions are dropped, so that the model can also be asked without one, which guidance needs.",
   examples: [
     "synth2 generator --data small-world:paired:3000 --tokenizer models/tokenizer --output models/generator",
     "synth2 generator --kind continuous --data small-world:paired:3000 --tokenizer models/tokenizer --output models/diffusion",
@@ -42,8 +45,8 @@ export const generatorCommand = defineCommand({
     vocabulary: count(512, "Tokens of the captions' vocabulary, at most.").meta({ unit: "tokens" }),
     ...outputFields,
     model: generatorSizesSchema.prefault({}),
-    loss: generatorLossSchema.describe("Of the masked kind.").prefault({}),
-    diffusion: diffusionSchema.describe("Of the continuous kind.").prefault({}),
+    loss: generatorLossSchema.describe("Loss of the masked kind.").prefault({}),
+    diffusion: diffusionSchema.describe("Loss of the continuous kind.").prefault({}),
     train: trainFields({ steps: 3600, ...generatorRate, batch: 32 }).prefault({}),
   }),
   run: async (config, { progress, signal }) => {

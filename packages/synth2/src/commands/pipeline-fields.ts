@@ -22,7 +22,7 @@ export const pipelineFields = ({ pairs, synthetic, steps }: PipelineBudget) => (
   world: z
     .enum(Object.keys(WORLDS) as [WorldName, ...WorldName[]])
     .default("small")
-    .describe("small: fewer looks, at most two objects, which models of minutes learn to draw."),
+    .describe("small: fewer shapes and colours and at most two objects, which is learned in minutes."),
   pairs: count(pairs, "Pictures with human captions to train on."),
   synthetic: count(synthetic, "Synthetic pairs."),
   vocabulary: count(512, "Tokens of the captions' vocabulary, at most.").meta({ unit: "tokens" }),

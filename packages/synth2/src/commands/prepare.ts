@@ -18,10 +18,10 @@ export const prepareCommand = defineCommand({
     split: z
       .string()
       .optional()
-      .describe("Of Karpathy's JSON: train, restval, val or test, or several with commas. Default: all."),
+      .describe("Split of Karpathy's JSON: train, restval, val or test, or several with commas. Default: all."),
     output: folder("Folder to make."),
     size: count(48, "Width and height of the pictures; the tokenizer must have the same.").meta({ unit: "pixels" }),
-    limit: z.number().int().positive().optional().describe("Stop after so many pictures."),
+    limit: z.number().int().positive().optional().describe("Stop after this many pictures."),
     threads: count(1, "Threads that decode."),
     overwrite: z.boolean().default(false).describe("Replace an existing output."),
   }),

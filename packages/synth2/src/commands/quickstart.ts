@@ -27,7 +27,7 @@ export const quickstartCommand = defineCommand({
   examples: ["synth2 quickstart", "synth2 quickstart --run runs/mine --resume"],
   schema: z.strictObject({
     run: folder("Run directory for models, pictures and the report. Default: runs/quickstart-TIME.").optional(),
-    resume: z.boolean().default(false).describe("Go on where the run in --run stopped."),
+    resume: z.boolean().default(false).describe("Continue where the run in --run stopped."),
     heldOut: count(96, "Pictures of each kind to measure on."),
     ...pipelineFields(budget),
   }),

@@ -23,7 +23,7 @@ const eitherCount = (name: keyof typeof whole, meaning: string) =>
 export const reproduceCommand = defineCommand({
   name: "reproduce",
   summary:
-    "The experiment: do synthetic pairs help, and what do embeddings save? Paired seeds, expectations stated before.",
+    "The experiment: do synthetic pairs help, and what do embeddings save? Paired seeds, expectations stated beforehand.",
   description:
     "For every seed trains image tokenizer, generator and language model on the same few pairs, measures how faithful the generator is, then trains a vision-language model for each arm: human pairs; with GenImage; with GenPair of balanced and of skewed captions; GenPair alone; true pairs of other scenes. Equal updates, one image tokenizer. Then times training on embeddings and on pixels, generation cached and on the fly. Every arm of every seed is a line of results.jsonl; stopped, it goes on where it was.",
   examples: ["synth2 reproduce --output runs/reproduce", "synth2 reproduce --output runs/small --small"],
@@ -33,7 +33,7 @@ export const reproduceCommand = defineCommand({
       .boolean()
       .default(false)
       .describe(
-        "2 seeds, fewer pictures, unless given beside it; a tenth of all updates and synthetic pairs: minutes, to see that it runs.",
+        "2 seeds and fewer pictures (other flags take precedence), a tenth of all updates and synthetic pairs: minutes, to see that it runs.",
       ),
     workers: count(Math.min(availableParallelism(), 8), "Seeds worked on at a time, each by a process of one thread."),
     seeds: eitherCount("seeds", "Paired seeds."),

@@ -6,7 +6,7 @@ import { count, dataField, outputFields, runOf, trainFields } from "./fields.js"
 
 /** The loss, with what it is by default. */
 export const tokenizerLossSchema = z.strictObject({
-  reconstruction: z.enum(["l1", "l2"]).default("l2").describe("Error of the pixels."),
+  reconstruction: z.enum(["l1", "l2"]).default("l2").describe("How pixel errors are measured."),
   contrast: z
     .number()
     .min(0)
@@ -17,17 +17,20 @@ export const tokenizerLossSchema = z.strictObject({
   reviveUntil: z.number().min(0).max(1).default(0.7).describe("Share of the run in which dead codes are replaced."),
   codebook: z
     .strictObject({
-      learning: z.enum(["ema", "gradient"]).default("ema").describe("How codes follow their latents."),
+      learning: z
+        .enum(["ema", "gradient"])
+        .default("ema")
+        .describe("How codes follow their latents: by moving averages or by gradient."),
       decay: z.number().min(0).lt(1).default(0.98).describe("γ of the moving averages."),
-      reviveBelow: z.number().min(0).default(0.1).describe("Latents per batch under which a code is dead; 0: never."),
+      reviveBelow: z.number().min(0).default(0.1).describe("A code with fewer latents per batch is dead; 0: never."),
       reviveCandidates: count(8, "A dead code becomes the worst represented of this many latents, drawn at random."),
     })
     .prefault({}),
   adversarial: z
     .strictObject({
-      weight: z.number().nonnegative().default(0).describe("Of the discriminator's loss; 0: no discriminator."),
-      startStep: z.number().int().nonnegative().default(1000).describe("Step from which the decoder sees it."),
-      channels: z.array(z.number().int().positive()).min(1).default([32, 64]).describe("Of its layers."),
+      weight: z.number().nonnegative().default(0).describe("Weight of the discriminator's loss; 0: no discriminator."),
+      startStep: z.number().int().nonnegative().default(1000).describe("Step from which its loss reaches the decoder."),
+      channels: z.array(z.number().int().positive()).min(1).default([32, 64]).describe("Channels of its layers."),
       gradientPenalty: z.number().nonnegative().default(0).describe("Weight of R1 on real pictures; 0: none."),
     })
     .prefault({}),

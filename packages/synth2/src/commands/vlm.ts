@@ -31,9 +31,14 @@ export const vlmCommand = defineCommand({
         sampling: samplingSchema.prefault({}),
         diffusion: diffusionSamplingSchema.prefault({}),
       })
-      .describe("Instead of --synthetic: pairs drawn when they are needed, and kept nowhere.")
+      .describe("Instead of --synthetic: pairs drawn when they are needed, and not kept.")
       .optional(),
-    syntheticShare: z.number().min(0).max(1).default(0.5).describe("Share of them in the batches; 1: no real pairs."),
+    syntheticShare: z
+      .number()
+      .min(0)
+      .max(1)
+      .default(0.5)
+      .describe("Share of synthetic pairs in the batches; 1: no real pairs."),
     tokenizer: folder("Image tokenizer."),
     languageModel: folder("Language model; it stays as it is."),
     ...outputFields,

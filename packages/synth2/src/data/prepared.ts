@@ -1,5 +1,6 @@
 import { type FileHandle, open, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
+import { reasonOf } from "@trefoil/core";
 import { z } from "zod";
 import { SynthError } from "../errors.js";
 import type { PairedDataset, PairedSample, SceneAttributes } from "../types.js";
@@ -58,7 +59,7 @@ export class PreparedDataset implements PairedDataset, AsyncDisposable {
         .split("\n")
         .map((line) => JSON.parse(line) as Row);
     } catch (cause) {
-      throw broken(cause instanceof Error ? cause.message : String(cause), cause);
+      throw broken(reasonOf(cause), cause);
     }
     const { size, samples } = description;
     const { size: bytes } = await stat(join(path, DATASET_FILES.images)).catch((cause: unknown) => {

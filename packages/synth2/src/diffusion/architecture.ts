@@ -8,7 +8,7 @@ export const diffusionSchema = z.strictObject({
     .default("v")
     .describe("What is predicted: the clean embedding, or the velocity between it and the noise (arXiv 2202.00512)."),
   timesteps: z.number().int().min(2).max(100_000).default(1000).describe("Levels of noise, along a cosine schedule."),
-  dropCondition: z.number().min(0).lt(1).default(0.1).describe("Share of captions that are dropped."),
+  dropCondition: z.number().min(0).lt(1).default(0.1).describe("Share of captions that are dropped, for guidance."),
 });
 
 export type DiffusionSettings = z.infer<typeof diffusionSchema>;

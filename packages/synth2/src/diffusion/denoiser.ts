@@ -130,8 +130,4 @@ export class EmbeddingDenoiser extends Module {
     const predicted = this.predict(addNoise(clean, noise, alphaBar), times, this.condition(text));
     return mean(square(subtract(predicted, denoiserTarget(this.architecture.target, clean, noise, alphaBar))));
   }
-
-  dispose(): void {
-    for (const parameter of this.namedParameters().values()) parameter.dispose();
-  }
 }

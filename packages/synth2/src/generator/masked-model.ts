@@ -106,8 +106,4 @@ export class MaskedGenerator extends Module {
       : likelihood;
     return { loss, likelihood, accuracy: sum(multiply(equal(argmax(logits), targets), weights)) };
   }
-
-  dispose(): void {
-    for (const parameter of this.namedParameters().values()) parameter.dispose();
-  }
 }

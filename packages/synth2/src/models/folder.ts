@@ -6,6 +6,7 @@ import {
   type Module,
   type Parameter,
   readJsonFile,
+  reasonOf,
   requireFreeOutput,
   SafetensorsFile,
   saveSafetensors,
@@ -91,11 +92,15 @@ export async function readModelConfig<A extends object>(
 ): Promise<{ architecture: A; sha256: string; config: Readonly<FolderConfig> }> {
   const file = join(path, configFile);
   const found = await modelKind(path);
-  if (found !== kind) throw new SynthError("SYNTH_MODEL", `${path} holds a "${String(found)}", not a "${kind}"`);
+  if (found !== kind) {
+    const holds = found === undefined ? "no model" : `a "${found}"`;
+    throw new SynthError("SYNTH_MODEL", `${path} holds ${holds}, not a "${kind}"`);
+  }
   const config = (await readJsonFile(path, configFile)) as Partial<FolderConfig>;
   const parsed = schema.safeParse(config.architecture);
   if (!parsed.success || typeof config.sha256 !== "string") {
-    throw new SynthError("SYNTH_MODEL", `${file} does not describe a ${kind}: ${parsed.error?.message ?? "no sha256"}`);
+    const reason = parsed.success ? "no sha256" : reasonOf(parsed.error);
+    throw new SynthError("SYNTH_MODEL", `${file} does not describe a ${kind} of this version: ${reason}`);
   }
   return { architecture: parsed.data, sha256: config.sha256, config: config as FolderConfig };
 }

@@ -10,14 +10,14 @@ export const samplingSchema = z.strictObject({
   schedule: z
     .enum(["cosine", "linear", "square", "arccos"])
     .optional()
-    .describe("How the share of hidden codes falls. Default: cosine, arccos for the Halton order."),
-  temperature: z.number().min(0).default(0.5).describe("Logits are divided by this; 0 takes the likeliest code."),
+    .describe("How the share of masked codes falls. Default: cosine, arccos for the Halton order."),
+  temperature: z.number().min(0).default(0.5).describe("Logits are divided by this; 0 takes the most likely code."),
   confidenceNoise: z
     .number()
     .min(0)
     .default(3)
-    .describe("Gumbel noise on the confidence at the first step, falling to 0 along a line (MaskGIT: 4.5)."),
-  topK: z.number().int().min(0).default(0).describe("Keep the k likeliest codes; 0 keeps all."),
+    .describe("Gumbel noise on the confidence at the first step, falling linearly to 0 (MaskGIT: 4.5)."),
+  topK: z.number().int().min(0).default(0).describe("Keep the k most likely codes; 0 keeps all."),
   topP: z.number().gt(0).max(1).default(1).describe("Keep the smallest set of codes that reaches this probability."),
   guidance: z
     .number()
@@ -29,11 +29,11 @@ export const samplingSchema = z.strictObject({
   guidanceRamp: z
     .boolean()
     .default(false)
-    .describe("Guidance grows along a line from 0 at the first step, as in MUSE; else it is constant."),
+    .describe("Guidance grows linearly from 0 at the first step, as in MUSE; else it is constant."),
   haltonRoll: z
     .boolean()
     .default(true)
-    .describe("Halton order: every picture starts the sequence at a place of its own."),
+    .describe("In Halton order, every picture starts the sequence at a different place."),
 });
 
 export type SamplingOptions = z.infer<typeof samplingSchema>;

@@ -31,7 +31,7 @@ export const architectureSchema = z.strictObject({
     .nonnegative()
     .default(64)
     .describe(
-      "Entries of a second codebook, for patches in grey of one mean and contrast; the first one then codes the range of colours of a patch, and a code is one entry of each, so that new combinations are codes too. 0: one codebook.",
+      "Entries of a second codebook, for grey patterns of patches at unit mean and contrast. The first one then codes the colour range of a patch, and a code is one entry of each, so that new combinations are codes too. 0: one codebook.",
     ),
   normaliseCodes: z.boolean().default(false).describe("Codes of length 1, compared by angle (as LlamaGen)."),
 });

@@ -87,10 +87,6 @@ export class TokenizerModel extends Module {
     const { gridSize } = this.autoencoder;
     return this.autoencoder.decoder.forward(reshape(codes, [-1, gridSize, gridSize, codes.shape.at(-1)!]));
   }
-
-  dispose(): void {
-    for (const parameter of this.namedParameters().values()) parameter.dispose();
-  }
 }
 
 const beside = (parts: readonly Tensor[]): Tensor => (parts.length === 1 ? parts[0]! : concat(parts, 1));

@@ -9,13 +9,13 @@ export const vlmSizesSchema = z.strictObject({
     .int()
     .nonnegative()
     .default(1)
-    .describe("Layers of attention among patches: codes alone say little of shapes and places."),
+    .describe("Layers of attention among patches: codes alone say little about shapes and places."),
   placeDeviation: z
     .number()
     .positive()
     .default(0.9)
     .describe(
-      "How loud rows and columns of patches begin, beside content of about 0.6. At 0.3 places are learned later than all else; at 1.5 everything is learned late.",
+      "Initial standard deviation of the embeddings of rows and columns; content has about 0.6. At 0.3 places are learned later than all else; at 1.5 everything is learned late.",
     ),
   latents: count(16, "Latents of the resampler: what the language model reads of a picture."),
   width: count(128, "Width of the resampler."),

@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { readJsonFile, SafetensorsFile, type StageContext } from "@trefoil/core";
+import { readJsonFile, reasonOf, SafetensorsFile, type StageContext } from "@trefoil/core";
 import { z } from "zod";
 import { SynthError } from "../errors.js";
 import { encodeDataset, type VqImageTokenizer } from "../tokenizer/index.js";
@@ -82,7 +82,7 @@ export class SyntheticDataset implements EmbeddedDataset, AsyncDisposable {
       new SynthError("SYNTH_STORE", `${path} is no synthesis (${why}): give a folder that synthesize wrote`, { cause });
     if (!existsSync(join(path, "synthesis.json"))) throw broken("no synthesis.json");
     const manifest = manifestSchema.safeParse(await readJsonFile(path, "synthesis.json"));
-    if (!manifest.success) throw broken(manifest.error.message);
+    if (!manifest.success) throw broken(reasonOf(manifest.error));
     const { tokenizer, positions, dimension } = manifest.data;
     const shards: Shard[] = [];
     let length = 0;
@@ -102,7 +102,7 @@ export class SyntheticDataset implements EmbeddedDataset, AsyncDisposable {
       }
     } catch (cause) {
       for (const { file } of shards) await file.close();
-      throw broken(cause instanceof Error ? cause.message : String(cause), cause);
+      throw broken(reasonOf(cause), cause);
     }
     if (length === 0) throw broken("no shards");
     return new SyntheticDataset(positions, dimension, tokenizer, length, shards);

@@ -73,8 +73,4 @@ export class VisionLanguageModel extends Module {
     const head = this.#language.headWeight;
     return linearCrossEntropy(flat, head, reshape(targets, rows), reshape(weights, rows)).loss;
   }
-
-  dispose(): void {
-    for (const parameter of this.namedParameters().values()) parameter.dispose();
-  }
 }

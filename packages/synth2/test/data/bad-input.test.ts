@@ -218,5 +218,11 @@ describe("prepared folders", () => {
     await saveDataset(world, { output: at("short"), source: "world", overwrite: false });
     writeFileSync(at("short", "images.bin"), "short");
     await expect(PreparedDataset.open(at("short"))).rejects.toMatchObject({ code: "SYNTH_DATA" });
+    const file = at("short", "dataset.json");
+    writeFileSync(file, JSON.stringify({ ...JSON.parse(readFileSync(file, "utf8")), version: 2 }));
+    await expect(PreparedDataset.open(at("short"))).rejects.toMatchObject({
+      code: "SYNTH_DATA",
+      message: expect.stringMatching(/short is not a prepared dataset \(.*\): version: .*1$/),
+    });
   });
 });

@@ -188,6 +188,11 @@ describe("image tokenizer", () => {
     bytes[bytes.length - 1]! ^= 1;
     writeFileSync(file, bytes);
     await expect(VqImageTokenizer.open(path)).rejects.toMatchObject({ code: "SYNTH_MODEL" });
+    const config = readFileSync(join(path, "config.json"), "utf8");
+    writeFileSync(join(path, "config.json"), config.replace("codesSee", "codeSees"));
+    await expect(VqImageTokenizer.open(path)).rejects.toThrow(/of this version: .*codeSees/);
+    writeFileSync(join(path, "config.json"), "{}");
+    await expect(VqImageTokenizer.open(path)).rejects.toThrow('holds no model, not a "trefoil-image-tokenizer"');
     appendFileSync(join(path, "config.json"), "x");
     await expect(VqImageTokenizer.open(path)).rejects.toThrow();
   });

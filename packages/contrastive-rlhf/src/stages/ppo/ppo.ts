@@ -1,4 +1,5 @@
 import {
+  defined,
   type JsonValue,
   namedState,
   Permutation,
@@ -12,7 +13,6 @@ import { adaptKlCoefficient, mean, penalise, RewardShaper } from "../../algorith
 import { EpisodeEncoder, type PromptTokens } from "../../data/index.js";
 import { RlhfError } from "../../errors.js";
 import { hashModelFolder, loadScoreModel, OpenPolicy, Sampler, ScoreModel } from "../../models/index.js";
-import { defined } from "../defined.js";
 import { hashRows } from "../hash-rows.js";
 import { findAlarm, requireFirstRatio, type ScoredBatch, saveAlarm } from "./alarms.js";
 import { type Experience, makeExperience } from "./experience.js";
