@@ -144,11 +144,17 @@ struct TrefoilDevice {
     try {
       platform::select(index);
     } catch (const KernelError&) {
-      return;  // the driver is gone, and with it what it held
+      (void)cublaslt.release();  // the driver is gone, and with it what it held
+      return;
     }
     close();
   }
   void close() {
+    try {
+      if (stream) platform::synchronize(stream);  // what is still under way uses what goes now
+    } catch (const KernelError&) {
+      // the device is lost: what it held goes with the process
+    }
     cublaslt.reset();
     staging.close();
     if (seen) platform::release_pinned(seen);
