@@ -127,6 +127,7 @@ struct TrefoilDevice {
            properties.capability / 10, properties.capability % 10);
     const Precision precision = precision_of(options.precision);
     platform::select(index);
+    platform::check_code();
     try {
       stream = platform::create_stream();
       recording = platform::create_stream();
@@ -178,7 +179,15 @@ int32_t device_count(TrefoilStatus* status) {
 
 TrefoilDevice* open_device(const TrefoilDeviceOptions* options, TrefoilStatus* status) {
   TrefoilDevice* device = nullptr;
-  guarded(status, [&] { device = new TrefoilDevice(*options); });
+  guarded(status, [&] {
+    try {
+      device = new TrefoilDevice(*options);
+    } catch (const KernelError& error) {
+      // Whatever CUDA says while a device is opened, that device cannot be had: it is another process's, is full, or is not what kernels were made for.
+      if (error.code != TREFOIL_INTERNAL && error.code != TREFOIL_OUT_OF_MEMORY) throw;
+      fail(TREFOIL_DEVICE_UNAVAILABLE, "%s", error.what());
+    }
+  });
   return device;
 }
 
