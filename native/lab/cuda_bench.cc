@@ -1,6 +1,6 @@
 // Time of every heavy op of the CUDA backend beside the ceilings of the same device, measured in the same run. Prints one JSON object,
 // an entry a line.
-// cuda_bench LIBRARY [name-part] [--precision=f32|bf16|bf16-products] [--seconds=0.2] [--line-seconds=60]
+// cuda_bench LIBRARY [name-part…] [--precision=f32|bf16|bf16-products] [--seconds=0.2] [--line-seconds=60]
 #include "cuda_bench.h"
 
 #include <dlfcn.h>
@@ -277,7 +277,7 @@ std::string run_line(const Line& line, double bandwidth, double peak) {
 }
 
 // Lines from number `first` on; the head of the report and those before are another process's.
-int run(const char* path, const char* part, const char* precision, size_t first) {
+int run(const char* path, const std::vector<std::string>& parts, const char* precision, size_t first) {
   void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   auto entry = library ? reinterpret_cast<TrefoilBackendEntry>(dlsym(library, "trefoil_backend")) : nullptr;
   if (!entry) throw std::runtime_error(dlerror());
@@ -298,7 +298,9 @@ int run(const char* path, const char* part, const char* precision, size_t first)
                 escaped(info.name).c_str(), info.isa, bandwidth / 1e9, peaks.fma_f32 / 1e12, peaks.mma_bf16 / 1e12, peaks.wgmma_bf16 / 1e12,
                 overhead * 1e6);
   std::vector<Line> lines = all_lines();
-  std::erase_if(lines, [part](const Line& line) { return part && line.name.find(part) == std::string::npos; });
+  std::erase_if(lines, [&](const Line& line) {
+    return !parts.empty() && std::none_of(parts.begin(), parts.end(), [&](const std::string& part) { return line.name.find(part) != std::string::npos; });
+  });
   std::snprintf(out_of_time_message, sizeof out_of_time_message, "\"error\": \"it has not ended within %u s\"}", seconds_of_a_line);
   struct sigaction action {};
   action.sa_handler = out_of_time;
@@ -332,7 +334,8 @@ int run(const char* path, const char* part, const char* precision, size_t first)
 }  // namespace
 
 int main(int argc, char** argv) {
-  const char *path = nullptr, *part = nullptr, *precision = "bf16";
+  const char *path = nullptr, *precision = "bf16";
+  std::vector<std::string> parts;
   size_t first = 0;
   successor.push_back(argv[0]);
   for (int i = 1; i < argc; ++i) {
@@ -342,14 +345,14 @@ int main(int argc, char** argv) {
     else if (std::strncmp(argv[i], "--seconds=", 10) == 0) seconds_per_line = std::atof(argv[i] + 10);
     else if (std::sscanf(argv[i], "--line-seconds=%u", &seconds_of_a_line) == 1) continue;
     else if (!path) path = argv[i];
-    else part = argv[i];
+    else parts.emplace_back(argv[i]);
   }
   if (!path) {
-    std::fprintf(stderr, "cuda_bench LIBRARY [name-part] [--precision=f32|bf16|bf16-products] [--seconds=0.2] [--line-seconds=60]\n");
+    std::fprintf(stderr, "cuda_bench LIBRARY [name-part…] [--precision=f32|bf16|bf16-products] [--seconds=0.2] [--line-seconds=60]\n");
     return 2;
   }
   try {
-    return run(path, part, precision, first);
+    return run(path, parts, precision, first);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "cuda_bench: %s\n", error.what());
     return 1;
