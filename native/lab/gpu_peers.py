@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import sys
 import time
 
 import torch
@@ -21,6 +22,9 @@ ARGUMENTS = OPTIONS.parse_args()
 DEVICE = torch.device(ARGUMENTS.device)
 # A backward pass runs on the stream of its forward pass: both are on the one that is recorded, or backward passes could not be.
 STREAM = torch.cuda.Stream() if DEVICE.type == "cuda" else None
+# A recording that failed can leave PyTorch's generator in the middle of it, an error of a kernel the whole device: what comes after needs a
+# new process.
+spoilt = False
 
 
 def seconds(body, repetitions=5):
@@ -31,6 +35,8 @@ def seconds(body, repetitions=5):
         if DEVICE.type == "cuda":
             return graph_seconds(body, repetitions), True
     except RuntimeError:
+        global spoilt
+        spoilt = True
         torch.cuda.synchronize()
     times = []
     for _ in range(repetitions):
@@ -282,24 +288,30 @@ PEERS = (row_peers, matmul_peers, attention_peers, convolution_peers, layer_peer
 
 
 def add_peers(line):
-    """What a peer that does not run says goes into the line."""
+    """What a peer that does not run says goes into the line. One without peers has none, so that it is passed over next time."""
+    line["peers"] = {}
     for peers in PEERS:
         candidates = peers(line["name"])
         while True:
             try:
                 label, body = next(candidates)
                 spent, recorded = seconds(body)
-                line.setdefault("peers", {})[label] = spent * 1e3
+                line["peers"][label] = spent * 1e3
                 if DEVICE.type == "cuda" and not recorded:
                     line.setdefault("not_recorded", []).append(label)
             except StopIteration:
                 break
             except Exception as error:  # one peer that does not run must not hide the others
-                line.setdefault("peer_errors", []).append((str(error).splitlines() or [repr(error)])[0][:200])
+                message = (str(error).splitlines() or [repr(error)])[0][:200]
+                line.setdefault("peer_errors", []).append(message)
+                if "CUDA error" in message:
+                    global spoilt
+                    spoilt = True
+                    break
             body = None
             if DEVICE.type == "cuda":
                 torch.cuda.empty_cache()
-    if "peers" in line:
+    if line["peers"]:
         line["peer_milliseconds"] = min(line["peers"].values())
         line["ratio"] = line["peer_milliseconds"] / line["milliseconds"]
 
@@ -309,13 +321,15 @@ def main(path):
         report = json.load(file)
     report["torch"] = torch.__version__
     for line in report["lines"]:
-        if "milliseconds" not in line or "peers" in line or "peer_errors" in line:
+        if "milliseconds" not in line or "peers" in line:
             continue
         add_peers(line)
-        print(line["name"], line.get("ratio"), line.get("peers", ""), line.get("peer_errors", ""), flush=True)
+        print(line["name"], line.get("ratio"), line["peers"], line.get("peer_errors", ""), flush=True)
         with open(path + ".part", "w") as file:
             json.dump(report, file, indent=1)
         os.replace(path + ".part", path)
+        if spoilt:
+            os.execv(sys.executable, [sys.executable, *sys.argv])
 
 
 with torch.cuda.stream(STREAM) if STREAM else contextlib.nullcontext():
