@@ -1,11 +1,13 @@
 // Time of every heavy op of the CUDA backend beside the ceilings of the same device, measured in the same run. Prints one JSON object,
 // an entry a line.
-// cuda_bench LIBRARY [name-part] [--precision=f32|bf16|bf16-products] [--seconds=0.2]
+// cuda_bench LIBRARY [name-part…] [--precision=f32|bf16|bf16-products] [--seconds=0.2] [--line-seconds=60]
 #include "cuda_bench.h"
 
 #include <dlfcn.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -232,7 +234,28 @@ std::string escaped(const std::string& text) {
   return result;
 }
 
-void run_line(const Line& line, double bandwidth, double peak) {
+// A line that loses the device, or does not end, costs a process and not the lines after it, which its successor measures.
+unsigned seconds_of_a_line = 60;
+std::vector<char*> successor;  // its arguments
+char out_of_time_message[80];
+
+[[noreturn]] void start_successor() {
+  for (int file = 3; file < 4096; ++file) close(file);  // the driver's too, and with them what still runs on the device
+  execv("/proc/self/exe", successor.data());
+  _exit(1);
+}
+// Calls only what a handler of a signal may.
+[[noreturn]] void out_of_time(int) {
+  if (write(STDOUT_FILENO, out_of_time_message, std::strlen(out_of_time_message)) < 0) _exit(1);
+  start_successor();
+}
+bool lost() {
+  TrefoilStatus status{};
+  backend->synchronize(device, &status);  // reports what an op has noted, once
+  return backend->synchronize(device, &status) != TREFOIL_OK;
+}
+
+std::string run_line(const Line& line, double bandwidth, double peak) {
   const Work work = line.make();
   double bytes = work.bytes;
   if (bytes < 0) {
@@ -242,12 +265,19 @@ void run_line(const Line& line, double bandwidth, double peak) {
   const double seconds = time_launches(Launches(work, false));
   const bool products = work.flops > 0;
   const double rate = products ? work.flops / seconds : bytes / seconds;
-  std::printf("\"milliseconds\": %.5f, \"%s\": %.2f, \"share\": %.4f", seconds * 1e3, products ? "tflops" : "gbps", rate / (products ? 1e12 : 1e9), rate / (products ? peak : bandwidth));
-  if (std::any_of(work.calls.begin(), work.calls.end(), [](const Call& call) { return call.routing; }))
-    std::printf(", \"routing_share\": %.4f", time_launches(Launches(work, true)) / seconds);
+  char text[200];
+  std::snprintf(text, sizeof text, "\"milliseconds\": %.5f, \"%s\": %.2f, \"share\": %.4f", seconds * 1e3, products ? "tflops" : "gbps", rate / (products ? 1e12 : 1e9),
+                rate / (products ? peak : bandwidth));
+  std::string result = text;
+  if (std::any_of(work.calls.begin(), work.calls.end(), [](const Call& call) { return call.routing; })) {
+    std::snprintf(text, sizeof text, ", \"routing_share\": %.4f", time_launches(Launches(work, true)) / seconds);
+    result += text;
+  }
+  return result;
 }
 
-int run(const char* path, const char* part, const char* precision) {
+// Lines from number `first` on; the head of the report and those before are another process's.
+int run(const char* path, const std::vector<std::string>& parts, const char* precision, size_t first) {
   void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   auto entry = library ? reinterpret_cast<TrefoilBackendEntry>(dlsym(library, "trefoil_backend")) : nullptr;
   if (!entry) throw std::runtime_error(dlerror());
@@ -259,22 +289,42 @@ int run(const char* path, const char* part, const char* precision) {
   TrefoilDeviceInfo info{};
   backend->device_info(device, &info);
   const double bandwidth = copy_bandwidth(), overhead = step_overhead();
-  const Peaks peaks = measure_peaks();
-  const double peak = std::strcmp(precision, "f32") == 0 ? peaks.fma_f32 : peaks.mma_bf16;
-  std::printf("{\"device\": \"%s\", \"level\": \"%s\", \"copy_gbps\": %.1f, \"fma_f32_tflops\": %.2f, \"mma_bf16_tflops\": %.2f, \"step_overhead_us\": %.2f, \"lines\": [\n",
-              escaped(info.name).c_str(), info.isa, bandwidth / 1e9, peaks.fma_f32 / 1e12, peaks.mma_bf16 / 1e12, overhead * 1e6);
-  bool first = true;
-  for (const Line& line : all_lines()) {
-    if (part && line.name.find(part) == std::string::npos) continue;
-    std::printf("%s  {\"name\": \"%s\", ", first ? "" : ",\n", line.name.c_str());
-    first = false;
+  // Where it may be tried: see docs/gpu.md.
+  const char* wgmma = std::getenv("TREFOIL_CUDA_WGMMA");
+  const Peaks peaks = measure_peaks(wgmma && std::strcmp(wgmma, "1") == 0 && std::strncmp(info.isa, "sm_90", 5) == 0);
+  const double peak = std::strcmp(precision, "f32") == 0 ? peaks.fma_f32 : std::max(peaks.mma_bf16, peaks.wgmma_bf16);
+  if (first == 0)
+    std::printf("{\"device\": \"%s\", \"level\": \"%s\", \"copy_gbps\": %.1f, \"fma_f32_tflops\": %.2f, \"mma_bf16_tflops\": %.2f, \"wgmma_bf16_tflops\": %.2f, \"step_overhead_us\": %.2f, \"lines\": [",
+                escaped(info.name).c_str(), info.isa, bandwidth / 1e9, peaks.fma_f32 / 1e12, peaks.mma_bf16 / 1e12, peaks.wgmma_bf16 / 1e12,
+                overhead * 1e6);
+  std::vector<Line> lines = all_lines();
+  std::erase_if(lines, [&](const Line& line) {
+    return !parts.empty() && std::none_of(parts.begin(), parts.end(), [&](const std::string& part) { return line.name.find(part) != std::string::npos; });
+  });
+  std::snprintf(out_of_time_message, sizeof out_of_time_message, "\"error\": \"it has not ended within %u s\"}", seconds_of_a_line);
+  struct sigaction action {};
+  action.sa_handler = out_of_time;
+  action.sa_flags = SA_NODEFER;  // the successor may be interrupted as well
+  sigaction(SIGALRM, &action, nullptr);
+  for (size_t i = first; i < lines.size(); ++i) {
+    std::string after = "--after=" + std::to_string(i + 1);
+    successor.push_back(after.data());
+    successor.push_back(nullptr);
+    std::printf("%s  {\"name\": \"%s\", ", i ? ",\n" : "\n", lines[i].name.c_str());
+    std::fflush(stdout);
+    bool failed = false;
+    alarm(seconds_of_a_line);
     try {
-      run_line(line, bandwidth, peak);
+      std::printf("%s", run_line(lines[i], bandwidth, peak).c_str());
     } catch (const std::exception& error) {
       std::printf("\"error\": \"%s\"", escaped(error.what()).c_str());
+      failed = true;
     }
+    alarm(0);
     std::printf("}");
     std::fflush(stdout);
+    if (failed && lost()) start_successor();
+    successor.resize(successor.size() - 2);
   }
   std::printf("\n]}\n");
   backend->close_device(device);
@@ -284,19 +334,25 @@ int run(const char* path, const char* part, const char* precision) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const char *path = nullptr, *part = nullptr, *precision = "bf16";
+  const char *path = nullptr, *precision = "bf16";
+  std::vector<std::string> parts;
+  size_t first = 0;
+  successor.push_back(argv[0]);
   for (int i = 1; i < argc; ++i) {
+    if (std::sscanf(argv[i], "--after=%zu", &first) == 1) continue;
+    successor.push_back(argv[i]);
     if (std::strncmp(argv[i], "--precision=", 12) == 0) precision = argv[i] + 12;
     else if (std::strncmp(argv[i], "--seconds=", 10) == 0) seconds_per_line = std::atof(argv[i] + 10);
+    else if (std::sscanf(argv[i], "--line-seconds=%u", &seconds_of_a_line) == 1) continue;
     else if (!path) path = argv[i];
-    else part = argv[i];
+    else parts.emplace_back(argv[i]);
   }
   if (!path) {
-    std::fprintf(stderr, "cuda_bench LIBRARY [name-part] [--precision=f32|bf16|bf16-products] [--seconds=0.2]\n");
+    std::fprintf(stderr, "cuda_bench LIBRARY [name-part…] [--precision=f32|bf16|bf16-products] [--seconds=0.2] [--line-seconds=60]\n");
     return 2;
   }
   try {
-    return run(path, part, precision);
+    return run(path, parts, precision, first);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "cuda_bench: %s\n", error.what());
     return 1;

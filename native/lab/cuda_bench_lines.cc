@@ -29,10 +29,9 @@ Tensor generator_state() {
   return integers({4}, [](int64_t i) { return static_cast<int32_t>(i); });
 }
 
-// Weights are f32, which bf16 products pack, or bf16.
-Work matmul_work(int64_t m, int64_t n, int64_t k, bool bf16 = false) {
-  Work work = one_op("matmul", list(bf16 ? normal({m, k}, 0.1f, TREFOIL_BF16) : given({m, k}, 0.1f), normal({n, k}, 0.1f, bf16 ? TREFOIL_BF16 : TREFOIL_F32)),
-                     list(made({m, n})), {0, 1, 1, 0}, 2, 1);
+// Weights too are stored as `given` stores: programs with an optimiser keep bf16 copies, which their products need not pack.
+Work matmul_work(int64_t m, int64_t n, int64_t k) {
+  Work work = one_op("matmul", list(given({m, k}, 0.1f), given({n, k}, 0.1f)), list(made({m, n})), {0, 1, 1, 0}, 2, 1);
   work.flops = 2.0 * double(m) * double(n) * double(k);
   return work;
 }
@@ -75,7 +74,7 @@ Work grouped_work(int64_t tokens, int64_t experts, int64_t choices, int64_t k, i
   for (int64_t e = 0; e < experts; ++e)
     offsets[static_cast<size_t>(e) + 1] = static_cast<int32_t>(std::min<int64_t>(rows, offsets[static_cast<size_t>(e)] + rows / experts * (3 + (e % 3 - 1)) / 3));
   offsets.back() = static_cast<int32_t>(rows);
-  Work work = one_op("grouped_matmul", list(given({rows, k}, 0.1f), normal({experts, n, k}, 0.1f), integers({experts + 1}, [&](int64_t i) { return offsets[static_cast<size_t>(i)]; })),
+  Work work = one_op("grouped_matmul", list(given({rows, k}, 0.1f), given({experts, n, k}, 0.1f), integers({experts + 1}, [&](int64_t i) { return offsets[static_cast<size_t>(i)]; })),
                      list(made({rows, n})), {1}, 1);
   work.flops = 2.0 * double(rows) * double(n) * double(k);
   return work;
@@ -91,9 +90,20 @@ Work diffusion_work(int64_t batch, int64_t length, int64_t codes) {
 
 Work cross_entropy_work(int64_t rows, int64_t width, int64_t vocabulary) {
   Tensor targets = integers({rows}, [vocabulary](int64_t i) { return static_cast<int32_t>(scramble(i) % vocabulary); });
-  Work work = one_op("linear_cross_entropy", list(given({rows, width}, 0.05f), normal({vocabulary, width}, 0.05f), std::move(targets), ones(rows, 1 / float(rows))),
+  Work work = one_op("linear_cross_entropy", list(given({rows, width}, 0.05f), given({vocabulary, width}, 0.05f), std::move(targets), ones(rows, 1 / float(rows))),
                      list(empty({}), empty({rows}), made({rows, width}), empty({vocabulary, width})));
   work.flops = 3 * 2.0 * double(rows) * double(width) * double(vocabulary);
+  return work;
+}
+
+// 3 x 3 over pictures of side x side. 0: forward, 1: gradient of the pictures, 2: of the kernel.
+Work conv_work(int64_t images, int64_t side, int64_t channels, int pass) {
+  const std::vector<int64_t> pictures{images, side, side, channels}, kernel{channels, 3, 3, channels};
+  const std::vector<double> attributes{1, 1};
+  Work work = pass == 0   ? one_op("conv2d", list(given(pictures), given(kernel, 0.02f)), list(made(pictures)), attributes, 1)
+              : pass == 1 ? one_op("conv2d_input_grad", list(given(pictures), given(kernel, 0.02f)), list(made(pictures)), attributes)
+                          : one_op("conv2d_weight_grad", list(given(pictures), given(pictures)), list(empty(kernel)), attributes);
+  work.flops = 2.0 * double(images * side * side) * 9 * double(channels) * double(channels);
   return work;
 }
 
@@ -117,6 +127,12 @@ std::vector<Line> all_lines() {
       return one_op("rms_norm_grad", list(given({16384, n}), normal({16384, n}), normal({n}), ones(16384)), list(empty({16384, n}), empty({n})));
     });
   }
+  add("layer_norm 16384x4096", [] {
+    return one_op("layer_norm", list(normal({16384, 4096}), normal({4096}), normal({4096})), list(made({16384, 4096}), empty({16384}), empty({16384})), {1e-5});
+  });
+  add("group_norm 16x64x64x128, 32 groups", [] {
+    return one_op("group_norm", list(normal({16, 64, 64, 128}), normal({128}), normal({128})), list(made({16, 64, 64, 128}), empty({16, 32}), empty({16, 32})), {32, 1e-5});
+  });
   for (auto [rows, n] : {std::array<int64_t, 2>{8192, 4096}, {4096, 32000}})
     add("softmax " + text(rows) + "x" + text(n), [=] { return one_op("softmax", list(normal({rows, n})), list(empty({rows, n}))); });
   add("swiglu 16384x11008", [] { return one_op("swiglu", list(given({16384, 22016})), list(made({16384, 11008}))); });
@@ -125,6 +141,7 @@ std::vector<Line> all_lines() {
     return one_op("rope", list(given({8, 2048, 32, 128}), normal({2048, 64}), normal({2048, 64}), positions(8, 2048)), list(made({8, 2048, 32, 128})), {0, 0});
   });
   add("adamw 256M", [] { return adamw_work(int64_t{1} << 28); });
+  add("sum_squares 256M", [] { return one_op("sum_squares", list(normal({int64_t{1} << 28})), list(empty({}))); });
   add("elementwise a*b+c, gelu 256M", [] {
     constexpr int64_t n = int64_t{1} << 28;
     return one_op("elementwise", list(given({n}), given({n})), list(made({n})), {3, 4, 0, 1, 0, 0, 33, 2, 0, 0, 0.5, 20, 3, 0, 0, 0, 4});
@@ -145,10 +162,12 @@ std::vector<Line> all_lines() {
     return one_op("sample_tokens", list(normal({64, 128000}, 3.0f), generator_state()), list(empty({64}, TREFOIL_I32), empty({64})), {1, 50, 0.95, 0});
   });
   for (int64_t n : {1024, 4096, 8192}) add("matmul " + text(n), [n] { return matmul_work(n, n, n); });
-  add("matmul 4096, bf16 operands", [] { return matmul_work(4096, 4096, 4096, true); });
-  add("matmul 8192, bf16 operands", [] { return matmul_work(8192, 8192, 8192, true); });
   add("matmul 16384x4096x11008", [] { return matmul_work(16384, 11008, 4096); });
   add("matmul 64x4096x4096 (decode)", [] { return matmul_work(64, 4096, 4096); });
+  for (int pass : {0, 1, 2}) {
+    constexpr const char* kOps[] = {"conv2d", "conv2d_input_grad", "conv2d_weight_grad"};
+    add(std::string(kOps[pass]) + " 16x64x64x128, 3x3", [pass] { return conv_work(16, 64, 128, pass); });
+  }
   for (int64_t size : {64, 128})
     for (int64_t length : {1024, 2048, 4096, 8192, 16384}) {
       const int64_t batch = 16384 / length, heads = 2048 / size;

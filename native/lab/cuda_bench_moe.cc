@@ -9,8 +9,8 @@ Work mixture_layer(int64_t tokens, int64_t hidden, int64_t intermediate, int64_t
   const auto numbers = [&](std::vector<int64_t> shape) { return w.add(empty(std::move(shape))); };
   const auto values = [&](std::vector<int64_t> shape) { return w.add(empty(std::move(shape), activation)); };
   const auto indices = [&](int64_t count) { return w.add(empty({count}, TREFOIL_I32)); };
-  const int x = w.add(normal({tokens, hidden}, 1, activation)), router = w.add(normal({experts, hidden}, 0.02f));
-  const int gate_up = w.add(normal({experts, 2 * intermediate, hidden}, 0.02f)), down = w.add(normal({experts, hidden, intermediate}, 0.02f));
+  const int x = w.add(normal({tokens, hidden}, 1, activation)), router = w.add(normal({experts, hidden}, 0.02f, activation));
+  const int gate_up = w.add(normal({experts, 2 * intermediate, hidden}, 0.02f, activation)), down = w.add(normal({experts, hidden, intermediate}, 0.02f, activation));
   const int dout = w.add(normal({tokens, hidden}));
   const int logits = numbers({tokens, experts}), weights = numbers({tokens, choices}), probabilities = numbers({tokens, experts});
   const int chosen = w.add(empty({tokens, choices}, TREFOIL_I32));

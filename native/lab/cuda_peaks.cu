@@ -3,6 +3,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "hopper.h"
 #include "mma.h"
 
 namespace {
@@ -33,6 +34,37 @@ __global__ void mma_kernel(float* out, uint32_t seed) {
   if (total == 12345.0f) *out = total;
 }
 
+constexpr int kLeftBytes = 64 * 128, kRightBytes = 128 * 128, kWgmmaShared = kLeftBytes + kRightBytes + 1024;
+
+// A warp group multiplies the same tiles, 64 x 64 and 64 x 128, over and over: four products to a step, two steps under way.
+__global__ void __launch_bounds__(128) wgmma_kernel(float* out, uint32_t seed) {
+#if defined(TREFOIL_HOPPER)
+  using namespace trefoil::cuda;
+  unsigned char* tiles = dynamic_shared<unsigned char>();
+  tiles += (1024 - shared_address(tiles) % 1024) % 1024;
+  for (int i = static_cast<int>(threadIdx.x); i < (kLeftBytes + kRightBytes) / 4; i += 128) reinterpret_cast<uint32_t*>(tiles)[i] = seed;
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // products read past the threads' own view of shared memory
+  __syncthreads();
+  float sums[64];
+#pragma unroll
+  for (float& sum : sums) sum = 0;
+  keep(sums);
+  const uint64_t a = describe_rows_of_128(tiles), b = describe_rows_of_128(tiles + kLeftBytes);
+  for (int i = 0; i < kSteps; ++i) {
+    wgmma_fence();
+#pragma unroll
+    for (uint64_t k = 0; k < 4; ++k) wgmma_m64n128k16<false>(sums, a + 2 * k, b + 2 * k, true);
+    wgmma_commit();
+    wgmma_wait<1>();
+  }
+  wgmma_wait<0>();
+  keep(sums);
+  float total = 0;
+  for (float sum : sums) total += sum;
+  if (total == 12345.0f) *out = total;
+#endif
+}
+
 void check(cudaError_t error) {
   if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
 }
@@ -60,7 +92,7 @@ double fastest(const Launch& launch) {
 
 }  // namespace
 
-Peaks measure_peaks() {
+Peaks measure_peaks(bool wgmma) {
   int multiprocessors = 0;
   check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0));
   float* out = nullptr;
@@ -68,8 +100,10 @@ Peaks measure_peaks() {
   const unsigned blocks = static_cast<unsigned>(multiprocessors) * 8, threads = 256;
   const double fma = fastest([&] { fma_kernel<<<blocks, threads>>>(out, 0.999f, 0.001f); });
   const double mma = fastest([&] { mma_kernel<<<blocks, threads>>>(out, 0x3c003c00u); });
+  double group = 0;
+  if (wgmma) group = fastest([&] { wgmma_kernel<<<blocks, 128, kWgmmaShared>>>(out, 0x3c003c00u); });
   check(cudaGetLastError());
   check(cudaFree(out));
   const double work = double(blocks) * threads * 8 * kSteps;
-  return {work * 2 / fma, work / 32 * (16 * 8 * 16 * 2) / mma};
+  return {work * 2 / fma, work / 32 * (16 * 8 * 16 * 2) / mma, wgmma ? double(blocks) * kSteps * 4 * (64 * 128 * 16 * 2) / group : 0};
 }

@@ -1,12 +1,15 @@
-"""Times PyTorch on the lines of cuda_bench, in bf16: `python gpu_peers.py bench.json` adds `peer_milliseconds` and `ratio` to each line
-that has a peer (ratio: peer time over ours; above 1 we are faster). The fastest of what PyTorch offers counts. The file is written
-after each line, and lines that have their peer already are passed over: what was stopped goes on where it was. `--device cpu` runs
-every peer without timing it well: to see that they run at all, on lines with small shapes."""
+"""Times PyTorch on the lines of cuda_bench, in bf16: `python gpu_peers.py bench.json` adds to each line that has peers `peers` (the
+milliseconds of each), `peer_milliseconds` (of the fastest) and `ratio` (that over ours; above 1 we are faster). `not_recorded` names peers
+that could not be recorded as CUDA graphs, as our lines are: their time has PyTorch's own work on the host in it. The file is written after
+each line, and lines that have their peers already are passed over: what was stopped goes on where it was. `--device cpu` runs every peer
+without timing it well: to see that they run at all, on lines with small shapes."""
 
 import argparse
+import contextlib
 import json
 import os
 import re
+import sys
 import time
 
 import torch
@@ -17,16 +20,23 @@ OPTIONS.add_argument("bench")
 OPTIONS.add_argument("--device", default="cuda")
 ARGUMENTS = OPTIONS.parse_args()
 DEVICE = torch.device(ARGUMENTS.device)
+# A backward pass runs on the stream of its forward pass: both are on the one that is recorded, or backward passes could not be.
+STREAM = torch.cuda.Stream() if DEVICE.type == "cuda" else None
+# A recording that failed can leave PyTorch's generator in the middle of it, an error of a kernel the whole device: what comes after needs a
+# new process.
+spoilt = False
 
 
 def seconds(body, repetitions=5):
-    """Per call: the median of five graphs of ten calls each; of five plain runs where a body cannot be recorded."""
+    """Per call, and whether it was recorded: the median of five graphs of ten calls each; of five plain runs where a body cannot be."""
     for _ in range(3):
         body()
     try:
         if DEVICE.type == "cuda":
-            return graph_seconds(body, repetitions)
+            return graph_seconds(body, repetitions), True
     except RuntimeError:
+        global spoilt
+        spoilt = True
         torch.cuda.synchronize()
     times = []
     for _ in range(repetitions):
@@ -36,7 +46,7 @@ def seconds(body, repetitions=5):
             body()
         synchronize()
         times.append((time.perf_counter() - start) / 10)
-    return sorted(times)[repetitions // 2]
+    return sorted(times)[repetitions // 2], False
 
 
 def synchronize():
@@ -47,7 +57,7 @@ def synchronize():
 def graph_seconds(body, repetitions):
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=STREAM):
         for _ in range(10):
             body()
     times = []
@@ -78,28 +88,31 @@ def swiglu(x):
 def row_peers(name):
     if match := re.fullmatch(r"rms_norm (\d+)x(\d+)", name):
         x, w = randn(int(match[1]), int(match[2])), randn(int(match[2]))
-        yield lambda: F.rms_norm(x, (x.shape[1],), w, 1e-5).to(BF16)
-        yield torch.compile(lambda: F.rms_norm(x, (x.shape[1],), w, 1e-5).to(BF16))
+        yield "eager", lambda: F.rms_norm(x, (x.shape[1],), w, 1e-5).to(BF16)
+        yield "compile", torch.compile(lambda: F.rms_norm(x, (x.shape[1],), w, 1e-5).to(BF16))
     if match := re.fullmatch(r"rms_norm_grad (\d+)x(\d+)", name):
         x, w, dy = randn(int(match[1]), int(match[2]), grad=True), randn(int(match[2]), grad=True), randn(int(match[1]), int(match[2]), dtype=BF16)
 
         def norm(x, w):
             return F.rms_norm(x, (x.shape[1],), w, 1e-5).to(BF16)
 
-        for made in (norm, torch.compile(norm)):
+        for label, made in (("eager", norm), ("compile", torch.compile(norm))):
             y = made(x, w)
-            yield lambda y=y: torch.autograd.grad(y, (x, w), dy, retain_graph=True)
+            yield label, lambda y=y: torch.autograd.grad(y, (x, w), dy, retain_graph=True)
+    if match := re.fullmatch(r"layer_norm (\d+)x(\d+)", name):
+        x, w, b = randn(int(match[1]), int(match[2])), randn(int(match[2])), randn(int(match[2]))
+        yield "compile", torch.compile(lambda: F.layer_norm(x, (x.shape[1],), w, b).to(BF16))
     if match := re.fullmatch(r"softmax (\d+)x(\d+)", name):
         x = randn(int(match[1]), int(match[2]))
-        yield lambda: torch.softmax(x, -1)
-        yield torch.compile(lambda: torch.softmax(x, -1))
+        yield "eager", lambda: torch.softmax(x, -1)
+        yield "compile", torch.compile(lambda: torch.softmax(x, -1))
     if match := re.fullmatch(r"swiglu (\d+)x(\d+)", name):
         x = randn(int(match[1]), 2 * int(match[2]), dtype=BF16)
-        yield torch.compile(lambda: swiglu(x))
+        yield "compile", torch.compile(lambda: swiglu(x))
     if match := re.fullmatch(r"swiglu_grad (\d+)x(\d+)", name):
         x, dy = randn(int(match[1]), 2 * int(match[2]), dtype=BF16, grad=True), randn(int(match[1]), int(match[2]), dtype=BF16)
         y = torch.compile(swiglu)(x)
-        yield lambda: torch.autograd.grad(y, x, dy, retain_graph=True)
+        yield "compile", lambda: torch.autograd.grad(y, x, dy, retain_graph=True)
     if match := re.fullmatch(r"rope (\d+)x(\d+)x(\d+)x(\d+)", name):
         batch, length, heads, size = (int(match[i]) for i in range(1, 5))
         x, cos, sin = randn(batch, length, heads, size, dtype=BF16), randn(length, size // 2), randn(length, size // 2)
@@ -110,14 +123,14 @@ def row_peers(name):
             low, high = x.chunk(2, -1)
             return torch.cat((low * c - high * s, high * c + low * s), -1).to(BF16)
 
-        yield torch.compile(rotate)
+        yield "compile", torch.compile(rotate)
     if match := re.fullmatch(r"adamw (\d+)M", name):
         parameter = torch.nn.Parameter(randn(int(match[1]) << 20))
         parameter.grad = randn(int(match[1]) << 20)
-        yield torch.optim.AdamW([parameter], lr=1e-4, fused=True, capturable=DEVICE.type == "cuda").step
+        yield "fused", torch.optim.AdamW([parameter], lr=1e-4, fused=True, capturable=DEVICE.type == "cuda").step
     if name.startswith("elementwise"):
         a, b = (randn(1 << (28 if DEVICE.type == "cuda" else 10), dtype=BF16) for _ in range(2))
-        yield torch.compile(lambda: F.gelu((a * b) * 0.5 + a * b, approximate="tanh"))
+        yield "compile", torch.compile(lambda: F.gelu(a * b + 0.5, approximate="tanh"))
 
 
 def matmul_peers(name):
@@ -126,7 +139,7 @@ def matmul_peers(name):
         if "decode" in name:
             m, n, k = 64, 4096, 4096
         a, b = randn(m, k, dtype=BF16), randn(n, k, dtype=BF16)
-        yield lambda: torch.matmul(a, b.t())
+        yield "matmul", lambda: torch.matmul(a, b.t())
     if name.startswith("grouped_matmul"):
         rows, experts, k, n = (8192, 8, 4096, 14336) if "mixtral" in name else (65536, 64, 2048, 1024)
         x, w = randn(rows, k, dtype=BF16), randn(experts, n, k, dtype=BF16)
@@ -134,9 +147,9 @@ def matmul_peers(name):
         sizes[-1] += rows - sum(sizes)
         ends = torch.tensor(sizes, device=DEVICE).cumsum(0).to(torch.int32)
         parts = torch.split(x, sizes)
-        yield lambda: [torch.matmul(part, w[e].t()) for e, part in enumerate(parts)]
+        yield "loop", lambda: [torch.matmul(part, w[e].t()) for e, part in enumerate(parts)]
         if hasattr(torch, "_grouped_mm"):
-            yield lambda: torch._grouped_mm(x, w.transpose(1, 2), offs=ends)
+            yield "_grouped_mm", lambda: torch._grouped_mm(x, w.transpose(1, 2), offs=ends)
 
 
 def attention_peers(name):
@@ -153,7 +166,7 @@ def attention_peers(name):
                 with sdpa_kernel(backend):
                     return F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
 
-            yield decode
+            yield backend.name, decode
         return
     match = re.fullmatch(r"attention(_grad)? (\d+)x(\d+)x(\d+)x(\d+)", name)
     if match is None:
@@ -167,11 +180,29 @@ def attention_peers(name):
                 return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
         if match[1] is None:
-            yield forward
+            yield backend.name, forward
         else:
             out = forward()
             gradient = torch.randn_like(out)
-            yield lambda: torch.autograd.grad(out, (q, k, v), gradient, retain_graph=True)
+            yield backend.name, lambda: torch.autograd.grad(out, (q, k, v), gradient, retain_graph=True)
+
+
+def convolution_peers(name):
+    match = re.fullmatch(r"conv2d(_input_grad|_weight_grad)? (\d+)x(\d+)x(\d+)x(\d+), 3x3", name)
+    if match is None:
+        return
+    torch.backends.cudnn.benchmark = True
+    images, height, width, channels = (int(match[i]) for i in range(2, 6))
+    last = torch.channels_last
+    x = randn(images, channels, height, width, dtype=BF16).to(memory_format=last).requires_grad_()
+    w = randn(channels, channels, 3, 3, dtype=BF16).to(memory_format=last).requires_grad_()
+    if match[1] is None:
+        yield "eager", lambda: F.conv2d(x.detach(), w.detach(), padding=1)
+        return
+    y = F.conv2d(x, w, padding=1)
+    dy = torch.randn_like(y)
+    wanted = x if match[1] == "_input_grad" else w
+    yield "eager", lambda: torch.autograd.grad(y, wanted, dy, retain_graph=True)
 
 
 def layer_peers(name):
@@ -204,10 +235,10 @@ def layer_peers(name):
         out = torch.zeros_like(x).index_add(0, token, y)
         return torch.autograd.grad(out, (x, router, gate_up, down), dout)
 
-    for products in (grouped, looped):
+    for label, products in (("_grouped_mm", grouped), ("loop", looped)):
         if products is looped or hasattr(torch, "_grouped_mm"):
-            yield lambda products=products: layer(products)
-            yield torch.compile(lambda products=products: layer(products))
+            yield label, lambda products=products: layer(products)
+            yield f"{label}, compile", torch.compile(lambda products=products: layer(products))
 
 
 def loss_peers(name):
@@ -219,7 +250,7 @@ def loss_peers(name):
     w = (0.05 * randn(classes, width, dtype=BF16)).requires_grad_()
     targets = torch.randint(classes, (rows,), device=DEVICE)
     loss = torch.compile(lambda x, w: F.cross_entropy((x @ w.t()).float(), targets))
-    yield lambda: torch.autograd.grad(loss(x, w), (x, w))
+    yield "compile", lambda: torch.autograd.grad(loss(x, w), (x, w))
 
 
 def code_peers(name):
@@ -229,8 +260,8 @@ def code_peers(name):
         def nearest():
             return (codes.square().sum(1) - 2 * (x @ codes.t())).argmin(1)
 
-        yield nearest
-        yield torch.compile(nearest)
+        yield "eager", nearest
+        yield "compile", torch.compile(nearest)
     if match := re.fullmatch(r"masked_diffusion_step (\d+)x(\d+)x(\d+)", name):
         batch, length, codes = (int(match[i]) for i in range(1, 4))
         conditional, unconditional = randn(batch, length, codes), randn(batch, length, codes)
@@ -249,31 +280,40 @@ def code_peers(name):
             rank = confidence.argsort(-1).argsort(-1)
             return torch.where(rank < remaining, -1, torch.where(masked, sampled, tokens))
 
-        yield step
-        yield torch.compile(step)
+        yield "eager", step
+        yield "compile", torch.compile(step)
 
 
-PEERS = (row_peers, matmul_peers, attention_peers, layer_peers, loss_peers, code_peers)
+PEERS = (row_peers, matmul_peers, attention_peers, convolution_peers, layer_peers, loss_peers, code_peers)
 
 
-def best_time(line):
-    """Seconds of the fastest peer, None without one; what a peer that does not run says goes into the line."""
-    best = None
+def add_peers(line):
+    """What a peer that does not run says goes into the line. One without peers has none, so that it is passed over next time."""
+    line["peers"] = {}
     for peers in PEERS:
         candidates = peers(line["name"])
         while True:
             try:
-                body = next(candidates)
-                spent = seconds(body)
-                best = spent if best is None else min(best, spent)
+                label, body = next(candidates)
+                spent, recorded = seconds(body)
+                line["peers"][label] = spent * 1e3
+                if DEVICE.type == "cuda" and not recorded:
+                    line.setdefault("not_recorded", []).append(label)
             except StopIteration:
                 break
             except Exception as error:  # one peer that does not run must not hide the others
-                line.setdefault("peer_errors", []).append((str(error).splitlines() or [repr(error)])[0][:200])
+                message = (str(error).splitlines() or [repr(error)])[0][:200]
+                line.setdefault("peer_errors", []).append(message)
+                if "CUDA error" in message:
+                    global spoilt
+                    spoilt = True
+                    break
             body = None
             if DEVICE.type == "cuda":
                 torch.cuda.empty_cache()
-    return best
+    if line["peers"]:
+        line["peer_milliseconds"] = min(line["peers"].values())
+        line["ratio"] = line["peer_milliseconds"] / line["milliseconds"]
 
 
 def main(path):
@@ -281,16 +321,16 @@ def main(path):
         report = json.load(file)
     report["torch"] = torch.__version__
     for line in report["lines"]:
-        if "milliseconds" not in line or "peer_milliseconds" in line or "peer_errors" in line:
+        if "milliseconds" not in line or "peers" in line:
             continue
-        best = best_time(line)
-        if best is not None:
-            line["peer_milliseconds"] = best * 1e3
-            line["ratio"] = best * 1e3 / line["milliseconds"]
-        print(line["name"], line.get("ratio"), line.get("peer_errors", ""), flush=True)
+        add_peers(line)
+        print(line["name"], line.get("ratio"), line["peers"], line.get("peer_errors", ""), flush=True)
         with open(path + ".part", "w") as file:
             json.dump(report, file, indent=1)
         os.replace(path + ".part", path)
+        if spoilt:
+            os.execv(sys.executable, [sys.executable, *sys.argv])
 
 
-main(ARGUMENTS.bench)
+with torch.cuda.stream(STREAM) if STREAM else contextlib.nullcontext():
+    main(ARGUMENTS.bench)

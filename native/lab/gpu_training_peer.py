@@ -158,6 +158,7 @@ def main():
         "losses": [losses[0], losses[-1]],
     }
     if arguments.peak:
+        result["peak_tflops"] = arguments.peak
         result["share"] = tflops / arguments.peak
     if device.type == "cuda":
         result["peak_bytes"] = torch.cuda.max_memory_allocated()

@@ -64,7 +64,7 @@ const result = {
   milliseconds_ahead: together * 1e3,
   tokens_per_second: (batch * sequence) / seconds,
   tflops,
-  ...(values.peak ? { share: tflops / Number(values.peak) } : {}),
+  ...(values.peak ? { peak_tflops: Number(values.peak), share: tflops / Number(values.peak) } : {}),
   arena_bytes: step.memory(tokens, targets).arenaBytes,
   peak_bytes: device.memory().peak,
   losses: [losses[0], losses.at(-1)],

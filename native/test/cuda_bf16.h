@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <optional>
+#include <string>
 
 #include "attention_reference.h"
 
@@ -28,16 +30,27 @@ inline void for_each_bf16_device(Device& device, const std::function<void(Device
   }
 }
 
-// An environment variable for as long as the scope lasts.
+// An environment variable for as long as the scope lasts. What it was before is what the tests after it run with.
 class Variable {
  public:
-  Variable(const char* name, const char* value) : name_(name) { setenv(name, value, 1); }
-  ~Variable() { unsetenv(name_); }
+  Variable(const char* name, const char* value) : name_(name) {
+    if (const char* before = std::getenv(name)) before_ = before;
+    setenv(name, value, 1);
+  }
+  ~Variable() {
+    if (before_) setenv(name_, before_->c_str(), 1);
+    else unsetenv(name_);
+  }
   Variable(const Variable&) = delete;
 
  private:
   const char* name_;
+  std::optional<std::string> before_;
 };
+
+// Tests that ask for wgmma themselves run on a device only where its run is about that: elsewhere a kernel that hangs would cost a minute
+// of every run, those under compute-sanitizer too.
+inline bool tries_wgmma(const Device& device) { return emulated(device) || std::getenv("TREFOIL_CUDA_WGMMA"); }
 
 // To bf16, to the nearest, ties to even.
 inline double rounded(float x) {

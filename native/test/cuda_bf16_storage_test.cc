@@ -461,3 +461,90 @@ TEST(cuda_bf16_storage_group_norm) {
     }
   });
 }
+
+TEST(cuda_bf16_storage_layer_norm) {
+  for_each_bf16_device(device, [](Device& other) {
+    std::mt19937 generator(14);
+    // As for rms_norm: a warp or a block to a row; rows in registers, and read again.
+    for (int64_t n : {6, 64, 600, 2051}) {
+      const int64_t rows = 3;
+      Stored x(generator, {rows, n}), dy(generator, {rows, n}), y({rows, n}), dx({rows, n});
+      F32 weight = normal(generator, {n}), bias = normal(generator, {n}), mean({rows}), rstd({rows}), dweight({n}), dbias({n});
+      Doubles exact_y(x.size()), terms_y(x.size()), exact_dx(x.size()), terms_dx(x.size()), exact_dw(n), terms_dw(n), exact_db(n), terms_db(n);
+      for (int64_t r = 0; r < rows; ++r) {
+        const auto each = [&](const auto& body) {
+          for (int64_t i = 0; i < n; ++i) body(static_cast<size_t>(r * n + i), static_cast<size_t>(i));
+        };
+        double centre = 0, squares = 0, plain = 0, inner = 0, most = 0, inner_most = 0;
+        each([&](size_t at, size_t) { centre += x[at] / double(n); });
+        each([&](size_t at, size_t) { squares += (x[at] - centre) * (x[at] - centre) / double(n); });
+        const double root = 1 / std::sqrt(squares + 1e-5);
+        each([&](size_t at, size_t i) {
+          const double z = (x[at] - centre) * root, size = (std::fabs(x[at]) + std::fabs(centre)) * root, slope = dy[at] * weight[i];
+          exact_y[at] = z * weight[i] + bias[i], terms_y[at] = std::fabs(weight[i]) * size + std::fabs(bias[i]);
+          plain += slope / double(n), inner += slope * z / double(n), most += std::fabs(slope) / double(n), inner_most += std::fabs(slope * z) / double(n);
+          exact_dw[i] += dy[at] * z, terms_dw[i] += std::fabs(dy[at]) * size;
+          exact_db[i] += dy[at], terms_db[i] += std::fabs(dy[at]);
+        });
+        each([&](size_t at, size_t i) {
+          const double z = (x[at] - centre) * root;
+          exact_dx[at] = root * (dy[at] * weight[i] - plain - z * inner);
+          terms_dx[at] = root * (std::fabs(dy[at] * weight[i]) + most + std::fabs(z) * inner_most);
+        });
+      }
+      for (int form = 0; form < 8; ++form) {
+        const bool half_x = form & 1, half_dy = form & 2, half_to = form & 4;
+        launch(other, "layer_norm", {x.as(half_x), view(weight), view(bias)}, {y.as(half_to), view(mean), view(rstd)}, {1e-5});
+        y.check(exact_y, terms_y, kFew + sum_slack(n), "y");
+        launch(other, "layer_norm_grad", {dy.as(half_dy), x.as(half_x), view(weight), view(mean), view(rstd)}, {dx.as(half_to), view(dweight), view(dbias)});
+        dx.check(exact_dx, terms_dx, kFew + sum_slack(n), "dx");
+        for (size_t i = 0; i < exact_dw.size(); ++i) {
+          CHECK(std::fabs(dweight[i] - exact_dw[i]) <= kFew * terms_dw[i]);
+          CHECK(std::fabs(dbias[i] - exact_db[i]) <= kFew * terms_db[i]);
+        }
+      }
+    }
+  });
+}
+
+TEST(cuda_bf16_storage_resample2) {
+  for_each_bf16_device(device, [](Device& other) {
+    std::mt19937 generator(15);
+    for (int64_t channels : {8, 3}) {
+      const int64_t images = 2, height = 3, width = 5;
+      Stored small(generator, {images, height, width, channels}), large(generator, {images, 2 * height, 2 * width, channels});
+      Stored up({images, 2 * height, 2 * width, channels}), down({images, height, width, channels});
+      Doubles exact_up(up.size()), terms_up(up.size()), exact_down(down.size()), terms_down(down.size());
+      for (size_t at = 0; at < up.size(); ++at) {
+        const int64_t pixel = static_cast<int64_t>(at) / channels, column = pixel % (2 * width), row = pixel / (2 * width);
+        const size_t from = static_cast<size_t>(((row / 2) * width + column / 2) * channels + static_cast<int64_t>(at) % channels);
+        exact_up[at] = 0.3f * small[from], terms_up[at] = std::fabs(exact_up[at]);
+        exact_down[from] += 0.3f * large[at], terms_down[from] += 0.3f * std::fabs(large[at]);
+      }
+      for (int form = 0; form < 4; ++form) {
+        launch(other, "upsample_nearest2", {small.as(form & 1)}, {up.as(form & 2)}, {0.3f});
+        up.check(exact_up, terms_up, kFew, "up");
+        launch(other, "sum_pool2", {large.as(form & 1)}, {down.as(form & 2)}, {0.3f});
+        down.check(exact_down, terms_down, kFew, "down");
+      }
+    }
+  });
+}
+
+// Bytes move as they are, whatever a row has of them: the units of a copy are 16, 4 or 2 bytes.
+TEST(cuda_bf16_storage_concat) {
+  for_each_bf16_device(device, [](Device& other) {
+    std::mt19937 generator(16);
+    for (int64_t width : {8, 6, 3}) {
+      Stored first(generator, {2, 3, width}), second(generator, {2, 5, width}), joined({2, 8, width});
+      launch(other, "concat", {first.as(true), second.as(true)}, {joined.as(true)}, {1});
+      for (int64_t i = 0; i < 2 * 8 * width; ++i) {
+        const int64_t outer = i / (8 * width), row = i / width % 8, column = i % width;
+        const double expected = row < 3 ? first[(outer * 3 + row) * width + column] : second[(outer * 5 + row - 3) * width + column];
+        CHECK(joined[i] == expected);
+      }
+      F32 wide({2, 8, width});
+      CHECK(launch_error(other, "concat", {first.as(true), second.as(true)}, {view(wide)}, {1}).code == TREFOIL_INVALID_ARGUMENT);
+    }
+  });
+}

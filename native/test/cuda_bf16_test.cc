@@ -1,6 +1,7 @@
 // Products of matrices in bf16 precision. Operands rounded to bf16 are exact inputs of a double-precision reference: their products
 // are exact in f32, so only the f32 sums are left and the bounds are those of f32, not of bf16's 8 bits.
 #include <array>
+#include <string_view>
 
 #include "cuda_bf16.h"
 
@@ -105,6 +106,7 @@ TEST(cuda_bf16_matmul_large_tiles) {
 // Hopper's own products: whole tiles and edges in every direction, fewer and more steps of k than stages, several tiles, odd columns, a
 // batch, a bias; b along k and across it.
 TEST(cuda_bf16_matmul_by_wgmma) {
+  if (!tries_wgmma(device)) return;
   const Variable choice("TREFOIL_MATMUL", "own"), wgmma("TREFOIL_CUDA_WGMMA", "1");
   for_each_bf16_device(device, [](Device& other) {
     uint32_t seed = 500;
@@ -139,6 +141,16 @@ TEST(cuda_bf16_matmul_by_cublaslt) {
   for_each_bf16_device(device, check);
 }
 
+// gpu.sh runs these tests with TREFOIL_MATMUL and TREFOIL_CUDA_WGMMA set: no test may leave others without.
+TEST_ONCE(cuda_bf16_variables_come_back) {
+  const Variable outer("TREFOIL_MATMUL", "own");
+  {
+    const Variable inner("TREFOIL_MATMUL", "cublaslt");
+    CHECK(std::string_view(std::getenv("TREFOIL_MATMUL")) == "cublaslt");
+  }
+  CHECK(std::getenv("TREFOIL_MATMUL") && std::string_view(std::getenv("TREFOIL_MATMUL")) == "own");
+}
+
 TEST(cuda_bf16_cublaslt_absent) {
   if (device.backend->flags & TREFOIL_BACKEND_HOST_MEMORY) return;
   const TrefoilDeviceOptions options{0, 0, nullptr, "bf16"};
@@ -171,6 +183,7 @@ TEST(cuda_bf16_grouped_matmul) {
 
 // Groups that are empty, small, and larger than a tile of 128 rows, gathered or not: a tile's rows past its group's end are another group's.
 TEST(cuda_bf16_grouped_matmul_by_wgmma) {
+  if (!tries_wgmma(device)) return;
   const Variable choice("TREFOIL_MATMUL", "own"), wgmma("TREFOIL_CUDA_WGMMA", "1");
   for_each_bf16_device(device, [](Device& other) {
     uint32_t seed = 600;

@@ -116,6 +116,36 @@ TEST_ONCE(cuda_uploads_reach_the_run_they_are_for) {
   }
 }
 
+// More small arrays in flight than the staging has places for, and one among them that is not small.
+TEST_ONCE(cuda_uploads_many_small_arrays) {
+  Bench cuda(open_emulated());
+  constexpr int64_t kInputs = 12, kLarge = 20000;
+  constexpr int kRuns = 8;
+  ProgramSpec spec;
+  std::vector<int64_t> operands;
+  for (int64_t i = 0; i < kInputs; ++i) {
+    spec.values.push_back(value({i == 5 ? kLarge : i + 1}, ValueKind::input, i));
+    operands.push_back(i);
+  }
+  int64_t total = kLarge;
+  for (int64_t i = 0; i < kInputs; ++i) total += i == 5 ? 0 : i + 1;
+  spec.values.push_back(value({total}));
+  spec.instructions = {{"concat", operands, {kInputs}, {0}}};
+  spec.outputs = {kInputs};
+  const auto program = Program::create(cuda.device, spec);
+  const auto inputs_of = [&](int run) {
+    std::vector<std::vector<float>> inputs;
+    for (int64_t i = 0; i < kInputs; ++i) inputs.emplace_back(static_cast<size_t>(i == 5 ? kLarge : i + 1), static_cast<float>(100 * run + i));
+    return inputs;
+  };
+  for (int run = 0; run < kRuns; ++run) cuda.submit(*program, inputs_of(run));
+  for (int run = 0; run < kRuns; ++run) {
+    std::vector<float> expected;
+    for (const std::vector<float>& input : inputs_of(run)) expected.insert(expected.end(), input.begin(), input.end());
+    CHECK(cuda.collect()[0] == expected);
+  }
+}
+
 TEST_ONCE(cuda_index_errors_are_reported_once) {
   Bench cuda(open_emulated());
   Problem problem(cuda);

@@ -127,6 +127,7 @@ struct TrefoilDevice {
            properties.capability / 10, properties.capability % 10);
     const Precision precision = precision_of(options.precision);
     platform::select(index);
+    platform::check_code();
     try {
       stream = platform::create_stream();
       recording = platform::create_stream();
@@ -144,11 +145,17 @@ struct TrefoilDevice {
     try {
       platform::select(index);
     } catch (const KernelError&) {
-      return;  // the driver is gone, and with it what it held
+      (void)cublaslt.release();  // the driver is gone, and with it what it held
+      return;
     }
     close();
   }
   void close() {
+    try {
+      if (stream) platform::synchronize(stream);  // what is still under way uses what goes now
+    } catch (const KernelError&) {
+      // the device is lost: what it held goes with the process
+    }
     cublaslt.reset();
     staging.close();
     if (seen) platform::release_pinned(seen);
@@ -172,7 +179,15 @@ int32_t device_count(TrefoilStatus* status) {
 
 TrefoilDevice* open_device(const TrefoilDeviceOptions* options, TrefoilStatus* status) {
   TrefoilDevice* device = nullptr;
-  guarded(status, [&] { device = new TrefoilDevice(*options); });
+  guarded(status, [&] {
+    try {
+      device = new TrefoilDevice(*options);
+    } catch (const KernelError& error) {
+      // Whatever CUDA says while a device is opened, that device cannot be had: it is another process's, is full, or is not what kernels were made for.
+      if (error.code != TREFOIL_INTERNAL && error.code != TREFOIL_OUT_OF_MEMORY) throw;
+      fail(TREFOIL_DEVICE_UNAVAILABLE, "%s", error.what());
+    }
+  });
   return device;
 }
 

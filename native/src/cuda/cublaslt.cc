@@ -52,21 +52,21 @@ bool find(void* library, const char* name, Function& function, std::string& reas
 }  // namespace
 
 std::unique_ptr<Cublaslt> Cublaslt::open(const char* path, std::string& reason) {
-  std::unique_ptr<Cublaslt> made(new Cublaslt);
-  if (path) {
-    made->library_ = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-  } else {
+  if (!path) {  // a newer one may be there that the driver is too old for
     for (const char* name : {"libcublasLt.so.13", "libcublasLt.so.12"})
-      if (!made->library_) made->library_ = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+      if (auto found = open(name, reason)) return found;
+    return nullptr;
   }
-  if (!made->library_) {
+  // Never unloaded: recordings may outlive the device that they were made on, and hold its kernels.
+  void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+  if (!library) {
     const char* error = dlerror();
     reason = error ? error : "it was not found";
     return nullptr;
   }
+  std::unique_ptr<Cublaslt> made(new Cublaslt);
   auto functions = std::make_unique<Functions>();
   Functions& f = *functions;
-  void* library = made->library_;
   if (!find(library, "cublasLtCreate", f.create, reason) || !find(library, "cublasLtDestroy", f.destroy, reason) ||
       !find(library, "cublasLtGetVersion", f.version, reason) || !find(library, "cublasLtMatmulDescCreate", f.describe, reason) ||
       !find(library, "cublasLtMatmulDescDestroy", f.forget, reason) || !find(library, "cublasLtMatmulDescSetAttribute", f.set, reason) ||
@@ -91,7 +91,6 @@ std::unique_ptr<Cublaslt> Cublaslt::open(const char* path, std::string& reason) 
 
 Cublaslt::~Cublaslt() {
   if (handle_) functions_->destroy(handle_);
-  if (library_) dlclose(library_);
 }
 
 std::string Cublaslt::version() const {
@@ -131,7 +130,7 @@ bool Cublaslt::multiply(platform::Stream stream, const Operand& a, const Operand
   Heuristic chosen{};
   int found = 0;
   if (good) check(f.choose(handle_, product.object, left.object, right.object, result.object, result.object, preference.object, 1, &chosen, &found));
-  if (!good || found == 0) return false;
+  if (!good || found == 0 || chosen.state != kSuccess) return false;
   const float beta = 0;
   return f.multiply(handle_, product.object, &alpha, b.data, left.object, a.data, right.object, &beta, c, result.object, c, result.object, &chosen.algorithm,
                     workspace, kWorkspaceBytes, stream) == kSuccess;

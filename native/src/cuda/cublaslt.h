@@ -35,7 +35,6 @@ class Cublaslt {
  private:
   struct Functions;
   Cublaslt() = default;
-  void* library_ = nullptr;
   std::unique_ptr<Functions> functions_;
   void* handle_ = nullptr;
 };

@@ -19,6 +19,7 @@ const char* backend_name();
 int device_count(std::string& reason);  // 0 with the driver's reason
 Properties properties(int index);
 void select(int index);  // for the calling thread
+void check_code();  // throws where the library holds no code for the selected device
 
 Stream create_stream();
 Stream create_copy_stream();  // for copies between host and device alone

@@ -24,6 +24,8 @@ cudaStream_t raw(Stream stream) { return reinterpret_cast<cudaStream_t>(stream);
 cudaEvent_t raw(Event event) { return reinterpret_cast<cudaEvent_t>(event); }
 cudaGraphExec_t raw(Graph graph) { return reinterpret_cast<cudaGraphExec_t>(graph); }
 
+__global__ void no_kernel() {}
+
 int attribute(cudaDeviceAttr which, int index) {
   int value = 0;
   check_cuda(cudaDeviceGetAttribute(&value, which, index), "attribute");
@@ -58,6 +60,18 @@ Properties properties(int index) {
 }
 
 void select(int index) { check_cuda(cudaSetDevice(index), "device"); }
+
+// All kernels are built for the same devices: one tells for all.
+void check_code() {
+  cudaFuncAttributes attributes{};
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, no_kernel);
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion) {
+    cudaGetLastError();
+    fail(TREFOIL_DEVICE_UNAVAILABLE, "%s: the library was built for other devices, or the driver is older than the compiler; build it again on this machine, without CUDAARCHS",
+         cudaGetErrorString(error));
+  }
+  check_cuda(error, "kernels");
+}
 
 // Non-blocking: work on the default stream (zeroing of new memory) neither waits for it nor makes it wait.
 Stream create_stream() {

@@ -6,10 +6,10 @@
 namespace trefoil::cuda {
 
 // The slot whose turn it is, once its last copy is done.
-Staging::Slot& Staging::next_slot() {
-  Slot& slot = slots_[turn_++ % kSlots];
+Staging::Slot& Staging::next_slot(Ring& ring) {
+  Slot& slot = ring.slots[ring.turn++ % ring.slots.size()];
   if (!slot.memory) {
-    slot.memory = platform::allocate_pinned(kPartBytes);
+    slot.memory = platform::allocate_pinned(ring.part);
     slot.free = platform::create_event();
     slot.arrived = platform::create_event();
   } else {
@@ -18,9 +18,9 @@ Staging::Slot& Staging::next_slot() {
   return slot;
 }
 
-void Staging::send(Slot& slot, platform::Stream stream, void* to, size_t bytes) {
+void Staging::send(const Ring& ring, Slot& slot, platform::Stream stream, void* to, size_t bytes) {
   if (!uploads_) uploads_ = platform::create_copy_stream();
-  if (!slot.landing) slot.landing = platform::allocate(kPartBytes);
+  if (!slot.landing) slot.landing = platform::allocate(ring.part);
   if (!slot.landing) {  // no memory left for it: in turn, as kernels
     platform::copy_in(stream, to, slot.memory, bytes);
   } else {
@@ -34,11 +34,12 @@ void Staging::send(Slot& slot, platform::Stream stream, void* to, size_t bytes) 
 
 void Staging::copy_in(platform::Stream stream, void* to, const void* host, size_t bytes) {
   std::lock_guard lock(mutex_);
-  for (size_t at = 0; at < bytes; at += kPartBytes) {
-    const size_t part = std::min(bytes - at, kPartBytes);
-    Slot& slot = next_slot();
+  Ring& ring = bytes <= kSmallPartBytes ? small_ : large_;
+  for (size_t at = 0; at < bytes; at += ring.part) {
+    const size_t part = std::min(bytes - at, ring.part);
+    Slot& slot = next_slot(ring);
     std::memcpy(slot.memory, static_cast<const char*>(host) + at, part);
-    send(slot, stream, static_cast<char*>(to) + at, part);
+    send(ring, slot, stream, static_cast<char*>(to) + at, part);
   }
 }
 
@@ -59,7 +60,7 @@ void Staging::copy_out(platform::Stream stream, void* host, const void* from, si
     std::memcpy(static_cast<char*>(host) + before_at, before->memory, end - before_at);
   };
   for (size_t at = 0; at < bytes; at += kPartBytes) {
-    Slot& slot = next_slot();
+    Slot& slot = next_slot(large_);
     platform::copy_out(stream, slot.memory, static_cast<const char*>(from) + at, std::min(bytes - at, kPartBytes));
     platform::record(slot.free, stream);
     take(at);
@@ -83,13 +84,14 @@ void Staging::forget() {
 }
 
 void Staging::close() {
-  for (Slot& slot : slots_) {
-    if (slot.memory) platform::release_pinned(slot.memory);
-    if (slot.landing) platform::release(slot.landing);
-    for (platform::Event event : {slot.arrived, slot.free})
-      if (event) platform::destroy_event(event);
-    slot = {};
-  }
+  for (Ring* ring : {&large_, &small_})
+    for (Slot& slot : ring->slots) {
+      if (slot.memory) platform::release_pinned(slot.memory);
+      if (slot.landing) platform::release(slot.landing);
+      for (platform::Event event : {slot.arrived, slot.free})
+        if (event) platform::destroy_event(event);
+      slot = {};
+    }
   if (uploads_) platform::destroy_stream(uploads_);
   uploads_ = nullptr;
   if (outbox_) platform::release_pinned(outbox_);

@@ -18,7 +18,7 @@ class Staging {
 
   // Returns once the host's memory may change. Bytes travel to a landing place on the device while the stream is busy, and from there to
   // `to` when it is their turn. A large array goes in parts: one is copied by the host while the one before is on its way. More than
-  // kSlots parts wait for the stream.
+  // kParts parts wait for the stream; so do more than kSmallParts small arrays, which have places of their own: a run may have many.
   void copy_in(platform::Stream stream, void* to, const void* host, size_t bytes);
   // Small arrays reach the host with the next deliver(), large ones before this returns.
   void copy_out(platform::Stream stream, void* host, const void* from, size_t bytes);
@@ -28,25 +28,31 @@ class Staging {
   void forget();
   void close();
 
-  static constexpr size_t kPartBytes = size_t{4} << 20, kSmallBytes = size_t{1} << 18, kSlots = 4;
+  static constexpr size_t kPartBytes = size_t{4} << 20, kSmallBytes = size_t{1} << 18, kParts = 4;
+  static constexpr size_t kSmallPartBytes = size_t{1} << 16, kSmallParts = 64;
 
  private:
   struct Slot {
-    void* memory = nullptr;   // kPartBytes, pinned
-    void* landing = nullptr;  // kPartBytes on the device
+    void* memory = nullptr;   // of the ring's size, pinned
+    void* landing = nullptr;  // as large, on the device
     platform::Event arrived = nullptr, free = nullptr;
+  };
+  // Slots that take turns.
+  struct Ring {
+    size_t part;  // bytes of a slot
+    std::vector<Slot> slots;
+    size_t turn = 0;
   };
   struct Delivery {
     void* host;
     size_t offset, bytes;
   };
-  Slot& next_slot();
-  void send(Slot& slot, platform::Stream stream, void* to, size_t bytes);
+  static Slot& next_slot(Ring& ring);
+  void send(const Ring& ring, Slot& slot, platform::Stream stream, void* to, size_t bytes);
 
   std::mutex mutex_;
-  Slot slots_[kSlots];
+  Ring large_{kPartBytes, std::vector<Slot>(kParts)}, small_{kSmallPartBytes, std::vector<Slot>(kSmallParts)};
   platform::Stream uploads_ = nullptr;
-  size_t turn_ = 0;
   char* outbox_ = nullptr;  // kPartBytes
   size_t outbox_used_ = 0;
   std::vector<Delivery> deliveries_;

@@ -1,5 +1,7 @@
 // Attention of a few rows over many keys (decoding): bound by reading keys and values once. Keys are cut into parts, a block to each;
 // its four warps walk tiles of 16 keys of their own, as they are stored (f32 or bf16), several copies ahead. Parts meet in order.
+#include <algorithm>
+
 #include "attention_bf16.h"
 #include "attention_tile.h"
 
@@ -229,6 +231,11 @@ int choose_parts(const Attention& a) {
   return static_cast<int>(parts < 1 ? 1 : parts > 64 ? 64 : parts);
 }
 
+// Tiles of all warps, or (afterwards) what they have gathered.
+template <int dim, class T>
+constexpr size_t kDecodeShared = std::max(sizeof(T) * static_cast<size_t>(kWarps * kCopyStages<T> * (KeyTile<dim, T, false>::kElements + KeyTile<dim, T, true>::kElements)),
+                                          sizeof(float) * static_cast<size_t>(kWarps * kRows * (dim + 2)));
+
 template <class T>
 void decode(const Context& context, Workspace& workspace, const Attention& a, const Rows<T>& k, const Rows<T>& v, const TrefoilLaunch& args) {
   const int parts = choose_parts(a);
@@ -238,10 +245,8 @@ void decode(const Context& context, Workspace& workspace, const Attention& a, co
   const Floats out(args.outputs[0]);
   float* lse = optional_output<float>(args, 1);
   with_head(a.size, [&](auto dim) {
-    constexpr size_t kStages = sizeof(T) * static_cast<size_t>(kWarps * kCopyStages<T> * (KeyTile<dim(), T, false>::kElements + KeyTile<dim(), T, true>::kElements));
-    constexpr size_t kGathered = sizeof(float) * static_cast<size_t>(kWarps * kRows * (dim() + 2));
-    launch(context, {dim3(static_cast<unsigned>(heads), static_cast<unsigned>(parts)), kAttentionThreads, kStages > kGathered ? kStages : kGathered},
-           decode_kernel<dim(), T>, a, Floats(args.inputs[0]), k, v, parts, partial, out, lse);
+    launch(context, {dim3(static_cast<unsigned>(heads), static_cast<unsigned>(parts)), kAttentionThreads, kDecodeShared<dim(), T>}, decode_kernel<dim(), T>, a,
+           Floats(args.inputs[0]), k, v, parts, partial, out, lse);
   });
   if (parts > 1)
     launch(context, {static_cast<unsigned>(ceil_divide(heads * a.rows, kWarps)), kAttentionThreads}, join_kernel, a, parts, partial, out, lse);
@@ -251,7 +256,9 @@ void decode(const Context& context, Workspace& workspace, const Attention& a, co
 
 void attention_decode_bf16(const Context& context, Workspace& workspace, const Attention& a, const TrefoilLaunch& args) {
   const TrefoilView &k = args.inputs[1], &v = args.inputs[2];
-  if (k.dtype == TREFOIL_F32 && v.dtype == TREFOIL_F32 && a.size % 4 == 0) {
+  bool fits = false;  // 136 KiB for heads of 128 in f32: more than devices of compute capability 8.6 and 8.9 have
+  with_head(a.size, [&](auto dim) { fits = kDecodeShared<dim(), float> <= context.shared_limit; });
+  if (k.dtype == TREFOIL_F32 && v.dtype == TREFOIL_F32 && a.size % 4 == 0 && fits) {
     const auto rows = [&](const TrefoilView& view) { return Rows<float>{.data = data<float>(view), .stride = a.size}; };
     decode(context, workspace, a, rows(k), rows(v), args);
   } else {

@@ -23,11 +23,11 @@ __global__ void __launch_bounds__(kMostRowThreads) rms_norm_kernel(Floats x, con
 }
 
 template <bool wide, int vectors>
-__global__ void __launch_bounds__(kMostRowThreads) layer_norm_kernel(const float* x, const float* weight, const float* bias, float* y, float* mean, float* rstd, int64_t rows, int64_t n,
+__global__ void __launch_bounds__(kMostRowThreads) layer_norm_kernel(Floats x, const float* weight, const float* bias, Floats y, float* mean, float* rstd, int64_t rows, int64_t n,
                                   float epsilon) {
   using Group = Team<wide>;
   for (int64_t row = Group::first(); row < rows; row += Group::count()) {
-    const RowValues<wide, vectors> values(x + row * n, n);
+    const RowValues<wide, vectors> values(x.from(row * n), n);
     float total = 0, squares = 0;
     each<wide, vectors>(n, [&](int, int64_t, float v) { total += v; }, values);
     const float centre = Group::sum(total) / static_cast<float>(n);
@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kMostRowThreads) layer_norm_kernel(const float
       if (rstd) rstd[row] = r;
     }
     if (!y) continue;
-    map<wide, vectors>(y + row * n, n, [&](int64_t i, float v) {
+    map<wide, vectors>(y.from(row * n), n, [&](int64_t i, float v) {
       v = (v - centre) * r;
       if (weight) v *= weight[i];
       return bias ? v + bias[i] : v;
@@ -115,8 +115,8 @@ void layer_norm(const Context& context, const TrefoilLaunch& args) {
   if (rows == 0) return;
   const RowPlan plan = plan_rows(context, rows, n);
   with_row_shape(plan, [&](auto wide, auto vectors) {
-    launch(context, plan.shape(), layer_norm_kernel<wide(), vectors()>, data<float>(args.inputs[0]), data<float>(args.inputs[1]),
-           data<float>(args.inputs[2]), data<float>(args.outputs[0]), optional_output<float>(args, 1), optional_output<float>(args, 2), rows, n,
+    launch(context, plan.shape(), layer_norm_kernel<wide(), vectors()>, Floats(args.inputs[0]), data<float>(args.inputs[1]),
+           data<float>(args.inputs[2]), Floats(args.outputs[0]), optional_output<float>(args, 1), optional_output<float>(args, 2), rows, n,
            static_cast<float>(args.attributes[0]));
   });
 }

@@ -1,5 +1,5 @@
 // Twice the resolution by repetition, half of it by summing; each is the other's gradient.
-#include "kernel.h"
+#include "floats.h"
 
 namespace trefoil::cuda {
 
@@ -15,31 +15,36 @@ __device__ __forceinline__ Square square_of(int64_t item, int64_t width, int64_t
   return {upper, upper + 2 * width * channels};
 }
 
-__global__ void upsample_kernel(const float* x, float* y, int64_t items, int64_t width, int64_t channels, float factor) {
+template <class X, class Y>
+__global__ void upsample_kernel(const X* x, Y* y, int64_t items, int64_t width, int64_t channels, float factor) {
   for (int64_t item = first_index(); item < items; item += index_stride()) {
     const Square to = square_of(item, width, channels);
-    const float value = x[item] * factor;
+    const Y value = narrow<Y>(widen(x[item]) * factor);
     y[to.upper] = y[to.upper + channels] = y[to.lower] = y[to.lower + channels] = value;
   }
 }
 
-__global__ void sum_pool_kernel(const float* x, float* y, int64_t items, int64_t width, int64_t channels, float factor) {
+template <class X, class Y>
+__global__ void sum_pool_kernel(const X* x, Y* y, int64_t items, int64_t width, int64_t channels, float factor) {
   for (int64_t item = first_index(); item < items; item += index_stride()) {
     const Square from = square_of(item, width, channels);
-    y[item] = ((x[from.upper] + x[from.upper + channels]) + (x[from.lower] + x[from.lower + channels])) * factor;
+    const auto at = [x](int64_t i) { return widen(x[i]); };
+    y[item] = narrow<Y>(((at(from.upper) + at(from.upper + channels)) + (at(from.lower) + at(from.lower + channels))) * factor);
   }
 }
 
-template <class Kernel>
-void resample(const Context& context, const TrefoilLaunch& args, const TrefoilView& small, Kernel kernel) {
+void resample(const Context& context, const TrefoilLaunch& args, bool up) {
+  const TrefoilView& small = up ? args.inputs[0] : args.outputs[0];
   const int64_t items = elements(small);
   if (items == 0) return;
-  launch(context, {context.grid(items, 256), 256}, kernel, data<float>(args.inputs[0]), data<float>(args.outputs[0]), items, small.shape[2],
-         small.shape[3], static_cast<float>(args.attributes[0]));
+  with_floats(args.inputs[0], args.outputs[0], [&]<class X, class Y>(X* x, Y* y) {
+    launch(context, {context.grid(items, 256), 256}, up ? upsample_kernel<X, Y> : sum_pool_kernel<X, Y>, x, y, items, small.shape[2], small.shape[3],
+           static_cast<float>(args.attributes[0]));
+  });
 }
 
-void upsample_nearest2(const Context& context, const TrefoilLaunch& args) { resample(context, args, args.inputs[0], upsample_kernel); }
-void sum_pool2(const Context& context, const TrefoilLaunch& args) { resample(context, args, args.outputs[0], sum_pool_kernel); }
+void upsample_nearest2(const Context& context, const TrefoilLaunch& args) { resample(context, args, true); }
+void sum_pool2(const Context& context, const TrefoilLaunch& args) { resample(context, args, false); }
 
 }  // namespace
 

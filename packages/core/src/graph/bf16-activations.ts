@@ -9,11 +9,13 @@ interface Places {
 
 /**
  * What may be stored as bf16 between kernels. Not here, and so f32: statistics, losses, gradients of parameters, what decides (router
- * logits), and the residual stream, which is what norms read and the gradient that they give for it.
+ * logits, latents whose nearest code is wanted), and the residual stream, which is what norms read and the gradient that they give for it.
  */
 const places: Readonly<Record<string, Places>> = {
   rms_norm: { inputs: [], outputs: [0] },
   rms_norm_grad: { inputs: [0], outputs: [] },
+  layer_norm: { inputs: [], outputs: [0] },
+  layer_norm_grad: { inputs: [0], outputs: [] },
   swiglu: { inputs: [0], outputs: [0] },
   swiglu_grad: { inputs: [0, 1], outputs: [0] },
   rope: { inputs: [0], outputs: [0] },
@@ -27,6 +29,8 @@ const places: Readonly<Record<string, Places>> = {
   conv2d_weight_grad: { inputs: [0, 1], outputs: [] },
   group_norm: { inputs: [], outputs: [0] },
   group_norm_grad: { inputs: [0], outputs: [] },
+  upsample_nearest2: { inputs: [0], outputs: [0] },
+  sum_pool2: { inputs: [0], outputs: [0] },
   linear_cross_entropy: { inputs: [0], outputs: [2] },
   moe_combine: { inputs: [0], outputs: [0] },
   moe_combine_grad: { inputs: [0, 1], outputs: [0] },
@@ -35,12 +39,13 @@ const places: Readonly<Record<string, Places>> = {
   transpose: { inputs: [0], outputs: [0] },
   slice: { inputs: [0], outputs: [0] },
   pad: { inputs: [0], outputs: [0] },
+  concat: { inputs: [], outputs: [0] }, // any number of inputs: see `accepts`
 };
 
 /** They give what they are given: bf16 only where they get it, so that no table of numbers is rounded on its way. */
-const movement: ReadonlySet<string> = new Set(["gather_rows", "scatter_add_rows", "transpose", "slice", "pad"]);
-/** Of these, the kernels for which operand and result must have one type. */
-const oneType: ReadonlySet<string> = new Set(["transpose", "slice", "pad"]);
+const movement: ReadonlySet<string> = new Set("gather_rows scatter_add_rows transpose slice pad concat".split(" "));
+/** Of these, the kernels for which operands and result must have one type. */
+const oneType: ReadonlySet<string> = new Set(["transpose", "slice", "pad", "concat"]);
 
 /** Operands that products round to bf16 anyway (but those of weight gradients of convolutions over channels that do not fill chunks of eight). */
 const products: Readonly<Record<string, readonly number[]>> = {
@@ -54,6 +59,7 @@ const products: Readonly<Record<string, readonly number[]>> = {
 
 function accepts({ op, inputs }: Instruction, input: number): boolean {
   if (op === "update_rows_") return input === 1 && inputs[0]?.dtype === "bf16";
+  if (op === "concat") return true;
   return places[op]?.inputs.includes(input) ?? false;
 }
 
@@ -124,8 +130,9 @@ function findNarrow(steps: readonly Step[], pinned: ReadonlySet<Value>): Set<Val
       }
       const { op, inputs, outputs } = step.instruction;
       if (!movement.has(op)) continue;
-      if (!isNarrow(inputs[0]!)) widenAll([outputs[0]]);
-      if (oneType.has(op) && outputs[0] && !isNarrow(outputs[0])) widenAll([inputs[0]]);
+      const moved = op === "concat" ? inputs : [inputs[0]];
+      if (!moved.every((value) => value && isNarrow(value))) widenAll([outputs[0]]);
+      if (oneType.has(op) && outputs[0] && !isNarrow(outputs[0])) widenAll(moved);
     }
   }
   return narrow;

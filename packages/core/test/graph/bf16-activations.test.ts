@@ -6,6 +6,7 @@ import {
   add,
   cast,
   compile,
+  concat,
   conv2d,
   Device,
   device,
@@ -14,6 +15,7 @@ import {
   gradients,
   groupNorm,
   Llama,
+  layerNorm,
   linear,
   Mixtral,
   matmul,
@@ -24,6 +26,7 @@ import {
   softmax,
   type Tensor,
   updateRows,
+  upsampleNearest2,
   zeros,
 } from "../../src/index.js";
 
@@ -186,6 +189,41 @@ describe("what else reads a value decides", () => {
       for (const { operands } of typesOf(op)) expect(operands.slice(0, 2)).toEqual(["bf16", "bf16"]);
     }
     for (const { results } of typesOf("conv2d_weight_grad")) expect(results[0]).toBe("f32");
+  });
+
+  it("what layer norms give is bf16, also joined, and so is a picture that a convolution reads enlarged", () => {
+    const parameters = [[32], [32], [32, 32], [8], [8], [8, 3, 3, 8]].map((shape) => new Parameter(shape));
+    const [normWeight, normBias, keys, groupWeight, groupBias, kernel] = parameters as [Parameter, ...Parameter[]];
+    const optimizer = new AdamW(parameters, { learningRate: 0.1 });
+    const program = inspect(
+      (rows, pictures) => {
+        const normed = layerNorm(rows.mul(2), normWeight, normBias!);
+        const loss = linear(concat([normed, layerNorm(rows.mul(3), normWeight, normBias!)]), keys!)
+          .square()
+          .mean();
+        const enlarged = upsampleNearest2(pictures.mul(groupWeight!).add(groupBias!));
+        const both = add(loss, conv2d(enlarged, kernel!, null, { padding: 1 }).square().mean());
+        optimizer.apply(gradients(both, parameters));
+        return both;
+      },
+      x,
+      zeros([2, 4, 4, 8]),
+    );
+    const typesOf = (op: string) =>
+      program.filter((each) => each.op === op).map(({ operands, results }) => [operands, results[0]]);
+    for (const [operands, result] of typesOf("layer_norm")) expect([operands![0], result]).toEqual(["f32", "bf16"]);
+    expect(typesOf("concat")).toContainEqual([["bf16", "bf16"], "bf16"]);
+    expect(typesOf("layer_norm_grad").length).toBe(2);
+    for (const [operands] of typesOf("layer_norm_grad")) expect(operands!.slice(0, 2)).toEqual(["bf16", "f32"]);
+    expect(typesOf("upsample_nearest2")).toEqual([[["f32"], "bf16"]]);
+    expect(typesOf("sum_pool2")).toEqual([[["bf16"], "f32"]]);
+  });
+
+  it("what is joined with a value that is f32 is f32", () => {
+    const [first, second] = [weight(), weight()];
+    const program = inspect((input, other) => linear(concat([linear(input, first), other.mul(2)]), second), x, x);
+    const joined = program.find(({ op }) => op === "concat")!;
+    expect([...joined.operands, joined.results[0]]).toEqual(["f32", "f32", "f32"]);
   });
 
   it("a value that is returned is f32, and several products share a rounded copy of it", () => {
