@@ -197,10 +197,10 @@ bool finish_warp(Block& block, bool backward) {
   return false;
 }
 
-bool finish_copies(Block& block, bool backward) {
+bool finish_copies(Block& block) {
   std::vector<Copy>& copies = block.asynchronous.copies;
   if (copies.empty()) return false;
-  const auto next = backward ? copies.end() - 1 : copies.begin();
+  const auto next = block.index.x % 2 ? copies.end() - 1 : copies.begin();
   const Copy copy = *next;
   copies.erase(next);
   finish_copy(block, copy);
@@ -296,13 +296,18 @@ void store_for_engine(void* to, uint4 x) {
   if (reinterpret_cast<uintptr_t>(to) % 16 != 0) stop("store_for_engine: the address is not a multiple of 16");
   thread().engine_stores.push_back([=] { std::memcpy(to, &x, 16); });
 }
-void engine_fence() {
-  for (const auto& store : std::exchange(thread().engine_stores, {})) store();
+void engine_fence() { thread().fenced_stores = thread().engine_stores.size(); }
+void finish_engine_stores() {
+  Thread& self = thread();
+  const auto end = self.engine_stores.begin() + static_cast<std::ptrdiff_t>(std::exchange(self.fenced_stores, 0));
+  for (auto store = self.engine_stores.begin(); store != end; ++store) (*store)();
+  self.engine_stores.erase(self.engine_stores.begin(), end);
 }
 
-// Arrives. The barrier and the phase that this arrival is for.
-NamedBarrier& arrive_named(int id, int threads, uint32_t& phase) {
+// `phase`: that which this arrival is for.
+void arrive_named(int id, int threads, uint32_t& phase) {
   Thread& self = thread();
+  finish_engine_stores();
   if (id < 1 || id > 15) stop("named barrier %d: there are 1 to 15", id);
   if (threads <= 0 || threads % 32 != 0 || threads > static_cast<int>(self.block->threads.size())) stop("named barrier %d: %d threads", id, threads);
   NamedBarrier& barrier = state().named[id];
@@ -315,7 +320,6 @@ NamedBarrier& arrive_named(int id, int threads, uint32_t& phase) {
     ++barrier.phase;
     barrier.arrived.clear();
   }
-  return barrier;
 }
 void named_arrive(int id, int threads) {
   uint32_t phase;
@@ -401,7 +405,7 @@ void set_registers(int count) {
 }
 
 bool finish_asynchronous(Block& block, bool backward) {
-  return backward ? finish_copies(block, true) || finish_warp(block, true) : finish_warp(block, false) || finish_copies(block, false);
+  return backward ? finish_copies(block) || finish_warp(block, true) : finish_warp(block, false) || finish_copies(block);
 }
 
 void check_asynchronous(Block& block) {

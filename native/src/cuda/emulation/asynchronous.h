@@ -1,7 +1,7 @@
 // Hopper's asynchronous instructions, as the PTX ISA describes them: mbarriers, copies of boxes (TMA), and products of a warp group (wgmma).
-// What runs beside the threads happens only when no thread can go on alone: device 0 then finishes products before copies and older copies
-// before newer ones, device 1 the other way round. So a read too early finds what was there before, and a stage that is given back too
-// early is overwritten. `hopper.h` is what kernels call.
+// What runs beside the threads happens only when no thread can go on alone: device 0 then finishes products before copies, device 1 copies
+// before products; of copies blocks take the oldest and the newest first in turn. So a read too early finds what was there before, and a
+// stage that is given back too early is overwritten. `hopper.h` and `wgmma.h` are what kernels call.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -25,8 +25,9 @@ void barrier_expect(uint64_t* barrier, uint32_t bytes);
 void barrier_wait(uint64_t* barrier, uint32_t parity);
 void copy_box(void* to, const CUtensorMap* map, const int* at, int rank, uint64_t* barrier);
 
-void store_for_engine(void* to, uint4 x);  // happens at engine_fence
+void store_for_engine(void* to, uint4 x);  // happens at the first barrier of the block, or named one, after engine_fence
 void engine_fence();                       // fence.proxy.async
+void finish_engine_stores();
 
 void named_sync(int id, int threads);
 void named_arrive(int id, int threads);

@@ -70,7 +70,7 @@ void step(Thread& thread, const std::function<void()>& kernel) {
   thread.warp->finished |= 1u << thread.lane;
   if (!thread.pending_copies.empty() || !thread.committed_copies.empty())
     stopped = place(thread) + " returned before its cp.async copies were waited for";
-  if (!thread.engine_stores.empty()) stopped = place(thread) + " wrote shared memory for the engine without fence.proxy.async";
+  if (!thread.engine_stores.empty()) stopped = place(thread) + " wrote shared memory for the engine, and no fence.proxy.async and barrier followed";
 }
 
 // Turns for the threads of a warp until none can go on alone. Whether any had one.
@@ -172,6 +172,7 @@ void prepare(Block& block) {
     thread.registers = 0;
     thread.sums.clear();
     thread.engine_stores.clear();
+    thread.fenced_stores = 0;
   }
 }
 
@@ -201,6 +202,7 @@ void suspend_thread() { suspend(); }
 
 void sync_threads(const char* file, int line) {
   Thread& self = thread();
+  finish_engine_stores();
   self.file = file;
   self.line = line;
   self.state = Thread::at_barrier;

@@ -69,7 +69,8 @@ struct Thread {
   bool fenced = false;
   int registers = 0;  // by setmaxnreg
   std::vector<Sums> sums;
-  std::vector<std::function<void()>> engine_stores;  // shared memory written for the engine, not fenced yet
+  std::vector<std::function<void()>> engine_stores;  // shared memory written for the engine that it does not see yet
+  size_t fenced_stores = 0;                          // how many of them a fence has followed
   Exchange* waits_for = nullptr;
   std::vector<std::function<void()>> pending_copies, committed_copies;  // cp.async: see mma.h
   std::vector<size_t> committed_groups;
