@@ -149,6 +149,8 @@ if has bench; then
     json bench-bf16 900 "$build/cuda_bench" "$library" --precision=bf16
     json bench-bf16-own 300 env TREFOIL_MATMUL=own "$build/cuda_bench" "$library" matmul --precision=bf16
     json bench-bf16-wgmma 300 env TREFOIL_MATMUL=own TREFOIL_CUDA_WGMMA=1 "$build/cuda_bench" "$library" matmul --precision=bf16
+    json bench-bf16-wgmma-attention 300 env TREFOIL_CUDA_WGMMA=1 "$build/cuda_bench" "$library" attention --precision=bf16
+    json bench-bf16-wgmma-moe 300 env TREFOIL_MATMUL=own TREFOIL_CUDA_WGMMA=1 "$build/cuda_bench" "$library" moe --precision=bf16
     json bench-f32 900 "$build/cuda_bench" "$library" --precision=f32
   else
     skip bench "nothing was built"
@@ -160,7 +162,7 @@ pytorch() { "$python" -c "import torch; assert torch.cuda.is_available()" 2>/dev
 if has peers; then
   if ! pytorch; then skip peers "no PyTorch with CUDA here"
   else
-    for name in bench-bf16 bench-bf16-own bench-bf16-wgmma; do
+    for name in bench-bf16 bench-bf16-own bench-bf16-wgmma bench-bf16-wgmma-attention bench-bf16-wgmma-moe; do
       [ -s "$work/$name.json" ] && run "peers of $name" 1800 "$work/peers-$name.log" "$python" "$lab/gpu_peers.py" "$work/$name.json"
     done
   fi

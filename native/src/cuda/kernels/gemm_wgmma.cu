@@ -47,12 +47,15 @@ __device__ __forceinline__ void store_pair(const Product& p, int product, int ro
     if (first + 1 < p.n) to[1] = high;
     return;
   }
+  if (first >= p.n) return;
   const int64_t at = product * p.c_step + within, residual_at = product * p.residual_step + within;
+  const bool both = first + 1 < p.n;
+  const float x = finish(p.epilogue, low, first, at, residual_at), y = both ? finish(p.epilogue, high, first + 1, at + 1, residual_at + 1) : 0.0f;
   if (p.n % 2 == 0) {
-    if (first < p.n) p.c.store2(at, make_float2(finish(p.epilogue, low, first, at, residual_at), finish(p.epilogue, high, first + 1, at + 1, residual_at + 1)));
+    p.c.store2(at, make_float2(x, y));
   } else {
-    if (first < p.n) p.c.store(at, finish(p.epilogue, low, first, at, residual_at));
-    if (first + 1 < p.n) p.c.store(at + 1, finish(p.epilogue, high, first + 1, at + 1, residual_at + 1));
+    p.c.store(at, x);
+    if (both) p.c.store(at + 1, y);
   }
 }
 
