@@ -108,7 +108,7 @@ TEST(cuda_bf16_attention_decodes_against_a_cache) {
 }
 
 // Hopper's own kernel, for heads of 64 and of 128 elements and what is rounded up to them: rows and keys that fill tiles of 128 and that do not,
-// one group without rows, fewer and more tiles of keys than stages; few rows go elsewhere.
+// one group without rows, fewer and more tiles of keys, and of rows, than stages; few rows go elsewhere.
 TEST(cuda_bf16_attention_by_wgmma) {
   const Variable wgmma("TREFOIL_CUDA_WGMMA", "1");
   for_each_bf16_device(device, [](Device& other) {
@@ -118,6 +118,7 @@ TEST(cuda_bf16_attention_by_wgmma) {
         check_case(other, {.batch = 2, .queries = length, .keys = length, .heads = 1, .groups = 1, .size = size, .causal = causal}, seed++);
     check_case(other, {.batch = 1, .queries = 20, .keys = 1290, .heads = 1, .groups = 1, .size = 64}, seed++);
     check_case(other, {.batch = 1, .queries = 20, .keys = 700, .heads = 1, .groups = 1, .size = 128, .bf16 = true}, seed++);
+    check_case(other, {.batch = 1, .queries = 150, .keys = 150, .heads = 2, .groups = 1, .size = 64, .causal = true}, seed++);
     check_case(other, {.batch = 1, .queries = 530, .keys = 530, .heads = 1, .groups = 1, .size = 128, .causal = true}, seed++);
   });
 }
@@ -147,7 +148,9 @@ TEST(cuda_bf16_attention_by_wgmma_reads_nothing_past_lengths) {
         for (size_t i = 0; i < p.k.size(); ++i)
           if (static_cast<int64_t>(i) >= length * size) p.k[i] = p.v[i] = kNaN;
         const Results r = run(other, p);
-        for (float value : r.out.values) CHECK(!std::isnan(value));
+        for (const F32* result : {&r.out, &r.dq})
+          for (float value : result->values) CHECK(!std::isnan(value));
+        for (size_t i = 0; i < r.dk.size(); ++i) CHECK(static_cast<int64_t>(i) < length * size ? !std::isnan(r.dk[i]) && !std::isnan(r.dv[i]) : r.dk[i] == 0 && r.dv[i] == 0);
         p.k[0] = kNaN;
         const Results broken = run(other, p);
         for (size_t i = 0; i < broken.out.size(); ++i) CHECK(std::isnan(broken.out[i]) == (i < broken.out.size() / 2));

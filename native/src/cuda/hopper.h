@@ -19,6 +19,7 @@ using emulation::barrier_expect;
 using emulation::barrier_fence;
 using emulation::barrier_init;
 using emulation::barrier_wait;
+using emulation::copy_bytes;
 using emulation::engine_fence;
 using emulation::named_arrive;
 using emulation::named_sync;
@@ -69,6 +70,12 @@ __device__ __forceinline__ void copy_box(void* to, const CUtensorMap* map, const
   else
     asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(shared_address(to)), "l"(map),
                  "r"(shared_address(barrier)), "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]) : "memory");
+}
+
+// `bytes` as they lie in memory; they and both addresses are multiples of 16.
+__device__ __forceinline__ void copy_bytes(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to)), "l"(from), "r"(bytes),
+               "r"(shared_address(barrier)) : "memory");
 }
 
 // 16 bytes to shared memory, for products of warp groups to read: once engine_fence has followed, and a barrier that both sides pass.

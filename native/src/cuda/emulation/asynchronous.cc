@@ -81,7 +81,8 @@ struct TensorMap {
 };
 static_assert(sizeof(TensorMap) <= sizeof(CUtensorMap));
 
-void finish_copy(Block& block, const Copy& copy) {
+// Its bytes; -1: it does not fit.
+int64_t finish_box(Block& block, const Copy& copy) {
   TensorMap map;
   std::memcpy(&map, &copy.map, sizeof map);
   const uint32_t count = uint32_t{map.box[0]} * map.box[1] * map.box[2] * map.box[3];
@@ -98,12 +99,25 @@ void finish_copy(Block& block, const Copy& copy) {
     uint32_t to = copy.to + i * 2;
     if (map.swizzle == CU_TENSOR_MAP_SWIZZLE_128B) to = swizzled(to);
     unsigned char* memory = at_address(block, to, 2);
-    if (!memory) return halt("copy_box: the box does not fit into shared memory");
+    if (!memory) return -1;
     if (inside) std::memcpy(memory, from, 2);
     else std::memset(memory, 0, 2);
   }
+  return int64_t{count} * 2;
+}
+
+void finish_copy(Block& block, const Copy& copy) {
+  int64_t bytes = copy.bytes;
+  if (copy.from) {
+    unsigned char* memory = at_address(block, copy.to, copy.bytes);
+    if (memory) std::memcpy(memory, copy.from, copy.bytes);
+    else bytes = -1;
+  } else {
+    bytes = finish_box(block, copy);
+  }
+  if (bytes < 0) return halt("a copy of the copy engine does not fit into shared memory");
   Barrier& barrier = *find_barrier(block, copy.barrier);
-  barrier.bytes -= int64_t{count} * 2;
+  barrier.bytes -= bytes;
   advance(barrier);
 }
 
@@ -278,6 +292,15 @@ void describe_barrier(const Block& block, const uint64_t* at, char* text, size_t
                 barrier ? barrier->phase : 0);
 }
 
+static void check_fenced(uint64_t* barrier) {
+  if (!barrier_at(barrier, "copy").fenced) stop("copy: no fence.mbarrier_init has made the mbarrier known to the copy engine");
+}
+void copy_bytes(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
+  const uint32_t address = shared_address(to);
+  if (address % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0 || bytes % 16 != 0 || bytes == 0) stop("copy_bytes: an address, or the size, is not a multiple of 16");
+  check_fenced(barrier);
+  state().copies.push_back({{}, from, address, bytes, {}, barrier});
+}
 void copy_box(void* to, const CUtensorMap* map, const int* at, int rank, uint64_t* barrier) {
   TensorMap read;
   std::memcpy(&read, map, sizeof read);
@@ -285,8 +308,8 @@ void copy_box(void* to, const CUtensorMap* map, const int* at, int rank, uint64_
   if (read.rank != rank) stop("copy_box: %d coordinates for a tensor of %d dimensions", rank, read.rank);
   const uint32_t address = shared_address(to);
   if (address % 128 != 0) stop("copy_box: the address in shared memory is not a multiple of 128");
-  if (!barrier_at(barrier, "copy_box").fenced) stop("copy_box: no fence.mbarrier_init has made the mbarrier known to the copy engine");
-  Copy copy{*map, address, {}, barrier};
+  check_fenced(barrier);
+  Copy copy{*map, nullptr, address, 0, {}, barrier};
   std::copy(at, at + rank, copy.at);
   state().copies.push_back(copy);
 }

@@ -24,6 +24,7 @@ void barrier_arrive(uint64_t* barrier);
 void barrier_expect(uint64_t* barrier, uint32_t bytes);
 void barrier_wait(uint64_t* barrier, uint32_t parity);
 void copy_box(void* to, const CUtensorMap* map, const int* at, int rank, uint64_t* barrier);
+void copy_bytes(void* to, const void* from, uint32_t bytes, uint64_t* barrier);
 
 void store_for_engine(void* to, uint4 x);  // happens at the first barrier of the block, or named one, after engine_fence
 void engine_fence();                       // fence.proxy.async

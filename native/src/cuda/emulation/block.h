@@ -97,7 +97,8 @@ struct NamedBarrier {
 };
 struct Copy {
   CUtensorMap map;
-  uint32_t to;
+  const void* from;  // of plain bytes; null: a box
+  uint32_t to, bytes;
   int at[4];
   uint64_t* barrier;
 };

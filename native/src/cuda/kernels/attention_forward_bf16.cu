@@ -1,7 +1,5 @@
 #include "attention_forward_bf16.h"
 
-#include "attention_forward_wgmma.h"
-
 namespace trefoil::cuda {
 
 void attention_forward_bf16(const Context& context, Workspace& workspace, const Attention& a, const TrefoilLaunch& args) {
