@@ -117,8 +117,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     set_zero(dv_sums);
     if (at.tiles > 0) {
       barrier_wait(ready, 0);
-      if (at.valid < at.stored) {
-        clear_keys<dim>(k_tile, at.valid);
+      if (at.valid < at.stored) {  // values alone: scores of such keys are hidden
         clear_keys<dim>(v_tile, at.valid);
         end_clearing();
       }
