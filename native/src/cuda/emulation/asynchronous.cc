@@ -460,6 +460,8 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuui
   for (cuuint32_t i = 0; valid && i < rank; ++i) {
     valid = sizes[i] > 0 && sizes[i] <= uint64_t{1} << 32 && box[i] > 0 && box[i] <= 256 && steps[i] == 1;
     if (i > 0) valid = valid && strides[i - 1] % 16 == 0 && strides[i - 1] < uint64_t{1} << 40;
+    // Each stride is a multiple of the one before, and reaches over its dimension.
+    if (i > 1) valid = valid && strides[i - 1] % strides[i - 2] == 0 && strides[i - 1] / strides[i - 2] >= sizes[i - 1];
     encoded.sizes[i] = sizes[i];
     encoded.box[i] = static_cast<uint16_t>(box[i]);
     if (i > 0) encoded.strides[i] = strides[i - 1];

@@ -6,8 +6,8 @@
 namespace trefoil::cuda {
 
 // Boxes of `count` rows of one key-value head.
-inline bool encode_rows(CUtensorMap& map, const Attention& a, const BackwardRows& rows, const bf16* data, int64_t stride, int count) {
-  return encode_boxes<3>(map, data, {stride, rows.padded, a.batch * a.groups}, {stride, stride * rows.padded}, {64, count, 1});
+inline CUtensorMap encode_rows(const Attention& a, const BackwardRows& rows, const bf16* data, int64_t stride, int count) {
+  return encode_boxes<3>(data, {stride, rows.padded, a.batch * a.groups}, {stride, stride * rows.padded}, {64, count, 1});
 }
 
 #if defined(TREFOIL_HOPPER)

@@ -169,8 +169,8 @@ void launch_attention(const Context& context, const CUtensorMap& k_map, const CU
 }  // namespace
 
 bool attention_forward_wgmma(const Context& context, const Attention& a, const Floats& q, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& out, float* lse) {
-  CUtensorMap k_map, v_map;
-  if (!suits_wgmma(context, a) || !encode_keys(k_map, a, k) || !encode_keys(v_map, a, v)) return false;
+  if (!suits_wgmma(context, a)) return false;
+  const CUtensorMap k_map = encode_keys(a, k), v_map = encode_keys(a, v);
   if (a.size <= 64) launch_attention<64>(context, k_map, v_map, a, q, out, lse);
   else launch_attention<128>(context, k_map, v_map, a, q, out, lse);
   return true;

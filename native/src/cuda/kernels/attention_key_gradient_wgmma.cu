@@ -181,10 +181,8 @@ void launch_gradients(const Context& context, const CUtensorMap (&maps)[4], cons
 
 bool attention_key_gradient_wgmma(const Context& context, const Attention& a, const BackwardRows& rows, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& dk,
                                   const Floats& dv) {
-  CUtensorMap maps[4];
-  if (!dk || !suits_wgmma(context, a) || !encode_rows(maps[0], a, rows, rows.q, k.stride, kRows) || !encode_rows(maps[1], a, rows, rows.dout, k.stride, kRows) ||
-      !encode_keys(maps[2], a, k) || !encode_keys(maps[3], a, v))
-    return false;
+  if (!dk || !suits_wgmma(context, a)) return false;
+  const CUtensorMap maps[4] = {encode_rows(a, rows, rows.q, k.stride, kRows), encode_rows(a, rows, rows.dout, k.stride, kRows), encode_keys(a, k), encode_keys(a, v)};
   if (a.size <= 64) launch_gradients<64>(context, maps, a, rows, dk, dv);
   else launch_gradients<128>(context, maps, a, rows, dk, dv);
   return true;

@@ -107,10 +107,8 @@ void launch_gradient(const Context& context, const CUtensorMap (&maps)[4], const
 }  // namespace
 
 bool attention_query_gradient_wgmma(const Context& context, const Attention& a, const BackwardRows& rows, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& dq) {
-  CUtensorMap maps[4];
-  if (!dq || !suits_wgmma(context, a) || !encode_rows(maps[0], a, rows, rows.q, k.stride, kWgmmaRows) || !encode_rows(maps[1], a, rows, rows.dout, k.stride, kWgmmaRows) ||
-      !encode_keys(maps[2], a, k) || !encode_keys(maps[3], a, v))
-    return false;
+  if (!dq || !suits_wgmma(context, a)) return false;
+  const CUtensorMap maps[4] = {encode_rows(a, rows, rows.q, k.stride, kWgmmaRows), encode_rows(a, rows, rows.dout, k.stride, kWgmmaRows), encode_keys(a, k), encode_keys(a, v)};
   if (a.size <= 64) launch_gradient<64>(context, maps, a, rows, dq);
   else launch_gradient<128>(context, maps, a, rows, dq);
   return true;

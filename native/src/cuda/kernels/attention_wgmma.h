@@ -16,8 +16,8 @@ constexpr int kWgmmaTileBytes = kWgmmaRows * dim * static_cast<int>(sizeof(bf16)
 inline bool suits_wgmma(const Context& context, const Attention& a) { return context.wgmma && a.size > 32 && a.keys > 0 && a.batch * a.rows > 0; }
 
 // Keys or values, [batch, keys, groups, size]: boxes of 128 keys of one head.
-inline bool encode_keys(CUtensorMap& map, const Attention& a, const Rows<bf16>& rows) {
-  return encode_boxes<4>(map, rows.data, {a.size, a.groups, a.keys, a.batch}, {rows.stride, rows.stride * a.groups, rows.stride * a.groups * a.keys}, {64, 1, kWgmmaRows, 1});
+inline CUtensorMap encode_keys(const Attention& a, const Rows<bf16>& rows) {
+  return encode_boxes<4>(rows.data, {a.size, a.groups, a.keys, a.batch}, {rows.stride, rows.stride * a.groups, rows.stride * a.groups * a.keys}, {64, 1, kWgmmaRows, 1});
 }
 
 #if defined(TREFOIL_HOPPER)

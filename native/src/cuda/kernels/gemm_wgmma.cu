@@ -133,9 +133,9 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 // [products, rows, columns] of an operand, columns k or (across) rows k.
-bool encode(CUtensorMap& map, const Rows<bf16>& operand, bool by_depth, int count, int side, int k) {
+CUtensorMap encode(const Rows<bf16>& operand, bool by_depth, int count, int side, int k) {
   const int64_t columns = by_depth ? k : side, rows = by_depth ? side : k;
-  return encode_boxes<3>(map, operand.data, {columns, rows, operand.step ? count : 1}, {operand.stride, operand.step ? operand.step : rows * operand.stride}, {64, by_depth ? kSide : kDepth, 1});
+  return encode_boxes<3>(operand.data, {columns, rows, operand.step ? count : 1}, {operand.stride, operand.step ? operand.step : rows * operand.stride}, {64, by_depth ? kSide : kDepth, 1});
 }
 
 }  // namespace
@@ -143,8 +143,7 @@ bool encode(CUtensorMap& map, const Rows<bf16>& operand, bool by_depth, int coun
 bool gemm_wgmma(const Context& context, const Rows<bf16>& a, bool a_by_depth, const Rows<bf16>& b, bool b_by_depth, const Product& p) {
   if (!context.wgmma || p.placement.columns != 0 || a.index || b.index || p.k == 0) return false;
   if (p.schedule == Schedule::depth_groups && (a_by_depth || b_by_depth)) return false;  // no op has groups of k along rows
-  CUtensorMap a_map, b_map;
-  if (!encode(a_map, a, a_by_depth, p.count, p.m, p.k) || !encode(b_map, b, b_by_depth, p.count, p.n, p.k)) return false;
+  const CUtensorMap a_map = encode(a, a_by_depth, p.count, p.m, p.k), b_map = encode(b, b_by_depth, p.count, p.n, p.k);
   const int64_t tiles = tile_slots(p, kSide) * ceil_divide(p.n, kSide) * (p.schedule == Schedule::row_groups ? 1 : p.count);
   const auto kernel = a_by_depth ? (b_by_depth ? gemm_wgmma_kernel<false, false> : gemm_wgmma_kernel<false, true>)
                                  : (b_by_depth ? gemm_wgmma_kernel<true, false> : gemm_wgmma_kernel<true, true>);
