@@ -36,6 +36,13 @@ Work matmul_work(int64_t m, int64_t n, int64_t k) {
   return work;
 }
 
+// The gradient of a layer's weights: both operands across k, which are tokens.
+Work weight_gradient_work(int64_t m, int64_t n, int64_t k) {
+  Work work = one_op("matmul", list(given({k, m}, 0.1f), given({k, n}, 0.1f)), list(empty({m, n})), {1, 0, 1, 0}, 2, 1);
+  work.flops = 2.0 * double(m) * double(n) * double(k);
+  return work;
+}
+
 Work attention_work(int64_t batch, int64_t length, int64_t heads, int64_t size, bool backward) {
   const std::vector<int64_t> shape{batch, length, heads, size}, rows{batch, heads, length};
   const std::vector<double> attributes{1, 1 / std::sqrt(double(size))};
@@ -67,15 +74,19 @@ Work vq_work(int64_t rows, int64_t codes, int64_t width) {
   return work;
 }
 
-Work grouped_work(int64_t tokens, int64_t experts, int64_t choices, int64_t k, int64_t n) {
-  const int64_t rows = tokens * choices;
-  // Uneven by a third, as routers are.
+// Offsets of groups that are uneven by a third, as routers are.
+Tensor uneven_groups(int64_t rows, int64_t experts) {
   std::vector<int32_t> offsets(static_cast<size_t>(experts) + 1);
   for (int64_t e = 0; e < experts; ++e)
     offsets[static_cast<size_t>(e) + 1] = static_cast<int32_t>(std::min<int64_t>(rows, offsets[static_cast<size_t>(e)] + rows / experts * (3 + (e % 3 - 1)) / 3));
   offsets.back() = static_cast<int32_t>(rows);
-  Work work = one_op("grouped_matmul", list(given({rows, k}, 0.1f), given({experts, n, k}, 0.1f), integers({experts + 1}, [&](int64_t i) { return offsets[static_cast<size_t>(i)]; })),
-                     list(made({rows, n})), {1}, 1);
+  return integers({experts + 1}, [&](int64_t i) { return offsets[static_cast<size_t>(i)]; });
+}
+
+Work grouped_work(int64_t tokens, int64_t experts, int64_t choices, int64_t k, int64_t n, bool weight_gradient) {
+  const int64_t rows = tokens * choices;
+  Work work = weight_gradient ? one_op("grouped_matmul_weight_grad", list(given({rows, n}, 0.1f), given({rows, k}, 0.1f), uneven_groups(rows, experts)), list(empty({experts, n, k})), {}, 2)
+                              : one_op("grouped_matmul", list(given({rows, k}, 0.1f), given({experts, n, k}, 0.1f), uneven_groups(rows, experts)), list(made({rows, n})), {1}, 1);
   work.flops = 2.0 * double(rows) * double(n) * double(k);
   return work;
 }
@@ -163,6 +174,7 @@ std::vector<Line> all_lines() {
   });
   for (int64_t n : {1024, 4096, 8192}) add("matmul " + text(n), [n] { return matmul_work(n, n, n); });
   add("matmul 16384x4096x11008", [] { return matmul_work(16384, 11008, 4096); });
+  add("matmul 4096x16384x11008 (weight gradient)", [] { return weight_gradient_work(4096, 11008, 16384); });
   add("matmul 64x4096x4096 (decode)", [] { return matmul_work(64, 4096, 4096); });
   for (int pass : {0, 1, 2}) {
     constexpr const char* kOps[] = {"conv2d", "conv2d_input_grad", "conv2d_weight_grad"};
@@ -182,8 +194,11 @@ std::vector<Line> all_lines() {
   // Mixtral's layer, and many small experts.
   add("moe layer 4096 tokens 4096x14336, 8 experts top-2", [] { return mixture_layer(4096, 4096, 14336, 8, 2); });
   add("moe layer 8192 tokens 2048x1024, 64 experts top-8", [] { return mixture_layer(8192, 2048, 1024, 64, 8); });
-  add("grouped_matmul mixtral 4096 tokens", [] { return grouped_work(4096, 8, 2, 4096, 14336); });
-  add("grouped_matmul 64 experts top-8", [] { return grouped_work(8192, 64, 8, 2048, 1024); });
+  for (bool weight_gradient : {false, true}) {
+    const std::string op = weight_gradient ? "grouped_matmul_weight_grad" : "grouped_matmul";
+    add(op + " mixtral 4096 tokens", [=] { return grouped_work(4096, 8, 2, 4096, 14336, weight_gradient); });
+    add(op + " 64 experts top-8", [=] { return grouped_work(8192, 64, 8, 2048, 1024, weight_gradient); });
+  }
   add("vq_lookup 16384x8192x256", [] { return vq_work(16384, 8192, 256); });
   for (int64_t vocabulary : {32000, 128000})
     add("linear_cross_entropy 8192x2048x" + text(vocabulary), [vocabulary] { return cross_entropy_work(8192, 2048, vocabulary); });

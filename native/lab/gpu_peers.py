@@ -138,18 +138,29 @@ def matmul_peers(name):
         m, n, k = (int(match[1]),) * 3 if match[2] is None else (int(match[1]), int(match[3]), int(match[2]))
         if "decode" in name:
             m, n, k = 64, 4096, 4096
-        a, b = randn(m, k, dtype=BF16), randn(n, k, dtype=BF16)
-        yield "matmul", lambda: torch.matmul(a, b.t())
+        if "weight gradient" in name:
+            a, b = randn(k, m, dtype=BF16), randn(k, n, dtype=BF16)
+            yield "matmul", lambda: torch.matmul(a.t(), b)
+        else:
+            a, b = randn(m, k, dtype=BF16), randn(n, k, dtype=BF16)
+            yield "matmul", lambda: torch.matmul(a, b.t())
     if name.startswith("grouped_matmul"):
         rows, experts, k, n = (8192, 8, 4096, 14336) if "mixtral" in name else (65536, 64, 2048, 1024)
-        x, w = randn(rows, k, dtype=BF16), randn(experts, n, k, dtype=BF16)
+        x = randn(rows, k, dtype=BF16)
         sizes = [rows // experts * (3 + (e % 3 - 1)) // 3 for e in range(experts)]
         sizes[-1] += rows - sum(sizes)
         ends = torch.tensor(sizes, device=DEVICE).cumsum(0).to(torch.int32)
         parts = torch.split(x, sizes)
-        yield "loop", lambda: [torch.matmul(part, w[e].t()) for e, part in enumerate(parts)]
-        if hasattr(torch, "_grouped_mm"):
-            yield "_grouped_mm", lambda: torch._grouped_mm(x, w.transpose(1, 2), offs=ends)
+        if "weight_grad" in name:
+            dy = randn(rows, n, dtype=BF16)
+            yield "loop", lambda: [torch.matmul(dy_part.t(), part) for dy_part, part in zip(torch.split(dy, sizes), parts)]
+            if hasattr(torch, "_grouped_mm"):
+                yield "_grouped_mm", lambda: torch._grouped_mm(dy.t(), x, offs=ends)
+        else:
+            w = randn(experts, n, k, dtype=BF16)
+            yield "loop", lambda: [torch.matmul(part, w[e].t()) for e, part in enumerate(parts)]
+            if hasattr(torch, "_grouped_mm"):
+                yield "_grouped_mm", lambda: torch._grouped_mm(x, w.transpose(1, 2), offs=ends)
 
 
 def attention_peers(name):

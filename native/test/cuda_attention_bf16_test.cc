@@ -107,6 +107,60 @@ TEST(cuda_bf16_attention_decodes_against_a_cache) {
   });
 }
 
+// Hopper's own kernel, for heads of 64 and of 128 elements and what is rounded up to them: rows and keys that fill tiles of 128 and that do not,
+// one group without rows, fewer and more tiles of keys, and of rows, than stages; few rows go elsewhere.
+TEST(cuda_bf16_attention_by_wgmma) {
+  if (!tries_wgmma(device)) return;
+  const Variable wgmma("TREFOIL_CUDA_WGMMA", "1");
+  for_each_bf16_device(device, [](Device& other) {
+    int seed = 80;
+    for (bool causal : {false, true})
+      for (auto [size, length] : {std::pair<int64_t, int64_t>{64, 128}, {128, 256}, {33, 17}, {48, 65}, {72, 129}, {100, 70}, {126, 200}})
+        check_case(other, {.batch = 2, .queries = length, .keys = length, .heads = 1, .groups = 1, .size = size, .causal = causal}, seed++);
+    check_case(other, {.batch = 1, .queries = 20, .keys = 1290, .heads = 1, .groups = 1, .size = 64}, seed++);
+    check_case(other, {.batch = 1, .queries = 20, .keys = 700, .heads = 1, .groups = 1, .size = 128, .bf16 = true}, seed++);
+    check_case(other, {.batch = 1, .queries = 150, .keys = 150, .heads = 2, .groups = 1, .size = 64, .causal = true}, seed++);
+    check_case(other, {.batch = 1, .queries = 530, .keys = 530, .heads = 1, .groups = 1, .size = 128, .causal = true}, seed++);
+  });
+}
+
+TEST(cuda_bf16_attention_by_wgmma_hides_keys) {
+  if (!tries_wgmma(device)) return;
+  const Variable wgmma("TREFOIL_CUDA_WGMMA", "1");
+  for_each_bf16_device(device, [](Device& other) {
+    int seed = 100;
+    for (int64_t size : {64, 128})
+      for (bool causal : {false, true}) {
+        check_case(other, {.batch = 2, .queries = 37, .keys = 37, .heads = 6, .groups = 2, .size = size, .causal = causal, .bf16 = causal}, seed++);
+        check_case(other, {.batch = 1, .queries = 150, .keys = 40, .heads = 1, .groups = 1, .size = size, .causal = causal}, seed++);
+        check_case(other, {.batch = 4, .queries = 20, .keys = 300, .heads = 4, .groups = 1, .size = size, .causal = causal, .key_lengths = {0, 1, 128, 259}}, seed++);
+        check_case(other, {.batch = 2, .queries = 150, .keys = 150, .heads = 1, .groups = 1, .size = size, .causal = causal, .key_lengths = {150, 101}, .segments = runs_of_segments(2, 150, {3, -1, 65536}, causal ? 5 : 50)}, seed++);
+      }
+    check_case(other, {.batch = 2, .queries = 20, .keys = 0, .heads = 1, .groups = 1, .size = 64}, seed++);
+  });
+}
+
+// Past the length, keys and values are not numbers. The last tile of keys has as much of it as can be, or it is the next batch's.
+TEST(cuda_bf16_attention_by_wgmma_reads_nothing_past_lengths) {
+  if (!tries_wgmma(device)) return;
+  const Variable wgmma("TREFOIL_CUDA_WGMMA", "1");
+  for_each_bf16_device(device, [](Device& other) {
+    for (int64_t size : {64, 128})
+      for (int32_t length : {1, 130, 200}) {
+        Problem p({.batch = 2, .queries = 20, .keys = 200, .heads = 1, .groups = 1, .size = size, .key_lengths = {length, 0}});
+        for (size_t i = 0; i < p.k.size(); ++i)
+          if (static_cast<int64_t>(i) >= length * size) p.k[i] = p.v[i] = kNaN;
+        const Results r = run(other, p);
+        for (const F32* result : {&r.out, &r.dq})
+          for (float value : result->values) CHECK(!std::isnan(value));
+        for (size_t i = 0; i < r.dk.size(); ++i) CHECK(static_cast<int64_t>(i) < length * size ? !std::isnan(r.dk[i]) && !std::isnan(r.dv[i]) : r.dk[i] == 0 && r.dv[i] == 0);
+        p.k[0] = kNaN;
+        const Results broken = run(other, p);
+        for (size_t i = 0; i < broken.out.size(); ++i) CHECK(std::isnan(broken.out[i]) == (i < broken.out.size() / 2));
+      }
+  });
+}
+
 TEST(cuda_bf16_attention_of_large_scores) {
   for_each_bf16_device(device, [](Device& other) {
     for (int64_t queries : {1, 60}) {

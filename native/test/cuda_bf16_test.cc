@@ -104,22 +104,38 @@ TEST(cuda_bf16_matmul_large_tiles) {
 }
 
 // Hopper's own products: whole tiles and edges in every direction, fewer and more steps of k than stages, several tiles, odd columns, a
-// batch, a bias; b along k and across it.
+// batch, a bias, k cut into parts of which the last is empty; each operand along k and across it.
 TEST(cuda_bf16_matmul_by_wgmma) {
   if (!tries_wgmma(device)) return;
   const Variable choice("TREFOIL_MATMUL", "own"), wgmma("TREFOIL_CUDA_WGMMA", "1");
   for_each_bf16_device(device, [](Device& other) {
     uint32_t seed = 500;
-    const int64_t sizes[][4] = {{1, 128, 128, 64}, {1, 128, 128, 448}, {1, 9, 17, 1}, {1, 70, 65, 33}, {1, 130, 131, 72}, {2, 67, 130, 40}, {3, 129, 7, 200}};
+    const int64_t sizes[][4] = {{1, 128, 128, 64}, {1, 128, 128, 448}, {1, 9, 17, 1}, {1, 70, 65, 33}, {1, 130, 131, 72}, {2, 67, 130, 40}, {3, 129, 7, 200}, {2, 40, 24, 2100}};
     for (auto& size : sizes)
-      for (bool along : {true, false}) check_matmul(other, size[0], size[1], size[2], size[3], false, along, size[2] == 65 || size[0] == 2, seed++);
-    check_matmul(other, 2, 70, 136, 128, false, false, false, seed);  // whole steps of k of a batch across k
-    // Part of one: what lies past it is the next product's, which is not a number here.
-    std::mt19937 generator(seed);
-    F32 a = normal(generator, {2, 16, 40}), b = normal(generator, {2, 40, 24}), c({2, 16, 24});
-    std::fill(b.values.begin() + 40 * 24, b.values.end(), NAN);
-    launch(other, "matmul", {view(a), view(b), absent(), absent()}, {view(c), absent()}, {0, 0, 1, 0});
-    for (size_t i = 0; i < 16 * 24; ++i) CHECK(std::isfinite(c[i]));
+      for (int form = 0; form < 4; ++form) check_matmul(other, size[0], size[1], size[2], size[3], form & 1, form & 2, size[2] == 65 || size[0] == 2, seed++);
+  });
+}
+
+// A step of k that is part of one: what lies past it is the next product's, or the next group's, which is not a number here.
+TEST(cuda_bf16_products_by_wgmma_read_nothing_of_the_next) {
+  if (!tries_wgmma(device)) return;
+  const Variable choice("TREFOIL_MATMUL", "own"), wgmma("TREFOIL_CUDA_WGMMA", "1");
+  for_each_bf16_device(device, [](Device& other) {
+    std::mt19937 generator(1);
+    for (bool transpose_a : {false, true}) {
+      F32 a = normal(generator, transpose_a ? std::vector<int64_t>{2, 40, 16} : std::vector<int64_t>{2, 16, 40}), b = normal(generator, {2, 40, 24}), c({2, 16, 24});
+      std::fill(b.values.begin() + 40 * 24, b.values.end(), kNaN);
+      if (transpose_a) std::fill(a.values.begin() + 40 * 16, a.values.end(), kNaN);
+      launch(other, "matmul", {view(a), view(b), absent(), absent()}, {view(c), absent()}, {double(transpose_a), 0, 1, 0});
+      for (size_t i = 0; i < c.size(); ++i) CHECK(std::isfinite(c[i]) == (i < 16 * 24));
+    }
+    for (int32_t rows : {1, 63, 64, 70, 400}) {
+      I32 offsets = offsets_of({rows, 50, 20});
+      F32 a = normal(generator, {rows + 70, 24}), b = normal(generator, {rows + 70, 200}), dw({3, 24, 200});
+      for (int64_t r = rows; r < rows + 50; ++r) a[r * 24] = b[r * 200] = kNaN;
+      launch(other, "grouped_matmul_weight_grad", {view(a), view(b), view(offsets), absent(), absent()}, {view(dw)});
+      for (size_t i = 0; i < dw.size(); ++i) CHECK(std::isnan(dw[i]) == (i / (24 * 200) == 1 && (i / 200 % 24 == 0 || i % 200 == 0)));
+    }
   });
 }
 

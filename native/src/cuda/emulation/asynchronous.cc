@@ -70,33 +70,54 @@ void arrive_at(Barrier& barrier) {
 
 // ---- the copy engine
 
-// What an encoded map holds.
+// What an encoded map holds; dimensions past its rank have one element.
 struct TensorMap {
   static constexpr uint64_t kMark = 0x74656e736f726d70;
   uint64_t mark;
   const unsigned char* address;
-  uint64_t width, height, stride;  // elements, rows, bytes
-  uint32_t box_width, box_height;
-  CUtensorMapSwizzle swizzle;
+  uint64_t sizes[4], strides[4];  // elements, bytes
+  uint16_t box[4];
+  uint16_t rank, swizzle;
 };
 static_assert(sizeof(TensorMap) <= sizeof(CUtensorMap));
 
-void finish_copy(Block& block, const Copy& copy) {
+// Its bytes; -1: it does not fit.
+int64_t finish_box(Block& block, const Copy& copy) {
   TensorMap map;
   std::memcpy(&map, &copy.map, sizeof map);
-  for (uint32_t row = 0; row < map.box_height; ++row)
-    for (uint32_t column = 0; column < map.box_width; ++column) {
-      const int64_t x = int64_t{copy.x} + column, y = int64_t{copy.y} + row;
-      const bool inside = x >= 0 && y >= 0 && x < static_cast<int64_t>(map.width) && y < static_cast<int64_t>(map.height);
-      uint32_t to = copy.to + (row * map.box_width + column) * 2;
-      if (map.swizzle == CU_TENSOR_MAP_SWIZZLE_128B) to = swizzled(to);
-      unsigned char* memory = at_address(block, to, 2);
-      if (!memory) return halt("copy_box: the box does not fit into shared memory");
-      if (inside) std::memcpy(memory, map.address + static_cast<uint64_t>(y) * map.stride + static_cast<uint64_t>(x) * 2, 2);
-      else std::memset(memory, 0, 2);
+  const uint32_t count = uint32_t{map.box[0]} * map.box[1] * map.box[2] * map.box[3];
+  for (uint32_t i = 0; i < count; ++i) {
+    bool inside = true;
+    const unsigned char* from = map.address;
+    uint32_t rest = i;
+    for (size_t d = 0; d < 4; ++d) {
+      const int64_t at = int64_t{copy.at[d]} + rest % map.box[d];
+      rest /= map.box[d];
+      inside = inside && at >= 0 && at < static_cast<int64_t>(map.sizes[d]);
+      if (inside) from += static_cast<uint64_t>(at) * map.strides[d];
     }
+    uint32_t to = copy.to + i * 2;
+    if (map.swizzle == CU_TENSOR_MAP_SWIZZLE_128B) to = swizzled(to);
+    unsigned char* memory = at_address(block, to, 2);
+    if (!memory) return -1;
+    if (inside) std::memcpy(memory, from, 2);
+    else std::memset(memory, 0, 2);
+  }
+  return int64_t{count} * 2;
+}
+
+void finish_copy(Block& block, const Copy& copy) {
+  int64_t bytes = copy.bytes;
+  if (copy.from) {
+    unsigned char* memory = at_address(block, copy.to, copy.bytes);
+    if (memory) std::memcpy(memory, copy.from, copy.bytes);
+    else bytes = -1;
+  } else {
+    bytes = finish_box(block, copy);
+  }
+  if (bytes < 0) return halt("a copy of the copy engine does not fit into shared memory");
   Barrier& barrier = *find_barrier(block, copy.barrier);
-  barrier.bytes -= static_cast<int64_t>(map.box_width) * map.box_height * 2;
+  barrier.bytes -= bytes;
   advance(barrier);
 }
 
@@ -104,8 +125,8 @@ void finish_copy(Block& block, const Copy& copy) {
 
 constexpr uint32_t kPoison = 0x7fb0a11d;  // a signalling NaN: what registers read as while a product that writes them is under way
 
-bool poisoned(const float* registers) {
-  for (int i = 0; i < 64; ++i) {
+bool poisoned(const float* registers, int count) {
+  for (int i = 0; i < count; ++i) {
     uint32_t bits;
     std::memcpy(&bits, registers + i, 4);
     if (bits != kPoison) return false;
@@ -148,21 +169,27 @@ Sums* find_sums(Thread& lane, float* registers) {
 void finish_product(Block& block, Warp& warp, const Multiplication& product) {
   const size_t number = static_cast<size_t>(&warp - block.warps.data());
   float a[64 * 16], b[128 * 16];
-  const char* wrong = read_operand(block, product.a, 64, false, a);
-  if (wrong) return halt("wgmma: descriptor of a: %s", wrong);
-  wrong = read_operand(block, product.b, 128, product.b_across, b);
-  if (wrong) return halt("wgmma: descriptor of b: %s", wrong);
+  if (product.a_in_registers) {
+    for (size_t lane = 0; lane < 32; ++lane)
+      for (size_t i = 0; i < 8; ++i) {
+        const size_t row = 16 * (number % 4) + lane / 4 + 8 * (i / 2 % 2), k = 2 * (lane % 4) + i % 2 + 8 * (i / 4);
+        a[row * 16 + k] = from_bf16(reinterpret_cast<const unsigned char*>(product.left[lane]) + 2 * i);
+      }
+  } else if (const char* wrong = read_operand(block, product.a, 64, product.a_across, a)) {
+    return halt("wgmma: descriptor of a: %s", wrong);
+  }
+  if (const char* wrong = read_operand(block, product.b, product.n, product.b_across, b)) return halt("wgmma: descriptor of b: %s", wrong);
   for (size_t lane = 0; lane < 32; ++lane) {
     Thread& thread = block.threads[number * 32 + lane];
     Sums& sums = *find_sums(thread, product.registers[lane]);
-    for (size_t i = 0; i < 64; ++i) {
+    for (size_t i = 0; i < static_cast<size_t>(product.n) / 2; ++i) {
       const size_t row = 16 * (number % 4) + lane / 4 + 8 * (i / 2 % 2), column = 8 * (i / 4) + 2 * (lane % 4) + i % 2;
       float sum = product.add ? sums.values[i] : 0;
       for (size_t k = 0; k < 16; ++k) sum += a[row * 16 + k] * b[column * 16 + k];
       sums.values[i] = sum;
     }
     if (--sums.products) continue;
-    std::memcpy(sums.registers, sums.values, sizeof sums.values);
+    std::memcpy(sums.registers, sums.values, static_cast<size_t>(sums.count) * 4);
     thread.sums.erase(thread.sums.begin() + (&sums - thread.sums.data()));
   }
 }
@@ -184,10 +211,10 @@ bool finish_warp(Block& block, bool backward) {
   return false;
 }
 
-bool finish_copies(Block& block, bool backward) {
+bool finish_copies(Block& block) {
   std::vector<Copy>& copies = block.asynchronous.copies;
   if (copies.empty()) return false;
-  const auto next = backward ? copies.end() - 1 : copies.begin();
+  const auto next = block.index.x % 2 ? copies.end() - 1 : copies.begin();
   const Copy copy = *next;
   copies.erase(next);
   finish_copy(block, copy);
@@ -265,45 +292,105 @@ void describe_barrier(const Block& block, const uint64_t* at, char* text, size_t
                 barrier ? barrier->phase : 0);
 }
 
-void copy_box(void* to, const CUtensorMap* map, int x, int y, uint64_t* barrier) {
+static void check_fenced(uint64_t* barrier) {
+  if (!barrier_at(barrier, "copy").fenced) stop("copy: no fence.mbarrier_init has made the mbarrier known to the copy engine");
+}
+void copy_bytes(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
+  const uint32_t address = shared_address(to);
+  if (address % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0 || bytes % 16 != 0 || bytes == 0) stop("copy_bytes: an address, or the size, is not a multiple of 16");
+  check_fenced(barrier);
+  state().copies.push_back({{}, from, address, bytes, {}, barrier});
+}
+void copy_box(void* to, const CUtensorMap* map, const int* at, int rank, uint64_t* barrier) {
   TensorMap read;
   std::memcpy(&read, map, sizeof read);
   if (read.mark != TensorMap::kMark) stop("copy_box: this is no encoded tensor map");
+  if (read.rank != rank) stop("copy_box: %d coordinates for a tensor of %d dimensions", rank, read.rank);
   const uint32_t address = shared_address(to);
   if (address % 128 != 0) stop("copy_box: the address in shared memory is not a multiple of 128");
-  if (!barrier_at(barrier, "copy_box").fenced) stop("copy_box: no fence.mbarrier_init has made the mbarrier known to the copy engine");
-  state().copies.push_back({*map, address, x, y, barrier});
+  check_fenced(barrier);
+  Copy copy{*map, nullptr, address, 0, {}, barrier};
+  std::copy(at, at + rank, copy.at);
+  state().copies.push_back(copy);
 }
+
+void store_for_engine(void* to, uint4 x) {
+  shared_address(to);  // in shared memory
+  if (reinterpret_cast<uintptr_t>(to) % 16 != 0) stop("store_for_engine: the address is not a multiple of 16");
+  thread().engine_stores.push_back([=] { std::memcpy(to, &x, 16); });
+}
+void engine_fence() { thread().fenced_stores = thread().engine_stores.size(); }
+void finish_engine_stores() {
+  Thread& self = thread();
+  const auto end = self.engine_stores.begin() + static_cast<std::ptrdiff_t>(std::exchange(self.fenced_stores, 0));
+  for (auto store = self.engine_stores.begin(); store != end; ++store) (*store)();
+  self.engine_stores.erase(self.engine_stores.begin(), end);
+}
+
+// `phase`: that which this arrival is for.
+void arrive_named(int id, int threads, uint32_t& phase) {
+  Thread& self = thread();
+  finish_engine_stores();
+  if (id < 1 || id > 15) stop("named barrier %d: there are 1 to 15", id);
+  if (threads <= 0 || threads % 32 != 0 || threads > static_cast<int>(self.block->threads.size())) stop("named barrier %d: %d threads", id, threads);
+  NamedBarrier& barrier = state().named[id];
+  if (barrier.arrived.empty()) barrier.threads = threads;
+  if (barrier.threads != threads) stop("named barrier %d: %d threads here, %d for those that have come", id, threads, barrier.threads);
+  if (std::find(barrier.arrived.begin(), barrier.arrived.end(), self.number) != barrier.arrived.end()) stop("named barrier %d: the thread comes twice in a phase", id);
+  phase = barrier.phase;
+  barrier.arrived.push_back(self.number);
+  if (static_cast<int>(barrier.arrived.size()) == threads) {
+    ++barrier.phase;
+    barrier.arrived.clear();
+  }
+}
+void named_arrive(int id, int threads) {
+  uint32_t phase;
+  arrive_named(id, threads, phase);
+}
+void named_sync(int id, int threads) {
+  Thread& self = thread();
+  arrive_named(id, threads, self.named_phase);
+  self.named = id;
+  while (!named_passed(self)) {
+    self.state = Thread::at_named;
+    suspend_thread();
+  }
+}
+bool named_passed(const Thread& waiting) { return waiting.block->asynchronous.named[waiting.named].phase != waiting.named_phase; }
 
 void wgmma_fence() {
   for_warp("wgmma.fence", 0, [](const auto&) {});
   thread().fenced = true;
 }
 
-void wgmma_m64n128k16(float (&d)[64], uint64_t a, uint64_t b, bool add, bool b_across) {
+void wgmma(float* d, int n, uint64_t a, const uint32_t* a_registers, uint64_t b, bool add, bool a_across, bool b_across) {
   Thread& self = thread();
+  const int count = n / 2;
   if (!self.fenced) stop("wgmma.mma_async without wgmma.fence since the last group was committed");
   Sums* sums = find_sums(self, d);
-  if (sums && !poisoned(d)) stop("wgmma: registers of a product that is under way have been written");
+  if (sums && (sums->count != count || !poisoned(d, count))) stop("wgmma: registers of a product that is under way have been written");
   if (!sums) {
-    sums = &self.sums.emplace_back(Sums{d, 0, {}});
-    std::memcpy(sums->values, d, sizeof sums->values);
-    for (float& x : d) std::memcpy(&x, &kPoison, 4);
+    sums = &self.sums.emplace_back(Sums{d, count, 0, {}});
+    std::memcpy(sums->values, d, static_cast<size_t>(count) * 4);
+    for (int i = 0; i < count; ++i) std::memcpy(d + i, &kPoison, 4);
   }
   ++sums->products;
   struct Given {
     uint64_t a, b;
     float* registers;
+    const uint32_t* left;
     bool add;
   };
-  for_warp("wgmma.mma_async", Given{a, b, d, add}, [&](const auto& lanes) {
+  for_warp("wgmma.mma_async", Given{a, b, d, a_registers, add}, [&](const auto& lanes) {
     Block& block = *self.block;
     const size_t number = static_cast<size_t>(self.number) / 32;
     if (lanes.self != 0) return;
-    Multiplication product{a, b, add, b_across, {}};
+    Multiplication product{a, b, n, add, a_across, b_across, a_registers != nullptr, {}, {}};
     for (int lane = 0; lane < 32; ++lane) {
       const Given given = lanes[lane];
       product.registers[lane] = given.registers;
+      product.left[lane] = given.left;
       if (given.a != a || given.b != b || given.add != add) stop("wgmma: lanes of a warp give different descriptors");
     }
     // The four warps of a group issue the same products in the same order.
@@ -311,7 +398,7 @@ void wgmma_m64n128k16(float (&d)[64], uint64_t a, uint64_t b, bool add, bool b_a
     std::vector<Multiplication>& issued = block.asynchronous.issued[number / 4];
     if (self.warp->issued == issued.size()) issued.push_back(product);
     const Multiplication& same = issued[self.warp->issued++];
-    if (same.a != a || same.b != b || same.add != add) stop("wgmma: warps of a warp group give different descriptors");
+    if (same.a != a || same.b != b || same.add != add || same.n != n || same.a_in_registers != product.a_in_registers) stop("wgmma: warps of a warp group give different descriptors");
     self.warp->products.push_back(product);
     ++self.warp->uncommitted;
   });
@@ -341,7 +428,7 @@ void set_registers(int count) {
 }
 
 bool finish_asynchronous(Block& block, bool backward) {
-  return backward ? finish_copies(block, true) || finish_warp(block, true) : finish_warp(block, false) || finish_copies(block, false);
+  return backward ? finish_copies(block) || finish_warp(block, true) : finish_warp(block, false) || finish_copies(block);
 }
 
 void check_asynchronous(Block& block) {
@@ -351,6 +438,8 @@ void check_asynchronous(Block& block) {
     const size_t group = static_cast<size_t>(&warp - block.warps.data()) / 4;
     if (warp.issued != block.asynchronous.issued[group].size()) return halt("warps of a warp group have issued different numbers of wgmma products");
   }
+  for (size_t id = 0; id < 16; ++id)
+    if (const size_t left = block.asynchronous.named[id].arrived.size()) return halt("the block has ended with %zu threads at named barrier %zu", left, id);
   int registers = 0;
   for (const Thread& thread : block.threads) {
     if (thread.registers != block.threads[static_cast<size_t>(thread.number) / 128 * 128].registers) return halt("setmaxnreg: not all warps of a warp group have run it");
@@ -366,14 +455,21 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuui
                                 CUtensorMapL2promotion, CUtensorMapFloatOOBfill fill) {
   using trefoil::cuda::emulation::TensorMap;
   const auto multiple = [](const void* pointer, uintptr_t of) { return reinterpret_cast<uintptr_t>(pointer) % of == 0; };
-  bool valid = multiple(map, 64) && type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 && rank == 2 && multiple(address, 16);
-  for (int i = 0; i < 2; ++i)
-    valid = valid && sizes[i] > 0 && sizes[i] <= uint64_t{1} << 32 && box[i] > 0 && box[i] <= 256 && steps[i] == 1;
-  valid = valid && strides[0] % 16 == 0 && strides[0] < uint64_t{1} << 40 && strides[0] >= sizes[0] * 2 && box[0] * 2 % 16 == 0;
+  bool valid = multiple(map, 64) && type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 && rank >= 3 && rank <= 4 && multiple(address, 16);
+  TensorMap encoded{TensorMap::kMark, static_cast<const unsigned char*>(address), {1, 1, 1, 1}, {2, 0, 0, 0}, {1, 1, 1, 1}, static_cast<uint16_t>(rank), static_cast<uint16_t>(swizzle)};
+  for (cuuint32_t i = 0; valid && i < rank; ++i) {
+    valid = sizes[i] > 0 && sizes[i] <= uint64_t{1} << 32 && box[i] > 0 && box[i] <= 256 && steps[i] == 1;
+    if (i > 0) valid = valid && strides[i - 1] % 16 == 0 && strides[i - 1] < uint64_t{1} << 40;
+    // Each stride is a multiple of the one before, and reaches over its dimension.
+    if (i > 1) valid = valid && strides[i - 1] % strides[i - 2] == 0 && strides[i - 1] / strides[i - 2] >= sizes[i - 1];
+    encoded.sizes[i] = sizes[i];
+    encoded.box[i] = static_cast<uint16_t>(box[i]);
+    if (i > 0) encoded.strides[i] = strides[i - 1];
+  }
+  valid = valid && strides[0] >= sizes[0] * 2 && box[0] * 2 % 16 == 0;
   valid = valid && interleave == CU_TENSOR_MAP_INTERLEAVE_NONE && fill == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE;
   valid = valid && (swizzle == CU_TENSOR_MAP_SWIZZLE_NONE || (swizzle == CU_TENSOR_MAP_SWIZZLE_128B && box[0] * 2 <= 128));
   if (!valid) return CUDA_ERROR_INVALID_VALUE;
-  const TensorMap encoded{TensorMap::kMark, static_cast<const unsigned char*>(address), sizes[0], sizes[1], strides[0], box[0], box[1], swizzle};
   __builtin_memcpy(map, &encoded, sizeof encoded);
   return CUDA_SUCCESS;
 }

@@ -1,16 +1,19 @@
 // Hopper's asynchronous instructions, as the PTX ISA describes them: mbarriers, copies of boxes (TMA), and products of a warp group (wgmma).
-// What runs beside the threads happens only when no thread can go on alone: device 0 then finishes products before copies and older copies
-// before newer ones, device 1 the other way round. So a read too early finds what was there before, and a stage that is given back too
-// early is overwritten. `hopper.h` is what kernels call.
+// What runs beside the threads happens only when no thread can go on alone: device 0 then finishes products before copies, device 1 copies
+// before products; of copies blocks take the oldest and the newest first in turn. So a read too early finds what was there before, and a
+// stage that is given back too early is overwritten. `hopper.h` and `wgmma.h` are what kernels call.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
 #include "emulation/tensor_map.h"
 
+struct uint4;
+
 namespace trefoil::cuda::emulation {
 
 struct Block;
+struct Thread;
 
 // The address of shared memory as instructions see it: a window of its own for each block, not aligned to more than 128 bytes.
 uint32_t shared_address(const void* pointer);
@@ -20,15 +23,25 @@ void barrier_fence();  // fence.mbarrier_init
 void barrier_arrive(uint64_t* barrier);
 void barrier_expect(uint64_t* barrier, uint32_t bytes);
 void barrier_wait(uint64_t* barrier, uint32_t parity);
-void copy_box(void* to, const CUtensorMap* map, int x, int y, uint64_t* barrier);
+void copy_box(void* to, const CUtensorMap* map, const int* at, int rank, uint64_t* barrier);
+void copy_bytes(void* to, const void* from, uint32_t bytes, uint64_t* barrier);
+
+void store_for_engine(void* to, uint4 x);  // happens at the first barrier of the block, or named one, after engine_fence
+void engine_fence();                       // fence.proxy.async
+void finish_engine_stores();
+
+void named_sync(int id, int threads);
+void named_arrive(int id, int threads);
 
 void wgmma_fence();
-void wgmma_m64n128k16(float (&d)[64], uint64_t a, uint64_t b, bool add, bool b_across);
+// a_registers: the left operand where it is not in shared memory. It is read when the product is finished.
+void wgmma(float* d, int n, uint64_t a, const uint32_t* a_registers, uint64_t b, bool add, bool a_across, bool b_across);
 void wgmma_commit();
 void wgmma_wait(int newest);
 void set_registers(int count);
 
 // For the scheduler. The thread's barrier has passed the phase it waits for?
+bool named_passed(const Thread& thread);
 bool barrier_passed(const Block& block, const uint64_t* barrier, uint32_t parity);
 // One copy, or the products that one warp waits for; false: nothing is under way.
 bool finish_asynchronous(Block& block, bool backward);

@@ -40,6 +40,11 @@ std::string where(const Thread& thread) {
     case Thread::at_barrier: return place(thread) + " waits at __syncthreads, " + thread.file + ":" + std::to_string(thread.line);
     case Thread::in_exchange: return place(thread) + " waits in " + thread.waits_for->name;
     case Thread::at_products: return place(thread) + " waits in wgmma.wait_group";
+    case Thread::at_named: {
+      const NamedBarrier& barrier = thread.block->asynchronous.named[thread.named];
+      return place(thread) + " waits at named barrier " + std::to_string(thread.named) + ", where " + std::to_string(barrier.arrived.size()) + " of " +
+             std::to_string(barrier.threads) + " threads are";
+    }
     case Thread::at_mbarrier: {
       char missing[100];
       describe_barrier(*thread.block, thread.barrier, missing, sizeof missing);
@@ -65,6 +70,7 @@ void step(Thread& thread, const std::function<void()>& kernel) {
   thread.warp->finished |= 1u << thread.lane;
   if (!thread.pending_copies.empty() || !thread.committed_copies.empty())
     stopped = place(thread) + " returned before its cp.async copies were waited for";
+  if (!thread.engine_stores.empty()) stopped = place(thread) + " wrote shared memory for the engine, and no fence.proxy.async and barrier followed";
 }
 
 // Turns for the threads of a warp until none can go on alone. Whether any had one.
@@ -76,6 +82,7 @@ bool run_warp(Block& block, size_t warp, bool backward, const std::function<void
     for (size_t i = first; i < last && stopped.empty(); ++i) {
       Thread& thread = block.threads[backward ? last - 1 - (i - first) : i];
       if (thread.state == Thread::in_exchange && thread.waits_for->complete) thread.state = Thread::ready;
+      if (thread.state == Thread::at_named && named_passed(thread)) thread.state = Thread::ready;
       if (thread.state == Thread::at_mbarrier && barrier_passed(block, thread.barrier, thread.parity)) thread.state = Thread::ready;
       if (thread.state != Thread::ready) continue;
       step(thread, kernel);
@@ -104,7 +111,7 @@ bool pass_barrier(Block& block) {
       stopped = "divergent warp: " + where(thread) + others;
       return false;
     }
-    if (thread.state == Thread::at_mbarrier) {
+    if (thread.state == Thread::at_mbarrier || thread.state == Thread::at_named) {
       stopped = "deadlock: " + where(thread);
       return false;
     }
@@ -164,6 +171,8 @@ void prepare(Block& block) {
     thread.fenced = false;
     thread.registers = 0;
     thread.sums.clear();
+    thread.engine_stores.clear();
+    thread.fenced_stores = 0;
   }
 }
 
@@ -193,6 +202,7 @@ void suspend_thread() { suspend(); }
 
 void sync_threads(const char* file, int line) {
   Thread& self = thread();
+  finish_engine_stores();
   self.file = file;
   self.line = line;
   self.state = Thread::at_barrier;

@@ -32,13 +32,15 @@ struct Exchange {
 // A product of a warp group that a warp has issued, with each lane's registers; see asynchronous.h.
 struct Multiplication {
   uint64_t a, b;  // descriptors
-  bool add, b_across;
+  int n;
+  bool add, a_across, b_across, a_in_registers;
   float* registers[32];
+  const uint32_t* left[32];  // where a is in registers
 };
 // A lane's sums while products that write them are under way: its registers read as NaN meanwhile.
 struct Sums {
   float* registers;
-  int products;
+  int count, products;
   float values[64];
 };
 
@@ -56,15 +58,19 @@ struct Thread {
   Block* block;
   Warp* warp;
   Fiber* fiber = nullptr;
-  enum State { ready, at_barrier, in_exchange, at_mbarrier, at_products, finished } state = ready;
+  enum State { ready, at_barrier, in_exchange, at_mbarrier, at_named, at_products, finished } state = ready;
   const char* file = nullptr;  // of the barrier it waits at
   int line = 0;
   const uint64_t* barrier = nullptr;  // of the mbarrier, until its phase of this parity has ended
   uint32_t parity = 0;
+  int named = 0;             // the named barrier it waits at, in its phase named_phase
+  uint32_t named_phase = 0;
   int newest = 0;  // groups of products that may still be under way
   bool fenced = false;
   int registers = 0;  // by setmaxnreg
   std::vector<Sums> sums;
+  std::vector<std::function<void()>> engine_stores;  // shared memory written for the engine that it does not see yet
+  size_t fenced_stores = 0;                          // how many of them a fence has followed
   Exchange* waits_for = nullptr;
   std::vector<std::function<void()>> pending_copies, committed_copies;  // cp.async: see mma.h
   std::vector<size_t> committed_groups;
@@ -84,14 +90,21 @@ struct Barrier {
   uint32_t phase;
   bool fenced;
 };
+struct NamedBarrier {
+  int threads = 0;
+  uint32_t phase = 0;
+  std::vector<int> arrived;  // numbers of threads
+};
 struct Copy {
   CUtensorMap map;
-  uint32_t to;
-  int x, y;
+  const void* from;  // of plain bytes; null: a box
+  uint32_t to, bytes;
+  int at[4];
   uint64_t* barrier;
 };
 struct Asynchronous {
   std::vector<Barrier> barriers;
+  NamedBarrier named[16];
   std::vector<Copy> copies;                        // under way, oldest first
   std::vector<std::vector<Multiplication>> issued;  // by each warp group
 };

@@ -39,10 +39,11 @@ void attention_backward_bf16(const Context& context, Workspace& workspace, const
   if (count > 0)
     launch(context, {context.grid(count, 8), 256}, lay_out_rows_kernel, a, Floats(args.inputs[1]), Floats(args.inputs[0]), Floats(args.inputs[4]),
            data<float>(args.inputs[5]), padded, stride, q, dout, lse, delta);
-  with_head(a.size, [&](auto dim) {
-    launch_attention_backward<dim()>(context, a, {q, dout, lse, delta, padded}, k, v, Floats(args.outputs[0]), Floats(args.outputs[1]),
-                                     Floats(args.outputs[2]));
-  });
+  const BackwardRows rows{q, dout, lse, delta, padded};
+  Floats dq(args.outputs[0]), dk(args.outputs[1]), dv(args.outputs[2]);
+  if (attention_query_gradient_wgmma(context, a, rows, k, v, dq)) dq = {};
+  if (attention_key_gradient_wgmma(context, a, rows, k, v, dk, dv)) dk = dv = {};
+  if (dq || dk) with_head(a.size, [&](auto dim) { launch_attention_backward<dim()>(context, a, rows, k, v, dq, dk, dv); });
 }
 
 }  // namespace trefoil::cuda

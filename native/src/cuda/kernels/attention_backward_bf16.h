@@ -16,6 +16,11 @@ struct BackwardRows {
   // The stride of q and dout is that of k and v.
 };
 
+// By Hopper's wgmma, see attention_wgmma.h. False: not these heads, not this device, or not asked for; nothing was launched.
+bool attention_query_gradient_wgmma(const Context& context, const Attention& a, const BackwardRows& rows, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& dq);
+bool attention_key_gradient_wgmma(const Context& context, const Attention& a, const BackwardRows& rows, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& dk,
+                                  const Floats& dv);
+
 template <int dim>
 __global__ void __launch_bounds__(kAttentionThreads) attention_query_gradient_kernel(Attention a, BackwardRows rows, Rows<bf16> k, Rows<bf16> v, Floats dq) {
   constexpr int kTile = kBackwardTile, kColumns = kTile / 8;

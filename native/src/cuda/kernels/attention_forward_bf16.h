@@ -6,30 +6,30 @@
 
 namespace trefoil::cuda {
 
+// Elements column..+7 of row r of q as bf16; zeros past the head's size.
+__device__ __forceinline__ uint4 query_chunk(const Attention& a, const Floats& q, int64_t b, int64_t g, int64_t r, int column) {
+  const int size = static_cast<int>(a.size);
+  if (column >= size) return make_uint4(0, 0, 0, 0);
+  const Floats from = q.from(a.row_at(b, g, r) + column);
+  if (size % 8 == 0 && q.half) return *static_cast<const uint4*>(from.data);
+  float x[8];
+  if (size % 8 == 0) {
+    *reinterpret_cast<float4*>(x) = from.load4(0), *reinterpret_cast<float4*>(x + 4) = from.load4(4);
+  } else {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) x[j] = column + j < size ? from.load(j) : 0.0f;
+  }
+  return make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
+}
+
 // q as a tile of bf16; zeros past `valid` rows.
 template <int dim, int rows>
 __device__ __forceinline__ void load_queries(bf16* tile, const Attention& a, const Floats& q, int64_t b, int64_t g, int64_t first, int valid) {
-  const int size = static_cast<int>(a.size);
 #pragma unroll 4
   for (int i = static_cast<int>(threadIdx.x); i < rows * dim / 8; i += kAttentionThreads) {
-    const int row = i / (dim / 8), column = i % (dim / 8) * 8;
-    uint4 chunk = make_uint4(0, 0, 0, 0);
-    if (row < valid && column < size) {
-      const Floats from = q.from(a.row_at(b, g, first + row) + column);
-      if (size % 8 == 0 && q.half) {
-        chunk = *static_cast<const uint4*>(from.data);
-      } else {
-        float x[8];
-        if (size % 8 == 0) {
-          *reinterpret_cast<float4*>(x) = from.load4(0), *reinterpret_cast<float4*>(x + 4) = from.load4(4);
-        } else {
-#pragma unroll
-          for (int j = 0; j < 8; ++j) x[j] = column + j < size ? from.load(j) : 0.0f;
-        }
-        chunk = make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
-      }
-    }
-    *reinterpret_cast<uint4*>(tile + AttentionTile<dim>::position(row, column / 8)) = chunk;
+    const int row = i / (dim / 8), chunk = i % (dim / 8);
+    *reinterpret_cast<uint4*>(tile + AttentionTile<dim>::position(row, chunk)) =
+        row < valid ? query_chunk(a, q, b, g, first + row, chunk * 8) : make_uint4(0, 0, 0, 0);
   }
 }
 

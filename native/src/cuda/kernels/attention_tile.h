@@ -101,9 +101,9 @@ __device__ __forceinline__ float quad_reduce(float value, Op op) {
   return op(value, __shfl_xor_sync(kFullWarp, value, 2));
 }
 
-// A warp's 16 x dim of sums, times `factor` of each half's row, to rows of `to`; at(half) is where the row begins, -1: left out.
-template <int dim, class At>
-__device__ __forceinline__ void store_fragments(const float (&sums)[dim / 8][4], const float (&factor)[2], int64_t size, const Floats& to, const At& at) {
+// A warp's 16 x dim of results to rows of `to`: at(half) is where the row begins, -1: left out; value(half, j) are its elements 8 j + 2 (lane % 4) and the next.
+template <int dim, class At, class Value>
+__device__ __forceinline__ void store_pairs(int64_t size, const Floats& to, const At& at, const Value& value) {
   const int pair = lane_index() % 4 * 2;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -113,15 +113,20 @@ __device__ __forceinline__ void store_fragments(const float (&sums)[dim / 8][4],
 #pragma unroll
     for (int j = 0; j < dim / 8; ++j) {
       const int column = 8 * j + pair;
-      const float2 value = make_float2(sums[j][2 * half] * factor[half], sums[j][2 * half + 1] * factor[half]);
+      const float2 both = value(half, j);
       if (size % 2 == 0) {
-        if (column < size) row.store2(column, value);
+        if (column < size) row.store2(column, both);
       } else {
-        if (column < size) row.store(column, value.x);
-        if (column + 1 < size) row.store(column + 1, value.y);
+        if (column < size) row.store(column, both.x);
+        if (column + 1 < size) row.store(column + 1, both.y);
       }
     }
   }
+}
+// Of sums, times `factor` of each half's row.
+template <int dim, class At>
+__device__ __forceinline__ void store_fragments(const float (&sums)[dim / 8][4], const float (&factor)[2], int64_t size, const Floats& to, const At& at) {
+  store_pairs<dim>(size, to, at, [&](int half, int j) { return make_float2(sums[j][2 * half] * factor[half], sums[j][2 * half + 1] * factor[half]); });
 }
 
 }  // namespace trefoil::cuda

@@ -1,9 +1,10 @@
 // C = A B by wgmma, for sm_90a: tiles of 128 x 128, a producer thread that has the copy engine (TMA) fill a ring of stages, and two warp
-// groups of 64 x 128 that multiply. a lies along k, b along k or along its columns. It is right on the emulator and has never run on a GPU, so it is used only
-// where TREFOIL_CUDA_WGMMA=1.
+// groups of 64 x 128 that multiply. Each operand lies along k or across it. It is right on the emulator and has never run on a GPU, so it
+// is used only where TREFOIL_CUDA_WGMMA=1.
 #include "gemm_wgmma.h"
 
-#include "hopper.h"
+#include "tensor_boxes.h"
+#include "wgmma.h"
 
 namespace trefoil::cuda {
 
@@ -12,10 +13,58 @@ namespace {
 constexpr int kSide = 128, kDepth = 64, kStages = 5, kThreads = 384;  // warp group 0 produces, 1 and 2 multiply
 constexpr uint32_t kTileBytes = kSide * kDepth * sizeof(bf16), kStageBytes = 2 * kTileBytes;
 
-// a_step, b_step: rows of the tensor from one product, or group, to the next. b_across: rows of b are k; its tile is two of 64 columns.
-template <bool b_across>
+#if defined(TREFOIL_HOPPER)
+
+constexpr uint32_t kHalfBytes = kTileBytes / 2;
+constexpr int kBothBarrier = 1;  // of both warp groups that multiply
+
+// An operand's tile of one step. Along k: a box of 128 rows. Across k its rows are k: two boxes of 64 columns.
+template <bool across>
+__device__ __forceinline__ void load(unsigned char* tile, const CUtensorMap* map, int product, int row, int k, uint64_t* full) {
+  if constexpr (across) {
+    copy_box(tile, map, {row, k, product}, full);
+    copy_box(tile + kHalfBytes, map, {row + 64, k, product}, full);
+  } else {
+    copy_box(tile, map, {k, row, product}, full);
+  }
+}
+
+// Both operands across k: zeros past `left` rows of both tiles, by both groups. They are the next group's there, and may be NaN.
+__device__ __forceinline__ void clear_rows(unsigned char* stage, int left) {
+  const int chunks = (kDepth - left) * 8;
+  for (int i = static_cast<int>(threadIdx.x) - 128; i < 4 * chunks; i += 256)
+    store_for_engine(stage + i / chunks * kHalfBytes + left * 128 + i % chunks * 16, uint4{});
+  engine_fence();
+  named_sync(kBothBarrier, 256);
+}
+
+// Two neighbours of C; `first` is the column.
+__device__ __forceinline__ void store_pair(const Product& p, int product, int row, int first, float low, float high) {
+  const int64_t within = static_cast<int64_t>(row) * p.n + first;
+  if (p.splits > 1) {
+    float* to = p.partials + (static_cast<int64_t>(blockIdx.y) * p.count + product) * p.m * p.n + within;
+    if (first < p.n) to[0] = low;
+    if (first + 1 < p.n) to[1] = high;
+    return;
+  }
+  if (first >= p.n) return;
+  const int64_t at = product * p.c_step + within, residual_at = product * p.residual_step + within;
+  const bool both = first + 1 < p.n;
+  const float x = finish(p.epilogue, low, first, at, residual_at), y = both ? finish(p.epilogue, high, first + 1, at + 1, residual_at + 1) : 0.0f;
+  if (p.n % 2 == 0) {
+    p.c.store2(at, make_float2(x, y));
+  } else {
+    p.c.store(at, x);
+    if (both) p.c.store(at + 1, y);
+  }
+}
+
+#endif
+
+// a_each, b_each: 1 where each product, or group, has an operand of its own; 0 where they share it.
+template <bool a_across, bool b_across>
 __global__ void __launch_bounds__(kThreads, 1)
-    gemm_wgmma_kernel(const __grid_constant__ CUtensorMap a_map, const __grid_constant__ CUtensorMap b_map, int a_step, int b_step, Product p) {
+    gemm_wgmma_kernel(const __grid_constant__ CUtensorMap a_map, const __grid_constant__ CUtensorMap b_map, int a_each, int b_each, Product p) {
 #if defined(TREFOIL_HOPPER)
   TREFOIL_SHARED(full, uint64_t[kStages]);
   TREFOIL_SHARED(empty, uint64_t[kStages]);
@@ -23,7 +72,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   stages += (1024 - shared_address(stages) % 1024) % 1024;  // the swizzle goes by address
   Tile tile;
   if (!locate<kSide, kSide, kDepth>(p, tile)) return;
-  const int steps = (p.k + kDepth - 1) / kDepth, group = static_cast<int>(threadIdx.x) / 128;
+  const int depth = tile.k_end > tile.k ? tile.k_end - tile.k : 0, steps = (depth + kDepth - 1) / kDepth, group = static_cast<int>(threadIdx.x) / 128;
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < kStages; ++stage) {
       barrier_init(&full[stage], 1);
@@ -35,19 +84,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (group == 0) {
     give_registers<40>();
     if (threadIdx.x == 0) {
-      const int a_row = tile.product * a_step + tile.row, b_row = tile.product * b_step;
       for (int step = 0; step < steps; ++step) {
-        const int stage = step % kStages;
+        const int stage = step % kStages, k = tile.k + step * kDepth;
         if (step >= kStages) barrier_wait(&empty[stage], static_cast<uint32_t>(step / kStages - 1) & 1u);
         barrier_expect(&full[stage], kStageBytes);  // what lies outside of the tensor counts too: it arrives as zeros
-        copy_box(stages + stage * kStageBytes, &a_map, step * kDepth, a_row, &full[stage]);
-        unsigned char* b_tile = stages + stage * kStageBytes + kTileBytes;
-        if constexpr (b_across) {
-          copy_box(b_tile, &b_map, tile.column, b_row + step * kDepth, &full[stage]);
-          copy_box(b_tile + kTileBytes / 2, &b_map, tile.column + 64, b_row + step * kDepth, &full[stage]);
-        } else {
-          copy_box(b_tile, &b_map, step * kDepth, b_row + tile.column, &full[stage]);
-        }
+        load<a_across>(stages + stage * kStageBytes, &a_map, tile.product * a_each, tile.row, k, &full[stage]);
+        load<b_across>(stages + stage * kStageBytes + kTileBytes, &b_map, tile.product * b_each, tile.column, k, &full[stage]);
       }
     }
   } else {
@@ -57,17 +99,21 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
     for (float& sum : sums) sum = 0;
     keep(sums);  // ptxas would run products one by one if it found these zeros among them
+    // A group of steps of k may end within a step. What lies past the tensor is zero already.
+    const int left = a_across && b_across && tile.k_end < p.k ? depth % kDepth : 0;
     for (int step = 0; step < steps; ++step) {
-      const int stage = step % kStages;
-      barrier_wait(&full[stage], static_cast<uint32_t>(step / kStages) & 1u);
-      const uint64_t a = describe_rows_of_128(stages + stage * kStageBytes + warp_row * kDepth * 2);
-      const unsigned char* b_tile = stages + stage * kStageBytes + kTileBytes;
-      const uint64_t b = b_across ? describe_columns_of_128(b_tile, kTileBytes / 2) : describe_rows_of_128(b_tile);
-      constexpr uint64_t kNext = b_across ? 128 : 2;  // 16 of k further on
+      unsigned char* stage = stages + step % kStages * kStageBytes;
+      barrier_wait(&full[step % kStages], static_cast<uint32_t>(step / kStages) & 1u);
+      if constexpr (a_across && b_across)
+        if (left && step + 1 == steps) clear_rows(stage, left);
+      const unsigned char *a_tile = stage + warp_row * 128, *b_tile = stage + kTileBytes;  // across k as well: a half of 64 columns is as large as 64 rows
+      const uint64_t a = a_across ? describe_columns_of_128(a_tile, kHalfBytes) : describe_rows_of_128(a_tile);
+      const uint64_t b = b_across ? describe_columns_of_128(b_tile, kHalfBytes) : describe_rows_of_128(b_tile);
+      constexpr uint64_t kNextA = a_across ? 128 : 2, kNextB = b_across ? 128 : 2;  // 16 of k further on
       wgmma_fence();
 #pragma unroll
       for (int k = 0; k < kDepth / 16; ++k)
-        wgmma_m64n128k16<b_across>(sums, a + 2 * static_cast<uint64_t>(k), b + kNext * static_cast<uint64_t>(k), step > 0 || k > 0);
+        wgmma<kSide, a_across, b_across>(sums, a + kNextA * static_cast<uint64_t>(k), b + kNextB * static_cast<uint64_t>(k), step > 0 || k > 0);
       wgmma_commit();
       wgmma_wait<1>();  // the step before is done with its stage
       if (step > 0 && lane_index() == 0) barrier_arrive(&empty[(step - 1) % kStages]);
@@ -75,53 +121,33 @@ __global__ void __launch_bounds__(kThreads, 1)
     wgmma_wait<0>();
     keep(sums);
     const int lane = lane_index(), row = tile.row + warp_row + warp_index() % 4 * 16 + lane / 4, column = tile.column + lane % 4 * 2;
-    const int64_t product = p.schedule == Schedule::row_groups ? 0 : tile.product;
+    const int product = p.schedule == Schedule::row_groups ? 0 : tile.product;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       if (row + 8 * half >= tile.row_end) continue;
 #pragma unroll
-      for (int j = 0; j < 16; ++j) {
-        const int first = column + 8 * j;
-        const int64_t within = static_cast<int64_t>(row + 8 * half) * p.n + first, at = product * p.c_step + within;
-        const int64_t residual_at = product * p.residual_step + within;
-        if (p.n % 2 == 0) {
-          if (first < p.n)
-            p.c.store2(at, make_float2(finish(p.epilogue, sums[4 * j + 2 * half], first, at, residual_at),
-                                       finish(p.epilogue, sums[4 * j + 2 * half + 1], first + 1, at + 1, residual_at + 1)));
-        } else {
-          if (first < p.n) p.c.store(at, finish(p.epilogue, sums[4 * j + 2 * half], first, at, residual_at));
-          if (first + 1 < p.n) p.c.store(at + 1, finish(p.epilogue, sums[4 * j + 2 * half + 1], first + 1, at + 1, residual_at + 1));
-        }
-      }
+      for (int j = 0; j < 16; ++j) store_pair(p, product, row + 8 * half, column + 8 * j, sums[4 * j + 2 * half], sums[4 * j + 2 * half + 1]);
     }
   }
 #endif
 }
 
-// Boxes of `lines` rows by 64 columns (128 bytes), swizzled by 128 bytes; zeros outside of [count, columns].
-bool encode(EncodeTensorMap function, CUtensorMap& map, const Rows<bf16>& rows, int64_t count, int columns, unsigned lines) {
-  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(count)}, strides[1] = {static_cast<cuuint64_t>(rows.stride) * sizeof(bf16)};
-  const cuuint32_t box[2] = {64, lines}, steps[2] = {1, 1};
-  return count <= INT32_MAX && function(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<bf16*>(rows.data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                                        CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+// [products, rows, columns] of an operand, columns k or (across) rows k.
+CUtensorMap encode(const Rows<bf16>& operand, bool by_depth, int count, int side, int k) {
+  const int64_t columns = by_depth ? k : side, rows = by_depth ? side : k;
+  return encode_boxes<3>(operand.data, {columns, rows, operand.step ? count : 1}, {operand.stride, operand.step ? operand.step : rows * operand.stride}, {64, by_depth ? kSide : kDepth, 1});
 }
 
 }  // namespace
 
-bool gemm_wgmma(const Context& context, const Rows<bf16>& a, const Rows<bf16>& b, bool b_by_depth, const Product& p) {
-  if (!context.wgmma || p.schedule == Schedule::depth_groups || p.splits != 1 || p.placement.columns != 0 || a.index || b.index || p.k == 0) return false;
-  // The products' rows lie one after another, or are the same for all. Where they are k, a step past the last would read another product's.
-  const bool grouped = p.schedule == Schedule::row_groups;
-  const int b_rows = b_by_depth ? p.n : p.k, a_step = grouped || a.step == 0 ? 0 : p.m, b_step = b.step == 0 ? 0 : b_rows;
-  if (!b_by_depth && b_step != 0 && p.k % kDepth != 0) return false;
-  static const EncodeTensorMap function = find_encode_tensor_map();
-  CUtensorMap a_map, b_map;
-  if (!function || !encode(function, a_map, a, a_step ? int64_t{p.count} * p.m : p.m, p.k, kSide) ||
-      !encode(function, b_map, b, b_step ? int64_t{p.count} * b_rows : b_rows, b_by_depth ? p.k : p.n, b_by_depth ? kSide : kDepth))
-    return false;
-  const int64_t tiles = tile_slots(p, kSide) * ceil_divide(p.n, kSide) * (grouped ? 1 : p.count);
-  launch(context, {static_cast<unsigned>(tiles), kThreads, kStages * kStageBytes + 1024}, b_by_depth ? gemm_wgmma_kernel<false> : gemm_wgmma_kernel<true>, a_map, b_map, a_step,
-         b_step, p);
+bool gemm_wgmma(const Context& context, const Rows<bf16>& a, bool a_by_depth, const Rows<bf16>& b, bool b_by_depth, const Product& p) {
+  if (!context.wgmma || p.placement.columns != 0 || a.index || b.index || p.k == 0) return false;
+  if (p.schedule == Schedule::depth_groups && (a_by_depth || b_by_depth)) return false;  // no op has groups of k along rows
+  const CUtensorMap a_map = encode(a, a_by_depth, p.count, p.m, p.k), b_map = encode(b, b_by_depth, p.count, p.n, p.k);
+  const int64_t tiles = tile_slots(p, kSide) * ceil_divide(p.n, kSide) * (p.schedule == Schedule::row_groups ? 1 : p.count);
+  const auto kernel = a_by_depth ? (b_by_depth ? gemm_wgmma_kernel<false, false> : gemm_wgmma_kernel<false, true>)
+                                 : (b_by_depth ? gemm_wgmma_kernel<true, false> : gemm_wgmma_kernel<true, true>);
+  launch(context, {dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(p.splits)), kThreads, kStages * kStageBytes + 1024}, kernel, a_map, b_map, a.step ? 1 : 0, b.step ? 1 : 0, p);
   return true;
 }
 

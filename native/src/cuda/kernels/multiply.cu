@@ -88,7 +88,7 @@ void multiply_as(const Context& context, Workspace& workspace, const Matrix& a, 
   p.splits = choose_splits(p, large ? 128 : 64, 32);
   // An index is resolved while tiles are loaded where it names rows of C; beforehand where it names steps of k, or where the copy engine
   // loads the tiles.
-  const bool by_engine = sizeof(T) == 2 && context.wgmma && a.by_depth;
+  const bool by_engine = sizeof(T) == 2 && context.wgmma;
   const Rows<T> left = as_rows<T>(context, workspace, a, !a.by_depth || by_engine), right = as_rows<T>(context, workspace, b, !b.by_depth);
   bool done = false;
   if constexpr (sizeof(T) == 2) {
@@ -98,7 +98,10 @@ void multiply_as(const Context& context, Workspace& workspace, const Matrix& a, 
   }
   p.partials = workspace.take<float>(partial_elements(p));
   if constexpr (sizeof(T) == 2)
-    if (workspace.running() && !done && by_engine) done = gemm_wgmma(context, left, right, b.by_depth, p);
+    if (workspace.running() && !done && gemm_wgmma(context, left, a.by_depth, right, b.by_depth, p)) {
+      if (p.splits > 1) add_splits(context, p);
+      done = true;
+    }
   if (workspace.running() && !done) {
     gemm_rows(context, left, a.by_depth, right, b.by_depth, p, large);
     if (p.splits > 1) add_splits(context, p);

@@ -1,0 +1,191 @@
+// dk and dv of attention by wgmma, for sm_90a: 128 keys and their values stay in shared memory, tiles of 64 rows of q and dout pass by. Rows
+// of the products are keys: scores come out transposed, which is how dk and dv take them. It is right on the emulator and has never run on a
+// GPU, so it is used only where TREFOIL_CUDA_WGMMA=1.
+#include "attention_backward_wgmma.h"
+
+namespace trefoil::cuda {
+
+namespace {
+
+constexpr int kKeys = kWgmmaRows, kRows = 64, kStages = 4;
+template <int dim>
+constexpr int kRowBytes = kRows * dim * static_cast<int>(sizeof(bf16));
+
+#if defined(TREFOIL_HOPPER)
+
+// Where a block's keys are, and the rows that see them.
+struct KeyPlace {
+  int64_t b, g, n, first;
+  int stored, valid;        // keys of the tile that there are, and that are within the length
+  int begin, whole, tiles;  // of rows: from `whole` on they see every key within the length
+};
+__device__ __forceinline__ KeyPlace find_keys(const Attention& a) {
+  KeyPlace at;
+  const int64_t key_tiles = (a.keys + kKeys - 1) / kKeys, head = blockIdx.x / key_tiles;
+  at.first = (blockIdx.x - head * key_tiles) * kKeys;
+  at.b = head / a.groups, at.g = head - at.b * a.groups, at.n = a.length(at.b);
+  at.stored = static_cast<int>(a.keys - at.first < kKeys ? a.keys - at.first : kKeys);
+  at.valid = static_cast<int>(at.n > at.first ? (at.n - at.first < at.stored ? at.n - at.first : at.stored) : 0);
+  const int64_t begin = a.first_row(at.n, at.first) / kRows * kRows, whole = a.first_row(at.n, at.first + kKeys - 1);
+  at.begin = static_cast<int>(begin < a.rows ? begin : a.rows);
+  at.whole = static_cast<int>(whole < a.rows ? whole : a.rows);
+  at.tiles = at.valid > 0 ? (static_cast<int>(a.rows) - at.begin + kRows - 1) / kRows : 0;
+  return at;
+}
+
+// A warp group's 64 keys. Of a thread's scores [4 j + 2 half + i] is that of key `key(half)` of the tile and row 8 j + pair + i.
+struct GroupKeys {
+  const Attention& a;
+  const KeyPlace& at;
+  int side, pair;
+
+  __device__ __forceinline__ GroupKeys(const Attention& a, const KeyPlace& at) : a(a), at(at), side(static_cast<int>(threadIdx.x) / 128 - 1), pair(lane_index() % 4 * 2) {}
+  __device__ __forceinline__ int key(int half) const { return side * 64 + warp_index() % 4 * 16 + lane_index() / 4 + 8 * half; }
+
+  // Scores of rows from..+63 that do not see a key become -inf.
+  __device__ __forceinline__ void hide(float (&scores)[kRows / 2], int from) const {
+    if (from >= at.whole && at.valid == kKeys && !a.segments) return;
+    const int32_t* segments = a.segments ? a.segments + at.b * a.keys : nullptr;
+    const int rows = static_cast<int>(a.rows), shared_heads = static_cast<int>(a.shared_heads);
+    int32_t own[2] = {0, 0};
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      if (segments && key(half) < at.valid) own[half] = segments[at.first + key(half)];
+#pragma unroll
+    for (int j = 0; j < kRows / 8; ++j) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int row = from + 8 * j + pair + i, query = (row < rows ? row : rows - 1) / shared_heads;
+        const int limit = static_cast<int>(a.limit(at.n, query) - at.first);  // of keys, from the tile's first on
+        const int32_t segment = segments ? segments[query] : 0;
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+          if (key(half) >= limit || segment != own[half]) scores[4 * j + 2 * half + i] = -INFINITY;
+      }
+      asm volatile("" ::: "memory");  // not all loads at once: their registers would be missing
+    }
+  }
+};
+
+#endif
+
+template <int dim>
+__global__ void __launch_bounds__(kWgmmaThreads, 1)
+    attention_key_gradient_wgmma_kernel(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap dout_map, const __grid_constant__ CUtensorMap k_map,
+                                        const __grid_constant__ CUtensorMap v_map, Attention a, BackwardRows laid_out, Floats dk, Floats dv) {
+#if defined(TREFOIL_HOPPER)
+  constexpr int kTileBytes = kWgmmaTileBytes<dim>, kRowHalf = kRows * 128, kStatisticBytes = kRows * static_cast<int>(sizeof(float));
+  TREFOIL_SHARED(barriers, uint64_t[2 * kStages]);
+  TREFOIL_SHARED(ready, uint64_t[1]);
+  TREFOIL_SHARED(at, KeyPlace);
+  TREFOIL_SHARED(statistics, float4[kStages][2][kRows / 4]);  // lse, then delta
+  unsigned char *k_tile = aligned_tiles(), *v_tile = k_tile + kTileBytes;
+  const Ring<kStages, 2 * kRowBytes<dim>, 2 * kRowBytes<dim> + 2 * kStatisticBytes> ring{v_tile + kTileBytes, barriers};  // q, then dout
+  if (threadIdx.x == 0) {
+    at = find_keys(a);
+    ring.init();
+    barrier_init(ready, 1);
+    barrier_fence();
+  }
+  __syncthreads();
+  if (threadIdx.x < 128) {
+    give_registers<24>();
+    if (threadIdx.x == 0 && at.tiles > 0) {
+      barrier_expect(ready, 2 * kTileBytes);
+      copy_keys<dim>(k_tile, &k_map, at.b, at.g, static_cast<int>(at.first), ready);
+      copy_keys<dim>(v_tile, &v_map, at.b, at.g, static_cast<int>(at.first), ready);
+      const int head = static_cast<int>(at.b * a.groups + at.g);
+      for (int j = 0; j < at.tiles; ++j) {
+        const int from = at.begin + j * kRows;
+        const int64_t statistic = head * laid_out.padded + from;
+        uint64_t* full = ring.claim(j);
+        copy_rows<dim, kRows>(ring.tile(j), &q_map, head, from, full);
+        copy_rows<dim, kRows>(ring.tile(j) + kRowBytes<dim>, &dout_map, head, from, full);
+        copy_bytes(statistics[j % kStages][0], laid_out.lse + statistic, kStatisticBytes, full);
+        copy_bytes(statistics[j % kStages][1], laid_out.delta + statistic, kStatisticBytes, full);
+      }
+    }
+  } else {
+    take_registers<240>();
+    const GroupKeys keys(a, at);
+    const float slope = a.scale * kLog2E;
+    float scores[kRows / 2], slopes[kRows / 2], dk_sums[dim / 2], dv_sums[dim / 2];
+    uint32_t weights[kRows / 16][4], slope_weights[kRows / 16][4];
+    set_zero(scores);
+    set_zero(slopes);
+    set_zero(dk_sums);
+    set_zero(dv_sums);
+    if (at.tiles > 0) {
+      barrier_wait(ready, 0);
+      if (at.valid < at.stored) {  // values alone: scores of such keys are hidden
+        clear_keys<dim>(v_tile, at.valid);
+        end_clearing();
+      }
+    }
+    for (int j = 0; j < at.tiles; ++j) {
+      const unsigned char *q_tile = ring.tile(j), *dout_tile = q_tile + kRowBytes<dim>;
+      const float *lse = reinterpret_cast<const float*>(statistics[j % kStages][0]), *delta = reinterpret_cast<const float*>(statistics[j % kStages][1]);
+      const int own = keys.side * 64 * 128;
+      ring.wait(j);
+      wgmma_fence();
+      multiply_along<dim, kRows>(scores, k_tile + own, kHalfBytes, q_tile, kRowHalf);
+      wgmma_commit();
+      wgmma_fence();
+      multiply_along<dim, kRows>(slopes, v_tile + own, kHalfBytes, dout_tile, kRowHalf);
+      wgmma_commit();
+      wgmma_wait<1>();
+      keep(scores);
+      keys.hide(scores, at.begin + j * kRows);
+#pragma unroll
+      for (int column = 0; column < kRows / 8; ++column) {
+        const float2 shift = load2(lse + 8 * column + keys.pair);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) scores[4 * column + i] = exp2_fast(fmaf(scores[4 * column + i], slope, -(i % 2 ? shift.y : shift.x)));
+      }
+      round_weights(weights, scores);
+      wgmma_fence();
+      add_across<dim>(dv_sums, weights, dout_tile, kRowHalf);
+      wgmma_commit();
+      wgmma_wait<1>();  // the slopes are there
+      keep(slopes);
+#pragma unroll
+      for (int column = 0; column < kRows / 8; ++column) {
+        const float2 mean = load2(delta + 8 * column + keys.pair);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) slopes[4 * column + i] = scores[4 * column + i] * (slopes[4 * column + i] - (i % 2 ? mean.y : mean.x));
+      }
+      round_weights(slope_weights, slopes);
+      wgmma_fence();
+      add_across<dim>(dk_sums, slope_weights, q_tile, kRowHalf);
+      wgmma_commit();
+      wgmma_wait<0>();
+      keep(dv_sums);
+      keep(dk_sums);
+      ring.release(j);
+    }
+    const auto result_at = [&](int half) { return keys.key(half) < at.stored ? a.key_at(at.b, at.g, at.first + keys.key(half)) : -1; };
+    store_pairs<dim>(a.size, dk, result_at, [&](int half, int j) { return make_float2(dk_sums[4 * j + 2 * half] * a.scale, dk_sums[4 * j + 2 * half + 1] * a.scale); });
+    store_pairs<dim>(a.size, dv, result_at, [&](int half, int j) { return make_float2(dv_sums[4 * j + 2 * half], dv_sums[4 * j + 2 * half + 1]); });
+  }
+#endif
+}
+
+template <int dim>
+void launch_gradients(const Context& context, const CUtensorMap (&maps)[4], const Attention& a, const BackwardRows& rows, const Floats& dk, const Floats& dv) {
+  const auto blocks = static_cast<unsigned>(a.batch * a.groups * ceil_divide(a.keys, kKeys));
+  launch(context, {blocks, kWgmmaThreads, size_t{2 * kWgmmaTileBytes<dim> + 2 * kStages * kRowBytes<dim>} + 1024}, attention_key_gradient_wgmma_kernel<dim>, maps[0], maps[1],
+         maps[2], maps[3], a, rows, dk, dv);
+}
+
+}  // namespace
+
+bool attention_key_gradient_wgmma(const Context& context, const Attention& a, const BackwardRows& rows, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& dk,
+                                  const Floats& dv) {
+  if (!dk || !suits_wgmma(context, a)) return false;
+  const CUtensorMap maps[4] = {encode_rows(a, rows, rows.q, k.stride, kRows), encode_rows(a, rows, rows.dout, k.stride, kRows), encode_keys(a, k), encode_keys(a, v)};
+  if (a.size <= 64) launch_gradients<64>(context, maps, a, rows, dk, dv);
+  else launch_gradients<128>(context, maps, a, rows, dk, dv);
+  return true;
+}
+
+}  // namespace trefoil::cuda

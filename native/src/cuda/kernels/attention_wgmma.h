@@ -1,0 +1,181 @@
+// What the kernels of attention by wgmma share. A block has a producer thread in warp group 0, which has the copy engine (TMA) fill tiles,
+// and two warp groups that multiply, 64 rows each. Tiles are halves of 64 elements of the head: rows of 128 bytes, swizzled.
+#pragma once
+#include "attention_bf16.h"
+#include "attention_tile.h"
+#include "tensor_boxes.h"
+#include "wgmma.h"
+
+namespace trefoil::cuda {
+
+constexpr int kWgmmaThreads = 384, kWgmmaRows = 128;  // rows of a block, and keys of a tile
+template <int dim>
+constexpr int kWgmmaTileBytes = kWgmmaRows * dim * static_cast<int>(sizeof(bf16));
+
+// Heads that fill more than a half of what the kernels are made for; others, and what has no keys, stay with the kernels by mma.sync.
+inline bool suits_wgmma(const Context& context, const Attention& a) { return context.wgmma && a.size > 32 && a.keys > 0 && a.batch * a.rows > 0; }
+
+// Keys or values, [batch, keys, groups, size]: boxes of 128 keys of one head.
+inline CUtensorMap encode_keys(const Attention& a, const Rows<bf16>& rows) {
+  return encode_boxes<4>(rows.data, {a.size, a.groups, a.keys, a.batch}, {rows.stride, rows.stride * a.groups, rows.stride * a.groups * a.keys}, {64, 1, kWgmmaRows, 1});
+}
+
+#if defined(TREFOIL_HOPPER)
+
+constexpr int kHalfBytes = kWgmmaRows * 128;
+constexpr int kOwnBarrier = 1, kTurnBarrier = 3, kBothBarrier = 5;  // named barriers; of the first two one for each group
+
+// Dynamic shared memory from where the swizzle starts anew, which goes by address.
+__device__ __forceinline__ unsigned char* aligned_tiles() {
+  unsigned char* tiles = dynamic_shared<unsigned char>();
+  return tiles + (1024 - shared_address(tiles) % 1024) % 1024;
+}
+
+// Stages that are filled with `bytes` each, again and again; the j-th filling is in stage j % stages.
+template <int stages, int pitch, int bytes = pitch>
+struct Ring {
+  unsigned char* tiles;
+  uint64_t* barriers;  // [2 stages]: full, empty
+
+  __device__ __forceinline__ void init() const {
+    for (int stage = 0; stage < stages; ++stage) {
+      barrier_init(&barriers[stage], 1);
+      barrier_init(&barriers[stages + stage], 8);  // every warp that reads
+    }
+  }
+  __device__ __forceinline__ unsigned char* tile(int j) const { return tiles + j % stages * pitch; }
+  // By the producer, once the stage is free: the barrier at which its bytes are to count. What lies outside of a tensor counts too: it arrives as zeros.
+  __device__ __forceinline__ uint64_t* claim(int j) const {
+    const int stage = j % stages;
+    if (j >= stages) barrier_wait(&barriers[stages + stage], static_cast<uint32_t>(j / stages - 1) & 1u);
+    barrier_expect(&barriers[stage], bytes);
+    return &barriers[stage];
+  }
+  __device__ __forceinline__ void wait(int j) const { barrier_wait(&barriers[j % stages], static_cast<uint32_t>(j / stages) & 1u); }
+  // By every warp that reads.
+  __device__ __forceinline__ void release(int j) const {
+    if (lane_index() == 0) barrier_arrive(&barriers[stages + j % stages]);
+  }
+};
+
+// The 128 keys from `first` on.
+template <int dim>
+__device__ __forceinline__ void copy_keys(unsigned char* tile, const CUtensorMap* map, int64_t b, int64_t g, int first, uint64_t* full) {
+#pragma unroll
+  for (int half = 0; half < dim / 64; ++half) copy_box(tile + half * kHalfBytes, map, {64 * half, static_cast<int>(g), first, static_cast<int>(b)}, full);
+}
+
+// Zeros past `left` rows of a tile of 128, by both groups, to be followed by end_clearing: what nobody sees has weight 0, and must not be NaN.
+template <int dim>
+__device__ __forceinline__ void clear_keys(unsigned char* tile, int left) {
+  const int chunks = (kWgmmaRows - left) * 8;
+  for (int i = static_cast<int>(threadIdx.x) - 128; i < chunks * (dim / 64); i += 256)
+    store_for_engine(tile + i / chunks * kHalfBytes + left * 128 + i % chunks * 16, uint4{});
+}
+__device__ __forceinline__ void end_clearing() {
+  engine_fence();
+  named_sync(kBothBarrier, 256);
+}
+
+// sums[64 x n] = rows of a times rows of b, both along the head; halves of their tiles lie so many bytes apart. To be committed.
+template <int dim, int n>
+__device__ __forceinline__ void multiply_along(float (&sums)[n / 2], const unsigned char* a_tile, int a_half, const unsigned char* b_tile, int b_half) {
+  const uint64_t a = describe_rows_of_128(a_tile), b = describe_rows_of_128(b_tile);
+#pragma unroll
+  for (int d = 0; d < dim / 16; ++d)
+    wgmma<n, false, false>(sums, a + static_cast<uint64_t>(d / 4 * (a_half >> 4) + d % 4 * 2), b + static_cast<uint64_t>(d / 4 * (b_half >> 4) + d % 4 * 2), d > 0);
+}
+// sums[64 x dim] += weights times as many rows of b. To be committed.
+template <int dim, int steps>
+__device__ __forceinline__ void add_across(float (&sums)[dim / 2], const uint32_t (&weights)[steps][4], const unsigned char* b_tile, int b_half) {
+  const uint64_t b = describe_columns_of_128(b_tile, static_cast<uint32_t>(b_half));
+#pragma unroll
+  for (int j = 0; j < steps; ++j) wgmma<dim, true>(sums, weights[j], b + 128 * static_cast<uint64_t>(j), true);
+}
+// Sums are what products leave, weights what they take from registers.
+template <int steps>
+__device__ __forceinline__ void round_weights(uint32_t (&weights)[steps][4], const float (&sums)[8 * steps]) {
+#pragma unroll
+  for (int j = 0; j < steps; ++j)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) weights[j][i] = pack_bf16(sums[8 * j + 2 * i], sums[8 * j + 2 * i + 1]);
+}
+// ptxas would run products one by one if it found these zeros among them.
+template <int n>
+__device__ __forceinline__ void set_zero(float (&sums)[n]) {
+#pragma unroll
+  for (int i = 0; i < n; ++i) sums[i] = 0;
+  keep(sums);
+}
+
+// Where a block's 128 rows are, and what they see. In shared memory, so that it takes no registers.
+struct RowPlace {
+  int64_t b, g, n, first;
+  int valid, end, tiles;  // rows; keys before `end` are seen by any of them
+};
+__device__ __forceinline__ RowPlace find_rows(const Attention& a) {
+  RowPlace at;
+  // Late tiles first: under a causal mask they are the long ones.
+  const int64_t row_tiles = (a.rows + kWgmmaRows - 1) / kWgmmaRows, head = blockIdx.x / row_tiles;
+  at.first = (row_tiles - 1 - (blockIdx.x - head * row_tiles)) * kWgmmaRows;
+  at.b = head / a.groups, at.g = head - at.b * a.groups, at.n = a.length(at.b);
+  at.valid = static_cast<int>(a.rows - at.first < kWgmmaRows ? a.rows - at.first : kWgmmaRows);
+  at.end = static_cast<int>(a.limit(at.n, (at.first + at.valid - 1) / a.shared_heads));
+  at.tiles = (at.end + kWgmmaRows - 1) / kWgmmaRows;
+  return at;
+}
+
+// A warp group's 64 rows. Of a thread's scores [4 j + 2 half + i] is that of row `row(half)` and key 8 j + pair + i of a tile.
+struct GroupRows {
+  const Attention& a;
+  const RowPlace& at;
+  int side, pair, every;  // all rows see the keys before `every`
+  int row_end[2];
+  int32_t segment[2];
+
+  __device__ __forceinline__ GroupRows(const Attention& a, const RowPlace& at) : a(a), at(at), side(static_cast<int>(threadIdx.x) / 128 - 1), pair(lane_index() % 4 * 2) {
+    const int64_t own = at.first + (side * 64 < at.valid ? side * 64 : at.valid - 1);
+    every = static_cast<int>(a.limit(at.n, own / a.shared_heads));
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int64_t query = (at.first + (row(half) < at.valid ? row(half) : at.valid - 1)) / a.shared_heads;
+      row_end[half] = static_cast<int>(a.limit(at.n, query));
+      segment[half] = a.segments ? a.segments[at.b * a.keys + query] : 0;
+    }
+  }
+  __device__ __forceinline__ int row(int half) const { return side * 64 + warp_index() % 4 * 16 + lane_index() / 4 + 8 * half; }
+
+  // Scores of keys from..+127 that a row does not see become -inf.
+  __device__ __forceinline__ void hide(float (&scores)[kWgmmaRows / 2], int from) const {
+    if (from + kWgmmaRows > every) {
+#pragma unroll
+      for (int j = 0; j < kWgmmaRows / 8; ++j)
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          if (from + 8 * j + pair + i % 2 >= row_end[i / 2]) scores[4 * j + i] = -INFINITY;
+    }
+    if (a.segments) {
+      const int32_t* segments = a.segments + at.b * a.keys;
+      // Bits first, not all loads at once: their registers would be missing.
+      uint32_t hidden[2] = {0, 0};
+#pragma unroll 1
+      for (int j = 0; j < kWgmmaRows / 4; ++j) {
+        const int key = from + j / 2 * 8 + pair + j % 2;
+        const int32_t found = segments[key < at.end ? key : 0];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) hidden[half] |= static_cast<uint32_t>(found != segment[half]) << j;
+      }
+#pragma unroll
+      for (int j = 0; j < kWgmmaRows / 8; ++j)
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          if (hidden[i / 2] >> (2 * j + i % 2) & 1u) scores[4 * j + i] = -INFINITY;
+    }
+  }
+  // A result's row, for store_pairs.
+  __device__ __forceinline__ int64_t result_at(int half) const { return row(half) < at.valid ? a.row_at(at.b, at.g, at.first + row(half)) : -1; }
+};
+
+#endif
+
+}  // namespace trefoil::cuda
