@@ -5,6 +5,7 @@
 
 #include "hopper.h"
 #include "mma.h"
+#include "wgmma.h"
 
 namespace {
 
@@ -43,7 +44,7 @@ __global__ void __launch_bounds__(128) wgmma_kernel(float* out, uint32_t seed) {
   unsigned char* tiles = dynamic_shared<unsigned char>();
   tiles += (1024 - shared_address(tiles) % 1024) % 1024;
   for (int i = static_cast<int>(threadIdx.x); i < (kLeftBytes + kRightBytes) / 4; i += 128) reinterpret_cast<uint32_t*>(tiles)[i] = seed;
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // products read past the threads' own view of shared memory
+  engine_fence();  // products read past the threads' own view of shared memory
   __syncthreads();
   float sums[64];
 #pragma unroll
@@ -53,7 +54,7 @@ __global__ void __launch_bounds__(128) wgmma_kernel(float* out, uint32_t seed) {
   for (int i = 0; i < kSteps; ++i) {
     wgmma_fence();
 #pragma unroll
-    for (uint64_t k = 0; k < 4; ++k) wgmma_m64n128k16<false>(sums, a + 2 * k, b + 2 * k, true);
+    for (uint64_t k = 0; k < 4; ++k) wgmma<128, false, false>(sums, a + 2 * k, b + 2 * k, true);
     wgmma_commit();
     wgmma_wait<1>();
   }
