@@ -233,13 +233,10 @@ class AttentionBackward {
   template <int vectors>
   void visit(const Buffers& at, Tile& tile, int64_t b, int64_t first, const SeenKeys& seen, float* scores, float* dscores) const {
     constexpr int last = (vectors - 1) * Vec::width;
-    const int64_t size = shape_.size, alone = seen.first_vector * size, alone_scores = seen.first_vector * kPairLanes + last;
-    multiply<vectors, Start::kZero>(seen.first_vector, at.keys, size, 1, tile.q_transposed, kLanes, size, scores, kPairLanes);
-    multiply<1, Start::kZero>(seen.by_last_alone(), at.keys + alone, size, 1, tile.q_transposed + last, kLanes, size, scores + alone_scores, kPairLanes);
+    const int64_t size = shape_.size;
+    multiply_seen<vectors>(seen, at.keys, size, tile.q_transposed, size, scores, kPairLanes);
     if (seen.masked) tile.mask.template apply<vectors>(shape_, b, first, seen, scores, kPairLanes);
-    multiply<vectors, Start::kZero>(seen.first_vector, at.values, size, 1, tile.dout_transposed, kLanes, size, dscores, kPairLanes);
-    multiply<1, Start::kZero>(seen.by_last_alone(), at.values + alone, size, 1, tile.dout_transposed + last, kLanes, size, dscores + alone_scores,
-                              kPairLanes);
+    multiply_seen<vectors>(seen, at.values, size, tile.dout_transposed, size, dscores, kPairLanes);
     for (int v = 0; v < vectors; ++v) {
       int64_t lane = v * Vec::width, count = seen.by_vector(v, vectors);
       Vec lse = load(tile.lse + lane), delta = load(tile.delta + lane);
@@ -257,7 +254,8 @@ class AttentionBackward {
     }
     multiply<vectors, Start::kAdd>(size, at.keys, 1, size, dscores, kPairLanes, seen.first_vector, tile.dq_transposed, kLanes);
     if (seen.by_last_alone() > 0)
-      multiply<1, Start::kAdd>(size, at.keys + alone, 1, size, dscores + alone_scores, kPairLanes, seen.by_last_alone(), tile.dq_transposed + last, kLanes);
+      multiply<1, Start::kAdd>(size, at.keys + seen.first_vector * size, 1, size, dscores + seen.first_vector * kPairLanes + last, kPairLanes,
+                               seen.by_last_alone(), tile.dq_transposed + last, kLanes);
   }
 
   void write_dq(const Tile& tile, int64_t part, bool any) const {

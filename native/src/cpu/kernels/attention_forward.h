@@ -116,9 +116,7 @@ class AttentionForward {
   void absorb(Tile& tile, int64_t b, int64_t first, const SeenKeys& seen, const float* keys, const float* values, int64_t key_row,
               float* scores) const {
     constexpr int last = (vectors - 1) * Vec::width;
-    const int64_t alone = seen.first_vector * key_row, alone_scores = seen.first_vector * kLanes + last;
-    multiply<vectors, Start::kZero>(seen.first_vector, keys, key_row, 1, tile.q, kLanes, shape_.size, scores, kLanes);
-    multiply<1, Start::kZero>(seen.by_last_alone(), keys + alone, key_row, 1, tile.q + last, kLanes, shape_.size, scores + alone_scores, kLanes);
+    multiply_seen<vectors>(seen, keys, key_row, tile.q, shape_.size, scores, kLanes);
     if (seen.masked) tile.mask.template apply<vectors>(shape_, b, first, seen, scores, kLanes);
     for (int v = 0; v < vectors; ++v) {
       int64_t lane = v * Vec::width, count = seen.by_vector(v, vectors);
@@ -138,7 +136,8 @@ class AttentionForward {
     }
     multiply<vectors, Start::kScale>(shape_.size, values, 1, key_row, scores, kLanes, seen.first_vector, tile.out, kLanes, tile.correction);
     if (seen.by_last_alone() > 0)
-      multiply<1, Start::kAdd>(shape_.size, values + alone, 1, key_row, scores + alone_scores, kLanes, seen.by_last_alone(), tile.out + last, kLanes);
+      multiply<1, Start::kAdd>(shape_.size, values + seen.first_vector * key_row, 1, key_row, scores + seen.first_vector * kLanes + last, kLanes,
+                               seen.by_last_alone(), tile.out + last, kLanes);
   }
 
   void close(Tile& tile) const {

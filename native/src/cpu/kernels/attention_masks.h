@@ -21,6 +21,15 @@ struct SeenKeys {
   int64_t by_last_alone() const { return all - first_vector; }
 };
 
+// scores[key][lane] = <keys[key], rows[..][lane]>, rows [size][kLanes], for what is seen.
+template <int vectors>
+inline void multiply_seen(const SeenKeys& seen, const float* keys, int64_t key_row, const float* rows, int64_t size, float* scores, int64_t stride) {
+  constexpr int last = (vectors - 1) * Vec::width;
+  multiply<vectors, Start::kZero>(seen.first_vector, keys, key_row, 1, rows, kLanes, size, scores, stride);
+  multiply<1, Start::kZero>(seen.by_last_alone(), keys + seen.first_vector * key_row, key_row, 1, rows + last, kLanes, size,
+                            scores + seen.first_vector * stride + last, stride);
+}
+
 struct LaneMask {
   static constexpr int64_t kFloats = 3 * kLanes;
   float* limit;         // keys before this one are visible; exact in f32 up to 2^24 keys
