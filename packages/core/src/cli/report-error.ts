@@ -1,5 +1,5 @@
 import { reasonOf } from "../io/reason.js";
-import { TrefoilError } from "../tensor/errors.js";
+import { isExpected } from "../tensor/errors.js";
 import type { Style } from "../train/terminal-style.js";
 import { UsageError } from "./errors.js";
 
@@ -10,8 +10,7 @@ import { UsageError } from "./errors.js";
 export function formatError(error: unknown, style: Style, env: NodeJS.ProcessEnv = process.env): string {
   const label = style("red", "error:");
   if (!(error instanceof Error)) return `${label} ${String(error)}\n`;
-  const expected = error instanceof TrefoilError || isEngineError(error) || isSystemError(error);
-  if (env.TREFOIL_DEBUG === "1" || !expected) return `${label} ${stackOf(error)}\n`;
+  if (env.TREFOIL_DEBUG === "1" || !isExpected(error)) return `${label} ${stackOf(error)}\n`;
   if (error instanceof UsageError && error.cause === undefined) return `${label} ${error.message}\n`;
   const code = "code" in error ? ` (${String(error.code)})` : "";
   return `${label} ${withoutStop(error.message)}${code}.${causes(error)}\n`;
@@ -37,13 +36,4 @@ function stackOf(error: Error): string {
 
 function withoutStop(message: string): string {
   return message.replace(/\.$/, "");
-}
-
-/** Of the native code, where it says what a user can mend: a setting, an index out of range, memory. */
-function isEngineError(error: Error): boolean {
-  return "code" in error && /^TREFOIL_(?!INTERNAL$)/.test(String(error.code));
-}
-
-function isSystemError(error: Error): boolean {
-  return "syscall" in error && "errno" in error;
 }

@@ -1,4 +1,5 @@
 import { fork } from "node:child_process";
+import { isExpected, TrefoilError } from "../tensor/errors.js";
 import type { StageContext } from "../train/index.js";
 import { appendResultRow, readResultRows } from "./results.js";
 import { keepSettings } from "./settings.js";
@@ -44,12 +45,20 @@ export interface ExperimentPlan<Settings, Unit, Row> {
   describe: (row: Row) => string;
 }
 
-type Answer<Row> = { row: Row } | { finished: true } | { error: string };
+/** An error on its way between processes. `code`: of one that a user can mend. */
+interface SentError {
+  message: string;
+  stack: string | undefined;
+  code: string | undefined;
+  cause: SentError | undefined;
+}
+
+type Answer<Row> = { row: Row } | { finished: true } | { error: SentError };
 
 /**
  * Runs every arm that has no line in `results.jsonl` yet, unit by unit: stopped or killed and called again, it goes on where it was.
  * @returns whether all arms have their result
- * @throws ResumeError where the folder holds results of other settings
+ * @throws ResumeError where the folder holds results of other settings; the first error of a unit, after the others' processes were ended
  */
 export async function runUnits<Settings extends object, Unit, Row extends object>(
   { workers, progress, signal }: ExperimentOptions,
@@ -70,15 +79,24 @@ export async function runUnits<Settings extends object, Unit, Row extends object
   };
   const queue = units.filter((unit) => keysOf(unit).some((key) => !known.includes(key)));
   let stopped = false;
+  const failed = new AbortController();
+  const ending = signal ? AbortSignal.any([signal, failed.signal]) : failed.signal;
   const work = async (): Promise<void> => {
-    for (let unit = queue.shift(); unit !== undefined && !stopped && !signal?.aborted; unit = queue.shift()) {
+    for (let unit = queue.shift(); unit !== undefined && !stopped && !ending.aborted; unit = queue.shift()) {
       const request = { directory, settings, unit, known };
       const completed =
-        workers === 1 ? await plan.run(request, signal, emit) : await runInProcess(plan.worker, request, signal, emit);
+        workers === 1 ? await plan.run(request, signal, emit) : await runInProcess(plan.worker, request, ending, emit);
       if (!completed) stopped = true;
     }
   };
-  await Promise.all(Array.from({ length: workers }, work));
+  const workDone = Array.from({ length: workers }, () =>
+    work().catch((error: unknown) => {
+      failed.abort();
+      throw error;
+    }),
+  );
+  await Promise.allSettled(workDone);
+  await Promise.all(workDone);
   const completed = done === wanted.length;
   if (completed) stage?.succeed();
   else stage?.fail("stopped");
@@ -89,15 +107,15 @@ export async function runUnits<Settings extends object, Unit, Row extends object
 async function runInProcess<Settings, Unit, Row>(
   worker: URL,
   request: UnitRequest<Settings, Unit>,
-  signal: AbortSignal | undefined,
+  signal: AbortSignal,
   emit: (row: Row) => Promise<void>,
 ): Promise<boolean> {
   const child = fork(worker, { env: { ...process.env, TREFOIL_THREADS: "1" } });
   const stop = () => child.kill();
-  signal?.addEventListener("abort", stop);
+  signal.addEventListener("abort", stop);
   let pending = Promise.resolve();
   let finished = false;
-  let failure: string | undefined;
+  let failure: SentError | undefined;
   child.on("message", (answer: Answer<Row>) => {
     if ("row" in answer) pending = pending.then(() => emit(answer.row));
     else if ("error" in answer) failure = answer.error;
@@ -105,10 +123,10 @@ async function runInProcess<Settings, Unit, Row>(
   });
   child.send(request as object);
   await new Promise((resolve) => child.on("close", resolve));
-  signal?.removeEventListener("abort", stop);
+  signal.removeEventListener("abort", stop);
   await pending;
-  if (failure !== undefined) throw new Error(failure);
-  if (!finished && !signal?.aborted) {
+  if (failure !== undefined) throw received(failure);
+  if (!finished && !signal.aborted) {
     throw new Error(`the process of ${JSON.stringify(request.unit)} ended without a result`);
   }
   return finished;
@@ -125,8 +143,26 @@ export function serveUnits<Settings, Unit, Row>(run: RunUnit<Settings, Unit, Row
       await run(request, undefined, (row) => answer({ row }));
       await answer({ finished: true });
     } catch (error) {
-      await answer({ error: error instanceof Error ? (error.stack ?? error.message) : String(error) });
+      await answer({ error: sent(error) });
     }
     process.disconnect();
   });
+}
+
+function sent(error: unknown): SentError {
+  if (!(error instanceof Error)) return { message: String(error), stack: undefined, code: undefined, cause: undefined };
+  const code = isExpected(error) && "code" in error ? String(error.code) : undefined;
+  return {
+    message: error.message,
+    stack: error.stack,
+    code,
+    cause: error.cause === undefined ? undefined : sent(error.cause),
+  };
+}
+
+function received({ message, stack, code, cause }: SentError): Error {
+  const options = cause && { cause: received(cause) };
+  const error = code === undefined ? new Error(message, options) : new TrefoilError(code, message, options);
+  if (stack !== undefined) error.stack = stack;
+  return error;
 }

@@ -41,3 +41,17 @@ export class InvalidUseError extends TrefoilError {
     super("TREFOIL_INVALID_USE", message);
   }
 }
+
+/** Whether a user can mend it: raised on purpose, or by the operating system. Anything else is a bug. */
+export function isExpected(error: Error): boolean {
+  return error instanceof TrefoilError || isEngineError(error) || isSystemError(error);
+}
+
+/** Of the native code, where it says what a user can mend: a setting, an index out of range, memory. */
+function isEngineError(error: Error): boolean {
+  return "code" in error && /^TREFOIL_(?!INTERNAL$)/.test(String(error.code));
+}
+
+function isSystemError(error: Error): boolean {
+  return "syscall" in error && "errno" in error;
+}

@@ -2,6 +2,7 @@ import { appendFile, mkdtemp, readFile, truncate } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { formatError } from "../../src/cli/report-error.js";
 import { type ExperimentPlan, pairedRows, readResultRows, readSettings, runUnits } from "../../src/index.js";
 
 interface Row {
@@ -108,6 +109,19 @@ describe("an experiment of units", () => {
     expect(rows.slice(1).every(({ threads }) => threads === "1")).toBe(true);
     const broken = plan(await folder(), { units: [13] }).given;
     await expect(runUnits({ workers: 2 }, broken)).rejects.toThrow("unit 13 breaks");
+  });
+
+  it("tells what a user can mend from a bug across processes, and ends the other processes", async () => {
+    const failing = async (units: number[]) => {
+      const error = await runUnits({ workers: 2 }, plan(await folder(), { units }).given).catch(
+        (error: Error) => error,
+      );
+      return formatError(error, (_format, text) => text, {});
+    };
+    const start = performance.now();
+    expect(await failing([15, 14, 1])).toBe("error: unit 14 has no room (TREFOIL_DISK). Cause: the disk is full.\n");
+    expect(performance.now() - start).toBeLessThan(30_000);
+    expect(await failing([13])).toMatch(/^error: Error: unit 13 breaks\n +at .*worker\.mjs/);
   });
 
   it("names a line that is no row", async () => {
