@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { readFile, stat } from "node:fs/promises";
+import { mkdir, readFile, stat } from "node:fs/promises";
 import { extname, join, resolve } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { z } from "zod";
@@ -15,7 +15,7 @@ const knownSchema = z.record(
 
 /**
  * What tokens are made from: the content of the files, how they are read, and `settings`. Files that were hashed before and have
- * neither another size nor another time of change are not read again; `folder` keeps the list.
+ * neither another size nor another time of change are not read again; `folder`, which is made for it, keeps the list.
  */
 export async function fingerprintOf(folder: string, source: TextSource, settings: object): Promise<string> {
   const { paths, extensions = defaultExtensions, ...reading } = source;
@@ -33,7 +33,10 @@ export async function fingerprintOf(folder: string, source: TextSource, settings
     current[resolve(path)] = { size, modified, sha256 };
     hash.update(JSON.stringify([extname(path), sha256]));
   }
-  if (changed) await writeFileAtomic(listPath, JSON.stringify(current));
+  if (changed) {
+    await mkdir(folder, { recursive: true });
+    await writeFileAtomic(listPath, JSON.stringify(current));
+  }
   return hash.digest("hex");
 }
 

@@ -1,4 +1,4 @@
-import { mkdir, readFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { z } from "zod";
@@ -71,7 +71,6 @@ export async function prepareTokens(
   const { tokenizer, heldOutFraction = 0, seed = 0, duplicates = "keep", nearCopyShare, signal } = options;
   const split = heldOutFraction > 0;
   const masked = source.format === "chat";
-  await mkdir(folder, { recursive: true });
   const settings = { heldOutFraction, seed, duplicates, nearCopyShare, tokenizer: tokenizer.hash };
   const template = masked ? { template: tokenizer.config.chat_template } : {};
   const fingerprint = await fingerprintOf(folder, source, { ...settings, ...template });

@@ -328,6 +328,9 @@ describe("prepareTokens", () => {
   it("leaves nothing when it fails or is stopped", async () => {
     await writeFile(join(folder, "one.txt"), "only one document");
     const out = join(folder, "tokens");
+    const missing = { paths: [join(folder, "missing.txt")] };
+    await expect(prepareTokens(out, missing, { tokenizer })).rejects.toMatchObject({ code: "DATA_NOT_FOUND" });
+    await expect(readdir(out)).rejects.toMatchObject({ code: "ENOENT" });
     const source = { paths: [join(folder, "one.txt")] };
     await expect(prepareTokens(out, source, { tokenizer, heldOutFraction: 0.5 })).rejects.toMatchObject({
       code: "DATA_EMPTY",
