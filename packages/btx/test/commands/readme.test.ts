@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Writable } from "node:stream";
@@ -93,6 +94,12 @@ it("runs every command of the README, in its order, and the library example", as
       if (command === "status") expect(output.match(/ done /g)).toHaveLength(3);
       if (command === "generate") expect(output.startsWith("34+52=")).toBe(true);
     }
+    const [exporting] = blocks("sh").flatMap((body) =>
+      body.split("\n").filter((line) => line.startsWith("npx trefoil ")),
+    );
+    const trefoil = fileURLToPath(new URL("../bin/trefoil.js", import.meta.resolve("@trefoil/core")));
+    execFileSync(process.execPath, [trefoil, ...wordsOf(exporting!).slice(2)]);
+    expect(readFileSync("finetuned.gguf").toString("latin1", 0, 4)).toBe("GGUF");
     // The configuration file, on files such as it names.
     for (const path of ["src", "lib"]) mkdirSync(path);
     const jsonl = (lineOf: (i: number) => object) =>

@@ -10,7 +10,7 @@ export type GgufValue =
   | { type: "bool"; value: boolean }
   | { type: "string"; value: string }
   | { type: "strings"; value: readonly string[] }
-  | { type: "i32s"; value: readonly number[] };
+  | { type: "i32s" | "f32s"; value: readonly number[] };
 
 export type GgufDtype = "F32" | "F16" | "BF16";
 
@@ -82,6 +82,10 @@ class Fields {
       case "i32s":
         this.u32(valueCodes.array).u32(valueCodes.i32).u64(entry.value.length);
         for (const each of entry.value) this.i32(each);
+        return this;
+      case "f32s":
+        this.u32(valueCodes.array).u32(valueCodes.f32).u64(entry.value.length);
+        for (const each of entry.value) this.f32(each);
         return this;
     }
   }

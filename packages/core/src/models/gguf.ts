@@ -1,29 +1,20 @@
 import { type GgufDtype, type GgufTensor, type GgufValue, writeGguf } from "../io/gguf-writer.js";
 import { bf16ToF32 } from "../io/half.js";
 import { inverseFrequencies } from "../nn/rotary.js";
-import { TrefoilError } from "../tensor/errors.js";
 import type { Parameter } from "../tensor/tensor.js";
-import { BpeTokenizer } from "../text/bpe-tokenizer.js";
-import { ByteTokenizer } from "../text/byte-tokenizer.js";
 import type { Tokenizer } from "../text/index.js";
-import { mergePairs, vocabEntries } from "../text/tokenizer-json.js";
 import type { CausalLM } from "./causal-lm.js";
+import { f32, GgufError, text, u32 } from "./gguf-values.js";
+import { ggufVocabulary } from "./gguf-vocabulary.js";
 import { Mixtral } from "./mixtral.js";
 
 export interface SaveGgufOptions {
-  /** Byte-level BPE with GPT-2's word split, or bytes: what `trainBpe` and `ByteTokenizer` give. */
+  /** Bytes, byte-level BPE split as GPT-2 or Llama 3 splits, or SentencePiece's BPE as Llama 2 and Mistral have it. Its chat template is written too. */
   tokenizer: Tokenizer;
   /** Of matrices; norms and routers are always F32, as llama.cpp wants them. Default "F32". */
   dtype?: GgufDtype;
   /** `general.name`. Default "trefoil". */
   name?: string;
-}
-
-/** A model or tokenizer that llama.cpp's `llama` architecture cannot express. */
-export class GgufError extends TrefoilError {
-  constructor(message: string) {
-    super("TREFOIL_GGUF_UNSUPPORTED", message);
-  }
 }
 
 /**
@@ -37,19 +28,13 @@ export async function saveGguf(model: CausalLM, path: string, options: SaveGgufO
     "general.name": text(name),
     "general.file_type": u32(fileTypes[dtype]),
     ...architecture(model),
-    ...vocabulary(tokenizer, model.config.vocabSize),
+    ...ggufVocabulary(tokenizer, model.config.vocabSize),
   };
   await writeGguf(path, metadata, tensorsOf(model, dtype));
 }
 
 /** llama.cpp's `llama_ftype`: what most tensors are. */
 const fileTypes = { F32: 0, F16: 1, BF16: 32 } as const;
-/** llama.cpp's `llama_token_type`. */
-const tokenTypes = { normal: 1, control: 3, unused: 5 } as const;
-
-const u32 = (value: number): GgufValue => ({ type: "u32", value });
-const f32 = (value: number): GgufValue => ({ type: "f32", value });
-const text = (value: string): GgufValue => ({ type: "string", value });
 
 function architecture(model: CausalLM): Record<string, GgufValue> {
   const { config } = model;
@@ -74,42 +59,6 @@ function architecture(model: CausalLM): Record<string, GgufValue> {
   if (moeLayers && moeLayers.length < layers)
     throw new GgufError(`llama.cpp needs a mixture in every layer; this model has ${moeLayers.length} of ${layers}`);
   return { ...fields, "llama.expert_count": u32(experts), "llama.expert_used_count": u32(expertsPerToken) };
-}
-
-function vocabulary(tokenizer: Tokenizer, vocabSize: number): Record<string, GgufValue> {
-  if (!(tokenizer instanceof BpeTokenizer || tokenizer instanceof ByteTokenizer)) {
-    throw new GgufError(
-      "only byte-level BPE with GPT-2's word split and the byte tokenizer are written; for another tokenizer save a Hugging Face " +
-        "folder with saveModel and use llama.cpp's convert_hf_to_gguf.py",
-    );
-  }
-  const { definition, bosTokenId, eosTokenId, padTokenId } = tokenizer;
-  const special = new Set(definition.added_tokens.map(({ id }) => id));
-  // A model may have more rows than its tokenizer has tokens.
-  const tokens = Array.from({ length: vocabSize }, (_, id) => `[unused${id}]`);
-  const types: number[] = tokens.map(() => tokenTypes.unused);
-  for (const [token, id] of vocabEntries(definition)) {
-    if (id >= vocabSize) throw new GgufError(`token ${id} is beyond the model's vocabulary of ${vocabSize}`);
-    tokens[id] = token;
-    types[id] = special.has(id) ? tokenTypes.control : tokenTypes.normal;
-  }
-  const ids = { bos: bosTokenId, eos: eosTokenId, padding: padTokenId };
-  return {
-    "tokenizer.ggml.model": text("gpt2"),
-    "tokenizer.ggml.pre": text("gpt-2"),
-    "tokenizer.ggml.tokens": { type: "strings", value: tokens },
-    "tokenizer.ggml.token_type": { type: "i32s", value: types },
-    "tokenizer.ggml.merges": {
-      type: "strings",
-      value: mergePairs(definition).map(([left, right]) => `${left} ${right}`),
-    },
-    ...Object.fromEntries(
-      Object.entries(ids).flatMap(([kind, id]) =>
-        id === undefined ? [] : [[`tokenizer.ggml.${kind}_token_id`, u32(id)]],
-      ),
-    ),
-    "tokenizer.ggml.add_bos_token": { type: "bool", value: false },
-  };
 }
 
 const layerNames: Readonly<Record<string, string>> = {

@@ -17,7 +17,8 @@ export {
   type GeneratorOptions,
   generate,
 } from "./generate.js";
-export { GgufError, type SaveGgufOptions, saveGguf } from "./gguf.js";
+export { type SaveGgufOptions, saveGguf } from "./gguf.js";
+export { GgufError } from "./gguf-values.js";
 export { Llama } from "./llama.js";
 export { Mixtral, type MixtralConfig } from "./mixtral.js";
 export { type LlamaSizes, newLlamaConfig } from "./new-llama.js";

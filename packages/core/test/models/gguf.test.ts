@@ -1,11 +1,13 @@
-import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { exportCommand } from "../../src/export/command.js";
 import { bf16ToF32 } from "../../src/io/half.js";
-import { createModel, saveGguf } from "../../src/models/index.js";
+import { createModel, saveGguf, saveModel } from "../../src/models/index.js";
 import { inverseFrequencies } from "../../src/nn/rotary.js";
-import { ByteTokenizer, makeTokenizer, trainBpe } from "../../src/text/index.js";
+import { ByteTokenizer, makeTokenizer, saveTokenizer, trainBpe } from "../../src/text/index.js";
+import { runInMemory } from "../cli/run-in-memory.js";
 
 const config = {
   vocabSize: 300,
@@ -181,4 +183,164 @@ test("a trained tokenizer keeps its merges; what cannot be expressed is refused 
   const mixed = saveGguf(partial, join(folder, "no.gguf"), { tokenizer });
   await expect(mixed).rejects.toThrow("mixture in every layer; this model has 1 of 2");
   expect(await readdir(folder)).not.toContain("no.gguf");
+});
+
+const special = (...contents: string[]) => contents.map((content, id) => ({ id, content, special: true }));
+const begins = (bos: string) => ({
+  type: "TemplateProcessing",
+  single: [{ SpecialToken: { id: bos } }, { Sequence: { id: "A" } }],
+});
+
+/** Llama 2's kind: spaces are "▁", merges in the order of the tokens' scores, other characters as bytes. */
+function sentencePiece(merges: string[], pieces = ["▁", "a", "b", "c"], extra: object = {}) {
+  const bytes = Array.from({ length: 256 }, (_, byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`);
+  const made = [...new Set(merges.map((merge) => merge.replace(" ", "")))];
+  const vocab = Object.fromEntries(
+    ["<unk>", "<s>", "</s>", ...bytes, ...pieces, ...made].map((token, id) => [token, id]),
+  );
+  const definition = {
+    added_tokens: special("<unk>", "<s>", "</s>"),
+    normalizer: {
+      type: "Sequence",
+      normalizers: [
+        { type: "Prepend", prepend: "▁" },
+        { type: "Replace", pattern: { String: " " }, content: "▁" },
+      ],
+    },
+    pre_tokenizer: null,
+    post_processor: begins("<s>"),
+    decoder: { type: "Sequence", decoders: [{ type: "ByteFallback" }, { type: "Fuse" }] },
+    model: { type: "BPE", unk_token: "<unk>", fuse_unk: true, byte_fallback: true, vocab, merges },
+    ...extra,
+  };
+  return makeTokenizer(definition, { bos_token: "<s>", eos_token: "</s>", chat_template: "{{ messages }}" });
+}
+
+test("SentencePiece's BPE comes with scores that join as its merges do", async () => {
+  const tokenizer = sentencePiece(["a b", "▁ ab", "▁a b", "▁ a", "▁ ▁", "▁▁ ▁▁", "▁▁ ▁", "▁▁▁ ▁", "▁ ▁▁▁", "▁ ▁▁"]);
+  const model = createModel(config);
+  const path = join(folder, "sentencepiece.gguf");
+  await saveGguf(model, path, { tokenizer });
+  const { fields } = await readGguf(path);
+  expect(fields).toMatchObject({
+    "tokenizer.ggml.model": "llama",
+    "tokenizer.ggml.add_space_prefix": true,
+    "tokenizer.ggml.add_bos_token": true,
+    "tokenizer.ggml.unknown_token_id": 0,
+    "tokenizer.chat_template": "{{ messages }}",
+  });
+  const names = fields["tokenizer.ggml.tokens"] as string[];
+  const score = (token: string) => (fields["tokenizer.ggml.scores"] as number[])[names.indexOf(token)]!;
+  const ranked = ["ab", "▁ab", "▁a", "▁▁", "▁▁▁▁"].map(score);
+  expect(ranked).toEqual(ranked.toSorted((a, b) => b - a));
+  expect(new Set(ranked).size).toBe(5);
+  // Their merges lie between one another, so that they are equal and lowest.
+  expect([score("▁▁▁"), score("▁▁▁▁")]).toEqual([-300, -300]);
+  const types = fields["tokenizer.ggml.token_type"] as number[];
+  expect([0, 1, 2, 3, 258, 259].map((id) => types[id])).toEqual([2, 3, 3, 6, 6, 1]);
+});
+
+test.each([
+  [
+    "merges of other tokens between those of one",
+    ["a b", "b c", "a bc", "▁ a", "ab c"],
+    'other merges come between those to "abc"',
+  ],
+  ["a way of being cut that is no merge", ["a b", "b c", "ab c"], 'would join "a" and "bc" to "abc"'],
+])("a tokenizer with %s is refused", async (_, merges, message) => {
+  const refused = saveGguf(createModel(config), join(folder, "no.gguf"), { tokenizer: sentencePiece(merges) });
+  await expect(refused).rejects.toMatchObject({
+    code: "TREFOIL_GGUF_UNSUPPORTED",
+    message: expect.stringContaining(message),
+  });
+});
+
+test("the space before a text is told from how the tokenizer puts it there", async () => {
+  const replaceOnly = { type: "Replace", pattern: { String: " " }, content: "▁" };
+  const metaspace = (scheme: string, split = false) => ({
+    normalizer: null,
+    pre_tokenizer: { type: "Metaspace", replacement: "▁", prepend_scheme: scheme, split },
+  });
+  for (const [extra, prefix] of [
+    [{ normalizer: replaceOnly }, false],
+    [metaspace("first"), true],
+    [metaspace("never"), false],
+  ] as const) {
+    const path = join(folder, "prefix.gguf");
+    await saveGguf(createModel(config), path, { tokenizer: sentencePiece(["a b"], undefined, extra) });
+    expect((await readGguf(path)).fields["tokenizer.ggml.add_space_prefix"]).toBe(prefix);
+  }
+  for (const extra of [
+    metaspace("first", true),
+    { normalizer: { type: "Lowercase" } },
+    { pre_tokenizer: { type: "Whitespace" } },
+  ]) {
+    const refused = saveGguf(createModel(config), join(folder, "no.gguf"), {
+      tokenizer: sentencePiece(["a b"], undefined, extra),
+    });
+    await expect(refused).rejects.toMatchObject({ code: "TREFOIL_GGUF_UNSUPPORTED" });
+  }
+});
+
+test("byte-level BPE with Llama 3's split has the name that llama.cpp gives that split", async () => {
+  const { definition } = await trainBpe(["low lower lowest"], { vocabSize: 262 });
+  const regex =
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+  const like = (Regex: string, model: object = {}) =>
+    makeTokenizer(
+      {
+        ...definition,
+        pre_tokenizer: {
+          type: "Sequence",
+          pretokenizers: [
+            { type: "Split", pattern: { Regex }, behavior: "Isolated", invert: false },
+            { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: false },
+          ],
+        },
+        model: { ...definition.model, ...model },
+      },
+      {},
+    );
+  const path = join(folder, "llama3.gguf");
+  for (const [model, name] of [
+    [{ ignore_merges: true }, "llama-bpe"],
+    [{}, "smaug-bpe"],
+  ] as const) {
+    await saveGguf(createModel(config), path, { tokenizer: like(regex, model) });
+    expect((await readGguf(path)).fields).toMatchObject({
+      "tokenizer.ggml.model": "gpt2",
+      "tokenizer.ggml.pre": name,
+      "tokenizer.ggml.add_bos_token": false,
+    });
+  }
+  const other = saveGguf(createModel(config), path, { tokenizer: like("\\p{L}+|\\P{L}+") });
+  await expect(other).rejects.toMatchObject({ code: "TREFOIL_GGUF_UNSUPPORTED" });
+});
+
+test("trefoil export writes a folder as a file, and replaces one only when it is told to", async () => {
+  const model = createModel({ ...config, experts: 3, expertsPerToken: 2 }, 3);
+  const tokenizer = new ByteTokenizer();
+  const from = join(folder, "mixture");
+  await saveModel(model, from, {
+    config: { ...config, experts: 3, expertsPerToken: 2, family: "mixtral", eosTokenIds: [257] },
+  });
+  await saveTokenizer(from, tokenizer);
+  const to = join(folder, "exported.gguf");
+  const run = (...flags: string[]) =>
+    runInMemory([exportCommand], ["export", "--model", from, "--output", to, ...flags]);
+  expect(await run()).toMatchObject({ code: 0, stdout: expect.stringMatching(/exported\.gguf: 0\.\d MB/) });
+  const whole = await readFile(to);
+  const direct = join(folder, "direct.gguf");
+  await saveGguf(model, direct, { tokenizer, name: "mixture" });
+  expect(whole.equals(await readFile(direct))).toBe(true);
+  expect(await run("--dtype", "F16")).toMatchObject({ code: 2, stderr: expect.stringContaining("give --overwrite") });
+  expect((await readFile(to)).equals(whole)).toBe(true);
+  expect((await run("--dtype", "F16", "--overwrite")).code).toBe(0);
+  expect((await readGguf(to)).fields["general.file_type"]).toBe(1);
+  await mkdir(join(folder, "sub"));
+  const into = ["export", "--model", from, "--output", join(folder, "sub"), "--overwrite"];
+  expect(await runInMemory([exportCommand], into)).toMatchObject({
+    code: 2,
+    stderr: expect.stringContaining("is a folder"),
+  });
 });
