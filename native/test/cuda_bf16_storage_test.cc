@@ -438,7 +438,8 @@ TEST(cuda_bf16_storage_group_norm) {
       Doubles exact_y(x.size()), terms_y(x.size()), exact_dx(x.size()), terms_dx(x.size()), exact_dw(channels), terms_dw(channels), exact_db(channels), terms_db(channels);
       for (int64_t image = 0; image < images; ++image)
         for (int64_t g = 0; g < groups; ++g) {
-          const auto each = [&](const auto& body) {
+          // Named: Clang 14 does not capture structured bindings by [&].
+          const auto each = [&, positions = positions, channels = channels](const auto& body) {
             for (int64_t p = 0; p < positions; ++p)
               for (int64_t c = g * per_group; c < (g + 1) * per_group; ++c) body(static_cast<size_t>((image * positions + p) * channels + c), static_cast<size_t>(c));
           };
