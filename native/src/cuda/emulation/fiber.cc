@@ -1,3 +1,8 @@
+#if defined(__APPLE__)
+// ucontext.h asks for the first, which hides MAP_ANONYMOUS without the second.
+#define _XOPEN_SOURCE 700
+#define _DARWIN_C_SOURCE
+#endif
 #include "emulation/fiber.h"
 
 #include <sys/mman.h>
