@@ -155,6 +155,8 @@ describe("the command line", () => {
       "bad",
     ]);
     expect(swapped.stderr).toMatch(/sft is no reward model/);
+    const scorer = await run(folder, ["chat", "--policy", "reward"]);
+    expect(scorer.stderr).toMatch(/reward: config.json says LlamaForSequenceClassification, and a language model/);
     expect(existsSync(join(folder, "bad"))).toBe(false);
   }, 120_000);
 

@@ -36,7 +36,7 @@ export type LoadOptions = Partial<Pick<TransformerConfig, "router" | "expertsPer
  * Reads a Hugging Face folder of the Llama, Mistral or Mixtral family; weights of any float dtype become f32. Mixtral's
  * weights may be in the legacy or the fused layout.
  * @param options routing to use in place of the folder's own; the returned configuration has it
- * @throws ModelFolderError where files, names or shapes do not fit
+ * @throws ModelFolderError where files, names or shapes do not fit, or the folder holds another kind of model, such as a classifier
  */
 export async function loadModel(
   path: string,
@@ -44,9 +44,18 @@ export async function loadModel(
 ): Promise<{ model: CausalLM; config: TransformerConfig }> {
   await using folder = await ModelFolder.open(path);
   const config = { ...parseTransformerConfig(await folder.readJson("config.json"), path), ...options };
+  requireLanguageModel(config.raw, path);
   const model = createModel(config);
   await loadWeights(model, folder, path);
   return { model, config };
+}
+
+/** With tied embeddings a classifier's folder has every tensor of a language model, and would speak at random. */
+function requireLanguageModel({ architectures }: TransformerConfig["raw"], path: string): void {
+  if (!Array.isArray(architectures) || architectures.length === 0) return;
+  if (architectures.some((name) => String(name).endsWith("ForCausalLM"))) return;
+  const message = `config.json says ${architectures.join(", ")}, and a language model (…ForCausalLM) is asked for`;
+  throw new ModelFolderError("MODEL_FOLDER_UNSUPPORTED_CONFIG", path, message);
 }
 
 /** Sets the parameters of `model` from a folder of the same architecture. @throws ModelFolderError */
