@@ -66,7 +66,10 @@ void synchronize(Stream stream) {
 void* allocate(size_t bytes) {
   const size_t rounded = (bytes + 63) / 64 * 64 + (bytes ? 0 : 64);
   void* memory = std::aligned_alloc(64, rounded);
-  if (memory) std::memset(memory, 0, rounded);
+  if (!memory) return nullptr;
+  std::memset(memory, 0, bytes);
+  // NaN past the end: a kernel that reads there, and multiplies what it finds by zero, has NaN as its result.
+  std::memset(static_cast<char*>(memory) + bytes, 0xFF, rounded - bytes);
   return memory;
 }
 void release(void* pointer) { std::free(pointer); }
