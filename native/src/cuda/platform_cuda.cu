@@ -1,6 +1,10 @@
 // platform.h over the CUDA runtime, which is linked statically: only the driver's library is needed where this runs.
 #include "platform.h"
 
+#include <map>
+#include <mutex>
+#include <utility>
+
 #include "event.h"
 #include "launch.h"
 #include "tensor_map.h"
@@ -14,6 +18,19 @@ void check_cuda(cudaError_t error, const char* what) {
                            : error == cudaErrorNoDevice || error == cudaErrorInsufficientDriver ? TREFOIL_DEVICE_UNAVAILABLE
                                                                                                  : TREFOIL_INTERNAL;
   fail(code, "CUDA %s: %s (%s)", what, cudaGetErrorString(error), cudaGetErrorName(error));
+}
+
+// Never lowered: a recording that is made, or started, later may hold a launch of the same kernel that needs more.
+void allow_shared(const void* kernel, size_t bytes) {
+  static std::mutex mutex;
+  static std::map<std::pair<int, const void*>, size_t> allowed;
+  int device = 0;
+  check_cuda(cudaGetDevice(&device), "device");
+  std::lock_guard lock(mutex);
+  size_t& most = allowed[{device, kernel}];
+  if (bytes <= most) return;
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), "shared memory");
+  most = bytes;
 }
 
 namespace platform {
