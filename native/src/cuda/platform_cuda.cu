@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "event.h"
+#include "hopper.h"
 #include "launch.h"
-#include "tensor_map.h"
 
 namespace trefoil::cuda {
 
@@ -42,6 +42,15 @@ cudaEvent_t raw(Event event) { return reinterpret_cast<cudaEvent_t>(event); }
 cudaGraphExec_t raw(Graph graph) { return reinterpret_cast<cudaGraphExec_t>(graph); }
 
 __global__ void no_kernel() {}
+
+// Is what runs here the code that has Hopper's instructions?
+__global__ void tell_hopper_kernel(int* answer) {
+#if defined(TREFOIL_HOPPER)
+  *answer = 1;
+#else
+  *answer = 0;
+#endif
+}
 
 int attribute(cudaDeviceAttr which, int index) {
   int value = 0;
@@ -88,6 +97,20 @@ void check_code() {
          cudaGetErrorString(error));
   }
   check_cuda(error, "kernels");
+}
+
+// Compiled for 9.0 without the a, kernels by wgmma would be empty: they would leave their results as they are, and report nothing.
+bool has_hopper_code() {
+  struct Answer {
+    int* on_device = nullptr;
+    ~Answer() { cudaFree(on_device); }
+  } answer;
+  int host = 0;
+  check_cuda(cudaMalloc(&answer.on_device, sizeof host), "allocate");
+  tell_hopper_kernel<<<1, 1>>>(answer.on_device);
+  check_cuda(cudaGetLastError(), "launch");
+  check_cuda(cudaMemcpy(&host, answer.on_device, sizeof host, cudaMemcpyDeviceToHost), "copy to the host");
+  return host == 1;
 }
 
 // Non-blocking: work on the default stream (zeroing of new memory) neither waits for it nor makes it wait.

@@ -50,6 +50,7 @@ int device_count(std::string&) { return 2; }
 Properties properties(int index) { return {index == 0 ? "emulated" : "emulated, backward", 0, 4, 227 * 1024}; }
 void select(int index) { backward = index == 1; }
 void check_code() {}
+bool has_hopper_code() { return true; }
 
 Stream create_stream() { return new StreamHandle; }
 Stream create_copy_stream() {
