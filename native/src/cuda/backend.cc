@@ -101,7 +101,10 @@ std::unique_ptr<Cublaslt> open_cublaslt(Precision precision, const platform::Pro
 // TREFOIL_CUDA_WGMMA=1: only for compute capability 9.0, whose instructions they are; and for the emulator.
 bool wants_wgmma(const platform::Properties& properties) {
   const char* wanted = std::getenv("TREFOIL_CUDA_WGMMA");
-  return wanted && std::string_view(wanted) == "1" && (properties.capability == 90 || properties.capability == 0);
+  if (!wanted || std::string_view(wanted) != "1" || (properties.capability != 90 && properties.capability != 0)) return false;
+  if (!platform::has_hopper_code())
+    fail(TREFOIL_DEVICE_UNAVAILABLE, "TREFOIL_CUDA_WGMMA=1, but the library was not built for sm_90a: build it again without CUDAARCHS, or with CUDAARCHS=90a-real");
+  return true;
 }
 
 }  // namespace
@@ -135,11 +138,11 @@ struct TrefoilDevice {
       if (!errors) throw std::bad_alloc();
       cublaslt = open_cublaslt(precision, properties);
       seen = static_cast<ErrorRecord*>(platform::allocate_pinned(sizeof(ErrorRecord)));
+      context = {stream, errors, precision, properties.multiprocessors, properties.shared_limit, properties.capability, cublaslt.get(), wants_wgmma(properties)};
     } catch (...) {
       close();
       throw;
     }
-    context = {stream, errors, precision, properties.multiprocessors, properties.shared_limit, properties.capability, cublaslt.get(), wants_wgmma(properties)};
   }
   ~TrefoilDevice() {
     try {

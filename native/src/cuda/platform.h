@@ -20,6 +20,7 @@ int device_count(std::string& reason);  // 0 with the driver's reason
 Properties properties(int index);
 void select(int index);  // for the calling thread
 void check_code();  // throws where the library holds no code for the selected device
+bool has_hopper_code();  // on the selected device code runs that has wgmma and the copy engine (sm_90a)
 
 Stream create_stream();
 Stream create_copy_stream();  // for copies between host and device alone

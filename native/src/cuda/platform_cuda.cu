@@ -1,9 +1,13 @@
 // platform.h over the CUDA runtime, which is linked statically: only the driver's library is needed where this runs.
 #include "platform.h"
 
+#include <map>
+#include <mutex>
+#include <utility>
+
 #include "event.h"
+#include "hopper.h"
 #include "launch.h"
-#include "tensor_map.h"
 
 namespace trefoil::cuda {
 
@@ -16,6 +20,19 @@ void check_cuda(cudaError_t error, const char* what) {
   fail(code, "CUDA %s: %s (%s)", what, cudaGetErrorString(error), cudaGetErrorName(error));
 }
 
+// Never lowered: a recording that is made, or started, later may hold a launch of the same kernel that needs more.
+void allow_shared(const void* kernel, size_t bytes) {
+  static std::mutex mutex;
+  static std::map<std::pair<int, const void*>, size_t> allowed;
+  int device = 0;
+  check_cuda(cudaGetDevice(&device), "device");
+  std::lock_guard lock(mutex);
+  size_t& most = allowed[{device, kernel}];
+  if (bytes <= most) return;
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), "shared memory");
+  most = bytes;
+}
+
 namespace platform {
 
 namespace {
@@ -25,6 +42,15 @@ cudaEvent_t raw(Event event) { return reinterpret_cast<cudaEvent_t>(event); }
 cudaGraphExec_t raw(Graph graph) { return reinterpret_cast<cudaGraphExec_t>(graph); }
 
 __global__ void no_kernel() {}
+
+// Is what runs here the code that has Hopper's instructions?
+__global__ void tell_hopper_kernel(int* answer) {
+#if defined(TREFOIL_HOPPER)
+  *answer = 1;
+#else
+  *answer = 0;
+#endif
+}
 
 int attribute(cudaDeviceAttr which, int index) {
   int value = 0;
@@ -71,6 +97,20 @@ void check_code() {
          cudaGetErrorString(error));
   }
   check_cuda(error, "kernels");
+}
+
+// Compiled for 9.0 without the a, kernels by wgmma would be empty: they would leave their results as they are, and report nothing.
+bool has_hopper_code() {
+  struct Answer {
+    int* on_device = nullptr;
+    ~Answer() { cudaFree(on_device); }
+  } answer;
+  int host = 0;
+  check_cuda(cudaMalloc(&answer.on_device, sizeof host), "allocate");
+  tell_hopper_kernel<<<1, 1>>>(answer.on_device);
+  check_cuda(cudaGetLastError(), "launch");
+  check_cuda(cudaMemcpy(&host, answer.on_device, sizeof host, cudaMemcpyDeviceToHost), "copy to the host");
+  return host == 1;
 }
 
 // Non-blocking: work on the default stream (zeroing of new memory) neither waits for it nor makes it wait.

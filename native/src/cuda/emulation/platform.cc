@@ -50,6 +50,7 @@ int device_count(std::string&) { return 2; }
 Properties properties(int index) { return {index == 0 ? "emulated" : "emulated, backward", 0, 4, 227 * 1024}; }
 void select(int index) { backward = index == 1; }
 void check_code() {}
+bool has_hopper_code() { return true; }
 
 Stream create_stream() { return new StreamHandle; }
 Stream create_copy_stream() {
@@ -66,7 +67,10 @@ void synchronize(Stream stream) {
 void* allocate(size_t bytes) {
   const size_t rounded = (bytes + 63) / 64 * 64 + (bytes ? 0 : 64);
   void* memory = std::aligned_alloc(64, rounded);
-  if (memory) std::memset(memory, 0, rounded);
+  if (!memory) return nullptr;
+  std::memset(memory, 0, bytes);
+  // NaN past the end: a kernel that reads there, and multiplies what it finds by zero, has NaN as its result.
+  std::memset(static_cast<char*>(memory) + bytes, 0xFF, rounded - bytes);
   return memory;
 }
 void release(void* pointer) { std::free(pointer); }

@@ -1,4 +1,6 @@
 // Softmax cross-entropy over logits, and over a projection whose logits exist only some rows at a time.
+#include <algorithm>
+
 #include "index_check.h"
 #include "multiply.h"
 
@@ -152,7 +154,8 @@ struct Projection {
       const Rows<T> x = as_rows<T>(context, workspace, x_rows(first, count, true), false);
       Matrix left{x.data, packed.dtype, count, x.stride, 1, true};
       Product p;
-      p.m = static_cast<int>(count), p.n = static_cast<int>(classes), p.k = static_cast<int>(x.stride);
+      // Rows that are filled up go on with zeros; those that are stored as they are (f32 of any length) do not.
+      p.m = static_cast<int>(count), p.n = static_cast<int>(classes), p.k = static_cast<int>(std::min(x.stride, kernel.stride));
       p.c = logits;
       multiply(context, workspace, left, packed, p);
       if (workspace.running())
