@@ -84,6 +84,14 @@ void check_grouped_matmul(Device& device, const std::vector<int32_t>& sizes, int
   backward.check("grouped_matmul_weight_grad in bf16", rows);
 }
 
+// With each tile that products by wgmma have, by few blocks and by more than there are tiles.
+void for_each_wgmma_tile(Device& device, const std::function<void(Device&)>& body) {
+  for (auto [tile, multiprocessors] : {std::pair{"128", "3"}, {"256", "2"}, {"1", "132"}}) {
+    const Variable wgmma("TREFOIL_CUDA_WGMMA", tile), blocks("TREFOIL_EMULATED_MULTIPROCESSORS", multiprocessors);
+    for_each_bf16_device(device, body);
+  }
+}
+
 }  // namespace
 
 TEST(cuda_bf16_matmul) {
@@ -107,10 +115,10 @@ TEST(cuda_bf16_matmul_large_tiles) {
 // batch, a bias, k cut into parts of which the last is empty; each operand along k and across it.
 TEST(cuda_bf16_matmul_by_wgmma) {
   if (!tries_wgmma(device)) return;
-  const Variable choice("TREFOIL_MATMUL", "own"), wgmma("TREFOIL_CUDA_WGMMA", "1");
-  for_each_bf16_device(device, [](Device& other) {
+  const Variable choice("TREFOIL_MATMUL", "own");
+  for_each_wgmma_tile(device, [](Device& other) {
     uint32_t seed = 500;
-    const int64_t sizes[][4] = {{1, 128, 128, 64}, {1, 128, 128, 448}, {1, 9, 17, 1}, {1, 70, 65, 33}, {1, 130, 131, 72}, {2, 67, 130, 40}, {3, 129, 7, 200}, {2, 40, 24, 2100}};
+    const int64_t sizes[][4] = {{1, 128, 128, 64}, {1, 128, 256, 576}, {1, 9, 17, 1}, {1, 70, 65, 33}, {1, 130, 261, 72}, {2, 67, 130, 40}, {3, 129, 7, 200}, {2, 40, 24, 2100}};
     for (auto& size : sizes)
       for (int form = 0; form < 4; ++form) check_matmul(other, size[0], size[1], size[2], size[3], form & 1, form & 2, size[2] == 65 || size[0] == 2, seed++);
   });
@@ -119,8 +127,8 @@ TEST(cuda_bf16_matmul_by_wgmma) {
 // A step of k that is part of one: what lies past it is the next product's, or the next group's, which is not a number here.
 TEST(cuda_bf16_products_by_wgmma_read_nothing_of_the_next) {
   if (!tries_wgmma(device)) return;
-  const Variable choice("TREFOIL_MATMUL", "own"), wgmma("TREFOIL_CUDA_WGMMA", "1");
-  for_each_bf16_device(device, [](Device& other) {
+  const Variable choice("TREFOIL_MATMUL", "own");
+  for_each_wgmma_tile(device, [](Device& other) {
     std::mt19937 generator(1);
     for (bool transpose_a : {false, true}) {
       F32 a = normal(generator, transpose_a ? std::vector<int64_t>{2, 40, 16} : std::vector<int64_t>{2, 16, 40}), b = normal(generator, {2, 40, 24}), c({2, 16, 24});
@@ -200,8 +208,8 @@ TEST(cuda_bf16_grouped_matmul) {
 // Groups that are empty, small, and larger than a tile of 128 rows, gathered or not: a tile's rows past its group's end are another group's.
 TEST(cuda_bf16_grouped_matmul_by_wgmma) {
   if (!tries_wgmma(device)) return;
-  const Variable choice("TREFOIL_MATMUL", "own"), wgmma("TREFOIL_CUDA_WGMMA", "1");
-  for_each_bf16_device(device, [](Device& other) {
+  const Variable choice("TREFOIL_MATMUL", "own");
+  for_each_wgmma_tile(device, [](Device& other) {
     uint32_t seed = 600;
     for (const std::vector<int32_t>& sizes : {std::vector<int32_t>{3, 0, 70, 1}, {0, 0}, {1}, {0, 65, 0, 130, 2}})
       for (bool gather : {false, true}) {

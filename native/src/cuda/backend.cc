@@ -7,6 +7,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -98,10 +99,15 @@ std::unique_ptr<Cublaslt> open_cublaslt(Precision precision, const platform::Pro
   return library;
 }
 
-// TREFOIL_CUDA_WGMMA=1: only for compute capability 9.0, whose instructions they are; and for the emulator.
-bool wants_wgmma(const platform::Properties& properties) {
+// TREFOIL_CUDA_WGMMA=1, or the tile of products: only for compute capability 9.0, whose instructions they are; and for the emulator.
+std::optional<WgmmaTile> wgmma_tile(const platform::Properties& properties) {
   const char* wanted = std::getenv("TREFOIL_CUDA_WGMMA");
-  return wanted && std::string_view(wanted) == "1" && (properties.capability == 90 || properties.capability == 0);
+  if (!wanted || (properties.capability != 90 && properties.capability != 0)) return {};
+  const std::string_view value = wanted;
+  if (value == "1") return WgmmaTile::by_size;
+  if (value == "128") return WgmmaTile::narrow;
+  if (value == "256") return WgmmaTile::wide;
+  return {};
 }
 
 }  // namespace
@@ -139,7 +145,8 @@ struct TrefoilDevice {
       close();
       throw;
     }
-    context = {stream, errors, precision, properties.multiprocessors, properties.shared_limit, properties.capability, cublaslt.get(), wants_wgmma(properties)};
+    const std::optional<WgmmaTile> tile = wgmma_tile(properties);
+    context = {stream, errors, precision, properties.multiprocessors, properties.shared_limit, properties.capability, cublaslt.get(), tile.has_value(), tile.value_or(WgmmaTile::by_size)};
   }
   ~TrefoilDevice() {
     try {

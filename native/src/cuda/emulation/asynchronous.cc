@@ -168,7 +168,7 @@ Sums* find_sums(Thread& lane, float* registers) {
 // A warp's sixteen rows of one product.
 void finish_product(Block& block, Warp& warp, const Multiplication& product) {
   const size_t number = static_cast<size_t>(&warp - block.warps.data());
-  float a[64 * 16], b[128 * 16];
+  float a[64 * 16], b[256 * 16];
   if (product.a_in_registers) {
     for (size_t lane = 0; lane < 32; ++lane)
       for (size_t i = 0; i < 8; ++i) {

@@ -41,7 +41,7 @@ struct Multiplication {
 struct Sums {
   float* registers;
   int count, products;
-  float values[64];
+  float values[128];
 };
 
 struct Warp {
