@@ -14,6 +14,13 @@ CUtensorMap encode(const Rows<bf16>& operand, bool by_depth, int count, int side
   return encode_boxes<3>(operand.data, {columns, rows, operand.step ? count : 1}, {operand.stride, operand.step ? operand.step : rows * operand.stride}, {64, by_depth ? 128 : kDepth, 1});
 }
 
+// Where results, or the sums of parts, can go through the copy engine: rows start at multiples of 16 bytes, and scaling is all there is to do.
+bool suits_engine(const Product& p, const Floats& to, int64_t step) {
+  const Epilogue& e = p.epilogue;
+  const bool plain = p.splits > 1 || (!e.bias && !e.residual && !e.preactivation && e.activation == Activation::none);
+  return plain && int64_t{p.n} * (to.half ? 2 : 4) % 16 == 0 && reinterpret_cast<uintptr_t>(to.data) % 16 == 0 && step % p.n == 0 && step >= int64_t{p.m} * p.n;
+}
+
 int64_t tile_count(const Product& p, int columns) {
   return tile_slots(p, kTileRows) * ceil_divide(p.n, columns) * (p.schedule == Schedule::row_groups ? 1 : int64_t{p.count} * p.splits);
 }
@@ -30,11 +37,17 @@ bool gemm_wgmma(const Context& context, const Rows<bf16>& a, bool a_by_depth, co
   if (!context.wgmma || p.placement.columns != 0 || a.index || b.index || p.k == 0) return false;
   if (p.schedule == Schedule::depth_groups && (a_by_depth || b_by_depth)) return false;  // no op has groups of k along rows
   const CUtensorMap a_map = encode(a, a_by_depth, p.count, p.m, p.k), b_map = encode(b, b_by_depth, p.count, p.n, p.k);
+  const Floats to = p.splits > 1 ? Floats(p.partials) : p.c;
+  const int results = p.schedule == Schedule::row_groups ? 1 : p.count * p.splits;
+  const int64_t step = p.splits > 1 || results == 1 ? int64_t{p.m} * p.n : p.c_step;
+  const bool by_engine = suits_engine(p, to, step);
+  CUtensorMap c_map{};
+  if (by_engine) c_map = encode_boxes<3>(to, {p.n, p.m, results}, {p.n, step}, {to.half ? 64 : 32, 64, 1});
   const bool wide = context.wgmma_tile == WgmmaTile::by_size ? prefers_wide(p) : context.wgmma_tile == WgmmaTile::wide;
   const int64_t tiles = tile_count(p, wide ? 256 : 128);
   const unsigned blocks = static_cast<unsigned>(tiles < context.multiprocessors ? tiles : context.multiprocessors);
-  launch(context, {blocks, kWgmmaThreads, wide ? kWgmmaShared<256> : kWgmmaShared<128>}, (wide ? gemm_wgmma_256 : gemm_wgmma_128)(!a_by_depth, !b_by_depth), a_map, b_map,
-         WgmmaProblem{a.step ? 1 : 0, b.step ? 1 : 0, p});
+  launch(context, {blocks, kWgmmaThreads, wide ? kWgmmaShared<256> : kWgmmaShared<128>}, (wide ? gemm_wgmma_256 : gemm_wgmma_128)(!a_by_depth, !b_by_depth), a_map, b_map, c_map,
+         WgmmaProblem{a.step ? 1 : 0, b.step ? 1 : 0, by_engine, p});
   return true;
 }
 

@@ -22,9 +22,10 @@ constexpr size_t kWgmmaShared = kStages<columns> * kStageBytes<columns> + 4 * kS
 // What a launch is told.
 struct WgmmaProblem {
   int a_each, b_each;  // 1 where each product, or group, has an operand of its own; 0 where they share it
+  bool by_engine;      // results, or the sums of parts, are written by the copy engine: nothing is to be done to them but to scale
   Product p;
 };
-using WgmmaKernel = void (*)(CUtensorMap, CUtensorMap, WgmmaProblem);
+using WgmmaKernel = void (*)(CUtensorMap, CUtensorMap, CUtensorMap, WgmmaProblem);
 
 // The kernel of each way round: gemm_wgmma_128.cu, gemm_wgmma_256.cu.
 WgmmaKernel gemm_wgmma_128(bool a_across, bool b_across);
@@ -134,36 +135,78 @@ __device__ __forceinline__ void store_from_shared(const Product& p, const Tile& 
   }
 }
 
-// The 64 rows of a warp group from `row` on, by way of shared memory, so that threads write 16 bytes beside each other. `slices` counts those written.
+// The 64 rows of a warp group from `row` on, in slices of 128 bytes of each, by way of shared memory: the copy engine writes them on beside the
+// next tile's products, or, where it cannot, threads write 16 bytes beside each other. `slices` counts those written.
 template <int columns>
-__device__ __forceinline__ void write_results(const Product& p, const Tile& tile, int row, const float (&sums)[columns / 2], unsigned char* slice_pair, int group, int& slices) {
+__device__ __forceinline__ void write_results(const WgmmaProblem& problem, const CUtensorMap* c_map, const Tile& tile, int row, const float (&sums)[columns / 2], unsigned char* slice_pair,
+                                              int group, int& slices) {
+  const Product& p = problem.p;
+  // Rows past the last one of C are left out by the engine; those of the next group would not be.
+  const bool by_engine = problem.by_engine && (row + 64 <= tile.row_end || tile.row_end == p.m), parts = p.splits > 1;
+  const float scale = by_engine && !parts ? p.epilogue.alpha : 1.0f;
+  const int product = (p.schedule == Schedule::row_groups ? 0 : tile.product) + tile.part * p.count;
   int thread = static_cast<int>(threadIdx.x) % 128;
+  // When all are past the barrier the slice is whole, and the engine has read the one before: its place is free for the next.
+  const auto finish_slice = [&] {
+    engine_fence();
+    if (thread == 0) wait_stores_read<0>();
+    named_sync(kBothBarrier + group, 128);
+  };
+  const auto store_slice = [&](int column, unsigned char* slice) {
+    if (thread > 0) return;
+    store_box(c_map, {column, row, product}, slice);
+    commit_stores();
+  };
+  if (by_engine && p.c.half && !parts) {
+#pragma unroll
+    for (int slice = 0; slice < columns / 64; ++slice) {
+      const int column = tile.column + 64 * slice;
+      if (column >= p.n) break;
+      unsigned char* to = slice_pair + slices++ % 2 * kSliceBytes;
+      opaque(thread);  // addresses of all slices at once would not fit into registers
+      const int lane = thread % 32, own = thread / 32 * 16 + lane / 4;
+#pragma unroll
+      for (int j = 0; j < 8; ++j)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const float* pair = &sums[32 * slice + 4 * j + 2 * half];
+          store_for_engine(to + chunk_of_128(own + 8 * half, j) + lane % 4 * 4, pack_bf16(scale * pair[0], scale * pair[1]));
+        }
+      finish_slice();
+      store_slice(column, to);
+    }
+    return;
+  }
 #pragma unroll
   for (int slice = 0; slice < columns / 32; ++slice) {
-    if (tile.column + 32 * slice >= p.n) break;
-    opaque(thread);  // addresses of all slices at once would not fit into registers
-    const int lane = thread % 32, own = thread / 32 * 16 + lane / 4;
-    // Who is past the barrier has read the slice before the last, whose place this one takes.
+    const int column = tile.column + 32 * slice;
+    if (column >= p.n) break;
     unsigned char* to = slice_pair + slices++ % 2 * kSliceBytes;
+    opaque(thread);
+    const int lane = thread % 32, own = thread / 32 * 16 + lane / 4;
 #pragma unroll
     for (int j = 0; j < 4; ++j)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const float* pair = &sums[16 * slice + 4 * j + 2 * half];
-        store2(reinterpret_cast<float*>(to + chunk_of_128(own + 8 * half, 2 * j + lane % 4 / 2) + lane % 2 * 8), make_float2(pair[0], pair[1]));
+        store_for_engine(to + chunk_of_128(own + 8 * half, 2 * j + lane % 4 / 2) + lane % 2 * 8, make_float2(scale * pair[0], scale * pair[1]));
       }
-    named_sync(kBothBarrier + group, 128);
-#pragma unroll 1
-    for (int i = thread; i < 64 * 8; i += 128) {
-      store_from_shared(p, tile, row + i / 8, tile.column + 32 * slice + i % 8 * 4, reinterpret_cast<float*>(to + chunk_of_128(i / 8, i % 8)));
+    finish_slice();
+    if (by_engine) {
+      store_slice(column, to);
+      continue;
     }
+#pragma unroll 1
+    for (int i = thread; i < 64 * 8; i += 128)
+      store_from_shared(p, tile, row + i / 8, column + i % 8 * 4, reinterpret_cast<float*>(to + chunk_of_128(i / 8, i % 8)));
   }
 }
 
 #endif
 
 template <int columns, bool a_across, bool b_across>
-__global__ void __launch_bounds__(kWgmmaThreads, 1) gemm_wgmma_kernel(const __grid_constant__ CUtensorMap a_map, const __grid_constant__ CUtensorMap b_map, const __grid_constant__ WgmmaProblem problem) {
+__global__ void __launch_bounds__(kWgmmaThreads, 1)
+    gemm_wgmma_kernel(const __grid_constant__ CUtensorMap a_map, const __grid_constant__ CUtensorMap b_map, const __grid_constant__ CUtensorMap c_map, const __grid_constant__ WgmmaProblem problem) {
 #if defined(TREFOIL_HOPPER)
   constexpr int stages = kStages<columns>;
   constexpr uint32_t kATileBytes = kTileRows / 64 * kHalfBytes;
@@ -183,7 +226,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1) gemm_wgmma_kernel(const __gr
   __syncthreads();
   Ring<stages> ring;
   if (group == 0) {
-    give_registers<40>();
+    give_registers<56>();
     if (warp_index() > 0) return;
     const Tiles<columns> tiles(p);
     for (int id = first; id < tiles.total; id += blocks) {
@@ -201,7 +244,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1) gemm_wgmma_kernel(const __gr
       }
     }
   } else {
-    take_registers<232>();
+    take_registers<224>();
     const Tiles<columns> tiles(p);
     unsigned char* const slice_pair = ring_memory + stages * kStageBytes<columns> + (group - 1) * 2 * kSliceBytes;
     int slices = 0;
@@ -235,8 +278,9 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1) gemm_wgmma_kernel(const __gr
       keep(sums);
       if (steps && lane_index() == 0) barrier_arrive(&empty[ring.before()]);
       const int row = tile.row + (group - 1) * 64;
-      if (row < tile.row_end) write_results<columns>(p, tile, row, sums, slice_pair, group, slices);
+      if (row < tile.row_end) write_results<columns>(problem, &c_map, tile, row, sums, slice_pair, group, slices);
     }
+    if (threadIdx.x % 128 == 0) wait_stores<0>();
   }
 #endif
 }
