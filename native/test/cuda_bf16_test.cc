@@ -84,6 +84,14 @@ void check_grouped_matmul(Device& device, const std::vector<int32_t>& sizes, int
   backward.check("grouped_matmul_weight_grad in bf16", rows);
 }
 
+// With each tile that products by wgmma have, by few blocks and by more than there are tiles.
+void for_each_wgmma_tile(Device& device, const std::function<void(Device&)>& body) {
+  for (auto [tile, multiprocessors] : {std::pair{"128", "3"}, {"256", "2"}, {"1", "132"}}) {
+    const Variable wgmma("TREFOIL_CUDA_WGMMA", tile), blocks("TREFOIL_EMULATED_MULTIPROCESSORS", multiprocessors);
+    for_each_bf16_device(device, body);
+  }
+}
+
 }  // namespace
 
 TEST(cuda_bf16_matmul) {
@@ -107,10 +115,10 @@ TEST(cuda_bf16_matmul_large_tiles) {
 // batch, a bias, k cut into parts of which the last is empty; each operand along k and across it.
 TEST(cuda_bf16_matmul_by_wgmma) {
   if (!tries_wgmma(device)) return;
-  const Variable choice("TREFOIL_MATMUL", "own"), wgmma("TREFOIL_CUDA_WGMMA", "1");
-  for_each_bf16_device(device, [](Device& other) {
+  const Variable choice("TREFOIL_MATMUL", "own");
+  for_each_wgmma_tile(device, [](Device& other) {
     uint32_t seed = 500;
-    const int64_t sizes[][4] = {{1, 128, 128, 64}, {1, 128, 128, 448}, {1, 9, 17, 1}, {1, 70, 65, 33}, {1, 130, 131, 72}, {2, 67, 130, 40}, {3, 129, 7, 200}, {2, 40, 24, 2100}};
+    const int64_t sizes[][4] = {{1, 128, 128, 64}, {1, 128, 256, 576}, {1, 9, 17, 1}, {1, 70, 65, 33}, {1, 130, 261, 72}, {2, 67, 130, 40}, {3, 129, 7, 200}, {2, 40, 24, 2100}};
     for (auto& size : sizes)
       for (int form = 0; form < 4; ++form) check_matmul(other, size[0], size[1], size[2], size[3], form & 1, form & 2, size[2] == 65 || size[0] == 2, seed++);
   });
@@ -119,8 +127,8 @@ TEST(cuda_bf16_matmul_by_wgmma) {
 // A step of k that is part of one: what lies past it is the next product's, or the next group's, which is not a number here.
 TEST(cuda_bf16_products_by_wgmma_read_nothing_of_the_next) {
   if (!tries_wgmma(device)) return;
-  const Variable choice("TREFOIL_MATMUL", "own"), wgmma("TREFOIL_CUDA_WGMMA", "1");
-  for_each_bf16_device(device, [](Device& other) {
+  const Variable choice("TREFOIL_MATMUL", "own");
+  for_each_wgmma_tile(device, [](Device& other) {
     std::mt19937 generator(1);
     for (bool transpose_a : {false, true}) {
       F32 a = normal(generator, transpose_a ? std::vector<int64_t>{2, 40, 16} : std::vector<int64_t>{2, 16, 40}), b = normal(generator, {2, 40, 24}), c({2, 16, 24});
@@ -200,8 +208,8 @@ TEST(cuda_bf16_grouped_matmul) {
 // Groups that are empty, small, and larger than a tile of 128 rows, gathered or not: a tile's rows past its group's end are another group's.
 TEST(cuda_bf16_grouped_matmul_by_wgmma) {
   if (!tries_wgmma(device)) return;
-  const Variable choice("TREFOIL_MATMUL", "own"), wgmma("TREFOIL_CUDA_WGMMA", "1");
-  for_each_bf16_device(device, [](Device& other) {
+  const Variable choice("TREFOIL_MATMUL", "own");
+  for_each_wgmma_tile(device, [](Device& other) {
     uint32_t seed = 600;
     for (const std::vector<int32_t>& sizes : {std::vector<int32_t>{3, 0, 70, 1}, {0, 0}, {1}, {0, 65, 0, 130, 2}})
       for (bool gather : {false, true}) {
@@ -209,6 +217,73 @@ TEST(cuda_bf16_grouped_matmul_by_wgmma) {
         check_grouped_matmul(other, sizes, 128, 135, false, gather, seed++);
       }
   });
+}
+
+// Results of f32 and bf16, through the copy engine (rows of multiples of 16 bytes) and past it: batches, parts of k, groups of rows that are empty, of
+// one row, end within a tile's half; scaled, with a bias, a residual that is C itself, an activation; by one block for all tiles up to one for each, the
+// same bit for bit.
+TEST(cuda_bf16_results_by_wgmma_do_not_depend_on_blocks) {
+  if (!tries_wgmma(device)) return;
+  const Variable choice("TREFOIL_MATMUL", "own");
+  struct Case {
+    int64_t batch, m, n, k;
+    bool half, epilogue;
+  };
+  const Case cases[] = {{2, 200, 328, 72, false, false}, {2, 200, 328, 72, true, false}, {1, 40, 24, 520, true, false}, {1, 130, 260, 40, true, true}, {1, 130, 262, 40, false, true}, {1, 70, 261, 40, false, false}};
+  const std::vector<int32_t> sizes{0, 1, 130, 64, 0, 200, 2};
+  for (const char* tile : {"128", "256"}) {
+    const Variable wgmma("TREFOIL_CUDA_WGMMA", tile);
+    std::vector<std::vector<double>> first;
+    for (const char* blocks : {"1", "2", "5", "132"}) {
+      const Variable multiprocessors("TREFOIL_EMULATED_MULTIPROCESSORS", blocks);
+      for_each_bf16_device(device, [&](Device& other) {
+        std::vector<std::vector<double>> results;
+        const auto keep = [&](const Stored& c) {
+          std::vector<double>& values = results.emplace_back();
+          for (size_t i = 0; i < c.size(); ++i) values.push_back(c[i]);
+        };
+        std::mt19937 generator(7);
+        for (auto [batch, m, n, k, half, epilogue] : cases) {
+          Stored a(generator, {batch, m, k}), b(generator, {batch, k, n}), c(generator, {batch, m, n});
+          F32 shift = normal(generator, {n}), z({batch, m, n});
+          const double alpha = 0.5;
+          Doubles exact(c.size()), terms(c.size());
+          const TrefoilView operands[] = {a.as(true), b.as(true)}, to = c.as(half);
+          for (int64_t i = 0; i < batch * m * n; ++i) {
+            const int64_t s = i / (m * n), row = i / n % m, column = i % n;
+            for (int64_t p = 0; p < k; ++p) {
+              const double term = alpha * a[s * m * k + row * k + p] * b[s * k * n + p * n + column];
+              exact[i] += term, terms[i] += std::fabs(term);
+            }
+            if (epilogue) exact[i] = std::max(exact[i] + shift[column], 0.0) + c[i], terms[i] += std::fabs(shift[column]) + std::fabs(c[i]);
+          }
+          if (epilogue) launch(other, "matmul", {operands[0], operands[1], view(shift), to}, {to, view(z)}, {0, 0, alpha, 1});
+          else launch(other, "matmul", {operands[0], operands[1], absent(), absent()}, {to, absent()}, {0, 0, alpha, 0});
+          c.check(exact, terms, static_cast<double>(k + 8) * 0x1p-23, "matmul by wgmma");
+          keep(c);
+        }
+        I32 offsets = offsets_of(sizes);
+        const int64_t groups = static_cast<int64_t>(sizes.size()), rows = offsets[sizes.size()], k = 72, n = 264;
+        Stored x(generator, {rows, k}), w(generator, {groups, k, n}), y({rows, n});
+        const TrefoilView from = x.as(true), weights = w.as(true);
+        for (bool half : {false, true}) {
+          launch(other, "grouped_matmul", {from, weights, view(offsets), absent()}, {y.as(half)}, {0});
+          Doubles exact(y.size()), terms(y.size());
+          for (int64_t e = 0; e < groups; ++e)
+            for (int64_t r = offsets[e]; r < offsets[e + 1]; ++r)
+              for (int64_t j = 0; j < n; ++j)
+                for (int64_t p = 0; p < k; ++p) {
+                  const double term = x[r * k + p] * w[(e * k + p) * n + j];
+                  exact[r * n + j] += term, terms[r * n + j] += std::fabs(term);
+                }
+          y.check(exact, terms, static_cast<double>(k + 8) * 0x1p-23, "grouped_matmul by wgmma");
+          keep(y);
+        }
+        if (first.empty()) first = results;
+        CHECK(results == first);
+      });
+    }
+  }
 }
 
 TEST(cuda_bf16_conv2d) {

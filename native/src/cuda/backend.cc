@@ -7,6 +7,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -98,13 +99,20 @@ std::unique_ptr<Cublaslt> open_cublaslt(Precision precision, const platform::Pro
   return library;
 }
 
-// TREFOIL_CUDA_WGMMA=1: only for compute capability 9.0, whose instructions they are; and for the emulator.
-bool wants_wgmma(const platform::Properties& properties) {
+// TREFOIL_CUDA_WGMMA=1, or the tile of products: only for compute capability 9.0, whose instructions they are; and for the emulator.
+std::optional<WgmmaTile> wgmma_tile(const platform::Properties& properties) {
   const char* wanted = std::getenv("TREFOIL_CUDA_WGMMA");
-  if (!wanted || std::string_view(wanted) != "1" || (properties.capability != 90 && properties.capability != 0)) return false;
+  const std::string_view value = wanted ? wanted : "";
+  if (value.empty() || value == "0") return {};
+  std::optional<WgmmaTile> tile;
+  if (value == "1") tile = WgmmaTile::by_size;
+  if (value == "128") tile = WgmmaTile::narrow;
+  if (value == "256") tile = WgmmaTile::wide;
+  if (!tile) fail(TREFOIL_INVALID_ARGUMENT, "TREFOIL_CUDA_WGMMA is \"%s\"; it must be \"1\", \"0\", or the width of the tiles of products, \"128\" or \"256\"", wanted);
+  if (properties.capability != 90 && properties.capability != 0) return {};
   if (!platform::has_hopper_code())
-    fail(TREFOIL_DEVICE_UNAVAILABLE, "TREFOIL_CUDA_WGMMA=1, but the library was not built for sm_90a: build it again without CUDAARCHS, or with CUDAARCHS=90a-real");
-  return true;
+    fail(TREFOIL_DEVICE_UNAVAILABLE, "TREFOIL_CUDA_WGMMA=%s, but the library was not built for sm_90a: build it again without CUDAARCHS, or with CUDAARCHS=90a-real", wanted);
+  return tile;
 }
 
 }  // namespace
@@ -138,7 +146,8 @@ struct TrefoilDevice {
       if (!errors) throw std::bad_alloc();
       cublaslt = open_cublaslt(precision, properties);
       seen = static_cast<ErrorRecord*>(platform::allocate_pinned(sizeof(ErrorRecord)));
-      context = {stream, errors, precision, properties.multiprocessors, properties.shared_limit, properties.capability, cublaslt.get(), wants_wgmma(properties)};
+      const std::optional<WgmmaTile> tile = wgmma_tile(properties);
+      context = {stream, errors, precision, properties.multiprocessors, properties.shared_limit, properties.capability, cublaslt.get(), tile.has_value(), tile.value_or(WgmmaTile::by_size)};
     } catch (...) {
       close();
       throw;

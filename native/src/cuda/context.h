@@ -9,6 +9,8 @@ namespace trefoil::cuda {
 
 enum class Precision { f32, bf16 };
 class Cublaslt;
+// Of products by wgmma: by the sizes of the product, or, to compare them, always the same.
+enum class WgmmaTile { by_size, narrow, wide };
 
 struct Context {
   platform::Stream stream;
@@ -20,6 +22,7 @@ struct Context {
   int capability;       // 10 * major + minor: 80, 90, …; 0 emulated
   const Cublaslt* cublaslt;  // for products in bf16; null: our own kernels
   bool wgmma;                // our own kernels use Hopper's products of warp groups where they can
+  WgmmaTile wgmma_tile;
 
   // Blocks for a grid-stride loop over `count` items of `per_block` each: enough to fill the device, no more.
   unsigned grid(int64_t count, int64_t per_block, int blocks_per_multiprocessor = 8) const {

@@ -11,6 +11,7 @@ struct Floats {
 
   Floats() = default;
   __host__ __device__ Floats(const float* f32) : data(const_cast<float*>(f32)) {}
+  __host__ __device__ Floats(const bf16* half) : data(const_cast<bf16*>(half)), half(true) {}
   explicit Floats(const TrefoilView& view) : data(view.data), half(view.dtype == TREFOIL_BF16) {}
 
   __host__ __device__ explicit operator bool() const { return data != nullptr; }

@@ -19,6 +19,7 @@ template <int newest>
 void wgmma_wait() { emulation::wgmma_wait(newest); }
 template <int n>
 void keep(float (&)[n]) {}
+inline void opaque(int&) {}
 
 #elif defined(TREFOIL_HOPPER)
 
@@ -35,6 +36,9 @@ __device__ __forceinline__ void keep(float (&d)[n]) {
   for (int i = 0; i < n; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
+// The compiler may not know x before this point, nor what follows from it.
+__device__ __forceinline__ void opaque(int& x) { asm volatile("" : "+r"(x)); }
+
 // The sums as operands of an asm statement, and their names in its text: they are its first.
 #define TREFOIL_SUM_NAMES_32 \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
@@ -43,14 +47,30 @@ __device__ __forceinline__ void keep(float (&d)[n]) {
   TREFOIL_SUM_NAMES_32 ", " \
   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define TREFOIL_SUM_NAMES_128 \
+  TREFOIL_SUM_NAMES_64 ", " \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define TREFOIL_SUMS_8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define TREFOIL_SUMS_32(i) TREFOIL_SUMS_8(i), TREFOIL_SUMS_8(i + 8), TREFOIL_SUMS_8(i + 16), TREFOIL_SUMS_8(i + 24)
 #define TREFOIL_SUMS_64(i) TREFOIL_SUMS_32(i), TREFOIL_SUMS_32(i + 32)
+#define TREFOIL_SUMS_128(i) TREFOIL_SUMS_64(i), TREFOIL_SUMS_64(i + 64)
 
 template <int n, bool a_across, bool b_across>
 __device__ __forceinline__ void wgmma(float (&d)[n / 2], uint64_t a, uint64_t b, bool add) {
-  static_assert(n == 64 || n == 128);
-  if constexpr (n == 128) {
+  static_assert(n == 64 || n == 128 || n == 256);
+  if constexpr (n == 256) {
+      asm volatile(
+          "{\n"
+          ".reg .pred p;\n"
+          "setp.ne.b32 p, %130, 0;\n"
+          "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
+          TREFOIL_SUM_NAMES_128 "}, %128, %129, p, 1, 1, %131, %132;\n}\n"
+          : TREFOIL_SUMS_128(0)
+          : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(a_across ? 1 : 0), "n"(b_across ? 1 : 0));
+  } else if constexpr (n == 128) {
       asm volatile(
           "{\n"
           ".reg .pred p;\n"
@@ -97,9 +117,11 @@ __device__ __forceinline__ void wgmma(float (&d)[n / 2], const uint32_t (&a)[4],
 
 #undef TREFOIL_SUM_NAMES_32
 #undef TREFOIL_SUM_NAMES_64
+#undef TREFOIL_SUM_NAMES_128
 #undef TREFOIL_SUMS_8
 #undef TREFOIL_SUMS_32
 #undef TREFOIL_SUMS_64
+#undef TREFOIL_SUMS_128
 
 #endif
 

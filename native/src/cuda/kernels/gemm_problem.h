@@ -42,52 +42,49 @@ struct Product {
   float* partials = nullptr;  // [splits, count, m, n]
 };
 
+// Blocks that run at once on the devices this is tuned for; a constant, so that results do not depend on the device.
+constexpr int64_t kFullWave = 132;
+
 // The piece of work of one block.
 struct Tile {
   int row, row_end, column;  // of C; row_end: rows from there on are another group's, or nobody's
   int k, k_end;
   int product;  // of the batch, or the group: selects B, and C where products have one each
+  int part;     // of k
 };
 
 __device__ __forceinline__ int clamp_row(int32_t row, int rows) { return row < 0 ? 0 : row > rows ? rows : row; }
 
-// The tile of `slot` among the tiles of all groups, each group rounded up to whole tiles. False: there are fewer.
-// One warp looks through the offsets, 32 groups at a time. Offsets that do not rise leave tiles out, never out of bounds.
-template <int tile_rows>
-__device__ bool find_group_tile(const Product& p, int slot, Tile& tile) {
-  TREFOIL_SHARED(found, int[3]);
-  if (threadIdx.x < 32) {
-    const int lane = lane_index();
-    int before = 0;
-    bool done = false;
-    for (int first = 0; first < p.count && !done; first += 32) {
-      const int group = first + lane;
-      const int begin = group < p.count ? clamp_row(p.offsets[group], p.m) : 0, end = group < p.count ? clamp_row(p.offsets[group + 1], p.m) : 0;
-      const int tiles = end > begin ? (end - begin + tile_rows - 1) / tile_rows : 0;
-      int through = tiles;
+// Tiles of so many rows that a group has, its last one partly filled. Offsets that do not rise leave tiles out, never out of bounds.
+__device__ __forceinline__ int group_tiles(const Product& p, int group, int tile_rows, int& begin, int& end) {
+  begin = group < p.count ? clamp_row(p.offsets[group], p.m) : 0;
+  end = group < p.count ? clamp_row(p.offsets[group + 1], p.m) : 0;
+  return end > begin ? (end - begin + tile_rows - 1) / tile_rows : 0;
+}
+
+// For a whole warp. The tile of `slot` among the tiles of all groups; false: there are fewer. Looks through 32 groups at a time.
+__device__ __forceinline__ bool find_group_tile(const Product& p, int tile_rows, int slot, Tile& tile) {
+  const int lane = lane_index();
+  int before = 0;
+  for (int first = 0; first < p.count; first += 32) {
+    int begin, end;
+    const int tiles = group_tiles(p, first + lane, tile_rows, begin, end);
+    int through = tiles;
 #pragma unroll
-      for (int offset = 1; offset < 32; offset *= 2) {
-        const int below = __shfl_up_sync(kFullWarp, through, offset);
-        if (lane >= offset) through += below;
-      }
-      const uint32_t holds = __ballot_sync(kFullWarp, slot < before + through);
-      if (holds) {
-        if (lane == __ffs(static_cast<int>(holds)) - 1) {
-          found[0] = group;
-          found[1] = begin + (slot - (before + through - tiles)) * tile_rows;
-          found[2] = end;
-        }
-        done = true;
-      }
-      before += __shfl_sync(kFullWarp, through, 31);
+    for (int offset = 1; offset < 32; offset *= 2) {
+      const int below = __shfl_up_sync(kFullWarp, through, offset);
+      if (lane >= offset) through += below;
     }
-    if (!done && lane == 0) found[0] = -1;
+    if (const uint32_t holds = __ballot_sync(kFullWarp, slot < before + through)) {
+      const int holder = __ffs(static_cast<int>(holds)) - 1;
+      tile.product = first + holder;
+      tile.row = __shfl_sync(kFullWarp, begin + (slot - (before + through - tiles)) * tile_rows, holder);
+      tile.row_end = __shfl_sync(kFullWarp, end, holder);
+      return true;
+    }
+    before += __shfl_sync(kFullWarp, through, 31);
   }
-  __syncthreads();
-  tile.product = found[0];
-  tile.row = found[1];
-  tile.row_end = found[2];
-  return tile.product >= 0;
+  return false;
 }
 
 inline int tile_slots(const Product& p, int tile_rows) {
@@ -95,33 +92,53 @@ inline int tile_slots(const Product& p, int tile_rows) {
   return p.schedule == Schedule::row_groups ? tiles + p.count : tiles;
 }
 
-// Blocks in flight together cover a compact part of C: eight rows of tiles at a time, so that both operands stay in L2.
-template <int tile_rows, int tile_columns, int depth>
-__device__ bool locate(const Product& p, Tile& tile) {
-  const int columns = (p.n + tile_columns - 1) / tile_columns, row_tiles = (p.m + tile_rows - 1) / tile_rows;
-  const int slots = p.schedule == Schedule::row_groups ? row_tiles + p.count : row_tiles, tiles = slots * columns;
-  int id = static_cast<int>(blockIdx.x);
-  tile.product = id / tiles;
-  id -= tile.product * tiles;
-  constexpr int kBand = 8;
-  const int band = id / (kBand * columns), within = id - band * kBand * columns;
-  const int height = slots - band * kBand < kBand ? slots - band * kBand : kBand;
-  const int slot = band * kBand + within % height;
-  tile.column = within / height * tile_columns;
+// Blocks in flight together cover a compact part of C: `most` rows of tiles at a time, so that both operands stay in L2. Of tile `id` of a
+// product the row of tiles; its column of tiles.
+__device__ __forceinline__ int place_in_bands(int id, int slots, int columns, int most, int& column) {
+  const int band = id / (most * columns), within = id - band * most * columns;
+  const int height = slots - band * most < most ? slots - band * most : most;
+  column = within / height;
+  return band * most + within % height;
+}
+
+// What a tile contracts over.
+template <int depth>
+__device__ __forceinline__ void set_depth(const Product& p, Tile& tile) {
   tile.k = 0;
   tile.k_end = p.k;
-  if (p.schedule == Schedule::row_groups) return find_group_tile<tile_rows>(p, slot, tile);
-  tile.row = slot * tile_rows;
-  tile.row_end = p.m;
   if (p.schedule == Schedule::depth_groups) {
     tile.k = clamp_row(p.offsets[tile.product], p.k);
     tile.k_end = clamp_row(p.offsets[tile.product + 1], p.k);
   } else if (p.splits > 1) {
-    const int part = ((p.k + depth - 1) / depth + p.splits - 1) / p.splits * depth;
-    tile.k = static_cast<int>(blockIdx.y) * part;
-    tile.k_end = tile.k + part < p.k ? tile.k + part : p.k;
+    const int length = ((p.k + depth - 1) / depth + p.splits - 1) / p.splits * depth;
+    tile.k = tile.part * length;
+    tile.k_end = tile.k + length < p.k ? tile.k + length : p.k;
   }
-  return true;
+}
+
+// The tile of a block of a grid of tiles, parts of k in y.
+template <int tile_rows, int tile_columns, int depth>
+__device__ bool locate(const Product& p, Tile& tile) {
+  const int columns = (p.n + tile_columns - 1) / tile_columns, row_tiles = (p.m + tile_rows - 1) / tile_rows;
+  const int slots = p.schedule == Schedule::row_groups ? row_tiles + p.count : row_tiles, id = static_cast<int>(blockIdx.x);
+  tile.product = id / (slots * columns);
+  tile.part = static_cast<int>(blockIdx.y);
+  int column;
+  const int slot = place_in_bands(id - tile.product * slots * columns, slots, columns, 8, column);
+  tile.column = column * tile_columns;
+  tile.row = slot * tile_rows;
+  tile.row_end = p.m;
+  set_depth<depth>(p, tile);
+  if (p.schedule != Schedule::row_groups) return true;
+  TREFOIL_SHARED(found, Tile);
+  if (threadIdx.x < 32) {
+    Tile mine = tile;
+    if (!find_group_tile(p, tile_rows, slot, mine)) mine.product = -1;
+    if (threadIdx.x == 0) found = mine;
+  }
+  __syncthreads();
+  tile = found;
+  return tile.product >= 0;
 }
 
 __device__ __forceinline__ float activate(float z, Activation activation) {
@@ -159,7 +176,7 @@ __device__ __forceinline__ void store_columns(const Product& p, const Tile& tile
   const bool whole = p.n % width == 0;
   const int product = p.schedule == Schedule::row_groups ? 0 : tile.product;
   if (p.splits > 1) {
-    float* to = p.partials + ((static_cast<int64_t>(blockIdx.y) * p.count + product) * p.m + row) * p.n + column;
+    float* to = p.partials + ((static_cast<int64_t>(tile.part) * p.count + product) * p.m + row) * p.n + column;
     if (whole) {
       store4(to, make_float4(sums[0], sums[1], sums[2], sums[3]));
     } else {

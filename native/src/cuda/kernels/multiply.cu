@@ -7,9 +7,6 @@ namespace trefoil::cuda {
 
 namespace {
 
-// Blocks that run at once on the devices this is tuned for; a constant, so that results do not depend on the device.
-constexpr int64_t kFullWave = 132;
-
 // to [rows, stride] = from [rows, columns] converted; columns past the last become zero. Eight elements (16 bytes of bf16) a thread.
 template <class From, class To>
 __global__ void __launch_bounds__(256) pack_rows(const From* from, To* to, int64_t rows, int64_t columns, int64_t stride,

@@ -1,7 +1,7 @@
-// What the copy engine (TMA) is told of tensors of bf16: boxes of rows of 128 bytes, swizzled as wgmma.h describes them.
+// What the copy engine (TMA) is told of tensors of bf16 or f32: boxes of rows of 128 bytes, swizzled as wgmma.h describes them.
 #pragma once
-#include "bf16.h"
 #include "error.h"
+#include "floats.h"
 #include "tensor_map.h"
 #include "trefoil/backend.h"
 
@@ -10,7 +10,7 @@ namespace trefoil::cuda {
 // Sizes fastest first, strides of the others in elements; zeros arrive for what lies outside. What the driver refuses is an error: another
 // kernel in its place would go unnoticed.
 template <int rank>
-CUtensorMap encode_boxes(const bf16* data, const int64_t (&sizes)[rank], const int64_t (&strides)[rank - 1], const int (&box)[rank]) {
+CUtensorMap encode_boxes(const Floats& data, const int64_t (&sizes)[rank], const int64_t (&strides)[rank - 1], const int (&box)[rank]) {
   static const EncodeTensorMap encode = find_encode_tensor_map();
   if (!encode) fail(TREFOIL_INTERNAL, "TREFOIL_CUDA_WGMMA=1 needs a driver that describes tensors to the copy engine (12.0 or newer): update it, or leave the setting out");
   CUtensorMap map;
@@ -20,9 +20,9 @@ CUtensorMap encode_boxes(const bf16* data, const int64_t (&sizes)[rank], const i
     size[i] = static_cast<cuuint64_t>(sizes[i]);
     shape[i] = static_cast<cuuint32_t>(box[i]);
     step[i] = 1;
-    if (i > 0) stride[i - 1] = static_cast<cuuint64_t>(strides[i - 1]) * sizeof(bf16);
+    if (i > 0) stride[i - 1] = static_cast<cuuint64_t>(strides[i - 1]) * (data.half ? 2 : 4);
   }
-  const auto result = encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, rank, const_cast<bf16*>(data), size, stride, shape, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+  const auto result = encode(&map, data.half ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32, rank, data.data, size, stride, shape, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS)
     fail(TREFOIL_INTERNAL, "the driver refuses a tensor of %lld x %lld x … for the copy engine (error %d): TREFOIL_CUDA_WGMMA=0 goes without it", static_cast<long long>(sizes[0]),
