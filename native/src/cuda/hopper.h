@@ -24,9 +24,16 @@ using emulation::engine_fence;
 using emulation::named_arrive;
 using emulation::named_sync;
 using emulation::shared_address;
+using emulation::commit_stores;
 using emulation::store_for_engine;
 template <int rank>
 void copy_box(void* to, const CUtensorMap* map, const int (&at)[rank], uint64_t* barrier) { emulation::copy_box(to, map, at, rank, barrier); }
+template <int rank>
+void store_box(const CUtensorMap* map, const int (&at)[rank], const void* from) { emulation::store_box(map, at, rank, from); }
+template <int newest>
+void wait_stores_read() { emulation::wait_stores(newest); }
+template <int newest>
+void wait_stores() { emulation::wait_stores(newest); }
 template <int count>
 void give_registers() { emulation::set_registers(count); }
 template <int count>
@@ -63,8 +70,11 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity)
 // The box of the tensor that starts at `at`, fastest dimension first, to shared memory; its bytes count at the barrier.
 template <int rank>
 __device__ __forceinline__ void copy_box(void* to, const CUtensorMap* map, const int (&at)[rank], uint64_t* barrier) {
-  static_assert(rank == 3 || rank == 4);
-  if constexpr (rank == 3)
+  static_assert(rank >= 3 && rank <= 5);
+  if constexpr (rank == 5)
+    asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(shared_address(to)), "l"(map),
+                 "r"(shared_address(barrier)), "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]), "r"(at[4]) : "memory");
+  else if constexpr (rank == 3)
     asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(shared_address(to)), "l"(map),
                  "r"(shared_address(barrier)), "r"(at[0]), "r"(at[1]), "r"(at[2]) : "memory");
   else
@@ -78,9 +88,29 @@ __device__ __forceinline__ void copy_bytes(void* to, const void* from, uint32_t 
                "r"(shared_address(barrier)) : "memory");
 }
 
-// 16 bytes to shared memory, for products of warp groups to read: once engine_fence has followed, and a barrier that both sides pass.
-__device__ __forceinline__ void store_for_engine(void* to, uint4 x) { *static_cast<uint4*>(to) = x; }
+// To shared memory, for products of warp groups or store_box to read: once engine_fence has followed, and a barrier that both sides pass.
+template <class T>
+__device__ __forceinline__ void store_for_engine(void* to, T x) { *static_cast<T*>(to) = x; }
 __device__ __forceinline__ void engine_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// A box from shared memory to where it starts in the tensor; what lies outside of that is left out. One thread's stores up to its
+// commit_stores are a group.
+template <int rank>
+__device__ __forceinline__ void store_box(const CUtensorMap* map, const int (&at)[rank], const void* from) {
+  static_assert(rank == 3 || rank == 5);
+  if constexpr (rank == 5)
+    asm volatile("cp.async.bulk.tensor.5d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5, %6}], [%1];" ::"l"(map), "r"(shared_address(from)), "r"(at[0]), "r"(at[1]),
+                 "r"(at[2]), "r"(at[3]), "r"(at[4]) : "memory");
+  else
+    asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map), "r"(shared_address(from)), "r"(at[0]), "r"(at[1]),
+                 "r"(at[2]) : "memory");
+}
+__device__ __forceinline__ void commit_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+// Until of this thread's groups all but the `newest` last have read shared memory; until they have written what they write.
+template <int newest>
+__device__ __forceinline__ void wait_stores_read() { asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(newest) : "memory"); }
+template <int newest>
+__device__ __forceinline__ void wait_stores() { asm volatile("cp.async.bulk.wait_group %0;" ::"n"(newest) : "memory"); }
 
 // Barrier `id` of 1..15 lets pass once `threads` have come to it, those included that only arrive and go on. Whole warps.
 __device__ __forceinline__ void named_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }

@@ -74,36 +74,51 @@ void arrive_at(Barrier& barrier) {
 struct TensorMap {
   static constexpr uint64_t kMark = 0x74656e736f726d70;
   uint64_t mark;
-  const unsigned char* address;
-  uint64_t sizes[4], strides[4];  // elements, bytes
-  uint16_t box[4];
-  uint16_t rank, swizzle;
+  unsigned char* address;
+  uint64_t sizes[5], strides[5];  // elements, bytes
+  uint16_t box[5];
+  uint16_t rank, swizzle, element_bytes;
 };
 static_assert(sizeof(TensorMap) <= sizeof(CUtensorMap));
 
-// Its bytes; -1: it does not fit.
-int64_t finish_box(Block& block, const Copy& copy) {
+// Calls visit(in shared memory, in the tensor or null, bytes) for each element of a box that lies at `address` of the window. Its bytes; -1: it
+// does not fit.
+template <class Visit>
+int64_t for_box(const Block& block, const CUtensorMap& encoded, const int (&first)[5], uint32_t address, const Visit& visit) {
   TensorMap map;
-  std::memcpy(&map, &copy.map, sizeof map);
-  const uint32_t count = uint32_t{map.box[0]} * map.box[1] * map.box[2] * map.box[3];
+  std::memcpy(&map, &encoded, sizeof map);
+  const uint32_t count = uint32_t{map.box[0]} * map.box[1] * map.box[2] * map.box[3] * map.box[4], bytes = map.element_bytes;
   for (uint32_t i = 0; i < count; ++i) {
     bool inside = true;
-    const unsigned char* from = map.address;
+    unsigned char* element = map.address;
     uint32_t rest = i;
-    for (size_t d = 0; d < 4; ++d) {
-      const int64_t at = int64_t{copy.at[d]} + rest % map.box[d];
+    for (size_t d = 0; d < 5; ++d) {
+      const int64_t at = int64_t{first[d]} + rest % map.box[d];
       rest /= map.box[d];
       inside = inside && at >= 0 && at < static_cast<int64_t>(map.sizes[d]);
-      if (inside) from += static_cast<uint64_t>(at) * map.strides[d];
+      if (inside) element += static_cast<uint64_t>(at) * map.strides[d];
     }
-    uint32_t to = copy.to + i * 2;
-    if (map.swizzle == CU_TENSOR_MAP_SWIZZLE_128B) to = swizzled(to);
-    unsigned char* memory = at_address(block, to, 2);
+    uint32_t place = address + i * bytes;
+    if (map.swizzle == CU_TENSOR_MAP_SWIZZLE_128B) place = swizzled(place);
+    unsigned char* memory = at_address(block, place, bytes);
     if (!memory) return -1;
-    if (inside) std::memcpy(memory, from, 2);
-    else std::memset(memory, 0, 2);
+    visit(memory, inside ? element : nullptr, bytes);
   }
-  return int64_t{count} * 2;
+  return int64_t{count} * bytes;
+}
+
+int64_t finish_box(const Block& block, const Copy& copy) {
+  return for_box(block, copy.map, copy.at, copy.to, [](unsigned char* memory, const unsigned char* element, uint32_t bytes) {
+    if (element) std::memcpy(memory, element, bytes);
+    else std::memset(memory, 0, bytes);
+  });
+}
+void finish_store(const Block& block, BoxStore& store) {
+  if (std::exchange(store.done, true)) return;
+  const int64_t bytes = for_box(block, store.map, store.at, store.from, [](const unsigned char* memory, unsigned char* element, uint32_t size) {
+    if (element) std::memcpy(element, memory, size);
+  });
+  if (bytes < 0) halt("a store of the copy engine reaches beyond shared memory");
 }
 
 void finish_copy(Block& block, const Copy& copy) {
@@ -168,7 +183,7 @@ Sums* find_sums(Thread& lane, float* registers) {
 // A warp's sixteen rows of one product.
 void finish_product(Block& block, Warp& warp, const Multiplication& product) {
   const size_t number = static_cast<size_t>(&warp - block.warps.data());
-  float a[64 * 16], b[128 * 16];
+  float a[64 * 16], b[256 * 16];
   if (product.a_in_registers) {
     for (size_t lane = 0; lane < 32; ++lane)
       for (size_t i = 0; i < 8; ++i) {
@@ -221,6 +236,32 @@ bool finish_copies(Block& block) {
   return true;
 }
 
+bool finish_stores(Block& block) {
+  for (Thread& thread : block.threads) {
+    if (thread.state != Thread::at_stores) continue;
+    while (thread.store_groups.size() > static_cast<size_t>(thread.newest_stores)) {
+      const auto end = thread.box_stores.begin() + static_cast<std::ptrdiff_t>(thread.store_groups.front());
+      for (auto store = thread.box_stores.begin(); store != end; ++store) finish_store(block, *store);
+      thread.box_stores.erase(thread.box_stores.begin(), end);
+      thread.store_groups.erase(thread.store_groups.begin());
+    }
+    thread.state = Thread::ready;
+    return true;
+  }
+  return false;
+}
+
+// The box is one of the tensor that the map describes, and starts where boxes may.
+uint32_t check_box(const char* what, const CUtensorMap* map, int rank, const void* shared) {
+  TensorMap read;
+  std::memcpy(&read, map, sizeof read);
+  if (read.mark != TensorMap::kMark) stop("%s: this is no encoded tensor map", what);
+  if (read.rank != rank) stop("%s: %d coordinates for a tensor of %d dimensions", what, rank, read.rank);
+  const uint32_t address = shared_address(shared);
+  if (address % 128 != 0) stop("%s: the address in shared memory is not a multiple of 128", what);
+  return address;
+}
+
 template <class T, class Read>
 void for_warp(const char* name, const T& value, const Read& read) {
   if (__builtin_popcount(thread().warp->members) != 32) stop("%s in a warp of fewer than 32 threads", name);
@@ -264,7 +305,10 @@ void barrier_init(uint64_t* at, uint32_t arrivals) {
 void barrier_fence() {
   for (Barrier& barrier : state().barriers) barrier.fenced = true;
 }
-void barrier_arrive(uint64_t* at) { arrive_at(barrier_at(at, "mbarrier.arrive")); }
+void barrier_arrive(uint64_t* at) {
+  finish_engine_stores();
+  arrive_at(barrier_at(at, "mbarrier.arrive"));
+}
 void barrier_expect(uint64_t* at, uint32_t bytes) {
   Barrier& barrier = barrier_at(at, "mbarrier.arrive.expect_tx");
   barrier.bytes += bytes;
@@ -302,28 +346,45 @@ void copy_bytes(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
   state().copies.push_back({{}, from, address, bytes, {}, barrier});
 }
 void copy_box(void* to, const CUtensorMap* map, const int* at, int rank, uint64_t* barrier) {
-  TensorMap read;
-  std::memcpy(&read, map, sizeof read);
-  if (read.mark != TensorMap::kMark) stop("copy_box: this is no encoded tensor map");
-  if (read.rank != rank) stop("copy_box: %d coordinates for a tensor of %d dimensions", rank, read.rank);
-  const uint32_t address = shared_address(to);
-  if (address % 128 != 0) stop("copy_box: the address in shared memory is not a multiple of 128");
+  const uint32_t address = check_box("copy_box", map, rank, to);
   check_fenced(barrier);
   Copy copy{*map, nullptr, address, 0, {}, barrier};
   std::copy(at, at + rank, copy.at);
   state().copies.push_back(copy);
 }
 
-void store_for_engine(void* to, uint4 x) {
+void store_box(const CUtensorMap* map, const int* at, int rank, const void* from) {
+  Thread& self = thread();
+  BoxStore store{*map, check_box("store_box", map, rank, from), {}, false};
+  std::copy(at, at + rank, store.at);
+  if (self.block->index.x % 2) finish_store(*self.block, store);
+  self.box_stores.push_back(store);
+  ++self.uncommitted_stores;
+}
+void commit_stores() {
+  Thread& self = thread();
+  self.store_groups.push_back(std::exchange(self.uncommitted_stores, 0));
+}
+void wait_stores(int newest) {
+  Thread& self = thread();
+  if (self.store_groups.size() <= static_cast<size_t>(newest)) return;
+  self.newest_stores = newest;
+  self.state = Thread::at_stores;
+  suspend_thread();
+}
+
+void store_bytes_for_engine(void* to, const void* x, size_t bytes) {
   shared_address(to);  // in shared memory
-  if (reinterpret_cast<uintptr_t>(to) % 16 != 0) stop("store_for_engine: the address is not a multiple of 16");
-  thread().engine_stores.push_back([=] { std::memcpy(to, &x, 16); });
+  if (reinterpret_cast<uintptr_t>(to) % bytes != 0) stop("store_for_engine: the address is not a multiple of %zu", bytes);
+  EngineStore store{to, bytes, {}};
+  std::memcpy(store.value, x, bytes);
+  thread().engine_stores.push_back(store);
 }
 void engine_fence() { thread().fenced_stores = thread().engine_stores.size(); }
 void finish_engine_stores() {
   Thread& self = thread();
   const auto end = self.engine_stores.begin() + static_cast<std::ptrdiff_t>(std::exchange(self.fenced_stores, 0));
-  for (auto store = self.engine_stores.begin(); store != end; ++store) (*store)();
+  for (auto store = self.engine_stores.begin(); store != end; ++store) std::memcpy(store->to, store->value, store->bytes);
   self.engine_stores.erase(self.engine_stores.begin(), end);
 }
 
@@ -428,7 +489,7 @@ void set_registers(int count) {
 }
 
 bool finish_asynchronous(Block& block, bool backward) {
-  return backward ? finish_copies(block) || finish_warp(block, true) : finish_warp(block, false) || finish_copies(block);
+  return (backward ? finish_copies(block) || finish_warp(block, true) : finish_warp(block, false) || finish_copies(block)) || finish_stores(block);
 }
 
 void check_asynchronous(Block& block) {
@@ -445,7 +506,9 @@ void check_asynchronous(Block& block) {
     if (thread.registers != block.threads[static_cast<size_t>(thread.number) / 128 * 128].registers) return halt("setmaxnreg: not all warps of a warp group have run it");
     registers += thread.registers;
   }
-  if (registers > 65536) return halt("setmaxnreg: %d registers in all, a multiprocessor has 65536", registers);
+  // A block has what it was launched with: an equal share for each thread, a multiple of eight.
+  const int threads = static_cast<int>(block.threads.size()), pool = 65536 / threads / 8 * 8 * threads;
+  if (registers > pool) return halt("setmaxnreg: %d registers in all, a block of %d threads has %d", registers, threads, pool);
 }
 
 }  // namespace trefoil::cuda::emulation
@@ -455,8 +518,9 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuui
                                 CUtensorMapL2promotion, CUtensorMapFloatOOBfill fill) {
   using trefoil::cuda::emulation::TensorMap;
   const auto multiple = [](const void* pointer, uintptr_t of) { return reinterpret_cast<uintptr_t>(pointer) % of == 0; };
-  bool valid = multiple(map, 64) && type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 && rank >= 3 && rank <= 4 && multiple(address, 16);
-  TensorMap encoded{TensorMap::kMark, static_cast<const unsigned char*>(address), {1, 1, 1, 1}, {2, 0, 0, 0}, {1, 1, 1, 1}, static_cast<uint16_t>(rank), static_cast<uint16_t>(swizzle)};
+  const uint16_t bytes = type == CU_TENSOR_MAP_DATA_TYPE_FLOAT32 ? 4 : 2;
+  bool valid = multiple(map, 64) && (bytes == 4 || type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16) && rank >= 3 && rank <= 5 && multiple(address, 16);
+  TensorMap encoded{TensorMap::kMark, static_cast<unsigned char*>(address), {1, 1, 1, 1, 1}, {bytes, 0, 0, 0, 0}, {1, 1, 1, 1, 1}, static_cast<uint16_t>(rank), static_cast<uint16_t>(swizzle), bytes};
   for (cuuint32_t i = 0; valid && i < rank; ++i) {
     valid = sizes[i] > 0 && sizes[i] <= uint64_t{1} << 32 && box[i] > 0 && box[i] <= 256 && steps[i] == 1;
     if (i > 0) valid = valid && strides[i - 1] % 16 == 0 && strides[i - 1] < uint64_t{1} << 40;
@@ -466,9 +530,9 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuui
     encoded.box[i] = static_cast<uint16_t>(box[i]);
     if (i > 0) encoded.strides[i] = strides[i - 1];
   }
-  valid = valid && strides[0] >= sizes[0] * 2 && box[0] * 2 % 16 == 0;
+  valid = valid && strides[0] >= sizes[0] * bytes && box[0] * bytes % 16 == 0;
   valid = valid && interleave == CU_TENSOR_MAP_INTERLEAVE_NONE && fill == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE;
-  valid = valid && (swizzle == CU_TENSOR_MAP_SWIZZLE_NONE || (swizzle == CU_TENSOR_MAP_SWIZZLE_128B && box[0] * 2 <= 128));
+  valid = valid && (swizzle == CU_TENSOR_MAP_SWIZZLE_NONE || (swizzle == CU_TENSOR_MAP_SWIZZLE_128B && box[0] * bytes <= 128));
   if (!valid) return CUDA_ERROR_INVALID_VALUE;
   __builtin_memcpy(map, &encoded, sizeof encoded);
   return CUDA_SUCCESS;

@@ -8,8 +8,6 @@
 
 #include "emulation/tensor_map.h"
 
-struct uint4;
-
 namespace trefoil::cuda::emulation {
 
 struct Block;
@@ -26,7 +24,14 @@ void barrier_wait(uint64_t* barrier, uint32_t parity);
 void copy_box(void* to, const CUtensorMap* map, const int* at, int rank, uint64_t* barrier);
 void copy_bytes(void* to, const void* from, uint32_t bytes, uint64_t* barrier);
 
-void store_for_engine(void* to, uint4 x);  // happens at the first barrier of the block, or named one, after engine_fence
+// Reads shared memory at once, in every other block, or when its group is waited for.
+void store_box(const CUtensorMap* map, const int* at, int rank, const void* from);
+void commit_stores();
+void wait_stores(int newest);
+
+void store_bytes_for_engine(void* to, const void* x, size_t bytes);  // happens at the first barrier of the block, named one, or arrival at an mbarrier after engine_fence
+template <class T>
+void store_for_engine(void* to, T x) { store_bytes_for_engine(to, &x, sizeof x); }
 void engine_fence();                       // fence.proxy.async
 void finish_engine_stores();
 
@@ -43,7 +48,7 @@ void set_registers(int count);
 // For the scheduler. The thread's barrier has passed the phase it waits for?
 bool named_passed(const Thread& thread);
 bool barrier_passed(const Block& block, const uint64_t* barrier, uint32_t parity);
-// One copy, or the products that one warp waits for; false: nothing is under way.
+// One copy, the products that one warp waits for, or the stores that one thread waits for; false: nothing is under way.
 bool finish_asynchronous(Block& block, bool backward);
 // What is missing of the phase that somebody waits for.
 void describe_barrier(const Block& block, const uint64_t* barrier, char* text, size_t size);

@@ -40,6 +40,7 @@ std::string where(const Thread& thread) {
     case Thread::at_barrier: return place(thread) + " waits at __syncthreads, " + thread.file + ":" + std::to_string(thread.line);
     case Thread::in_exchange: return place(thread) + " waits in " + thread.waits_for->name;
     case Thread::at_products: return place(thread) + " waits in wgmma.wait_group";
+    case Thread::at_stores: return place(thread) + " waits in cp.async.bulk.wait_group";
     case Thread::at_named: {
       const NamedBarrier& barrier = thread.block->asynchronous.named[thread.named];
       return place(thread) + " waits at named barrier " + std::to_string(thread.named) + ", where " + std::to_string(barrier.arrived.size()) + " of " +
@@ -70,6 +71,7 @@ void step(Thread& thread, const std::function<void()>& kernel) {
   thread.warp->finished |= 1u << thread.lane;
   if (!thread.pending_copies.empty() || !thread.committed_copies.empty())
     stopped = place(thread) + " returned before its cp.async copies were waited for";
+  if (!thread.store_groups.empty() || thread.uncommitted_stores) stopped = place(thread) + " returned before its stores by the copy engine were committed and waited for";
   if (!thread.engine_stores.empty()) stopped = place(thread) + " wrote shared memory for the engine, and no fence.proxy.async and barrier followed";
 }
 
@@ -173,6 +175,9 @@ void prepare(Block& block) {
     thread.sums.clear();
     thread.engine_stores.clear();
     thread.fenced_stores = 0;
+    thread.box_stores.clear();
+    thread.store_groups.clear();
+    thread.uncommitted_stores = 0;
   }
 }
 

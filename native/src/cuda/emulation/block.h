@@ -41,7 +41,21 @@ struct Multiplication {
 struct Sums {
   float* registers;
   int count, products;
-  float values[64];
+  float values[128];
+};
+
+// A store of the copy engine that a thread has asked for.
+struct BoxStore {
+  CUtensorMap map;
+  uint32_t from;
+  int at[5];
+  bool done;
+};
+// Shared memory that a thread has written and the engine does not see yet.
+struct EngineStore {
+  void* to;
+  size_t bytes;
+  unsigned char value[16];
 };
 
 struct Warp {
@@ -58,7 +72,7 @@ struct Thread {
   Block* block;
   Warp* warp;
   Fiber* fiber = nullptr;
-  enum State { ready, at_barrier, in_exchange, at_mbarrier, at_named, at_products, finished } state = ready;
+  enum State { ready, at_barrier, in_exchange, at_mbarrier, at_named, at_products, at_stores, finished } state = ready;
   const char* file = nullptr;  // of the barrier it waits at
   int line = 0;
   const uint64_t* barrier = nullptr;  // of the mbarrier, until its phase of this parity has ended
@@ -69,8 +83,12 @@ struct Thread {
   bool fenced = false;
   int registers = 0;  // by setmaxnreg
   std::vector<Sums> sums;
-  std::vector<std::function<void()>> engine_stores;  // shared memory written for the engine that it does not see yet
+  std::vector<EngineStore> engine_stores;
   size_t fenced_stores = 0;                          // how many of them a fence has followed
+  std::vector<BoxStore> box_stores;     // under way, oldest first
+  std::vector<size_t> store_groups;     // how many of them each committed group has
+  size_t uncommitted_stores = 0;
+  int newest_stores = 0;
   Exchange* waits_for = nullptr;
   std::vector<std::function<void()>> pending_copies, committed_copies;  // cp.async: see mma.h
   std::vector<size_t> committed_groups;
@@ -99,7 +117,7 @@ struct Copy {
   CUtensorMap map;
   const void* from;  // of plain bytes; null: a box
   uint32_t to, bytes;
-  int at[4];
+  int at[5];
   uint64_t* barrier;
 };
 struct Asynchronous {
