@@ -22,15 +22,11 @@ void attention_backward_bf16(const Context& context, Workspace& workspace, const
 
 // By Hopper's wgmma, see attention_wgmma.h, where that suits these heads and this device.
 bool suits_forward_wgmma(const Context& context, const Attention& a);
-void attention_forward_wgmma(const Context& context, const Attention& a, const Rows<bf16>& q, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& out, float* lse);
+void attention_forward_wgmma(const Context& context, Workspace& workspace, const Attention& a, const TrefoilView& q, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& out, float* lse);
 
 // Keys or values as rows of bf16, [batch, keys, groups]. The two have one stride: they are used as they are, or filled up, together.
 inline Rows<bf16> key_rows(const Context& context, Workspace& workspace, const Attention& a, const TrefoilView& view) {
   return as_rows<bf16>(context, workspace, {view.data, view.dtype, a.batch * a.keys * a.groups, a.size}, false);
-}
-// q as rows of bf16, [batch, queries, heads].
-inline Rows<bf16> query_rows(const Context& context, Workspace& workspace, const Attention& a, const TrefoilView& view) {
-  return as_rows<bf16>(context, workspace, {view.data, view.dtype, a.batch * a.queries * a.heads, a.size}, false);
 }
 
 // run(std::integral_constant<int, dim>): the head size that kernels are made for.

@@ -40,15 +40,9 @@ Order order_of(const Attention& a, int64_t stride, int groups) {
 
 #if defined(TREFOIL_HOPPER)
 
-// The t-th tile of this block: forth and back, so that blocks have as much to do.
-__device__ __forceinline__ int tile_of(int t) {
-  const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
-  return t * blocks + (t % 2 ? blocks - 1 - block : block);
-}
-
 // Where a tile's rows are, and what they see.
 struct TilePlace {
-  int b, g, query, n, tiles;  // the first query; keys of the batch; tiles of keys that any row sees
+  int b, g, query, n, tiles;  // the first query; keys of the batch; tiles of keys that any row sees, -1: there is no more tile of rows
 };
 template <int dim>
 __device__ __forceinline__ TilePlace find_tile(const Attention& a, const Order& order, int tile) {
@@ -67,17 +61,21 @@ __device__ __forceinline__ TilePlace find_tile(const Attention& a, const Order& 
 struct OwnRows {
   const Attention& a;
   const TilePlace& at;
-  int first, count, pair, query[2], head[2];  // queries of the thread's rows, the last one where there is none
+  int first, count, pair;
+  int query[2], head[2];  // of the thread's rows; the last query where there is no row
   bool there[2];
 
   __device__ __forceinline__ OwnRows(const Attention& a, const TilePlace& at, const Order& order, int side) : a(a), at(at), first(at.query + side * order.queries), pair(lane_index() % 4 * 2) {
-    const int shared = static_cast<int>(a.shared_heads), left = static_cast<int>(a.queries) - first;
-    count = left < 0 ? 0 : min(left, order.queries);
+    count = max(0, min(static_cast<int>(a.queries) - first, order.queries));
+  }
+  // What the following need, but for every() and end().
+  __device__ __forceinline__ void find_queries() {
+    const int shared = static_cast<int>(a.shared_heads);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = warp_index() % 4 * 16 + lane_index() / 4 + 8 * half, within = row / shared;
       there[half] = within < count;
-      query[half] = first + min(within, count - 1), head[half] = row % shared;
+      query[half] = first + min(within, count - 1), head[half] = row - within * shared;
     }
   }
   // Keys before this one are seen by all rows; by none but them.
@@ -145,11 +143,12 @@ __device__ __forceinline__ void clear_own_values(unsigned char* tile, int left, 
 
 #endif
 
-// q and out are [batch, queries, groups, shared heads, size] to the copy engine; `engine_stores`: out is, else threads write it.
+// q and out are [batch, queries, groups, shared heads, size] to the copy engine; `engine_stores`: out is, else threads write it. A block's first
+// tile of rows is that of its number, and those after it the next ones that no block has taken: nothing depends on who that is.
 template <int dim>
 __global__ void __launch_bounds__(kThreads<dim>, 1)
     attention_forward_wgmma_kernel(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap k_map, const __grid_constant__ CUtensorMap v_map,
-                                   const __grid_constant__ CUtensorMap out_map, Attention a, Order order, bool engine_stores, Floats out, float* lse) {
+                                   const __grid_constant__ CUtensorMap out_map, Attention a, Order order, int* taken, bool engine_stores, Floats out, float* lse) {
 #if defined(TREFOIL_HOPPER)
   constexpr int kTileBytes = kWgmmaTileBytes<dim>, kSides = kGroups<dim>, kHalves = dim / 64, kOwn = 1, kTurn = kOwn + kSides;
   TREFOIL_SHARED(barriers, uint64_t[4 * kStages<dim>]);
@@ -171,11 +170,17 @@ __global__ void __launch_bounds__(kThreads<dim>, 1)
     give_registers<kSides == 2 ? 24 : 32>();
     if (threadIdx.x == 0) {
       const int shared = static_cast<int>(a.shared_heads);
-      for (int t = 0, done = 0; tile_of(t) < order.tiles; ++t) {
-        const TilePlace at = find_tile<dim>(a, order, tile_of(t));
+      for (int t = 0, done = 0, tile = static_cast<int>(blockIdx.x);; ++t) {
+        TilePlace at{0, 0, 0, 0, -1};
+        if (tile < order.tiles) at = find_tile<dim>(a, order, tile);
         if (t >= 2) barrier_wait(&q_barriers[2 + t % 2], static_cast<uint32_t>(t / 2 - 1) & 1u);
         places[t % 2] = at;
         uint64_t* full = &q_barriers[t % 2];
+        if (at.tiles < 0) {
+          barrier_arrive(full);
+          break;
+        }
+        tile = static_cast<int>(gridDim.x) + atomicAdd(taken, 1);
         barrier_expect(full, static_cast<uint32_t>(kSides * kHalves * shared * order.queries) * 128);
         for (int half = 0; half < kHalves; ++half)
           for (int side = 0; side < kSides; ++side)
@@ -189,11 +194,13 @@ __global__ void __launch_bounds__(kThreads<dim>, 1)
         done += at.tiles;
       }
     } else if (threadIdx.x == 32) {
-      for (int t = 0; tile_of(t) < order.tiles; ++t) {
+      for (int t = 0;; ++t) {
+        barrier_wait(&q_barriers[t % 2], static_cast<uint32_t>(t / 2) & 1u);
+        const TilePlace at = places[t % 2];
+        if (at.tiles < 0) break;
         for (int side = 0; side < kSides; ++side) {
           barrier_wait(&out_barriers[t % 2 * kSides + side], static_cast<uint32_t>(t / 2) & 1u);
           if (!engine_stores) continue;
-          const TilePlace& at = places[t % 2];
           for (int half = 0; half < kHalves; ++half)
             store_box(&out_map, {64 * half, 0, at.g, at.query + side * order.queries, at.b}, q_tiles + t % 2 * kQueryBytes<dim> + (half * kSides + side) * kOwnBytes);
           commit_stores();
@@ -209,11 +216,12 @@ __global__ void __launch_bounds__(kThreads<dim>, 1)
     if (side == kSides - 1) named_arrive(kTurn, 256);  // the first turn is that of side 0
     float scores[kWgmmaRows / 2], sums[dim / 2];
     uint32_t weights[kWgmmaRows / 16][4];
-    for (int t = 0, done = 0; tile_of(t) < order.tiles; ++t) {
+    for (int t = 0, done = 0;; ++t) {
       unsigned char* own = q_tiles + t % 2 * kQueryBytes<dim> + side * kOwnBytes;
       barrier_wait(&q_barriers[t % 2], static_cast<uint32_t>(t / 2) & 1u);
       const TilePlace& at = places[t % 2];
-      const OwnRows rows(a, at, order, side);
+      if (at.tiles < 0) break;
+      OwnRows rows(a, at, order, side);
       const int tiles = (rows.end() + kWgmmaRows - 1) / kWgmmaRows;              // of keys, that a row of the group sees
       const int open = a.segments ? 0 : min(rows.every() / kWgmmaRows, tiles);  // of them those that all rows see
       Softmax softmax;
@@ -252,6 +260,7 @@ __global__ void __launch_bounds__(kThreads<dim>, 1)
         if constexpr (some_hidden()) rows.hide(scores, j * kWgmmaRows);
         softmax.soften(scores, slope);
       };
+      rows.find_queries();
       if (tiles > 0) {
         keys.wait(done);
         multiply_keys(0);
@@ -268,19 +277,19 @@ __global__ void __launch_bounds__(kThreads<dim>, 1)
         values.wait(done + last);
         if (left < kWgmmaRows && at.n < a.keys) clear_own_values<dim>(values.tile(done + last), left, kOwn + side);
         add_values(last);
-        wgmma_wait<0>();
-        keep(sums);
-        values.release(done + last);
       }
-      // What only other groups see.
+      // What groups with later rows see. Rows of a tile end at most one tile of keys apart, so that no stage waits for the product under way.
       for (int j = tiles; j < at.tiles; ++j) {
-        keys.wait(done + j);
-        keys.release(done + j);
         if (j > 0) named_sync(kTurn + side, 256);
         if (j > 0) named_arrive(kTurn + next, 256);
+        keys.wait(done + j);
+        keys.release(done + j);
         values.wait(done + j);
         values.release(done + j);
       }
+      wgmma_wait<0>();
+      keep(sums);
+      if (tiles > 0) values.release(done + tiles - 1);
       done += at.tiles;
       float factor[2];
 #pragma unroll
@@ -318,13 +327,13 @@ CUtensorMap encode_queries(const Attention& a, const bf16* data, int64_t stride,
 }
 
 template <int dim>
-void launch_attention(const Context& context, const Attention& a, const Rows<bf16>& q, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& out, float* lse) {
+void launch_attention(const Context& context, const Attention& a, int* taken, const Rows<bf16>& q, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& out, float* lse) {
   const Order order = order_of(a, k.stride, kGroups<dim>);
   const bool engine_stores = out.half && a.size % 8 == 0;
   const CUtensorMap q_map = encode_queries(a, q.data, q.stride, order), out_map = engine_stores ? encode_queries(a, static_cast<const bf16*>(out.data), a.size, order) : q_map;
   const auto blocks = static_cast<unsigned>(std::min(context.multiprocessors, order.tiles));
   launch(context, {blocks, kThreads<dim>, size_t{2 * kQueryBytes<dim> + 2 * kStages<dim> * kWgmmaTileBytes<dim>} + 1024}, attention_forward_wgmma_kernel<dim>, q_map, encode_keys(a, k),
-         encode_keys(a, v), out_map, a, order, engine_stores, out, lse);
+         encode_keys(a, v), out_map, a, order, taken, engine_stores, out, lse);
 }
 
 }  // namespace
@@ -333,9 +342,13 @@ bool suits_forward_wgmma(const Context& context, const Attention& a) {
   return suits_wgmma(context, a) && a.shared_heads <= kMostSharedHeads && a.batch * a.heads * a.queries < INT32_MAX;
 }
 
-void attention_forward_wgmma(const Context& context, const Attention& a, const Rows<bf16>& q, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& out, float* lse) {
-  if (a.size <= 64) launch_attention<64>(context, a, q, k, v, out, lse);
-  else launch_attention<128>(context, a, q, k, v, out, lse);
+void attention_forward_wgmma(const Context& context, Workspace& workspace, const Attention& a, const TrefoilView& q, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& out, float* lse) {
+  const Rows<bf16> rows = as_rows<bf16>(context, workspace, {q.data, q.dtype, a.batch * a.queries * a.heads, a.size}, false);
+  int* taken = workspace.take<int>(1);
+  if (!workspace.running()) return;
+  platform::fill_zero(context.stream, taken, sizeof(int));
+  if (a.size <= 64) launch_attention<64>(context, a, taken, rows, k, v, out, lse);
+  else launch_attention<128>(context, a, taken, rows, k, v, out, lse);
 }
 
 }  // namespace trefoil::cuda
