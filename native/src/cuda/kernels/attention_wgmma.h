@@ -1,5 +1,5 @@
 // What the kernels of attention by wgmma share. A block has a producer thread in warp group 0, which has the copy engine (TMA) fill tiles,
-// and two warp groups that multiply, 64 rows each. Tiles are halves of 64 elements of the head: rows of 128 bytes, swizzled.
+// and two warp groups (forward: or three) that multiply, 64 rows each. Tiles are halves of 64 elements of the head: rows of 128 bytes, swizzled.
 #pragma once
 #include "attention_bf16.h"
 #include "attention_tile.h"
