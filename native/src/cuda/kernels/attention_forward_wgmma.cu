@@ -260,10 +260,10 @@ __global__ void __launch_bounds__(kThreads<dim>, 1)
         if constexpr (some_hidden()) rows.hide(scores, j * kWgmmaRows);
         softmax.soften(scores, slope);
       };
-      rows.find_queries();
       if (tiles > 0) {
         keys.wait(done);
         multiply_keys(0);
+        rows.find_queries();
         wgmma_wait<0>();
         keep(scores);
         keys.release(done);
@@ -277,6 +277,8 @@ __global__ void __launch_bounds__(kThreads<dim>, 1)
         values.wait(done + last);
         if (left < kWgmmaRows && at.n < a.keys) clear_own_values<dim>(values.tile(done + last), left, kOwn + side);
         add_values(last);
+      } else {
+        rows.find_queries();
       }
       // What groups with later rows see. Rows of a tile end at most one tile of keys apart, so that no stage waits for the product under way.
       for (int j = tiles; j < at.tiles; ++j) {
