@@ -381,10 +381,21 @@ void store_bytes_for_engine(void* to, const void* x, size_t bytes) {
   thread().engine_stores.push_back(store);
 }
 void engine_fence() { thread().fenced_stores = thread().engine_stores.size(); }
+// Rows of a along k that a product under way reads, of whichever warp of the group.
+static void check_operands(const EngineStore& store) {
+  const uint32_t address = shared_address(store.to);
+  for (const Warp& warp : thread().block->warps)
+    for (const Multiplication& product : warp.products)
+      if (const uint32_t start = static_cast<uint32_t>(product.a & 0x3fff) << 4 & ~127u; !product.a_in_registers && !product.a_across && address >= start && address < start + 64 * 128)
+        stop("shared memory is written that a wgmma product under way reads");
+}
 void finish_engine_stores() {
   Thread& self = thread();
   const auto end = self.engine_stores.begin() + static_cast<std::ptrdiff_t>(std::exchange(self.fenced_stores, 0));
-  for (auto store = self.engine_stores.begin(); store != end; ++store) std::memcpy(store->to, store->value, store->bytes);
+  for (auto store = self.engine_stores.begin(); store != end; ++store) {
+    check_operands(*store);
+    std::memcpy(store->to, store->value, store->bytes);
+  }
   self.engine_stores.erase(self.engine_stores.begin(), end);
 }
 
