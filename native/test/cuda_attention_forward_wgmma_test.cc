@@ -68,7 +68,7 @@ void check_all(Device& device, const std::vector<Case>& cases) {
 TEST(cuda_bf16_attention_forward_by_wgmma) {
   std::vector<Case> cases;
   for (bool causal : {false, true}) {
-    for (int64_t size : {40, 64, 104, 128}) cases.push_back({.batch = 2, .queries = 330, .keys = 330, .heads = 1, .groups = 1, .size = size, .causal = causal});
+    for (int64_t size : {causal ? 40 : 64, causal ? 128 : 104}) cases.push_back({.batch = 2, .queries = 330, .keys = 330, .heads = 1, .groups = 1, .size = size, .causal = causal});
     for (int64_t queries : {70, 384}) cases.push_back({.batch = 2, .queries = queries, .keys = 400, .heads = 2, .groups = 2, .size = queries == 70 ? 64 : 128, .causal = causal});
     cases.push_back({.batch = 1, .queries = 300, .keys = 129, .heads = 1, .groups = 1, .size = 64, .causal = causal});
     cases.push_back({.batch = 1, .queries = 40, .keys = 1100, .heads = 1, .groups = 1, .size = causal ? 128 : 64, .causal = causal});
