@@ -70,8 +70,11 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity)
 // The box of the tensor that starts at `at`, fastest dimension first, to shared memory; its bytes count at the barrier.
 template <int rank>
 __device__ __forceinline__ void copy_box(void* to, const CUtensorMap* map, const int (&at)[rank], uint64_t* barrier) {
-  static_assert(rank == 3 || rank == 4);
-  if constexpr (rank == 3)
+  static_assert(rank >= 3 && rank <= 5);
+  if constexpr (rank == 5)
+    asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(shared_address(to)), "l"(map),
+                 "r"(shared_address(barrier)), "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]), "r"(at[4]) : "memory");
+  else if constexpr (rank == 3)
     asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(shared_address(to)), "l"(map),
                  "r"(shared_address(barrier)), "r"(at[0]), "r"(at[1]), "r"(at[2]) : "memory");
   else
@@ -94,9 +97,13 @@ __device__ __forceinline__ void engine_fence() { asm volatile("fence.proxy.async
 // commit_stores are a group.
 template <int rank>
 __device__ __forceinline__ void store_box(const CUtensorMap* map, const int (&at)[rank], const void* from) {
-  static_assert(rank == 3);
-  asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map), "r"(shared_address(from)), "r"(at[0]), "r"(at[1]),
-               "r"(at[2]) : "memory");
+  static_assert(rank == 3 || rank == 5);
+  if constexpr (rank == 5)
+    asm volatile("cp.async.bulk.tensor.5d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5, %6}], [%1];" ::"l"(map), "r"(shared_address(from)), "r"(at[0]), "r"(at[1]),
+                 "r"(at[2]), "r"(at[3]), "r"(at[4]) : "memory");
+  else
+    asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map), "r"(shared_address(from)), "r"(at[0]), "r"(at[1]),
+                 "r"(at[2]) : "memory");
 }
 __device__ __forceinline__ void commit_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 // Until of this thread's groups all but the `newest` last have read shared memory; until they have written what they write.

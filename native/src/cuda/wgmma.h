@@ -136,6 +136,8 @@ __device__ __forceinline__ uint64_t describe_rows_of_128(const void* tile) {
 __device__ __forceinline__ uint64_t describe_columns_of_128(const void* tile, uint32_t next) {
   return static_cast<uint64_t>((shared_address(tile) & 0x3ffffu) >> 4) | static_cast<uint64_t>(next >> 4) << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
 }
+// Such an operand so many 16 bytes further on. The upper half of a descriptor has no part in it, so that it can stay a constant.
+__device__ __forceinline__ uint64_t further(uint64_t descriptor, uint32_t steps) { return (descriptor >> 32) << 32 | (static_cast<uint32_t>(descriptor) + steps); }
 // Where such a tile has the 16-byte chunk `chunk` of its row `row`, in bytes.
 __device__ __forceinline__ int chunk_of_128(int row, int chunk) { return row * 128 + ((chunk ^ row) & 7) * 16; }
 #endif

@@ -75,8 +75,8 @@ struct TensorMap {
   static constexpr uint64_t kMark = 0x74656e736f726d70;
   uint64_t mark;
   unsigned char* address;
-  uint64_t sizes[4], strides[4];  // elements, bytes
-  uint16_t box[4];
+  uint64_t sizes[5], strides[5];  // elements, bytes
+  uint16_t box[5];
   uint16_t rank, swizzle, element_bytes;
 };
 static_assert(sizeof(TensorMap) <= sizeof(CUtensorMap));
@@ -84,15 +84,15 @@ static_assert(sizeof(TensorMap) <= sizeof(CUtensorMap));
 // Calls visit(in shared memory, in the tensor or null, bytes) for each element of a box that lies at `address` of the window. Its bytes; -1: it
 // does not fit.
 template <class Visit>
-int64_t for_box(const Block& block, const CUtensorMap& encoded, const int (&first)[4], uint32_t address, const Visit& visit) {
+int64_t for_box(const Block& block, const CUtensorMap& encoded, const int (&first)[5], uint32_t address, const Visit& visit) {
   TensorMap map;
   std::memcpy(&map, &encoded, sizeof map);
-  const uint32_t count = uint32_t{map.box[0]} * map.box[1] * map.box[2] * map.box[3], bytes = map.element_bytes;
+  const uint32_t count = uint32_t{map.box[0]} * map.box[1] * map.box[2] * map.box[3] * map.box[4], bytes = map.element_bytes;
   for (uint32_t i = 0; i < count; ++i) {
     bool inside = true;
     unsigned char* element = map.address;
     uint32_t rest = i;
-    for (size_t d = 0; d < 4; ++d) {
+    for (size_t d = 0; d < 5; ++d) {
       const int64_t at = int64_t{first[d]} + rest % map.box[d];
       rest /= map.box[d];
       inside = inside && at >= 0 && at < static_cast<int64_t>(map.sizes[d]);
@@ -305,7 +305,10 @@ void barrier_init(uint64_t* at, uint32_t arrivals) {
 void barrier_fence() {
   for (Barrier& barrier : state().barriers) barrier.fenced = true;
 }
-void barrier_arrive(uint64_t* at) { arrive_at(barrier_at(at, "mbarrier.arrive")); }
+void barrier_arrive(uint64_t* at) {
+  finish_engine_stores();
+  arrive_at(barrier_at(at, "mbarrier.arrive"));
+}
 void barrier_expect(uint64_t* at, uint32_t bytes) {
   Barrier& barrier = barrier_at(at, "mbarrier.arrive.expect_tx");
   barrier.bytes += bytes;
@@ -378,10 +381,21 @@ void store_bytes_for_engine(void* to, const void* x, size_t bytes) {
   thread().engine_stores.push_back(store);
 }
 void engine_fence() { thread().fenced_stores = thread().engine_stores.size(); }
+// Rows of a along k that a product under way reads, of whichever warp of the group.
+static void check_operands(const EngineStore& store) {
+  const uint32_t address = shared_address(store.to);
+  for (const Warp& warp : thread().block->warps)
+    for (const Multiplication& product : warp.products)
+      if (const uint32_t start = static_cast<uint32_t>(product.a & 0x3fff) << 4 & ~127u; !product.a_in_registers && !product.a_across && address >= start && address < start + 64 * 128)
+        stop("shared memory is written that a wgmma product under way reads");
+}
 void finish_engine_stores() {
   Thread& self = thread();
   const auto end = self.engine_stores.begin() + static_cast<std::ptrdiff_t>(std::exchange(self.fenced_stores, 0));
-  for (auto store = self.engine_stores.begin(); store != end; ++store) std::memcpy(store->to, store->value, store->bytes);
+  for (auto store = self.engine_stores.begin(); store != end; ++store) {
+    check_operands(*store);
+    std::memcpy(store->to, store->value, store->bytes);
+  }
   self.engine_stores.erase(self.engine_stores.begin(), end);
 }
 
@@ -503,7 +517,9 @@ void check_asynchronous(Block& block) {
     if (thread.registers != block.threads[static_cast<size_t>(thread.number) / 128 * 128].registers) return halt("setmaxnreg: not all warps of a warp group have run it");
     registers += thread.registers;
   }
-  if (registers > 65536) return halt("setmaxnreg: %d registers in all, a multiprocessor has 65536", registers);
+  // A block has what it was launched with: an equal share for each thread, a multiple of eight.
+  const int threads = static_cast<int>(block.threads.size()), pool = 65536 / threads / 8 * 8 * threads;
+  if (registers > pool) return halt("setmaxnreg: %d registers in all, a block of %d threads has %d", registers, threads, pool);
 }
 
 }  // namespace trefoil::cuda::emulation
@@ -514,8 +530,8 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuui
   using trefoil::cuda::emulation::TensorMap;
   const auto multiple = [](const void* pointer, uintptr_t of) { return reinterpret_cast<uintptr_t>(pointer) % of == 0; };
   const uint16_t bytes = type == CU_TENSOR_MAP_DATA_TYPE_FLOAT32 ? 4 : 2;
-  bool valid = multiple(map, 64) && (bytes == 4 || type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16) && rank >= 3 && rank <= 4 && multiple(address, 16);
-  TensorMap encoded{TensorMap::kMark, static_cast<unsigned char*>(address), {1, 1, 1, 1}, {bytes, 0, 0, 0}, {1, 1, 1, 1}, static_cast<uint16_t>(rank), static_cast<uint16_t>(swizzle), bytes};
+  bool valid = multiple(map, 64) && (bytes == 4 || type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16) && rank >= 3 && rank <= 5 && multiple(address, 16);
+  TensorMap encoded{TensorMap::kMark, static_cast<unsigned char*>(address), {1, 1, 1, 1, 1}, {bytes, 0, 0, 0, 0}, {1, 1, 1, 1, 1}, static_cast<uint16_t>(rank), static_cast<uint16_t>(swizzle), bytes};
   for (cuuint32_t i = 0; valid && i < rank; ++i) {
     valid = sizes[i] > 0 && sizes[i] <= uint64_t{1} << 32 && box[i] > 0 && box[i] <= 256 && steps[i] == 1;
     if (i > 0) valid = valid && strides[i - 1] % 16 == 0 && strides[i - 1] < uint64_t{1} << 40;

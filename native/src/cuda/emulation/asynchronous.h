@@ -29,7 +29,7 @@ void store_box(const CUtensorMap* map, const int* at, int rank, const void* from
 void commit_stores();
 void wait_stores(int newest);
 
-void store_bytes_for_engine(void* to, const void* x, size_t bytes);  // happens at the first barrier of the block, or named one, after engine_fence
+void store_bytes_for_engine(void* to, const void* x, size_t bytes);  // happens at the first barrier of the block, named one, or arrival at an mbarrier after engine_fence
 template <class T>
 void store_for_engine(void* to, T x) { store_bytes_for_engine(to, &x, sizeof x); }
 void engine_fence();                       // fence.proxy.async

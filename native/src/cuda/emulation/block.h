@@ -48,7 +48,7 @@ struct Sums {
 struct BoxStore {
   CUtensorMap map;
   uint32_t from;
-  int at[4];
+  int at[5];
   bool done;
 };
 // Shared memory that a thread has written and the engine does not see yet.
@@ -117,7 +117,7 @@ struct Copy {
   CUtensorMap map;
   const void* from;  // of plain bytes; null: a box
   uint32_t to, bytes;
-  int at[4];
+  int at[5];
   uint64_t* barrier;
 };
 struct Asynchronous {

@@ -15,7 +15,7 @@ struct alignas(64) CUtensorMap {
   cuuint64_t opaque[16];
 };
 
-// Refuses what the driver's documentation forbids, of what it emulates: three or four dimensions of bf16 or f32.
+// Refuses what the driver's documentation forbids, of what it emulates: three to five dimensions of bf16 or f32.
 CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, void* address, const cuuint64_t* sizes, const cuuint64_t* strides,
                                 const cuuint32_t* box, const cuuint32_t* steps, CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,
                                 CUtensorMapL2promotion promotion, CUtensorMapFloatOOBfill fill);

@@ -20,8 +20,9 @@ void attention_forward_bf16(const Context& context, Workspace& workspace, const 
 void attention_decode_bf16(const Context& context, Workspace& workspace, const Attention& a, const TrefoilLaunch& args);
 void attention_backward_bf16(const Context& context, Workspace& workspace, const Attention& a, const TrefoilLaunch& args);
 
-// By Hopper's wgmma, see attention_wgmma.h. False: not these heads, or not this device; nothing was launched.
-bool attention_forward_wgmma(const Context& context, const Attention& a, const Floats& q, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& out, float* lse);
+// By Hopper's wgmma, see attention_wgmma.h, where that suits these heads and this device.
+bool suits_forward_wgmma(const Context& context, const Attention& a);
+void attention_forward_wgmma(const Context& context, Workspace& workspace, const Attention& a, const TrefoilView& q, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& out, float* lse);
 
 // Keys or values as rows of bf16, [batch, keys, groups]. The two have one stride: they are used as they are, or filled up, together.
 inline Rows<bf16> key_rows(const Context& context, Workspace& workspace, const Attention& a, const TrefoilView& view) {

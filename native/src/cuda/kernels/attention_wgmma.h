@@ -1,5 +1,5 @@
 // What the kernels of attention by wgmma share. A block has a producer thread in warp group 0, which has the copy engine (TMA) fill tiles,
-// and two warp groups that multiply, 64 rows each. Tiles are halves of 64 elements of the head: rows of 128 bytes, swizzled.
+// and two warp groups (forward: or three) that multiply, 64 rows each. Tiles are halves of 64 elements of the head: rows of 128 bytes, swizzled.
 #pragma once
 #include "attention_bf16.h"
 #include "attention_tile.h"
@@ -32,7 +32,7 @@ __device__ __forceinline__ unsigned char* aligned_tiles() {
 }
 
 // Stages that are filled with `bytes` each, again and again; the j-th filling is in stage j % stages.
-template <int stages, int pitch, int bytes = pitch>
+template <int stages, int pitch, int bytes = pitch, int readers = 8>
 struct Ring {
   unsigned char* tiles;
   uint64_t* barriers;  // [2 stages]: full, empty
@@ -40,21 +40,23 @@ struct Ring {
   __device__ __forceinline__ void init() const {
     for (int stage = 0; stage < stages; ++stage) {
       barrier_init(&barriers[stage], 1);
-      barrier_init(&barriers[stages + stage], 8);  // every warp that reads
+      barrier_init(&barriers[stages + stage], readers);  // every warp that reads
     }
   }
-  __device__ __forceinline__ unsigned char* tile(int j) const { return tiles + j % stages * pitch; }
+  static __device__ __forceinline__ int stage_of(int j) { return static_cast<int>(static_cast<unsigned>(j) % stages); }
+  static __device__ __forceinline__ uint32_t parity_of(int j) { return static_cast<unsigned>(j) / stages & 1u; }
+  __device__ __forceinline__ unsigned char* tile(int j) const { return tiles + stage_of(j) * pitch; }
   // By the producer, once the stage is free: the barrier at which its bytes are to count. What lies outside of a tensor counts too: it arrives as zeros.
   __device__ __forceinline__ uint64_t* claim(int j) const {
-    const int stage = j % stages;
-    if (j >= stages) barrier_wait(&barriers[stages + stage], static_cast<uint32_t>(j / stages - 1) & 1u);
+    const int stage = stage_of(j);
+    if (j >= stages) barrier_wait(&barriers[stages + stage], parity_of(j) ^ 1u);
     barrier_expect(&barriers[stage], bytes);
     return &barriers[stage];
   }
-  __device__ __forceinline__ void wait(int j) const { barrier_wait(&barriers[j % stages], static_cast<uint32_t>(j / stages) & 1u); }
+  __device__ __forceinline__ void wait(int j) const { barrier_wait(&barriers[stage_of(j)], parity_of(j)); }
   // By every warp that reads.
   __device__ __forceinline__ void release(int j) const {
-    if (lane_index() == 0) barrier_arrive(&barriers[stages + j % stages]);
+    if (lane_index() == 0) barrier_arrive(&barriers[stages + stage_of(j)]);
   }
 };
 
@@ -83,14 +85,14 @@ __device__ __forceinline__ void multiply_along(float (&sums)[n / 2], const unsig
   const uint64_t a = describe_rows_of_128(a_tile), b = describe_rows_of_128(b_tile);
 #pragma unroll
   for (int d = 0; d < dim / 16; ++d)
-    wgmma<n, false, false>(sums, a + static_cast<uint64_t>(d / 4 * (a_half >> 4) + d % 4 * 2), b + static_cast<uint64_t>(d / 4 * (b_half >> 4) + d % 4 * 2), d > 0);
+    wgmma<n, false, false>(sums, further(a, static_cast<uint32_t>(d / 4 * (a_half >> 4) + d % 4 * 2)), further(b, static_cast<uint32_t>(d / 4 * (b_half >> 4) + d % 4 * 2)), d > 0);
 }
 // sums[64 x dim] += weights times as many rows of b. To be committed.
 template <int dim, int steps>
 __device__ __forceinline__ void add_across(float (&sums)[dim / 2], const uint32_t (&weights)[steps][4], const unsigned char* b_tile, int b_half) {
   const uint64_t b = describe_columns_of_128(b_tile, static_cast<uint32_t>(b_half));
 #pragma unroll
-  for (int j = 0; j < steps; ++j) wgmma<dim, true>(sums, weights[j], b + 128 * static_cast<uint64_t>(j), true);
+  for (int j = 0; j < steps; ++j) wgmma<dim, true>(sums, weights[j], further(b, 128u * static_cast<uint32_t>(j)), true);
 }
 // Sums are what products leave, weights what they take from registers.
 template <int steps>
@@ -106,6 +108,27 @@ __device__ __forceinline__ void set_zero(float (&sums)[n]) {
 #pragma unroll
   for (int i = 0; i < n; ++i) sums[i] = 0;
   keep(sums);
+}
+
+// Of a tile of 128 keys a thread has 32 of each row: 8 j + i, from its first one on, is bit 2 j + i. Those from `limit` on:
+__device__ __forceinline__ uint32_t keys_past(int limit) {
+  const int seen = limit <= 0 ? 0 : limit / 8 * 2 + min(limit % 8, 2);
+  return seen < 32 ? ~0u << seen : 0;
+}
+// And those of other segments than the rows'. No load beyond `end`. One after another: registers for all loads at once would be missing.
+__device__ __forceinline__ void add_other_segments(uint32_t (&hidden)[2], const int32_t* segments, const int32_t (&own)[2], int from, int end) {
+#pragma unroll 1
+  for (int j = 0; j < kWgmmaRows / 4; ++j) {
+    const int key = from + j / 2 * 8 + j % 2;
+    const int32_t found = segments[key < end ? key : 0];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) hidden[half] |= static_cast<uint32_t>(found != own[half]) << j;
+  }
+}
+__device__ __forceinline__ void hide_scores(float (&scores)[kWgmmaRows / 2], const uint32_t (&hidden)[2]) {
+#pragma unroll
+  for (int i = 0; i < kWgmmaRows / 2; ++i)
+    if (hidden[i / 2 % 2] >> (i / 4 * 2 + i % 2) & 1u) scores[i] = -INFINITY;
 }
 
 // Where a block's 128 rows are, and what they see. In shared memory, so that it takes no registers.
@@ -147,30 +170,10 @@ struct GroupRows {
 
   // Scores of keys from..+127 that a row does not see become -inf.
   __device__ __forceinline__ void hide(float (&scores)[kWgmmaRows / 2], int from) const {
-    if (from + kWgmmaRows > every) {
-#pragma unroll
-      for (int j = 0; j < kWgmmaRows / 8; ++j)
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-          if (from + 8 * j + pair + i % 2 >= row_end[i / 2]) scores[4 * j + i] = -INFINITY;
-    }
-    if (a.segments) {
-      const int32_t* segments = a.segments + at.b * a.keys;
-      // Bits first, not all loads at once: their registers would be missing.
-      uint32_t hidden[2] = {0, 0};
-#pragma unroll 1
-      for (int j = 0; j < kWgmmaRows / 4; ++j) {
-        const int key = from + j / 2 * 8 + pair + j % 2;
-        const int32_t found = segments[key < at.end ? key : 0];
-#pragma unroll
-        for (int half = 0; half < 2; ++half) hidden[half] |= static_cast<uint32_t>(found != segment[half]) << j;
-      }
-#pragma unroll
-      for (int j = 0; j < kWgmmaRows / 8; ++j)
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-          if (hidden[i / 2] >> (2 * j + i % 2) & 1u) scores[4 * j + i] = -INFINITY;
-    }
+    if (from + kWgmmaRows <= every && !a.segments) return;
+    uint32_t hidden[2] = {keys_past(row_end[0] - from - pair), keys_past(row_end[1] - from - pair)};
+    if (a.segments) add_other_segments(hidden, a.segments + at.b * a.keys, segment, from + pair, at.end);
+    hide_scores(scores, hidden);
   }
   // A result's row, for store_pairs.
   __device__ __forceinline__ int64_t result_at(int half) const { return row(half) < at.valid ? a.row_at(at.b, at.g, at.first + row(half)) : -1; }
