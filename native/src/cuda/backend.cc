@@ -104,6 +104,14 @@ bool wants_wgmma(const platform::Properties& properties) {
   return wanted && std::string_view(wanted) == "1" && (properties.capability == 90 || properties.capability == 0);
 }
 
+// TREFOIL_CUDA_ATTENTION_GRADIENT: "two-pass", or "one-pass" for what goes through wgmma.
+bool wants_one_pass_gradient() {
+  const char* wanted = std::getenv("TREFOIL_CUDA_ATTENTION_GRADIENT");
+  if (!wanted || !*wanted || std::string_view(wanted) == "two-pass") return false;
+  if (std::string_view(wanted) == "one-pass") return true;
+  fail(TREFOIL_INVALID_ARGUMENT, "TREFOIL_CUDA_ATTENTION_GRADIENT is \"%s\"; it must be \"two-pass\" or \"one-pass\"", wanted);
+}
+
 }  // namespace
 
 }  // namespace trefoil::cuda
@@ -126,6 +134,7 @@ struct TrefoilDevice {
       fail(TREFOIL_DEVICE_UNAVAILABLE, "%s has compute capability %d.%d; 8.0 (Ampere) or newer is needed", properties.name.c_str(),
            properties.capability / 10, properties.capability % 10);
     const Precision precision = precision_of(options.precision);
+    const bool one_pass_gradient = wants_one_pass_gradient();
     platform::select(index);
     platform::check_code();
     try {
@@ -139,7 +148,7 @@ struct TrefoilDevice {
       close();
       throw;
     }
-    context = {stream, errors, precision, properties.multiprocessors, properties.shared_limit, properties.capability, cublaslt.get(), wants_wgmma(properties)};
+    context = {stream, errors, precision, properties.multiprocessors, properties.shared_limit, properties.capability, cublaslt.get(), wants_wgmma(properties), one_pass_gradient};
   }
   ~TrefoilDevice() {
     try {

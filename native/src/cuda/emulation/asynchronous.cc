@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "emulation/block.h"
+#include "emulation/turns.h"
 #include "hopper.h"
 
 namespace trefoil::cuda::emulation {
@@ -314,6 +315,58 @@ void copy_box(void* to, const CUtensorMap* map, const int* at, int rank, uint64_
   state().copies.push_back(copy);
 }
 
+static void read_out(Outgoing& out) {
+  if (!out.values.empty()) return;
+  const unsigned char* memory = at_address(*thread().block, out.from, out.bytes);
+  if (!memory) stop("copy_out: it reaches beyond shared memory");
+  out.values.resize(out.bytes / 4);
+  std::memcpy(out.values.data(), memory, out.bytes);
+}
+static void write_out(const Outgoing& out) {
+  for (size_t i = 0; i < out.values.size(); ++i) out.to[i] = out.add ? out.to[i] + out.values[i] : out.values[i];
+  ++thread().out_written;
+}
+static void send_out(float* to, const void* from, uint32_t bytes, bool add) {
+  Thread& self = thread();
+  const uint32_t address = shared_address(from);
+  if (address % 16 != 0 || reinterpret_cast<uintptr_t>(to) % 16 != 0 || bytes % 16 != 0 || bytes == 0) stop("copy_out: an address, or the size, is not a multiple of 16");
+  check_turn(to, bytes);
+  Outgoing& out = self.outgoing.emplace_back(Outgoing{to, address, bytes, add, false, {}});
+  if (self.block->launch->backward) read_out(out);
+}
+void copy_out(float* to, const void* from, uint32_t bytes) { send_out(to, from, bytes, false); }
+void add_out(float* to, const void* from, uint32_t bytes) { send_out(to, from, bytes, true); }
+void out_commit() {
+  for (Outgoing& out : thread().outgoing) out.committed = true;
+}
+void out_wait_read() {
+  for (Outgoing& out : thread().outgoing)
+    if (out.committed) read_out(out);
+}
+void out_wait() {
+  out_wait_read();
+  std::vector<Outgoing>& all = thread().outgoing;
+  while (!all.empty() && all.front().committed) {
+    write_out(all.front());
+    all.erase(all.begin());
+  }
+}
+void check_out() {
+  for (const Outgoing& out : thread().outgoing) {
+    if (!out.committed || out.values.empty()) return halt("a thread has ended before its copies to global memory had read shared memory");
+    write_out(out);
+  }
+}
+
+void store_matrices_for_engine(void* row, const uint32_t (&words)[4]) {
+  struct Words {
+    uint32_t of[4];
+  };
+  for_warp("stmatrix", Words{{words[0], words[1], words[2], words[3]}}, [&](const auto& lanes) {
+    const int matrix = lanes.self / 8, first = lanes.self % 8 * 4;
+    store_for_engine(row, {lanes[first].of[matrix], lanes[first + 1].of[matrix], lanes[first + 2].of[matrix], lanes[first + 3].of[matrix]});
+  });
+}
 void store_for_engine(void* to, uint4 x) {
   shared_address(to);  // in shared memory
   if (reinterpret_cast<uintptr_t>(to) % 16 != 0) stop("store_for_engine: the address is not a multiple of 16");

@@ -26,6 +26,16 @@ void barrier_wait(uint64_t* barrier, uint32_t parity);
 void copy_box(void* to, const CUtensorMap* map, const int* at, int rank, uint64_t* barrier);
 void copy_bytes(void* to, const void* from, uint32_t bytes, uint64_t* barrier);
 
+// Of a thread: read when it waits for that (device 0) or at once (device 1), written when it waits for all of it.
+void copy_out(float* to, const void* from, uint32_t bytes);
+void add_out(float* to, const void* from, uint32_t bytes);
+void out_commit();
+void out_wait_read();
+void out_wait();
+void global_engine_fence();  // fence.proxy.async.global
+void check_out();            // the thread has ended
+
+void store_matrices_for_engine(void* row, const uint32_t (&words)[4]);
 void store_for_engine(void* to, uint4 x);  // happens at the first barrier of the block, or named one, after engine_fence
 void engine_fence();                       // fence.proxy.async
 void finish_engine_stores();
