@@ -222,6 +222,16 @@ bool finish_copies(Block& block) {
   return true;
 }
 
+// One thread that waits for its copies to global memory goes on.
+bool finish_out(Block& block) {
+  for (Thread& thread : block.threads) {
+    if (thread.state != Thread::at_out) continue;
+    thread.state = Thread::ready;
+    return true;
+  }
+  return false;
+}
+
 template <class T, class Read>
 void for_warp(const char* name, const T& value, const Read& read) {
   if (__builtin_popcount(thread().warp->members) != 32) stop("%s in a warp of fewer than 32 threads", name);
@@ -339,7 +349,13 @@ void add_out(float* to, const void* from, uint32_t bytes) { send_out(to, from, b
 void out_commit() {
   for (Outgoing& out : thread().outgoing) out.committed = true;
 }
+// Others go on meanwhile.
+static void wait_for_out() {
+  thread().state = Thread::at_out;
+  suspend_thread();
+}
 void out_wait_read() {
+  wait_for_out();
   for (Outgoing& out : thread().outgoing)
     if (out.committed) read_out(out);
 }
@@ -460,7 +476,13 @@ void wgmma(float* d, int n, uint64_t a, const uint32_t* a_registers, uint64_t b,
 void wgmma_commit() {
   thread().fenced = false;
   for_warp("wgmma.commit_group", 0, [](const auto& lanes) {
-    if (lanes.self == 0) thread().warp->groups.push_back(std::exchange(thread().warp->uncommitted, 0));
+    if (lanes.self != 0) return;
+    Block& block = *thread().block;
+    Warp& warp = *thread().warp;
+    const size_t count = std::exchange(warp.uncommitted, 0);
+    if (block.launch->backward || block.number / 2 % 2 == 0) return warp.groups.push_back(count);
+    for (const Multiplication& product : warp.products) finish_product(block, warp, product);
+    warp.products.clear();
   });
 }
 
@@ -481,7 +503,7 @@ void set_registers(int count) {
 }
 
 bool finish_asynchronous(Block& block, bool backward) {
-  return backward ? finish_copies(block) || finish_warp(block, true) : finish_warp(block, false) || finish_copies(block);
+  return (backward ? finish_copies(block) || finish_warp(block, true) : finish_warp(block, false) || finish_copies(block)) || finish_out(block);
 }
 
 void check_asynchronous(Block& block) {

@@ -41,6 +41,7 @@ std::string where(const Thread& thread) {
     case Thread::at_barrier: return place(thread) + " waits at __syncthreads, " + thread.file + ":" + std::to_string(thread.line);
     case Thread::in_exchange: return place(thread) + " waits in " + thread.waits_for->name;
     case Thread::at_products: return place(thread) + " waits in wgmma.wait_group";
+    case Thread::at_out: return place(thread) + " waits for its copies to global memory";
     case Thread::at_turn: return place(thread) + " waits for turn " + std::to_string(thread.own_turn) + " at a counter that is " + std::to_string(*thread.turn);
     case Thread::at_named: {
       const NamedBarrier& barrier = thread.block->asynchronous.named[thread.named];
