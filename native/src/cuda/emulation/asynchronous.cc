@@ -468,6 +468,7 @@ void wgmma(float* d, int n, uint64_t a, const uint32_t* a_registers, uint64_t b,
     if (self.warp->issued == issued.size()) issued.push_back(product);
     const Multiplication& same = issued[self.warp->issued++];
     if (same.a != a || same.b != b || same.add != add || same.n != n || same.a_in_registers != product.a_in_registers) stop("wgmma: warps of a warp group give different descriptors");
+    if (!block.launch->backward && block.number / 2 % 2) return finish_product(block, *self.warp, product);
     self.warp->products.push_back(product);
     ++self.warp->uncommitted;
   });
@@ -476,13 +477,7 @@ void wgmma(float* d, int n, uint64_t a, const uint32_t* a_registers, uint64_t b,
 void wgmma_commit() {
   thread().fenced = false;
   for_warp("wgmma.commit_group", 0, [](const auto& lanes) {
-    if (lanes.self != 0) return;
-    Block& block = *thread().block;
-    Warp& warp = *thread().warp;
-    const size_t count = std::exchange(warp.uncommitted, 0);
-    if (block.launch->backward || block.number / 2 % 2 == 0) return warp.groups.push_back(count);
-    for (const Multiplication& product : warp.products) finish_product(block, warp, product);
-    warp.products.clear();
+    if (lanes.self == 0) thread().warp->groups.push_back(std::exchange(thread().warp->uncommitted, 0));
   });
 }
 
@@ -520,7 +515,9 @@ void check_asynchronous(Block& block) {
     if (thread.registers != block.threads[static_cast<size_t>(thread.number) / 128 * 128].registers) return halt("setmaxnreg: not all warps of a warp group have run it");
     registers += thread.registers;
   }
-  if (registers > 65536) return halt("setmaxnreg: %d registers in all, a multiprocessor has 65536", registers);
+  // A block starts with as many for each thread as ptxas may use (a multiple of 8), and can only give and take of those.
+  const int threads = static_cast<int>(block.threads.size()), most = 65536 / threads / 8 * 8 * threads;
+  if (registers > most) return halt("setmaxnreg: %d registers in all, a block of %d threads starts with %d: one that takes more waits for ever", registers, threads, most);
 }
 
 }  // namespace trefoil::cuda::emulation
