@@ -141,6 +141,8 @@ if has test; then
     run "op tests, own products" 120 "$work/tests-own.txt" env TREFOIL_MATMUL=own "$tests" --backend="$library" --seconds=60 cuda_bf16
     run "op tests, cuBLASLt" 120 "$work/tests-cublaslt.txt" env TREFOIL_MATMUL=cublaslt "$tests" --backend="$library" --seconds=60 cuda_bf16
     run "op tests, wgmma" 120 "$work/tests-wgmma.txt" env TREFOIL_MATMUL=own TREFOIL_CUDA_WGMMA=1 "$tests" --backend="$library" --seconds=30 cuda_bf16
+    # Blocks of this kernel wait for each other.
+    run "op tests, gradient in one pass" 120 "$work/tests-one-pass.txt" env TREFOIL_CUDA_WGMMA=1 TREFOIL_CUDA_ATTENTION_GRADIENT=one-pass "$tests" --backend="$library" --seconds=30 in_one_pass
   else
     skip test "nothing was built"
   fi
@@ -154,6 +156,7 @@ if has bench; then
     for tile in 128 256; do
       json bench-bf16-wgmma-$tile 120 env TREFOIL_MATMUL=own TREFOIL_CUDA_WGMMA=$tile "$build/cuda_bench" "$library" matmul "moe layer" --precision=bf16
     done
+    json bench-bf16-one-pass 300 env TREFOIL_CUDA_WGMMA=1 TREFOIL_CUDA_ATTENTION_GRADIENT=one-pass "$build/cuda_bench" "$library" attention_grad --precision=bf16
     json bench-f32 900 "$build/cuda_bench" "$library" --precision=f32
   else
     skip bench "nothing was built"
@@ -165,7 +168,7 @@ pytorch() { "$python" -c "import torch; assert torch.cuda.is_available()" 2>/dev
 if has peers; then
   if ! pytorch; then skip peers "no PyTorch with CUDA here"
   else
-    for name in bench-bf16 bench-bf16-own bench-bf16-wgmma; do
+    for name in bench-bf16 bench-bf16-own bench-bf16-wgmma bench-bf16-one-pass; do
       [ -s "$work/$name.json" ] && run "peers of $name" 1800 "$work/peers-$name.log" "$python" "$lab/gpu_peers.py" "$work/$name.json"
     done
   fi

@@ -52,6 +52,16 @@ class Variable {
 // of every run, those under compute-sanitizer too.
 inline bool tries_wgmma(const Device& device) { return emulated(device) || std::getenv("TREFOIL_CUDA_WGMMA"); }
 
+// For attention by Hopper's own kernels. Its gradients are made as TREFOIL_CUDA_ATTENTION_GRADIENT says, in two passes where nothing does; the tests of one pass ask for it
+// themselves, on a device only in the run that is about it.
+inline void for_each_wgmma_device(Device& device, bool one_pass, const std::function<void(Device&)>& body) {
+  if (!tries_wgmma(device) || (one_pass && !emulated(device) && !std::getenv("TREFOIL_CUDA_ATTENTION_GRADIENT"))) return;
+  const Variable wgmma("TREFOIL_CUDA_WGMMA", "1");
+  std::optional<Variable> gradient;
+  if (one_pass) gradient.emplace("TREFOIL_CUDA_ATTENTION_GRADIENT", "one-pass");
+  for_each_bf16_device(device, body);
+}
+
 // To bf16, to the nearest, ties to even.
 inline double rounded(float x) {
   uint32_t bits;

@@ -243,16 +243,19 @@ TEST(cuda_bf16_storage_attention) {
   });
 }
 
-TEST(cuda_bf16_storage_attention_by_wgmma) {
-  if (!tries_wgmma(device)) return;
-  const Variable wgmma("TREFOIL_CUDA_WGMMA", "1");
-  for_each_bf16_device(device, [](Device& other) {
-    int seed = 530;
-    for (bool mixed : {false, true})
-      for (int64_t size : {36, 64, 100, 128})
-        check_attention(other, {.batch = 2, .queries = 40, .keys = 150, .heads = 2, .groups = 1, .size = size, .causal = true, .key_lengths = {150, 33}}, mixed, seed++);
-  });
+namespace {
+
+void check_attention_by_wgmma(Device& device) {
+  int seed = 530;
+  for (bool mixed : {false, true})
+    for (int64_t size : {36, 64, 100, 128})
+      check_attention(device, {.batch = 2, .queries = 40, .keys = 150, .heads = 2, .groups = 1, .size = size, .causal = true, .key_lengths = {150, 33}}, mixed, seed++);
 }
+
+}  // namespace
+
+TEST(cuda_bf16_storage_attention_by_wgmma) { for_each_wgmma_device(device, false, check_attention_by_wgmma); }
+TEST(cuda_bf16_storage_attention_in_one_pass) { for_each_wgmma_device(device, true, check_attention_by_wgmma); }
 
 // Blocks of 128 rows.
 TEST(cuda_bf16_storage_attention_large_blocks) {

@@ -78,6 +78,7 @@ F32 normal(std::mt19937& generator, std::vector<int64_t> shape, float scale = 1.
 // Launches one op (with the workspace it asks for); a failing status becomes a Failure.
 void launch(Device& device, const char* op, std::vector<TrefoilView> inputs, std::vector<TrefoilView> outputs,
             std::vector<double> attributes = {});
+extern unsigned char scratch_byte;  // what an op finds in all of its workspace: 0xFF, unless a test says otherwise for a while
 // Launches an op that must fail; returns its status.
 TrefoilStatus launch_error(Device& device, const char* op, std::vector<TrefoilView> inputs, std::vector<TrefoilView> outputs,
                            std::vector<double> attributes = {});

@@ -107,6 +107,8 @@ class DeviceOperands {
 
 }  // namespace
 
+unsigned char scratch_byte = 0xFF;
+
 TrefoilStatus launch_error(Device& device, const char* op, std::vector<TrefoilView> inputs, std::vector<TrefoilView> outputs,
                            std::vector<double> attributes) {
   int32_t id = device.backend->find_op(op);
@@ -126,8 +128,8 @@ TrefoilStatus launch_error(Device& device, const char* op, std::vector<TrefoilVi
   args.attributes = attributes.data();
   args.attribute_count = static_cast<int32_t>(attributes.size());
   args.workspace_bytes = device.backend->workspace_bytes(device.handle, id, &args);
-  // A kernel may not count on zeroed scratch: it is NaN.
-  std::vector<unsigned char> scratch(args.workspace_bytes, 0xFF);
+  // A kernel may not count on zeroed scratch: it is NaN where a test does not say otherwise.
+  std::vector<unsigned char> scratch(args.workspace_bytes, scratch_byte);
   TrefoilView workspace{};
   if (!scratch.empty()) {
     workspace.data = scratch.data();

@@ -115,6 +115,14 @@ std::optional<WgmmaTile> wgmma_tile(const platform::Properties& properties) {
   return tile;
 }
 
+// TREFOIL_CUDA_ATTENTION_GRADIENT: "two-pass", or "one-pass" for what goes through wgmma.
+bool wants_one_pass_gradient() {
+  const char* wanted = std::getenv("TREFOIL_CUDA_ATTENTION_GRADIENT");
+  if (!wanted || !*wanted || std::string_view(wanted) == "two-pass") return false;
+  if (std::string_view(wanted) == "one-pass") return true;
+  fail(TREFOIL_INVALID_ARGUMENT, "TREFOIL_CUDA_ATTENTION_GRADIENT is \"%s\"; it must be \"two-pass\" or \"one-pass\"", wanted);
+}
+
 }  // namespace
 
 }  // namespace trefoil::cuda
@@ -137,6 +145,7 @@ struct TrefoilDevice {
       fail(TREFOIL_DEVICE_UNAVAILABLE, "%s has compute capability %d.%d; 8.0 (Ampere) or newer is needed", properties.name.c_str(),
            properties.capability / 10, properties.capability % 10);
     const Precision precision = precision_of(options.precision);
+    const bool one_pass_gradient = wants_one_pass_gradient();
     platform::select(index);
     platform::check_code();
     try {
@@ -147,7 +156,7 @@ struct TrefoilDevice {
       cublaslt = open_cublaslt(precision, properties);
       seen = static_cast<ErrorRecord*>(platform::allocate_pinned(sizeof(ErrorRecord)));
       const std::optional<WgmmaTile> tile = wgmma_tile(properties);
-      context = {stream, errors, precision, properties.multiprocessors, properties.shared_limit, properties.capability, cublaslt.get(), tile.has_value(), tile.value_or(WgmmaTile::by_size)};
+      context = {stream, errors, precision, properties.multiprocessors, properties.shared_limit, properties.capability, cublaslt.get(), tile.has_value(), tile.value_or(WgmmaTile::by_size), one_pass_gradient};
     } catch (...) {
       close();
       throw;

@@ -1,5 +1,5 @@
 // Hopper's asynchronous instructions behind functions (sm_90a): mbarriers, the copy engine (TMA), registers of warp groups, named barriers;
-// wgmma.h has the products. The emulated form follows the PTX ISA: emulation/asynchronous.h. TREFOIL_HOPPER: the code is compiled where they exist.
+// wgmma.h has the products, turns.h what blocks tell each other. The emulated form follows the PTX ISA: emulation/asynchronous.h. TREFOIL_HOPPER: the code is compiled where they exist.
 #pragma once
 #include "tensor_map.h"
 
@@ -19,21 +19,25 @@ using emulation::barrier_expect;
 using emulation::barrier_fence;
 using emulation::barrier_init;
 using emulation::barrier_wait;
+using emulation::add_out;
 using emulation::copy_bytes;
+using emulation::copy_out;
 using emulation::engine_fence;
+using emulation::global_engine_fence;
 using emulation::named_arrive;
 using emulation::named_sync;
 using emulation::shared_address;
 using emulation::commit_stores;
 using emulation::store_for_engine;
+using emulation::store_matrices_for_engine;
 template <int rank>
 void copy_box(void* to, const CUtensorMap* map, const int (&at)[rank], uint64_t* barrier) { emulation::copy_box(to, map, at, rank, barrier); }
 template <int rank>
 void store_box(const CUtensorMap* map, const int (&at)[rank], const void* from) { emulation::store_box(map, at, rank, from); }
 template <int newest>
-void wait_stores_read() { emulation::wait_stores(newest); }
+void wait_stores_read() { emulation::wait_stores(newest, false); }
 template <int newest>
-void wait_stores() { emulation::wait_stores(newest); }
+void wait_stores() { emulation::wait_stores(newest, true); }
 template <int count>
 void give_registers() { emulation::set_registers(count); }
 template <int count>
@@ -88,9 +92,25 @@ __device__ __forceinline__ void copy_bytes(void* to, const void* from, uint32_t 
                "r"(shared_address(barrier)) : "memory");
 }
 
+// From shared memory to global memory: floats as they lie, or added to those there, each by itself in f32. Bytes and addresses as above; what
+// threads wrote there goes through store_for_engine. Both belong to the thread's group of stores.
+__device__ __forceinline__ void copy_out(float* to, const void* from, uint32_t bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(shared_address(from)), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void add_out(float* to, const void* from, uint32_t bytes) {
+  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(to), "r"(shared_address(from)), "r"(bytes) : "memory");
+}
+// Between what the copy engine does to global memory and what the thread does there, either way round.
+__device__ __forceinline__ void global_engine_fence() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
+
 // To shared memory, for products of warp groups or store_box to read: once engine_fence has followed, and a barrier that both sides pass.
 template <class T>
 __device__ __forceinline__ void store_for_engine(void* to, T x) { *static_cast<T*>(to) = x; }
+// The same of 16 bytes by a warp, four matrices of 8 x 8 bf16: lanes 8 m..8 m + 7 give where the rows of matrix m go, words are laid out as those of load_matrix_x4 (mma.h).
+__device__ __forceinline__ void store_matrices_for_engine(void* row, const uint32_t (&words)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(row)), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+               : "memory");
+}
 __device__ __forceinline__ void engine_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // A box from shared memory to where it starts in the tensor; what lies outside of that is left out. One thread's stores up to its

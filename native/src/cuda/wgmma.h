@@ -10,6 +10,9 @@ namespace trefoil::cuda {
 // (b_across) along its columns. Lane l of warp w of the group holds D[16 w + l / 4 + 8 (i / 2 % 2)][8 (i / 4) + 2 (l % 4) + i % 2] in d[i].
 template <int n, bool a_across, bool b_across>
 void wgmma(float (&d)[n / 2], uint64_t a, uint64_t b, bool add) { emulation::wgmma(d, n, a, nullptr, b, add, a_across, b_across); }
+// The same of sums that are made anew; what was there may be gone at once.
+template <int n, bool a_across, bool b_across>
+void wgmma_anew(float (&d)[n / 2], uint64_t a, uint64_t b) { emulation::wgmma(d, n, a, nullptr, b, false, a_across, b_across); }
 // The same with a in registers, laid out as that of mma_bf16 (mma.h) for the sixteen rows of each warp. They are read until the product is waited for.
 template <int n, bool b_across>
 void wgmma(float (&d)[n / 2], const uint32_t (&a)[4], uint64_t b, bool add) { emulation::wgmma(d, n, 0, a, b, add, false, b_across); }
@@ -53,10 +56,12 @@ __device__ __forceinline__ void opaque(int& x) { asm volatile("" : "+r"(x)); }
   "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
   "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
   "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
-#define TREFOIL_SUMS_8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
-#define TREFOIL_SUMS_32(i) TREFOIL_SUMS_8(i), TREFOIL_SUMS_8(i + 8), TREFOIL_SUMS_8(i + 16), TREFOIL_SUMS_8(i + 24)
-#define TREFOIL_SUMS_64(i) TREFOIL_SUMS_32(i), TREFOIL_SUMS_32(i + 32)
-#define TREFOIL_SUMS_128(i) TREFOIL_SUMS_64(i), TREFOIL_SUMS_64(i + 64)
+// `how`: "+" where they are added to, "=" where they are made anew: until then their registers are free.
+#define TREFOIL_SUMS_8(how, i) \
+  how "f"(d[i]), how "f"(d[i + 1]), how "f"(d[i + 2]), how "f"(d[i + 3]), how "f"(d[i + 4]), how "f"(d[i + 5]), how "f"(d[i + 6]), how "f"(d[i + 7])
+#define TREFOIL_SUMS_32(how, i) TREFOIL_SUMS_8(how, i), TREFOIL_SUMS_8(how, i + 8), TREFOIL_SUMS_8(how, i + 16), TREFOIL_SUMS_8(how, i + 24)
+#define TREFOIL_SUMS_64(how, i) TREFOIL_SUMS_32(how, i), TREFOIL_SUMS_32(how, i + 32)
+#define TREFOIL_SUMS_128(how, i) TREFOIL_SUMS_64(how, i), TREFOIL_SUMS_64(how, i + 64)
 
 template <int n, bool a_across, bool b_across>
 __device__ __forceinline__ void wgmma(float (&d)[n / 2], uint64_t a, uint64_t b, bool add) {
@@ -68,7 +73,7 @@ __device__ __forceinline__ void wgmma(float (&d)[n / 2], uint64_t a, uint64_t b,
           "setp.ne.b32 p, %130, 0;\n"
           "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
           TREFOIL_SUM_NAMES_128 "}, %128, %129, p, 1, 1, %131, %132;\n}\n"
-          : TREFOIL_SUMS_128(0)
+          : TREFOIL_SUMS_128("+", 0)
           : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(a_across ? 1 : 0), "n"(b_across ? 1 : 0));
   } else if constexpr (n == 128) {
       asm volatile(
@@ -77,7 +82,7 @@ __device__ __forceinline__ void wgmma(float (&d)[n / 2], uint64_t a, uint64_t b,
           "setp.ne.b32 p, %66, 0;\n"
           "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
           TREFOIL_SUM_NAMES_64 "}, %64, %65, p, 1, 1, %67, %68;\n}\n"
-          : TREFOIL_SUMS_64(0)
+          : TREFOIL_SUMS_64("+", 0)
           : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(a_across ? 1 : 0), "n"(b_across ? 1 : 0));
   } else {
       asm volatile(
@@ -86,8 +91,32 @@ __device__ __forceinline__ void wgmma(float (&d)[n / 2], uint64_t a, uint64_t b,
           "setp.ne.b32 p, %34, 0;\n"
           "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
           TREFOIL_SUM_NAMES_32 "}, %32, %33, p, 1, 1, %35, %36;\n}\n"
-          : TREFOIL_SUMS_32(0)
+          : TREFOIL_SUMS_32("+", 0)
           : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(a_across ? 1 : 0), "n"(b_across ? 1 : 0));
+  }
+}
+
+template <int n, bool a_across, bool b_across>
+__device__ __forceinline__ void wgmma_anew(float (&d)[n / 2], uint64_t a, uint64_t b) {
+  static_assert(n == 64 || n == 128);
+  if constexpr (n == 128) {
+      asm volatile(
+          "{\n"
+          ".reg .pred p;\n"
+          "setp.ne.b32 p, 0, 0;\n"
+          "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+          TREFOIL_SUM_NAMES_64 "}, %64, %65, p, 1, 1, %66, %67;\n}\n"
+          : TREFOIL_SUMS_64("=", 0)
+          : "l"(a), "l"(b), "n"(a_across ? 1 : 0), "n"(b_across ? 1 : 0));
+  } else {
+      asm volatile(
+          "{\n"
+          ".reg .pred p;\n"
+          "setp.ne.b32 p, 0, 0;\n"
+          "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+          TREFOIL_SUM_NAMES_32 "}, %32, %33, p, 1, 1, %34, %35;\n}\n"
+          : TREFOIL_SUMS_32("=", 0)
+          : "l"(a), "l"(b), "n"(a_across ? 1 : 0), "n"(b_across ? 1 : 0));
   }
 }
 
@@ -101,7 +130,7 @@ __device__ __forceinline__ void wgmma(float (&d)[n / 2], const uint32_t (&a)[4],
           "setp.ne.b32 p, %69, 0;\n"
           "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
           TREFOIL_SUM_NAMES_64 "}, {%64, %65, %66, %67}, %68, p, 1, 1, %70;\n}\n"
-          : TREFOIL_SUMS_64(0)
+          : TREFOIL_SUMS_64("+", 0)
           : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)), "n"(b_across ? 1 : 0));
   } else {
       asm volatile(
@@ -110,7 +139,7 @@ __device__ __forceinline__ void wgmma(float (&d)[n / 2], const uint32_t (&a)[4],
           "setp.ne.b32 p, %37, 0;\n"
           "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
           TREFOIL_SUM_NAMES_32 "}, {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n}\n"
-          : TREFOIL_SUMS_32(0)
+          : TREFOIL_SUMS_32("+", 0)
           : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)), "n"(b_across ? 1 : 0));
   }
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "emulation/block.h"
+#include "emulation/turns.h"
 #include "hopper.h"
 
 namespace trefoil::cuda::emulation {
@@ -361,18 +362,64 @@ void store_box(const CUtensorMap* map, const int* at, int rank, const void* from
   self.box_stores.push_back(store);
   ++self.uncommitted_stores;
 }
+static void read_out(Outgoing& out) {
+  if (!out.values.empty()) return;
+  const unsigned char* memory = at_address(*thread().block, out.from, out.bytes);
+  if (!memory) stop("copy_out: it reaches beyond shared memory");
+  out.values.resize(out.bytes / 4);
+  std::memcpy(out.values.data(), memory, out.bytes);
+}
+static void write_out(const Outgoing& out) {
+  for (size_t i = 0; i < out.values.size(); ++i) out.to[i] = out.add ? out.to[i] + out.values[i] : out.values[i];
+  ++thread().out_written;
+}
+static void send_out(float* to, const void* from, uint32_t bytes, bool add) {
+  Thread& self = thread();
+  const uint32_t address = shared_address(from);
+  if (address % 16 != 0 || reinterpret_cast<uintptr_t>(to) % 16 != 0 || bytes % 16 != 0 || bytes == 0) stop("copy_out: an address, or the size, is not a multiple of 16");
+  check_turn(to, bytes);
+  Outgoing& out = self.outgoing.emplace_back(Outgoing{to, address, bytes, add, false, {}});
+  if (self.block->launch->backward) read_out(out);
+}
+void copy_out(float* to, const void* from, uint32_t bytes) { send_out(to, from, bytes, false); }
+void add_out(float* to, const void* from, uint32_t bytes) { send_out(to, from, bytes, true); }
 void commit_stores() {
   Thread& self = thread();
   self.store_groups.push_back(std::exchange(self.uncommitted_stores, 0));
+  for (Outgoing& out : self.outgoing) out.committed = true;
 }
-void wait_stores(int newest) {
+// Others go on meanwhile.
+void wait_stores(int newest, bool written) {
   Thread& self = thread();
-  if (self.store_groups.size() <= static_cast<size_t>(newest)) return;
+  if (self.store_groups.size() <= static_cast<size_t>(newest) && self.outgoing.empty()) return;
+  if (newest > 0 && !self.outgoing.empty()) stop("cp.async.bulk.wait_group: copies of bytes are all waited for here");
   self.newest_stores = newest;
   self.state = Thread::at_stores;
   suspend_thread();
+  for (Outgoing& out : self.outgoing)
+    if (out.committed) read_out(out);
+  if (!written) return;
+  while (!self.outgoing.empty() && self.outgoing.front().committed) {
+    write_out(self.outgoing.front());
+    self.outgoing.erase(self.outgoing.begin());
+  }
+}
+void check_out() {
+  for (const Outgoing& out : thread().outgoing) {
+    if (!out.committed || out.values.empty()) return halt("a thread has ended before its copies to global memory had read shared memory");
+    write_out(out);
+  }
 }
 
+void store_matrices_for_engine(void* row, const uint32_t (&words)[4]) {
+  struct Words {
+    uint32_t of[4];
+  };
+  for_warp("stmatrix", Words{{words[0], words[1], words[2], words[3]}}, [&](const auto& lanes) {
+    const int matrix = lanes.self / 8, first = lanes.self % 8 * 4;
+    store_for_engine(row, uint4{lanes[first].of[matrix], lanes[first + 1].of[matrix], lanes[first + 2].of[matrix], lanes[first + 3].of[matrix]});
+  });
+}
 void store_bytes_for_engine(void* to, const void* x, size_t bytes) {
   shared_address(to);  // in shared memory
   if (reinterpret_cast<uintptr_t>(to) % bytes != 0) stop("store_for_engine: the address is not a multiple of %zu", bytes);
@@ -471,6 +518,7 @@ void wgmma(float* d, int n, uint64_t a, const uint32_t* a_registers, uint64_t b,
     if (self.warp->issued == issued.size()) issued.push_back(product);
     const Multiplication& same = issued[self.warp->issued++];
     if (same.a != a || same.b != b || same.add != add || same.n != n || same.a_in_registers != product.a_in_registers) stop("wgmma: warps of a warp group give different descriptors");
+    if (!block.launch->backward && block.number / 2 % 2) return finish_product(block, *self.warp, product);
     self.warp->products.push_back(product);
     ++self.warp->uncommitted;
   });
@@ -517,9 +565,9 @@ void check_asynchronous(Block& block) {
     if (thread.registers != block.threads[static_cast<size_t>(thread.number) / 128 * 128].registers) return halt("setmaxnreg: not all warps of a warp group have run it");
     registers += thread.registers;
   }
-  // A block has what it was launched with: an equal share for each thread, a multiple of eight.
-  const int threads = static_cast<int>(block.threads.size()), pool = 65536 / threads / 8 * 8 * threads;
-  if (registers > pool) return halt("setmaxnreg: %d registers in all, a block of %d threads has %d", registers, threads, pool);
+  // A block starts with as many for each thread as ptxas may use (a multiple of 8), and can only give and take of those.
+  const int threads = static_cast<int>(block.threads.size()), most = 65536 / threads / 8 * 8 * threads;
+  if (registers > most) return halt("setmaxnreg: %d registers in all, a block of %d threads starts with %d: one that takes more waits for ever", registers, threads, most);
 }
 
 }  // namespace trefoil::cuda::emulation

@@ -1,7 +1,7 @@
 // Hopper's asynchronous instructions, as the PTX ISA describes them: mbarriers, copies of boxes (TMA), and products of a warp group (wgmma).
 // What runs beside the threads happens only when no thread can go on alone: device 0 then finishes products before copies, device 1 copies
-// before products; of copies blocks take the oldest and the newest first in turn. So a read too early finds what was there before, and a
-// stage that is given back too early is overwritten. `hopper.h` and `wgmma.h` are what kernels call.
+// before products; of copies blocks take the oldest and the newest first in turn; and every other two blocks of device 0 finish products at once. So
+// a read too early finds what was there before, by a thread or by a product, and a stage that is given back too early is overwritten. `hopper.h` and `wgmma.h` are what kernels call.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -24,11 +24,17 @@ void barrier_wait(uint64_t* barrier, uint32_t parity);
 void copy_box(void* to, const CUtensorMap* map, const int* at, int rank, uint64_t* barrier);
 void copy_bytes(void* to, const void* from, uint32_t bytes, uint64_t* barrier);
 
-// Reads shared memory at once, in every other block, or when its group is waited for.
+// A box, read at once in every other block, or when its group is waited for.
 void store_box(const CUtensorMap* map, const int* at, int rank, const void* from);
+// Bytes: read once nothing else can go on and the thread waits for that (device 0), or at once (device 1); written when it waits for that.
+void copy_out(float* to, const void* from, uint32_t bytes);
+void add_out(float* to, const void* from, uint32_t bytes);
 void commit_stores();
-void wait_stores(int newest);
+void wait_stores(int newest, bool written);
+void global_engine_fence();  // fence.proxy.async.global
+void check_out();            // the thread has ended
 
+void store_matrices_for_engine(void* row, const uint32_t (&words)[4]);
 void store_bytes_for_engine(void* to, const void* x, size_t bytes);  // happens at the first barrier of the block, named one, or arrival at an mbarrier after engine_fence
 template <class T>
 void store_for_engine(void* to, T x) { store_bytes_for_engine(to, &x, sizeof x); }

@@ -1,5 +1,6 @@
 #include "emulation/block.h"
 
+#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -41,6 +42,7 @@ std::string where(const Thread& thread) {
     case Thread::in_exchange: return place(thread) + " waits in " + thread.waits_for->name;
     case Thread::at_products: return place(thread) + " waits in wgmma.wait_group";
     case Thread::at_stores: return place(thread) + " waits in cp.async.bulk.wait_group";
+    case Thread::at_turn: return place(thread) + " waits for turn " + std::to_string(thread.own_turn) + " at a counter that is " + std::to_string(*thread.turn);
     case Thread::at_named: {
       const NamedBarrier& barrier = thread.block->asynchronous.named[thread.named];
       return place(thread) + " waits at named barrier " + std::to_string(thread.named) + ", where " + std::to_string(barrier.arrived.size()) + " of " +
@@ -72,6 +74,7 @@ void step(Thread& thread, const std::function<void()>& kernel) {
   if (!thread.pending_copies.empty() || !thread.committed_copies.empty())
     stopped = place(thread) + " returned before its cp.async copies were waited for";
   if (!thread.store_groups.empty() || thread.uncommitted_stores) stopped = place(thread) + " returned before its stores by the copy engine were committed and waited for";
+  check_out();
   if (!thread.engine_stores.empty()) stopped = place(thread) + " wrote shared memory for the engine, and no fence.proxy.async and barrier followed";
 }
 
@@ -86,6 +89,7 @@ bool run_warp(Block& block, size_t warp, bool backward, const std::function<void
       if (thread.state == Thread::in_exchange && thread.waits_for->complete) thread.state = Thread::ready;
       if (thread.state == Thread::at_named && named_passed(thread)) thread.state = Thread::ready;
       if (thread.state == Thread::at_mbarrier && barrier_passed(block, thread.barrier, thread.parity)) thread.state = Thread::ready;
+      if (thread.state == Thread::at_turn && *thread.turn == thread.own_turn) thread.state = Thread::ready;
       if (thread.state != Thread::ready) continue;
       step(thread, kernel);
       any = progress = true;
@@ -96,6 +100,8 @@ bool run_warp(Block& block, size_t warp, bool backward, const std::function<void
 
 // All threads wait or have returned: lets them pass the barrier, or says why they may not.
 bool pass_barrier(Block& block) {
+  for (const Thread& thread : block.threads)
+    if (thread.state == Thread::at_turn) return false;
   const Thread* finished = nullptr;
   const Thread* waiting = nullptr;
   for (const Thread& thread : block.threads) {
@@ -134,17 +140,19 @@ bool pass_barrier(Block& block) {
   return true;
 }
 
-void run_block(Block& block, bool backward, const std::function<void()>& kernel) {
+// Turns for all warps, until something must happen beside them or at a barrier. False: the block has ended, or waits for another one.
+bool advance(Block& block, const std::function<void()>& kernel) {
+  const bool backward = block.launch->backward;
   const size_t warps = block.warps.size();
+  bool any = false;
   const auto turns = [&] {
-    bool any = false;
-    for (size_t warp = 0; warp < warps && stopped.empty(); ++warp) any |= run_warp(block, backward ? warps - 1 - warp : warp, backward, kernel);
-    return any && !block.asynchronous.barriers.empty();  // a warp may have ended a phase that one before it waits for
+    bool some = false;
+    for (size_t warp = 0; warp < warps && stopped.empty(); ++warp) some |= run_warp(block, backward ? warps - 1 - warp : warp, backward, kernel);
+    any |= some;
+    return some && !block.asynchronous.barriers.empty();  // a warp may have ended a phase that one before it waits for
   };
-  do
-    while (turns());
-  while (stopped.empty() && (finish_asynchronous(block, backward) || pass_barrier(block)));
-  if (stopped.empty()) check_asynchronous(block);
+  while (turns());
+  return stopped.empty() && (finish_asynchronous(block, backward) || pass_barrier(block) || any);
 }
 
 void prepare(Block& block) {
@@ -178,8 +186,91 @@ void prepare(Block& block) {
     thread.box_stores.clear();
     thread.store_groups.clear();
     thread.uncommitted_stores = 0;
+    thread.outgoing.clear();
+    thread.out_sent = thread.out_written = 0;
+    thread.known.clear();
+    thread.known_to_engine.clear();
   }
 }
+
+bool has_ended(const Block& block) {
+  return std::all_of(block.threads.begin(), block.threads.end(), [](const Thread& thread) { return thread.state == Thread::finished; });
+}
+
+// The blocks of a launch that run.
+class Resident {
+ public:
+  Resident(dim3 grid, dim3 size, size_t shared_bytes, Launch& launch) : grid_(grid), size_(size), shared_bytes_(shared_bytes), launch_(launch), left_(uint64_t{grid.x} * grid.y * grid.z) {}
+  ~Resident() {
+    for (auto* blocks : {&running_, &idle_})
+      for (auto& block : *blocks) {
+        release(*block);
+        for (Thread& thread : block->threads)
+          if (thread.fiber) discard(thread.fiber);
+      }
+  }
+  Resident(const Resident&) = delete;
+
+  // A turn for each, or on device 1 as many as it takes for the last one that can go on. False: none is left.
+  bool advance(const std::function<void()>& kernel) {
+    while (left_ > 0 && running_.size() < (launch_.tickets ? kMost : 1)) start();
+    if (running_.empty()) return false;
+    bool any = false;
+    for (size_t i = 0; i < running_.size() && stopped.empty() && !(any && launch_.backward); ++i) {
+      Block& block = *running_[launch_.backward ? running_.size() - 1 - i : i];
+      any |= emulation::advance(block, kernel);
+    }
+    const auto ended = std::stable_partition(running_.begin(), running_.end(), [](const auto& block) { return !has_ended(*block); });
+    any |= ended != running_.end();
+    for (auto block = ended; block != running_.end() && stopped.empty(); ++block) check_asynchronous(**block);
+    for (auto block = ended; block != running_.end(); ++block) {
+      release(**block);
+      idle_.push_back(std::move(*block));
+    }
+    running_.erase(ended, running_.end());
+    if (!any && stopped.empty()) {
+      for (const Thread& thread : running_.front()->threads)
+        if (thread.state == Thread::at_turn) stopped = "deadlock: " + where(thread);
+    }
+    return stopped.empty();
+  }
+
+ private:
+  static constexpr size_t kMost = 4;
+
+  void start() {
+    if (idle_.empty()) {
+      Block& block = *idle_.emplace_back(std::make_unique<Block>());
+      block.launch = &launch_;
+      block.size = size_;
+      block.grid = grid_;
+      block.threads.resize(size_t{size_.x} * size_.y * size_.z);
+      block.warps.resize((block.threads.size() + 31) / 32);
+    }
+    Block& block = *running_.emplace_back(std::move(idle_.back()));
+    idle_.pop_back();
+    --left_;
+    const uint64_t number = launch_.backward ? left_ : uint64_t{grid_.x} * grid_.y * grid_.z - 1 - left_;
+    block.number = number;
+    block.index = dim3(static_cast<unsigned>(number % grid_.x), static_cast<unsigned>(number / grid_.x % grid_.y),
+                       static_cast<unsigned>(number / (uint64_t{grid_.x} * grid_.y)));
+    prepare(block);
+    block.dynamic_bytes = shared_bytes_;
+    if (shared_bytes_) block.dynamic_shared = poisoned(shared_bytes_);
+  }
+  static void release(Block& block) {
+    for (const SharedVariable& variable : block.shared) std::free(variable.memory);
+    block.shared.clear();
+    std::free(block.dynamic_shared);
+    block.dynamic_shared = nullptr;
+  }
+
+  dim3 grid_, size_;
+  size_t shared_bytes_;
+  Launch& launch_;
+  uint64_t left_;  // to be started
+  std::vector<std::unique_ptr<Block>> running_, idle_;
+};
 
 }  // namespace
 
@@ -276,28 +367,12 @@ void run_grid(dim3 grid, dim3 size, size_t shared_bytes, bool backward, const st
   const size_t threads = size_t{size.x} * size.y * size.z;
   if (threads == 0 || threads > 1024) fail(TREFOIL_INTERNAL, "a block of %zu threads cannot be launched", threads);
   Thread* const outer = current_thread;
-  Block block;
-  block.size = size;
-  block.grid = grid;
-  block.threads.resize(threads);
-  block.warps.resize((threads + 31) / 32);
   stopped.clear();
-  const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;
-  for (uint64_t i = 0; i < blocks && stopped.empty(); ++i) {
-    const uint64_t number = backward ? blocks - 1 - i : i;
-    block.index = dim3(static_cast<unsigned>(number % grid.x), static_cast<unsigned>(number / grid.x % grid.y),
-                       static_cast<unsigned>(number / (uint64_t{grid.x} * grid.y)));
-    prepare(block);
-    block.dynamic_bytes = shared_bytes;
-    if (shared_bytes) block.dynamic_shared = poisoned(shared_bytes);
-    run_block(block, backward, kernel);
-    for (const SharedVariable& variable : block.shared) std::free(variable.memory);
-    block.shared.clear();
-    std::free(block.dynamic_shared);
-    block.dynamic_shared = nullptr;
+  {
+    Launch launch{backward, false, {}, {}};
+    Resident blocks(grid, size, shared_bytes, launch);
+    while (blocks.advance(kernel));
   }
-  for (Thread& thread : block.threads)
-    if (thread.fiber) discard(thread.fiber);
   current_thread = outer;
   if (!stopped.empty()) fail(TREFOIL_INTERNAL, "emulated kernel: %s", std::string(stopped).c_str());
 }

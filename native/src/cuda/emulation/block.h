@@ -1,9 +1,11 @@
-// The emulated execution model: one block at a time, its threads as fibers that take turns at barriers. A thread that leaves while
-// others wait for it, or waits elsewhere than they do, is an error with a name: on a device it would hang or compute nonsense.
+// The emulated execution model: one block at a time, or a few where they tell each other of their work (turns.h), threads as fibers that take
+// turns at barriers. A thread that leaves while others wait for it, or waits elsewhere than they do, is an error with a name: on a device it
+// would hang or compute nonsense.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -66,13 +68,22 @@ struct Warp {
   size_t uncommitted = 0, issued = 0;
 };
 
+// What the copy engine is to write to global memory for a thread.
+struct Outgoing {
+  float* to;
+  uint32_t from, bytes;
+  bool add, committed;
+  std::vector<float> values;  // once they are read
+};
+using Clock = std::map<uint64_t, uint32_t>;
+
 struct Thread {
   dim3 index;
   int number, lane;
   Block* block;
   Warp* warp;
   Fiber* fiber = nullptr;
-  enum State { ready, at_barrier, in_exchange, at_mbarrier, at_named, at_products, at_stores, finished } state = ready;
+  enum State { ready, at_barrier, in_exchange, at_mbarrier, at_named, at_products, at_stores, at_turn, finished } state = ready;
   const char* file = nullptr;  // of the barrier it waits at
   int line = 0;
   const uint64_t* barrier = nullptr;  // of the mbarrier, until its phase of this parity has ended
@@ -83,7 +94,12 @@ struct Thread {
   bool fenced = false;
   int registers = 0;  // by setmaxnreg
   std::vector<Sums> sums;
-  std::vector<EngineStore> engine_stores;
+  const int32_t* turn = nullptr;  // the counter that it waits for, to become own_turn
+  int32_t own_turn = 0;
+  std::vector<Outgoing> outgoing;
+  uint32_t out_sent = 0, out_written = 0;
+  Clock known, known_to_engine;  // writes of other threads' copy engines that came before: see turns.cc
+  std::vector<EngineStore> engine_stores;  // shared memory written for the engine that it does not see yet
   size_t fenced_stores = 0;                          // how many of them a fence has followed
   std::vector<BoxStore> box_stores;     // under way, oldest first
   std::vector<size_t> store_groups;     // how many of them each committed group has
@@ -127,7 +143,22 @@ struct Asynchronous {
   std::vector<std::vector<Multiplication>> issued;  // by each warp group
 };
 
+// The last write of the copy engine to [first, last) of global memory: the writer's `number`-th.
+struct EngineWrite {
+  const unsigned char *first, *last;
+  uint64_t writer;
+  uint32_t number;
+};
+struct Launch {
+  bool backward;
+  bool tickets = false;  // have been drawn
+  std::map<const int32_t*, Clock> released;  // with each turn
+  std::vector<EngineWrite> written;
+};
+
 struct Block {
+  Launch* launch;
+  uint64_t number;
   dim3 index, size, grid;
   std::vector<Thread> threads;
   std::vector<Warp> warps;

@@ -92,7 +92,7 @@ inline long max(long a, long b) { return a > b ? a : b; }
 inline long long min(long long a, long long b) { return a < b ? a : b; }
 inline long long max(long long a, long long b) { return a > b ? a : b; }
 
-// Blocks run one after another and threads of a block take turns only at barriers: plain reads and writes are atomic.
+// Threads, and blocks where several run, take turns only where one waits: plain reads and writes are atomic.
 template <class T>
 inline T atomicAdd(T* at, std::type_identity_t<T> x) {
   T old = *at;

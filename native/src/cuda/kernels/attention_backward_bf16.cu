@@ -31,16 +31,20 @@ __global__ void __launch_bounds__(256) lay_out_rows_kernel(Attention a, Floats q
 }  // namespace
 
 void attention_backward_bf16(const Context& context, Workspace& workspace, const Attention& a, const TrefoilLaunch& args) {
-  const int64_t padded = ceil_divide(a.rows, kBackwardTile) * kBackwardTile, count = a.batch * a.groups * padded, stride = ceil_divide(a.size, 8) * 8;
+  // One pass makes all three: what wants only some of them goes the other way.
+  const bool one_pass = suits_one_pass(context, a);
+  const int64_t tile = one_pass ? kOnePassTile : kBackwardTile, padded = ceil_divide(a.rows, tile) * tile, count = a.batch * a.groups * padded, stride = ceil_divide(a.size, 8) * 8;
   bf16 *q = workspace.take<bf16>(count * stride), *dout = workspace.take<bf16>(count * stride);
   float *lse = workspace.take<float>(count), *delta = workspace.take<float>(count);
   const Rows<bf16> k = key_rows(context, workspace, a, args.inputs[2]), v = key_rows(context, workspace, a, args.inputs[3]);
+  const QuerySums sums = one_pass ? take_query_sums(context, workspace, a, padded) : QuerySums{};
   if (!workspace.running()) return;
   if (count > 0)
     launch(context, {context.grid(count, 8), 256}, lay_out_rows_kernel, a, Floats(args.inputs[1]), Floats(args.inputs[0]), Floats(args.inputs[4]),
            data<float>(args.inputs[5]), padded, stride, q, dout, lse, delta);
   const BackwardRows rows{q, dout, lse, delta, padded};
   Floats dq(args.outputs[0]), dk(args.outputs[1]), dv(args.outputs[2]);
+  if (one_pass) return attention_one_pass_gradient_wgmma(context, a, rows, k, v, sums, dq, dk, dv);
   if (attention_query_gradient_wgmma(context, a, rows, k, v, dq)) dq = {};
   if (attention_key_gradient_wgmma(context, a, rows, k, v, dk, dv)) dk = dv = {};
   if (dq || dk) with_head(a.size, [&](auto dim) { launch_attention_backward<dim()>(context, a, rows, k, v, dq, dk, dv); });

@@ -21,6 +21,18 @@ bool attention_query_gradient_wgmma(const Context& context, const Attention& a, 
 bool attention_key_gradient_wgmma(const Context& context, const Attention& a, const BackwardRows& rows, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& dk,
                                   const Floats& dv);
 
+// All three in one pass, where suits_one_pass: dq's sums in f32, tile after tile of rows, and what gives them their order.
+struct QuerySums {
+  float* sums;
+  int32_t *ticket, *turns;  // of the launch; of each tile: how many tiles of keys have been added
+  int64_t heads_at_once;    // whose blocks take turns to start
+};
+constexpr int kOnePassTile = 128;  // BackwardRows::padded is a multiple of it
+bool suits_one_pass(const Context& context, const Attention& a);
+QuerySums take_query_sums(const Context& context, Workspace& workspace, const Attention& a, int64_t padded);
+void attention_one_pass_gradient_wgmma(const Context& context, const Attention& a, const BackwardRows& rows, const Rows<bf16>& k, const Rows<bf16>& v, const QuerySums& sums,
+                                       const Floats& dq, const Floats& dk, const Floats& dv);
+
 template <int dim>
 __global__ void __launch_bounds__(kAttentionThreads) attention_query_gradient_kernel(Attention a, BackwardRows rows, Rows<bf16> k, Rows<bf16> v, Floats dq) {
   constexpr int kTile = kBackwardTile, kColumns = kTile / 8;

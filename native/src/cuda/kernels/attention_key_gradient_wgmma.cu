@@ -11,64 +11,6 @@ constexpr int kKeys = kWgmmaRows, kRows = 64, kStages = 4;
 template <int dim>
 constexpr int kRowBytes = kRows * dim * static_cast<int>(sizeof(bf16));
 
-#if defined(TREFOIL_HOPPER)
-
-// Where a block's keys are, and the rows that see them.
-struct KeyPlace {
-  int64_t b, g, n, first;
-  int stored, valid;        // keys of the tile that there are, and that are within the length
-  int begin, whole, tiles;  // of rows: from `whole` on they see every key within the length
-};
-__device__ __forceinline__ KeyPlace find_keys(const Attention& a) {
-  KeyPlace at;
-  const int64_t key_tiles = (a.keys + kKeys - 1) / kKeys, head = blockIdx.x / key_tiles;
-  at.first = (blockIdx.x - head * key_tiles) * kKeys;
-  at.b = head / a.groups, at.g = head - at.b * a.groups, at.n = a.length(at.b);
-  at.stored = static_cast<int>(a.keys - at.first < kKeys ? a.keys - at.first : kKeys);
-  at.valid = static_cast<int>(at.n > at.first ? (at.n - at.first < at.stored ? at.n - at.first : at.stored) : 0);
-  const int64_t begin = a.first_row(at.n, at.first) / kRows * kRows, whole = a.first_row(at.n, at.first + kKeys - 1);
-  at.begin = static_cast<int>(begin < a.rows ? begin : a.rows);
-  at.whole = static_cast<int>(whole < a.rows ? whole : a.rows);
-  at.tiles = at.valid > 0 ? (static_cast<int>(a.rows) - at.begin + kRows - 1) / kRows : 0;
-  return at;
-}
-
-// A warp group's 64 keys. Of a thread's scores [4 j + 2 half + i] is that of key `key(half)` of the tile and row 8 j + pair + i.
-struct GroupKeys {
-  const Attention& a;
-  const KeyPlace& at;
-  int side, pair;
-
-  __device__ __forceinline__ GroupKeys(const Attention& a, const KeyPlace& at) : a(a), at(at), side(static_cast<int>(threadIdx.x) / 128 - 1), pair(lane_index() % 4 * 2) {}
-  __device__ __forceinline__ int key(int half) const { return side * 64 + warp_index() % 4 * 16 + lane_index() / 4 + 8 * half; }
-
-  // Scores of rows from..+63 that do not see a key become -inf.
-  __device__ __forceinline__ void hide(float (&scores)[kRows / 2], int from) const {
-    if (from >= at.whole && at.valid == kKeys && !a.segments) return;
-    const int32_t* segments = a.segments ? a.segments + at.b * a.keys : nullptr;
-    const int rows = static_cast<int>(a.rows), shared_heads = static_cast<int>(a.shared_heads);
-    int32_t own[2] = {0, 0};
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-      if (segments && key(half) < at.valid) own[half] = segments[at.first + key(half)];
-#pragma unroll
-    for (int j = 0; j < kRows / 8; ++j) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int row = from + 8 * j + pair + i, query = (row < rows ? row : rows - 1) / shared_heads;
-        const int limit = static_cast<int>(a.limit(at.n, query) - at.first);  // of keys, from the tile's first on
-        const int32_t segment = segments ? segments[query] : 0;
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-          if (key(half) >= limit || segment != own[half]) scores[4 * j + 2 * half + i] = -INFINITY;
-      }
-      asm volatile("" ::: "memory");  // not all loads at once: their registers would be missing
-    }
-  }
-};
-
-#endif
-
 template <int dim>
 __global__ void __launch_bounds__(kWgmmaThreads, 1)
     attention_key_gradient_wgmma_kernel(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap dout_map, const __grid_constant__ CUtensorMap k_map,
@@ -81,13 +23,10 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   TREFOIL_SHARED(statistics, float4[kStages][2][kRows / 4]);  // lse, then delta
   unsigned char *k_tile = aligned_tiles(), *v_tile = k_tile + kTileBytes;
   const Ring<kStages, 2 * kRowBytes<dim>, 2 * kRowBytes<dim> + 2 * kStatisticBytes> ring{v_tile + kTileBytes, barriers};  // q, then dout
-  if (threadIdx.x == 0) {
-    at = find_keys(a);
-    ring.init();
-    barrier_init(ready, 1);
-    barrier_fence();
-  }
-  __syncthreads();
+  start_block(at, ring, ready, [&] {
+    const int64_t key_tiles = (a.keys + kKeys - 1) / kKeys, head = blockIdx.x / key_tiles;
+    return find_keys<kRows>(a, head, blockIdx.x - head * key_tiles);
+  });
   if (threadIdx.x < 128) {
     give_registers<24>();
     if (threadIdx.x == 0 && at.tiles > 0) {
@@ -107,12 +46,10 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     }
   } else {
     take_registers<240>();
-    const GroupKeys keys(a, at);
+    const GroupKeys<kRows> keys(a, at);
     const float slope = a.scale * kLog2E;
     float scores[kRows / 2], slopes[kRows / 2], dk_sums[dim / 2], dv_sums[dim / 2];
     uint32_t weights[kRows / 16][4], slope_weights[kRows / 16][4];
-    set_zero(scores);
-    set_zero(slopes);
     set_zero(dk_sums);
     set_zero(dv_sums);
     if (at.tiles > 0) {

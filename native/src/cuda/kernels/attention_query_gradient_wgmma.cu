@@ -21,13 +21,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   TREFOIL_SHARED(at, RowPlace);
   unsigned char *q_tile = aligned_tiles(), *dout_tile = q_tile + kTileBytes;
   const Ring<kStages<dim>, 2 * kTileBytes> ring{dout_tile + kTileBytes, barriers};  // keys, then values
-  if (threadIdx.x == 0) {
-    at = find_rows(a);
-    ring.init();
-    barrier_init(ready, 1);
-    barrier_fence();
-  }
-  __syncthreads();
+  start_block(at, ring, ready, [&] { return find_rows(a); });
   if (threadIdx.x < 128) {
     give_registers<24>();
     if (threadIdx.x == 0 && at.tiles > 0) {
@@ -55,8 +49,6 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     }
     float scores[kWgmmaRows / 2], slopes[kWgmmaRows / 2], sums[dim / 2];
     uint32_t weights[kWgmmaRows / 16][4];
-    set_zero(scores);
-    set_zero(slopes);
     set_zero(sums);
     if (at.tiles > 0) barrier_wait(ready, 0);
     for (int j = 0; j < at.tiles; ++j) {

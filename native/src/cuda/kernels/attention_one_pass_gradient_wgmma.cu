@@ -1,0 +1,275 @@
+// dq, dk and dv of attention by wgmma in one pass, for sm_90a: five products where two passes make seven, in the manner of flash attention 3 (Shah et
+// al. 2024, arXiv 2407.08608). 128 keys and their values stay in shared memory, tiles of rows of q and dout pass by. A tile's part of dq goes
+// through shared memory to f32 sums in global memory, by the copy engine. Two more warps of the producer's group see to it that each tile of rows is
+// added to in the order of the tiles of keys, so that the same run gives the same bits: see turns.h, and native/lab/NOTES.md for why it may not
+// hang. It is right on the emulator and has never run on a GPU, so it is used only where TREFOIL_CUDA_WGMMA=1 and TREFOIL_CUDA_ATTENTION_GRADIENT=one-pass.
+#include <algorithm>
+
+#include "attention_backward_wgmma.h"
+#include "turns.h"
+
+namespace trefoil::cuda {
+
+namespace {
+
+constexpr int kKeys = kWgmmaRows, kStages = 2, kBuffers = 2, kTileElements = 8192, kPieceElements = 64 * 64;  // of a tile of rows; a warp group makes a piece of its dq
+template <int dim>
+constexpr int kRows = kTileElements / dim;
+template <int dim>
+constexpr int kSlopeBytes = kKeys * kRows<dim> * static_cast<int>(sizeof(bf16));
+constexpr int kRowBytes = kTileElements * static_cast<int>(sizeof(bf16)), kSumBytes = kTileElements * static_cast<int>(sizeof(float));
+
+#if defined(TREFOIL_HOPPER)
+
+constexpr int kReadBarrier = 6, kSumBarrier = 8;  // named barriers: of the slopes, one for each group; of dq, one for each buffer
+
+// Blocks start with the first tiles of keys of `heads_at_once` heads, then come their second ones, …: neighbours in the order of sums are that far apart.
+template <int rows>
+__device__ __forceinline__ KeyPlace find_ticket(const Attention& a, const QuerySums& sums) {
+  const int64_t ticket = take_ticket(sums.ticket), key_tiles = (a.keys + kKeys - 1) / kKeys, heads = a.batch * a.groups;
+  const int64_t first = ticket / (sums.heads_at_once * key_tiles) * sums.heads_at_once;
+  const int64_t count = heads - first < sums.heads_at_once ? heads - first : sums.heads_at_once, rest = ticket - first * key_tiles;
+  return find_keys<rows>(a, first + rest % count, rest / count);
+}
+
+// A warp group's slopes, [64 keys x rows] as add_across takes them, to a tile of [128 keys x rows] in halves of 64 rows.
+template <int steps>
+__device__ __forceinline__ void store_slopes(unsigned char* tile, int side, const uint32_t (&slopes)[steps][4]) {
+  const int lane = lane_index(), key = side * 64 + warp_index() % 4 * 16 + lane % 16, above = lane / 16;
+#pragma unroll
+  for (int j = 0; j < steps; ++j) store_matrices_for_engine(tile + j / 4 * kHalfBytes + chunk_of_128(key, j % 4 * 2 + above), slopes[j]);
+}
+
+// sums[64 x 64] = 64 rows of slopes times 64 elements of keys, over the 128 keys. To be committed.
+__device__ __forceinline__ void multiply_slopes(float (&sums)[32], const unsigned char* slope_tile, const unsigned char* k_tile) {
+  const uint64_t a = describe_columns_of_128(slope_tile, kHalfBytes), b = describe_columns_of_128(k_tile, kHalfBytes);
+#pragma unroll
+  for (int j = 0; j < kKeys / 16; ++j) {
+    const uint64_t step = 128 * static_cast<uint64_t>(j);
+    if (j == 0) wgmma_anew<64, true, true>(sums, a, b);
+    else wgmma<64, true, true>(sums, a + step, b + step, true);
+  }
+}
+
+// A piece of dq as the threads of a warp group hold it: four neighbours in the array of each of 128 threads, then the next four.
+__device__ __forceinline__ void store_piece(unsigned char* to, const float (&sums)[32]) {
+#pragma unroll
+  for (int j = 0; j < 8; ++j)
+    store_for_engine(to + (j * 128 + static_cast<int>(threadIdx.x) % 128) * 16,
+                     make_uint4(__float_as_uint(sums[4 * j]), __float_as_uint(sums[4 * j + 1]), __float_as_uint(sums[4 * j + 2]), __float_as_uint(sums[4 * j + 3])));
+}
+
+// A tile of dq to global memory, by one thread, in its turn: the tiles of keys before this one have all added to it, as they see no fewer rows.
+__device__ __forceinline__ void add_to_queries(const QuerySums& sums, int64_t tile, int32_t turn, const unsigned char* buffer, uint64_t* read) {
+  float* to = sums.sums + tile * kTileElements;
+  if (turn == 0) {
+    copy_out(to, buffer, kSumBytes);
+  } else {
+    await_turn(sums.turns + tile, turn);
+    global_engine_fence();
+    add_out(to, buffer, kSumBytes);
+  }
+  commit_stores();
+  wait_stores_read<0>();
+  barrier_arrive(read);
+  wait_stores<0>();
+  global_engine_fence();
+  pass_turn(sums.turns + tile, turn + 1);
+}
+
+#endif
+
+template <int dim>
+__global__ void __launch_bounds__(kWgmmaThreads, 1)
+    attention_one_pass_gradient_kernel(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap dout_map, const __grid_constant__ CUtensorMap k_map,
+                                       const __grid_constant__ CUtensorMap v_map, Attention a, BackwardRows laid_out, QuerySums query_sums, Floats dk, Floats dv) {
+#if defined(TREFOIL_HOPPER)
+  constexpr int kTileBytes = kWgmmaTileBytes<dim>, kTileRows = kRows<dim>, kRowHalf = kTileRows * 128, kStatisticBytes = kTileRows * static_cast<int>(sizeof(float));
+  TREFOIL_SHARED(barriers, uint64_t[2 * kStages]);
+  TREFOIL_SHARED(ready, uint64_t[1 + kBuffers]);  // keys and values; then dq's buffers, once they are read
+  TREFOIL_SHARED(at, KeyPlace);
+  TREFOIL_SHARED(statistics, float4[kStages][2][kTileRows / 4]);  // lse, then delta
+  unsigned char *k_tile = aligned_tiles(), *v_tile = k_tile + kTileBytes, *slope_tile = v_tile + kTileBytes, *buffers = slope_tile + kSlopeBytes<dim>;
+  uint64_t* read = ready + 1;
+  const Ring<kStages, 2 * kRowBytes, 2 * kRowBytes + 2 * kStatisticBytes> ring{buffers + kBuffers * kSumBytes, barriers};  // q, then dout
+  start_block(at, ring, ready, [&] {
+    for (int i = 0; i < kBuffers; ++i) barrier_init(&read[i], 1);
+    return find_ticket<kTileRows>(a, query_sums);
+  });
+  const auto row_of = [&](int j) { return at.begin + (at.tiles - 1 - j) * kTileRows; };  // late rows first: all of a head's blocks begin with the same
+  if (threadIdx.x < 128) {
+    give_registers<24>();
+    const int head = static_cast<int>(at.b * a.groups + at.g);
+    if (threadIdx.x == 0 && at.tiles > 0) {
+      barrier_expect(ready, 2 * kTileBytes);
+      copy_keys<dim>(k_tile, &k_map, at.b, at.g, static_cast<int>(at.first), ready);
+      copy_keys<dim>(v_tile, &v_map, at.b, at.g, static_cast<int>(at.first), ready);
+      for (int j = 0; j < at.tiles; ++j) {
+        const int from = row_of(j);
+        const int64_t statistic = head * laid_out.padded + from;
+        uint64_t* full = ring.claim(j);
+        copy_rows<dim, kTileRows>(ring.tile(j), &q_map, head, from, full);
+        copy_rows<dim, kTileRows>(ring.tile(j) + kRowBytes, &dout_map, head, from, full);
+        copy_bytes(statistics[j % kStages][0], laid_out.lse + statistic, kStatisticBytes, full);
+        copy_bytes(statistics[j % kStages][1], laid_out.delta + statistic, kStatisticBytes, full);
+      }
+    }
+    const int buffer = warp_index() - 1;
+    if (buffer >= 0 && buffer < kBuffers) {
+      for (int j = buffer; j < at.tiles; j += kBuffers) {
+        named_sync(kSumBarrier + buffer, 256 + kWarp);
+        if (lane_index() == 0)
+          add_to_queries(query_sums, (head * laid_out.padded + row_of(j)) / kTileRows, static_cast<int32_t>(at.first / kKeys), buffers + buffer * kSumBytes, &read[buffer]);
+        __syncwarp();
+      }
+    }
+  } else {
+    take_registers<240>();
+    const GroupKeys<kTileRows> keys(a, at);
+    const float slope = a.scale * kLog2E;
+    float scores[kTileRows / 2], slopes[kTileRows / 2], dk_sums[dim / 2], dv_sums[dim / 2], dq_sums[32];
+    uint32_t weights[kTileRows / 16][4], slope_weights[kTileRows / 16][4];
+    set_zero(dk_sums);
+    set_zero(dv_sums);
+    if (at.tiles > 0) {
+      barrier_wait(ready, 0);
+      if (at.valid < at.stored) {
+        clear_keys<dim>(k_tile, at.valid);
+        clear_keys<dim>(v_tile, at.valid);
+        end_clearing();
+      }
+    }
+    for (int j = 0; j < at.tiles; ++j) {
+      const unsigned char *q_tile = ring.tile(j), *dout_tile = q_tile + kRowBytes;
+      const float *lse = reinterpret_cast<const float*>(statistics[j % kStages][0]), *delta = reinterpret_cast<const float*>(statistics[j % kStages][1]);
+      const int own = keys.side * 64 * 128;
+      ring.wait(j);
+      wgmma_fence();
+      multiply_along<dim, kTileRows>(scores, k_tile + own, kHalfBytes, q_tile, kRowHalf);
+      wgmma_commit();
+      wgmma_fence();
+      multiply_along<dim, kTileRows>(slopes, v_tile + own, kHalfBytes, dout_tile, kRowHalf);
+      wgmma_commit();
+      wgmma_wait<1>();
+      keep(scores);
+      keys.hide(scores, row_of(j));
+#pragma unroll
+      for (int column = 0; column < kTileRows / 8; ++column) {
+        const float2 shift = load2(lse + 8 * column + keys.pair);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) scores[4 * column + i] = exp2_fast(fmaf(scores[4 * column + i], slope, -(i % 2 ? shift.y : shift.x)));
+      }
+      round_weights(weights, scores);
+      wgmma_fence();
+      add_across<dim>(dv_sums, weights, dout_tile, kRowHalf);
+      wgmma_commit();
+      wgmma_wait<1>();  // the slopes are there
+      keep(slopes);
+#pragma unroll
+      for (int column = 0; column < kTileRows / 8; ++column) {
+        const float2 mean = load2(delta + 8 * column + keys.pair);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) slopes[4 * column + i] = scores[4 * column + i] * (slopes[4 * column + i] - (i % 2 ? mean.y : mean.x));
+      }
+      round_weights(slope_weights, slopes);
+      if (j > 0) named_sync(kReadBarrier + keys.side, 256);  // the other group has read the last slopes
+      store_slopes(slope_tile, keys.side, slope_weights);
+      engine_fence();
+      named_sync(kBothBarrier, 256);
+      wgmma_fence();
+      multiply_slopes(dq_sums, slope_tile + (dim == 64 ? keys.side * kHalfBytes : 0), k_tile + (dim == 128 ? keys.side * kHalfBytes : 0));
+      wgmma_commit();
+      wgmma_fence();
+      add_across<dim>(dk_sums, slope_weights, q_tile, kRowHalf);
+      wgmma_commit();
+      wgmma_wait<1>();  // dq is there
+      keep(dq_sums);
+      if (j + 1 < at.tiles) named_arrive(kReadBarrier + 1 - keys.side, 256);
+      if (j >= kBuffers) barrier_wait(&read[j % kBuffers], static_cast<uint32_t>(j / kBuffers - 1) & 1u);
+      store_piece(buffers + j % kBuffers * kSumBytes + keys.side * kPieceElements * static_cast<int>(sizeof(float)), dq_sums);
+      engine_fence();
+      named_arrive(kSumBarrier + j % kBuffers, 256 + kWarp);
+      wgmma_wait<0>();
+      keep(dv_sums);
+      keep(dk_sums);
+      ring.release(j);
+    }
+    const auto result_at = [&](int half) { return keys.key(half) < at.stored ? a.key_at(at.b, at.g, at.first + keys.key(half)) : -1; };
+    store_pairs<dim>(a.size, dk, result_at, [&](int half, int j) { return make_float2(dk_sums[4 * j + 2 * half] * a.scale, dk_sums[4 * j + 2 * half + 1] * a.scale); });
+    store_pairs<dim>(a.size, dv, result_at, [&](int half, int j) { return make_float2(dv_sums[4 * j + 2 * half], dv_sums[4 * j + 2 * half + 1]); });
+  }
+#endif
+}
+
+// dq from its sums: a thread takes eight columns of two rows, which four neighbours of a warp group left. Tiles that no keys see were not written.
+template <int dim>
+__global__ void __launch_bounds__(256) finish_queries_kernel(Attention a, int64_t row_tiles, QuerySums sums, Floats dq) {
+  const int64_t count = a.batch * a.groups * row_tiles * (kTileElements / 16);
+  for (int64_t i = first_index(); i < count; i += index_stride()) {
+    const int chunk = static_cast<int>(i % 8), quad = static_cast<int>(i / 8 % 32), piece = static_cast<int>(i / 256 % 2);
+    const int64_t tile = i / 512, head = tile / row_tiles, b = head / a.groups, g = head - b * a.groups;
+    const int64_t first = (tile - head * row_tiles) * kRows<dim> + (dim == 64 ? piece * 64 : 0) + quad / 8 * 16 + quad % 8;
+    const int column = (dim == 128 ? piece * 64 : 0) + chunk * 8, left = static_cast<int>(a.size) - column;
+    if (first >= a.rows || left <= 0) continue;
+    float4 pairs[4] = {};
+    if (sums.turns[tile] > 0)
+#pragma unroll
+      for (int lane = 0; lane < 4; ++lane) pairs[lane] = load4(sums.sums + tile * kTileElements + piece * kPieceElements + (chunk * 128 + quad * 4 + lane) * 4);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      if (first + 8 * half >= a.rows) continue;
+      const Floats row = dq.from(a.row_at(b, g, first + 8 * half) + column);
+      float x[8];
+#pragma unroll
+      for (int lane = 0; lane < 4; ++lane) {
+        x[2 * lane] = (half ? pairs[lane].z : pairs[lane].x) * a.scale;
+        x[2 * lane + 1] = (half ? pairs[lane].w : pairs[lane].y) * a.scale;
+      }
+      if (a.size % 8 == 0) {
+        row.store4(0, make_float4(x[0], x[1], x[2], x[3]));
+        row.store4(4, make_float4(x[4], x[5], x[6], x[7]));
+      } else {
+#pragma unroll
+        for (int j = 0; j < 8; ++j)
+          if (j < left) row.store(j, x[j]);
+      }
+    }
+  }
+}
+
+template <int dim>
+void launch_gradients(const Context& context, const Attention& a, const BackwardRows& rows, const Rows<bf16>& k, const Rows<bf16>& v, const QuerySums& sums, const Floats& dq,
+                      const Floats& dk, const Floats& dv) {
+  const auto blocks = static_cast<unsigned>(a.batch * a.groups * ceil_divide(a.keys, kKeys));
+  const int64_t row_tiles = rows.padded / kRows<dim>, count = a.batch * a.groups * row_tiles;
+  platform::fill_zero(context.stream, sums.ticket, static_cast<size_t>(count + 1) * sizeof(int32_t));
+  launch(context, {blocks, kWgmmaThreads, size_t{2 * kWgmmaTileBytes<dim> + kSlopeBytes<dim> + kBuffers * kSumBytes + 2 * kStages * kRowBytes} + 1024},
+         attention_one_pass_gradient_kernel<dim>, encode_rows(a, rows, rows.q, k.stride, kRows<dim>), encode_rows(a, rows, rows.dout, k.stride, kRows<dim>), encode_keys(a, k),
+         encode_keys(a, v), a, rows, sums, dk, dv);
+  launch(context, {context.grid(count * (kTileElements / 16), 256), 256}, finish_queries_kernel<dim>, a, row_tiles, sums, dq);
+}
+
+}  // namespace
+
+bool suits_one_pass(const Context& context, const Attention& a) { return context.one_pass_gradient && suits_wgmma(context, a); }
+
+QuerySums take_query_sums(const Context& context, Workspace& workspace, const Attention& a, int64_t padded) {
+  const int64_t count = padded * (a.size <= 64 ? 64 : 128), tiles = a.batch * a.groups * count / kTileElements;  // elements of a head
+  // Heads whose q, dout and sums the cache holds, a share of it for each multiprocessor; more where that would be fewer than one for eight of them.
+  constexpr int64_t kCachedBytes = 256 << 10;
+  const int64_t cached = context.multiprocessors * kCachedBytes / (count * static_cast<int64_t>(2 * sizeof(bf16) + sizeof(float)));
+  QuerySums sums{};
+  sums.sums = workspace.take<float>(tiles * kTileElements);
+  sums.ticket = workspace.take<int32_t>(1 + tiles);
+  sums.turns = sums.ticket + 1;
+  sums.heads_at_once = std::max<int64_t>({cached, context.multiprocessors / 8, 1});
+  return sums;
+}
+
+void attention_one_pass_gradient_wgmma(const Context& context, const Attention& a, const BackwardRows& rows, const Rows<bf16>& k, const Rows<bf16>& v, const QuerySums& sums,
+                                       const Floats& dq, const Floats& dk, const Floats& dv) {
+  if (a.size <= 64) launch_gradients<64>(context, a, rows, k, v, sums, dq, dk, dv);
+  else launch_gradients<128>(context, a, rows, k, v, sums, dq, dk, dv);
+}
+
+}  // namespace trefoil::cuda
