@@ -35,14 +35,14 @@ void launch(const Context& context, const Shape& shape, void (*kernel)(Parameter
 #else
 
 void check_cuda(cudaError_t error, const char* what);  // platform_cuda.cu
+void allow_shared(const void* kernel, size_t bytes);  // at least so much dynamic shared memory, on the selected device
 
 template <class... Parameters, class... Arguments>
 void launch(const Context& context, const Shape& shape, void (*kernel)(Parameters...), Arguments&&... arguments) {
   check_shape(context, shape);
   const void* function = reinterpret_cast<const void*>(kernel);
   // More than 48 KiB, with what the kernel declares itself (less than 16 KiB anywhere), must be asked for by name.
-  if (shape.shared_bytes > 32 * 1024)
-    check_cuda(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes)), "shared memory");
+  if (shape.shared_bytes > 32 * 1024) allow_shared(function, shape.shared_bytes);
   std::tuple<std::remove_cv_t<Parameters>...> values(std::forward<Arguments>(arguments)...);
   std::apply(
       [&](auto&... value) {

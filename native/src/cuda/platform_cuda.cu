@@ -1,6 +1,10 @@
 // platform.h over the CUDA runtime, which is linked statically: only the driver's library is needed where this runs.
 #include "platform.h"
 
+#include <map>
+#include <mutex>
+#include <utility>
+
 #include "event.h"
 #include "launch.h"
 #include "tensor_map.h"
@@ -14,6 +18,23 @@ void check_cuda(cudaError_t error, const char* what) {
                            : error == cudaErrorNoDevice || error == cudaErrorInsufficientDriver ? TREFOIL_DEVICE_UNAVAILABLE
                                                                                                  : TREFOIL_INTERNAL;
   fail(code, "CUDA %s: %s (%s)", what, cudaGetErrorString(error), cudaGetErrorName(error));
+}
+
+// The limit is the kernel's, not the launch's, and two devices of a process may be one GPU in two precisions, each with a thread of its own:
+// it only ever rises, or the launch of one could fall below its need through the other's.
+void allow_shared(const void* kernel, size_t bytes) {
+  struct Allowed {
+    std::mutex mutex;
+    std::map<std::pair<int, const void*>, size_t> bytes;  // by device and kernel
+  };
+  static Allowed& allowed = *new Allowed;  // never destroyed: threads may outlive static destructors
+  int device = 0;
+  check_cuda(cudaGetDevice(&device), "device");
+  std::lock_guard lock(allowed.mutex);
+  size_t& most = allowed.bytes[{device, kernel}];
+  if (bytes <= most) return;
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), "shared memory");
+  most = bytes;
 }
 
 namespace platform {
