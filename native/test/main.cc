@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <filesystem>
 #include <mutex>
 #include <string_view>
 #include <thread>
@@ -19,13 +20,16 @@ namespace trefoil::test {
 struct Registered {
   const char* name;
   Body body;
-  bool once;
+  When when;
 };
 static std::vector<Registered>& registry() {
   static std::vector<Registered> tests;
   return tests;
 }
-Registration::Registration(const char* name, Body body, bool once) { registry().push_back({name, body, once}); }
+Registration::Registration(const char* name, Body body, When when) { registry().push_back({name, body, when}); }
+
+static Library tested_library{"cuda_emulated", TREFOIL_TEST_CUDA_EMULATED};
+const Library& library_under_test() { return tested_library; }
 
 bool emulated(const Device& device) { return std::strcmp(device.backend->name, "cuda_emulated") == 0; }
 
@@ -257,7 +261,9 @@ void run_all(Device& device, const Selection& selection, bool once, int& passed,
   size_t number = 0;
   const bool remote = !(device.backend->flags & TREFOIL_BACKEND_HOST_MEMORY);
   for (auto& test : registry()) {
-    if ((selection.part && !std::strstr(test.name, selection.part)) || (test.once && !once)) continue;
+    if (selection.part && !std::strstr(test.name, selection.part)) continue;
+    // Over the emulator those of the runtime have run with the CPU's.
+    if (!once && (test.when == When::once || (test.when == When::runtime && (!remote || emulated(device))))) continue;
     if (number++ % selection.shards != selection.shard || number <= selection.first) continue;
     const Watch watch(selection, test.name, number, passed, failed);
     std::string message;
@@ -315,6 +321,7 @@ int run_library(const char* path, const Selection& selection) {
     return 1;
   }
   const TrefoilBackend* backend = entry();
+  tested_library = {backend->name, std::filesystem::absolute(path).string()};
   TrefoilStatus status{};
   int passed = selection.passed, failed = selection.failed;
   const int32_t count = backend->device_count(&status);
