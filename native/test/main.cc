@@ -201,7 +201,7 @@ namespace {
 using namespace trefoil::test;
 
 struct Selection {
-  const char* part = nullptr;  // of the name
+  std::vector<const char*> parts;  // of names, any of which will do; none: every test
   size_t shard = 0, shards = 1;
   bool every_order = false;  // emulated: also with blocks, warps and lanes in backward order
   size_t first = 0;          // tests before it have run in a process before this one
@@ -261,7 +261,7 @@ void run_all(Device& device, const Selection& selection, bool once, int& passed,
   size_t number = 0;
   const bool remote = !(device.backend->flags & TREFOIL_BACKEND_HOST_MEMORY);
   for (auto& test : registry()) {
-    if (selection.part && !std::strstr(test.name, selection.part)) continue;
+    if (!selection.parts.empty() && std::none_of(selection.parts.begin(), selection.parts.end(), [&](const char* part) { return std::strstr(test.name, part); })) continue;
     // Over the emulator those of the runtime have run with the CPU's.
     if (!once && (test.when == When::once || (test.when == When::runtime && (!remote || emulated(device))))) continue;
     if (number++ % selection.shards != selection.shard || number <= selection.first) continue;
@@ -345,7 +345,7 @@ int run_library(const char* path, const Selection& selection) {
 
 }  // namespace
 
-// trefoil_tests [--backend=PATH] [--shard=0/2] [--every-order] [--seconds=60] [name-part]: runs the tests whose name contains it, at every ISA level of
+// trefoil_tests [--backend=PATH] [--shard=0/2] [--every-order] [--seconds=60] [name-part…]: runs the tests whose name contains one, at every ISA level of
 // this machine; with a path (or "emulated"), those of the ops on the devices of that backend's library, each in so many seconds at most.
 int main(int argc, char** argv) {
   const char* library = nullptr;
@@ -364,7 +364,7 @@ int main(int argc, char** argv) {
     else if (std::strcmp(argv[i], "--every-order") == 0)
       selection.every_order = true;
     else
-      selection.part = argv[i];
+      selection.parts.push_back(argv[i]);
   }
   if (library && std::strcmp(library, "emulated") == 0) library = TREFOIL_TEST_CUDA_EMULATED;
   return library ? run_library(library, selection) : run_cpu(selection);
