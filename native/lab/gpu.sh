@@ -5,9 +5,10 @@
 #   native/lab/gpu.sh [RESULTS] [STAGE…]     the stages below in their order, or those named; what an earlier call found is kept
 # TREFOIL_GPU_SECONDS: the whole call ends in time for this many seconds. PYTHON, NODE: the interpreters. TREFOIL_GPU_WORK: the folder
 # of logs and of what earlier calls found. TREFOIL_GPU_SHARDS: processes that share the op tests (4). TREFOIL_GPU_TESTS: parts of the names of the
-# tests that the checkers run (all). A step that fails or runs out of time is recorded with the end of its log, and the next goes on.
+# tests that the checkers run (all). TREFOIL_GPU_ANYWAY: wgmma is measured where its tests failed, too. A step that fails or runs out of time
+# is recorded with the end of its log, and the next goes on.
 set -uo pipefail
-all_stages="build test bench peers memcheck racecheck initcheck synccheck addon training decode curves"
+all_stages="build test bench peers bench-f32 memcheck racecheck initcheck synccheck addon training decode curves training-peers"
 lab=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 native=$(dirname "$lab")
 results=${1:-gpu-results}
@@ -23,6 +24,8 @@ python=${PYTHON:-python3}
 node=${NODE:-$native/../bin/node}
 [ -x "$node" ] || node=$(command -v node || true)
 export PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
+# A distribution's own nvcc on PATH is often older than the toolkit beside it.
+if [ -z "${CUDACXX:-}" ] && [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; then export CUDACXX=${CUDA_HOME:-/usr/local/cuda}/bin/nvcc; fi
 if ! command -v make >/dev/null && command -v ninja >/dev/null; then export CMAKE_GENERATOR=Ninja; fi
 build=$native/build-cuda
 library=$build/libtrefoil_cuda.so
@@ -59,7 +62,8 @@ write_results() {
     printf '\n  }\n}\n'
   } >"$work/results.part"
   mv "$work/results.part" "$results/results.json"
-  tar -C "$work" -czf "$work/logs.part" --exclude='*.part' . 2>/dev/null
+  # pax keeps the order of steps that one second saw.
+  tar --format=pax -C "$work" -czf "$work/logs.part" --exclude='*.part' . 2>/dev/null
   mv "$work/logs.part" "$results/logs.tar.gz"
 }
 
@@ -137,7 +141,7 @@ fi
 
 {
   nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,memory.total --format=csv,noheader || echo "no nvidia-smi"
-  { nvcc --version || echo "no nvcc"; } | tail -n 2
+  { "${CUDACXX:-nvcc}" --version || echo "no nvcc"; } | tail -n 2
   cmake --version | head -n 1
   c++ --version | head -n 1
   echo "cuBLASLt: ${TREFOIL_CUBLASLT:-as the loader finds it}; Node: ${node:-none}; $(uname -r), $(nproc) processors"
@@ -151,7 +155,7 @@ case $(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | he
 esac
 # A warning of a compiler that these sources have not met must not cost the session.
 if has build; then
-  if ! command -v nvcc >/dev/null || ! command -v cmake >/dev/null; then
+  if ! command -v "${CUDACXX:-nvcc}" >/dev/null || ! command -v cmake >/dev/null; then
     fail build "nvcc or cmake is not on PATH; add the CUDA toolkit's bin folder, or install cmake" 0
   else
     run "build cuda" 1800 "$work/build-cuda.log" bash -c "cmake -S '$native/src/cuda' -B '$build' && cmake --build '$build' --parallel $jobs"
@@ -188,12 +192,11 @@ if has bench; then
     json bench-bf16 900 "$build/cuda_bench" "$library" --precision=bf16
     json bench-bf16-own 300 env TREFOIL_MATMUL=own "$build/cuda_bench" "$library" matmul --precision=bf16
     # Kernels that do not end cost their line's time each: not where tests of theirs have failed, unless it is asked for.
-    if [ -z "${TREFOIL_CUDA_WGMMA:-}" ] && ls "$work"/steps/op_tests__wgmma >/dev/null 2>&1 && ! grep -q '"status": "ok"' "$work/steps/op_tests__wgmma"; then
-      skip bench-bf16-wgmma "op tests with wgmma failed; TREFOIL_CUDA_WGMMA=1 measures all the same"
+    if [ -z "${TREFOIL_GPU_ANYWAY:-}" ] && [ -e "$work/steps/op_tests__wgmma" ] && ! grep -q '"status": "ok"' "$work/steps/op_tests__wgmma"; then
+      skip bench-bf16-wgmma "op tests with wgmma failed; TREFOIL_GPU_ANYWAY=1 measures all the same"
     else
       json bench-bf16-wgmma 600 env TREFOIL_MATMUL=own TREFOIL_CUDA_WGMMA=1 "$build/cuda_bench" "$library" matmul "moe layer" attention linear_cross_entropy --precision=bf16 --line-seconds=15
     fi
-    json bench-f32 900 "$build/cuda_bench" "$library" --precision=f32
   else
     skip bench "nothing was built"
   fi
@@ -209,6 +212,12 @@ if has peers; then
     if [ ${#lines[@]} -eq 0 ]; then skip peers "no bench has run"
     else run peers 1800 "$work/peers.log" "$python" "$lab/gpu_peers.py" "${lines[@]}"
     fi
+  fi
+fi
+
+if has bench-f32; then
+  if [ -x "$build/cuda_bench" ] && [ -e "$library" ]; then json bench-f32 900 "$build/cuda_bench" "$library" --precision=f32
+  else skip bench-f32 "nothing was built"
   fi
 fi
 
@@ -249,9 +258,6 @@ if has training; then
       json "training-$model-bf16-products" 600 env TREFOIL_PRECISION=bf16-products "$node" "$lab/training_bench.mjs" --device cuda --model $model ${peak:+--peak "$peak"}
     else skip "training-$model" "$without"
     fi
-    if pytorch; then json "training-$model-pytorch" 600 "$python" "$lab/gpu_training_peer.py" --model $model ${peak:+--peak "$peak"}
-    else skip "training-$model-pytorch" "no PyTorch with CUDA here"
-    fi
   done
 fi
 if has decode; then
@@ -263,6 +269,14 @@ if has curves; then
   if [ -n "$packages" ]; then json loss-curves 600 "$node" "$lab/loss_curves.mjs" --device cuda
   else skip curves "$without"
   fi
+fi
+
+if has training-peers; then
+  for model in dense-1.1b moe-4x0.3b; do
+    if pytorch; then json "training-$model-pytorch" 600 "$python" "$lab/gpu_training_peer.py" --model $model ${peak:+--peak "$peak"}
+    else skip "training-$model-pytorch" "no PyTorch with CUDA here"
+    fi
+  done
 fi
 
 echo "results: $results/results.json"
