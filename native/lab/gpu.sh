@@ -158,7 +158,7 @@ if has build; then
   if ! command -v "${CUDACXX:-nvcc}" >/dev/null || ! command -v cmake >/dev/null; then
     fail build "nvcc or cmake is not on PATH; add the CUDA toolkit's bin folder, or install cmake" 0
   else
-    run "build cuda" 1800 "$work/build-cuda.log" bash -c "cmake -S '$native/src/cuda' -B '$build' && cmake --build '$build' --parallel $jobs"
+    run "build cuda" 1800 "$work/build-cuda.log" bash -c "cmake -S '$native/src/cuda' -B '$build' -DTREFOIL_LINE_INFO=ON && cmake --build '$build' --parallel $jobs"
     run "build tests" 1800 "$work/build-tests.log" bash -c "cmake -S '$native' -B '$native/build-gpu' && cmake --build '$native/build-gpu' --parallel $jobs --target trefoil_tests"
   fi
 fi
