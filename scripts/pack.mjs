@@ -1,4 +1,4 @@
-// node scripts/pack.mjs [trefoil.tar.xz]: packs what a machine without network needs to run recipes and conformance tests: this
+// node scripts/pack.mjs [--without-tests] [trefoil.tar.xz]: packs what a machine without network needs to run recipes and conformance tests: this
 // Node, dependencies, built JavaScript, sources and fixtures. There: `tar xf trefoil.tar.xz && cd trefoil && bin/node scripts/start.mjs`
 // (or `npm start`), which compiles the engine with the machine's own compilers; docs/gpu.md has the rest.
 import { spawnSync } from "node:child_process";
@@ -9,8 +9,11 @@ import { SetupError } from "./setup/error.mjs";
 import { main, root } from "./setup/index.mjs";
 
 const limit = 60e6;
-// What only development needs. The rest of the tests' tools comes along for the conformance tests.
-const left = /^(@biomejs|@turbo|turbo|@typescript|typescript|knip|@oxc|oxc)/;
+// What only development needs. The rest of the tests' tools comes along for the conformance tests, if they are wanted.
+const withoutTests = process.argv.includes("--without-tests");
+const left = withoutTests
+  ? /^(@biomejs|@turbo|turbo|@typescript|typescript|knip|@oxc|oxc|@?vite|@?rolldown|lightningcss|jiti|@types|esbuild|@esbuild)/
+  : /^(@biomejs|@turbo|turbo|@typescript|typescript|knip|@oxc|oxc)/;
 
 /** @param {string} file @param {string[]} args @param {import("node:child_process").SpawnSyncOptions} [options] */
 function run(file, args, options) {
@@ -49,7 +52,7 @@ function listFiles() {
 }
 
 await main(async () => {
-  const output = resolve(process.argv[2] ?? "trefoil.tar.xz");
+  const output = resolve(process.argv.slice(2).find((argument) => !argument.startsWith("--")) ?? "trefoil.tar.xz");
   const folder = mkdtempSync(join(tmpdir(), "trefoil-pack-"));
   try {
     writeFileSync(join(folder, "files"), listFiles().join("\n"));

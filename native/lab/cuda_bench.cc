@@ -1,6 +1,6 @@
 // Time of every heavy op of the CUDA backend beside the ceilings of the same device, measured in the same run. Prints one JSON object,
 // an entry a line.
-// cuda_bench LIBRARY [name-part…] [--precision=f32|bf16|bf16-products] [--seconds=0.2] [--line-seconds=60]
+// cuda_bench LIBRARY [name-part…] [--precision=f32|bf16|bf16-products] [--seconds=0.2] [--line-seconds=60] [--without-wgmma-peak]
 #include "cuda_bench.h"
 
 #include <dlfcn.h>
@@ -189,7 +189,7 @@ double time_launches(const Launches& launches) {
 
 double copy_bandwidth() {
   constexpr int64_t count = int64_t{1} << 28;  // 1 GiB: past every cache
-  Tensor from = empty({count}), to = empty({count});
+  Tensor from = normal({count}), to = empty({count});
   TrefoilStatus status{};
   const double seconds = time_of([&](int n) {
     for (int i = 0; i < n; ++i) check(backend->copy(device, to.view.data, from.view.data, static_cast<size_t>(from.bytes()), &status), status);
@@ -255,6 +255,25 @@ bool lost() {
   return backend->synchronize(device, &status) != TREFOIL_OK;
 }
 
+// What wgmma reaches may be what does not end, or loses the device: the lines are then measured without it.
+Peaks ceilings(bool wgmma, size_t first) {
+  if (!wgmma) return measure_peaks(false);
+  char without[] = "--without-wgmma-peak";
+  std::string after = "--after=" + std::to_string(first);
+  successor.insert(successor.end(), {without, after.data(), nullptr});
+  alarm(seconds_of_a_line);
+  Peaks peaks{};
+  try {
+    peaks = measure_peaks(true);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "cuda_bench: the ceiling of wgmma: %s\n", error.what());
+    start_successor();
+  }
+  alarm(0);
+  successor.resize(successor.size() - 3);
+  return peaks;
+}
+
 std::string run_line(const Line& line, double bandwidth, double peak) {
   const Work work = line.make();
   double bytes = work.bytes;
@@ -266,7 +285,7 @@ std::string run_line(const Line& line, double bandwidth, double peak) {
   const bool products = work.flops > 0;
   const double rate = products ? work.flops / seconds : bytes / seconds;
   char text[200];
-  std::snprintf(text, sizeof text, "\"milliseconds\": %.5f, \"%s\": %.2f, \"share\": %.4f", seconds * 1e3, products ? "tflops" : "gbps", rate / (products ? 1e12 : 1e9),
+  std::snprintf(text, sizeof text, "\"milliseconds\": %.5f, \"%s\": %.2f, \"share\": %.4f", seconds * 1e3 / work.copies, products ? "tflops" : "gbps", rate / (products ? 1e12 : 1e9),
                 rate / (products ? peak : bandwidth));
   std::string result = text;
   if (std::any_of(work.calls.begin(), work.calls.end(), [](const Call& call) { return call.routing; })) {
@@ -277,7 +296,7 @@ std::string run_line(const Line& line, double bandwidth, double peak) {
 }
 
 // Lines from number `first` on; the head of the report and those before are another process's.
-int run(const char* path, const std::vector<std::string>& parts, const char* precision, size_t first) {
+int run(const char* path, const std::vector<std::string>& parts, const char* precision, size_t first, bool with_wgmma_peak) {
   void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   auto entry = library ? reinterpret_cast<TrefoilBackendEntry>(dlsym(library, "trefoil_backend")) : nullptr;
   if (!entry) throw std::runtime_error(dlerror());
@@ -288,10 +307,14 @@ int run(const char* path, const std::vector<std::string>& parts, const char* pre
   if (backend->device_count(&status) == 0 || !(device = backend->open_device(&options, &status))) throw std::runtime_error(status.message);
   TrefoilDeviceInfo info{};
   backend->device_info(device, &info);
+  struct sigaction action {};
+  action.sa_handler = out_of_time;
+  action.sa_flags = SA_NODEFER;  // the successor may be interrupted as well
+  sigaction(SIGALRM, &action, nullptr);
   const double bandwidth = copy_bandwidth(), overhead = step_overhead();
   // Where it may be tried: see docs/gpu.md.
   const char* wgmma = std::getenv("TREFOIL_CUDA_WGMMA");
-  const Peaks peaks = measure_peaks(wgmma && std::strcmp(wgmma, "1") == 0 && std::strncmp(info.isa, "sm_90", 5) == 0);
+  const Peaks peaks = ceilings(with_wgmma_peak && wgmma && std::strcmp(wgmma, "1") == 0 && std::strncmp(info.isa, "sm_90", 5) == 0, first);
   const double peak = std::strcmp(precision, "f32") == 0 ? peaks.fma_f32 : std::max(peaks.mma_bf16, peaks.wgmma_bf16);
   if (first == 0)
     std::printf("{\"device\": \"%s\", \"level\": \"%s\", \"copy_gbps\": %.1f, \"fma_f32_tflops\": %.2f, \"mma_bf16_tflops\": %.2f, \"wgmma_bf16_tflops\": %.2f, \"step_overhead_us\": %.2f, \"lines\": [",
@@ -302,10 +325,6 @@ int run(const char* path, const std::vector<std::string>& parts, const char* pre
     return !parts.empty() && std::none_of(parts.begin(), parts.end(), [&](const std::string& part) { return line.name.find(part) != std::string::npos; });
   });
   std::snprintf(out_of_time_message, sizeof out_of_time_message, "\"error\": \"it has not ended within %u s\"}", seconds_of_a_line);
-  struct sigaction action {};
-  action.sa_handler = out_of_time;
-  action.sa_flags = SA_NODEFER;  // the successor may be interrupted as well
-  sigaction(SIGALRM, &action, nullptr);
   for (size_t i = first; i < lines.size(); ++i) {
     std::string after = "--after=" + std::to_string(i + 1);
     successor.push_back(after.data());
@@ -337,6 +356,7 @@ int main(int argc, char** argv) {
   const char *path = nullptr, *precision = "bf16";
   std::vector<std::string> parts;
   size_t first = 0;
+  bool with_wgmma_peak = true;
   successor.push_back(argv[0]);
   for (int i = 1; i < argc; ++i) {
     if (std::sscanf(argv[i], "--after=%zu", &first) == 1) continue;
@@ -344,15 +364,16 @@ int main(int argc, char** argv) {
     if (std::strncmp(argv[i], "--precision=", 12) == 0) precision = argv[i] + 12;
     else if (std::strncmp(argv[i], "--seconds=", 10) == 0) seconds_per_line = std::atof(argv[i] + 10);
     else if (std::sscanf(argv[i], "--line-seconds=%u", &seconds_of_a_line) == 1) continue;
+    else if (std::strcmp(argv[i], "--without-wgmma-peak") == 0) with_wgmma_peak = false;
     else if (!path) path = argv[i];
     else parts.emplace_back(argv[i]);
   }
   if (!path) {
-    std::fprintf(stderr, "cuda_bench LIBRARY [name-part…] [--precision=f32|bf16|bf16-products] [--seconds=0.2] [--line-seconds=60]\n");
+    std::fprintf(stderr, "cuda_bench LIBRARY [name-part…] [--precision=f32|bf16|bf16-products] [--seconds=0.2] [--line-seconds=60] [--without-wgmma-peak]\n");
     return 2;
   }
   try {
-    return run(path, parts, precision, first);
+    return run(path, parts, precision, first, with_wgmma_peak);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "cuda_bench: %s\n", error.what());
     return 1;

@@ -65,6 +65,7 @@ struct Work {
   std::vector<Call> calls;
   double bytes = -1;  // -1: every tensor once
   double flops = 0;   // 0: bound by memory
+  int copies = 1;     // of the line's op, each over tensors of its own: together more than the caches hold
 
   int add(Tensor tensor) {
     tensors.push_back(std::move(tensor));

@@ -36,6 +36,7 @@ async function decode() {
   return (arrivals.at(-1) - arrivals[0]) / 1000 / (arrivals.length - 1);
 }
 await decode();
+device.resetPeak(); // what weights were staged in is gone
 const seconds = median([await decode(), await decode(), await decode()]);
 const keys = prompt + tokens / 2;
 const bytes =

@@ -1,11 +1,14 @@
-"""Times PyTorch on the lines of cuda_bench, in bf16: `python gpu_peers.py bench.json` adds to each line that has peers `peers` (the
+"""Times PyTorch on the lines of cuda_bench, in bf16: `python gpu_peers.py bench.json…` adds to each line that has peers `peers` (the
 milliseconds of each), `peer_milliseconds` (of the fastest) and `ratio` (that over ours; above 1 we are faster). `not_recorded` names peers
-that could not be recorded as CUDA graphs, as our lines are: their time has PyTorch's own work on the host in it. The file is written after
-each line, and lines that have their peers already are passed over: what was stopped goes on where it was. `--device cpu` runs every peer
-without timing it well: to see that they run at all, on lines with small shapes."""
+that could not be recorded as CUDA graphs, as our lines are: their time has PyTorch's own work on the host in it. Lines of one name in
+several files share the peers. The files are written after each line, and lines that have their peers already are passed over: what was
+stopped goes on where it was; products, attention and layers come first. `--device cpu` runs every peer without timing it well: to see that
+they run at all, on lines with small shapes."""
 
 import argparse
 import contextlib
+import functools
+import itertools
 import json
 import os
 import re
@@ -13,10 +16,12 @@ import sys
 import time
 
 import torch
+import torch._dynamo
+import torch._functorch.config
 import torch.nn.functional as F
 
 OPTIONS = argparse.ArgumentParser(description=__doc__)
-OPTIONS.add_argument("bench")
+OPTIONS.add_argument("bench", nargs="+")
 OPTIONS.add_argument("--device", default="cuda")
 ARGUMENTS = OPTIONS.parse_args()
 DEVICE = torch.device(ARGUMENTS.device)
@@ -25,6 +30,10 @@ STREAM = torch.cuda.Stream() if DEVICE.type == "cuda" else None
 # A recording that failed can leave PyTorch's generator in the middle of it, an error of a kernel the whole device: what comes after needs a
 # new process.
 spoilt = False
+# Backward passes are timed over and over on one graph, which compiled ones that reuse its buffers refuse.
+torch._functorch.config.donated_buffer = False
+# For the shapes of a line alone: from the second line on a function would else be compiled for any.
+compiled = functools.partial(torch.compile, dynamic=False)
 
 
 def seconds(body, repetitions=5):
@@ -89,29 +98,29 @@ def row_peers(name):
     if match := re.fullmatch(r"rms_norm (\d+)x(\d+)", name):
         x, w = randn(int(match[1]), int(match[2])), randn(int(match[2]))
         yield "eager", lambda: F.rms_norm(x, (x.shape[1],), w, 1e-5).to(BF16)
-        yield "compile", torch.compile(lambda: F.rms_norm(x, (x.shape[1],), w, 1e-5).to(BF16))
+        yield "compile", compiled(lambda: F.rms_norm(x, (x.shape[1],), w, 1e-5).to(BF16))
     if match := re.fullmatch(r"rms_norm_grad (\d+)x(\d+)", name):
         x, w, dy = randn(int(match[1]), int(match[2]), grad=True), randn(int(match[2]), grad=True), randn(int(match[1]), int(match[2]), dtype=BF16)
 
         def norm(x, w):
             return F.rms_norm(x, (x.shape[1],), w, 1e-5).to(BF16)
 
-        for label, made in (("eager", norm), ("compile", torch.compile(norm))):
+        for label, made in (("eager", norm), ("compile", compiled(norm))):
             y = made(x, w)
             yield label, lambda y=y: torch.autograd.grad(y, (x, w), dy, retain_graph=True)
     if match := re.fullmatch(r"layer_norm (\d+)x(\d+)", name):
         x, w, b = randn(int(match[1]), int(match[2])), randn(int(match[2])), randn(int(match[2]))
-        yield "compile", torch.compile(lambda: F.layer_norm(x, (x.shape[1],), w, b).to(BF16))
+        yield "compile", compiled(lambda: F.layer_norm(x, (x.shape[1],), w, b).to(BF16))
     if match := re.fullmatch(r"softmax (\d+)x(\d+)", name):
         x = randn(int(match[1]), int(match[2]))
         yield "eager", lambda: torch.softmax(x, -1)
-        yield "compile", torch.compile(lambda: torch.softmax(x, -1))
+        yield "compile", compiled(lambda: torch.softmax(x, -1))
     if match := re.fullmatch(r"swiglu (\d+)x(\d+)", name):
         x = randn(int(match[1]), 2 * int(match[2]), dtype=BF16)
-        yield "compile", torch.compile(lambda: swiglu(x))
+        yield "compile", compiled(lambda: swiglu(x))
     if match := re.fullmatch(r"swiglu_grad (\d+)x(\d+)", name):
         x, dy = randn(int(match[1]), 2 * int(match[2]), dtype=BF16, grad=True), randn(int(match[1]), int(match[2]), dtype=BF16)
-        y = torch.compile(swiglu)(x)
+        y = compiled(swiglu)(x)
         yield "compile", lambda: torch.autograd.grad(y, x, dy, retain_graph=True)
     if match := re.fullmatch(r"rope (\d+)x(\d+)x(\d+)x(\d+)", name):
         batch, length, heads, size = (int(match[i]) for i in range(1, 5))
@@ -123,14 +132,14 @@ def row_peers(name):
             low, high = x.chunk(2, -1)
             return torch.cat((low * c - high * s, high * c + low * s), -1).to(BF16)
 
-        yield "compile", torch.compile(rotate)
+        yield "compile", compiled(rotate)
     if match := re.fullmatch(r"adamw (\d+)M", name):
         parameter = torch.nn.Parameter(randn(int(match[1]) << 20))
         parameter.grad = randn(int(match[1]) << 20)
         yield "fused", torch.optim.AdamW([parameter], lr=1e-4, fused=True, capturable=DEVICE.type == "cuda").step
     if name.startswith("elementwise"):
         a, b = (randn(1 << (28 if DEVICE.type == "cuda" else 10), dtype=BF16) for _ in range(2))
-        yield "compile", torch.compile(lambda: F.gelu(a * b + 0.5, approximate="tanh"))
+        yield "compile", compiled(lambda: F.gelu(a * b + 0.5, approximate="tanh"))
 
 
 def matmul_peers(name):
@@ -170,10 +179,13 @@ def attention_peers(name):
     if match := re.match(r"attention decode (\d+)x(\d+)x(\d+)/(\d+)x(\d+) bf16", name):
         batch, length, heads, groups, size = (int(match[i]) for i in range(1, 6))
         q = randn(batch, heads, 1, size, dtype=BF16)
-        k, v = (randn(batch, groups, length, size, dtype=BF16) for _ in range(2))
+        # As many caches, one after another, as the line has copies: they do not stay in L2.
+        copies = max(1, -(-(1 << 28) // (4 * batch * groups * length * size))) if DEVICE.type == "cuda" else 2
+        caches = itertools.cycle([[randn(batch, groups, length, size, dtype=BF16) for _ in range(2)] for _ in range(copies)])
         for backend in (*backends, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH):
 
             def decode():
+                k, v = next(caches)
                 with sdpa_kernel(backend):
                     return F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
 
@@ -249,7 +261,7 @@ def layer_peers(name):
     for label, products in (("_grouped_mm", grouped), ("loop", looped)):
         if products is looped or hasattr(torch, "_grouped_mm"):
             yield label, lambda products=products: layer(products)
-            yield f"{label}, compile", torch.compile(lambda products=products: layer(products))
+            yield f"{label}, compile", compiled(lambda products=products: layer(products))
 
 
 def loss_peers(name):
@@ -260,7 +272,7 @@ def loss_peers(name):
     x = randn(rows, width, dtype=BF16, grad=True)
     w = (0.05 * randn(classes, width, dtype=BF16)).requires_grad_()
     targets = torch.randint(classes, (rows,), device=DEVICE)
-    loss = torch.compile(lambda x, w: F.cross_entropy((x @ w.t()).float(), targets))
+    loss = compiled(lambda x, w: F.cross_entropy((x @ w.t()).float(), targets))
     yield "compile", lambda: torch.autograd.grad(loss(x, w), (x, w))
 
 
@@ -272,7 +284,7 @@ def code_peers(name):
             return (codes.square().sum(1) - 2 * (x @ codes.t())).argmin(1)
 
         yield "eager", nearest
-        yield "compile", torch.compile(nearest)
+        yield "compile", compiled(nearest)
     if match := re.fullmatch(r"masked_diffusion_step (\d+)x(\d+)x(\d+)", name):
         batch, length, codes = (int(match[i]) for i in range(1, 4))
         conditional, unconditional = randn(batch, length, codes), randn(batch, length, codes)
@@ -292,29 +304,33 @@ def code_peers(name):
             return torch.where(rank < remaining, -1, torch.where(masked, sampled, tokens))
 
         yield "eager", step
-        yield "compile", torch.compile(step)
+        yield "compile", compiled(step)
 
 
 PEERS = (row_peers, matmul_peers, attention_peers, convolution_peers, layer_peers, loss_peers, code_peers)
 
 
-def add_peers(line):
-    """What a peer that does not run says goes into the line. One without peers has none, so that it is passed over next time."""
-    line["peers"] = {}
+FIRST = ("matmul", "attention", "grouped_matmul", "moe", "linear_cross_entropy")
+
+
+def peers_of(name):
+    """The fields that a line of this name gets. What a peer that does not run says is one; without peers there are none of them."""
+    fields = {"peers": {}}
     for peers in PEERS:
-        candidates = peers(line["name"])
+        torch._dynamo.reset()
+        candidates = peers(name)
         while True:
             try:
                 label, body = next(candidates)
                 spent, recorded = seconds(body)
-                line["peers"][label] = spent * 1e3
+                fields["peers"][label] = spent * 1e3
                 if DEVICE.type == "cuda" and not recorded:
-                    line.setdefault("not_recorded", []).append(label)
+                    fields.setdefault("not_recorded", []).append(label)
             except StopIteration:
                 break
             except Exception as error:  # one peer that does not run must not hide the others
                 message = (str(error).splitlines() or [repr(error)])[0][:200]
-                line.setdefault("peer_errors", []).append(message)
+                fields.setdefault("peer_errors", []).append(message)
                 if "CUDA error" in message:
                     global spoilt
                     spoilt = True
@@ -322,23 +338,37 @@ def add_peers(line):
             body = None
             if DEVICE.type == "cuda":
                 torch.cuda.empty_cache()
-    if line["peers"]:
-        line["peer_milliseconds"] = min(line["peers"].values())
-        line["ratio"] = line["peer_milliseconds"] / line["milliseconds"]
+    return fields
 
 
-def main(path):
-    with open(path) as file:
-        report = json.load(file)
-    report["torch"] = torch.__version__
-    for line in report["lines"]:
-        if "milliseconds" not in line or "peers" in line:
+def write(path, report):
+    with open(path + ".part", "w") as file:
+        json.dump(report, file, indent=1)
+    os.replace(path + ".part", path)
+
+
+def main(paths):
+    reports = []
+    for path in paths:
+        with open(path) as file:
+            reports.append(json.load(file))
+    lines = [line for report in reports for line in report["lines"] if "milliseconds" in line]
+    names = sorted(dict.fromkeys(line["name"] for line in lines), key=lambda name: not name.startswith(FIRST))
+    for name in names:
+        same = [line for line in lines if line["name"] == name]
+        if all("peers" in line for line in same):
             continue
-        add_peers(line)
-        print(line["name"], line.get("ratio"), line["peers"], line.get("peer_errors", ""), flush=True)
-        with open(path + ".part", "w") as file:
-            json.dump(report, file, indent=1)
-        os.replace(path + ".part", path)
+        known = next((line for line in same if "peers" in line), None)
+        fields = {key: known[key] for key in ("peers", "not_recorded", "peer_errors") if key in known} if known else peers_of(name)
+        for line in same:
+            line.update(fields)
+            if line["peers"]:
+                line["peer_milliseconds"] = min(line["peers"].values())
+                line["ratio"] = line["peer_milliseconds"] / line["milliseconds"]
+        print(name, [line.get("ratio") for line in same], fields["peers"], fields.get("peer_errors", ""), flush=True)
+        for path, report in zip(paths, reports):
+            report["torch"] = torch.__version__
+            write(path, report)
         if spoilt:
             os.execv(sys.executable, [sys.executable, *sys.argv])
 

@@ -3,11 +3,10 @@ import { spawnSync } from "node:child_process";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { findNvcc } from "./nvcc.mjs";
+import { findNvcc, isNewEnough, oldestNvcc } from "./nvcc.mjs";
 
 const native = dirname(dirname(fileURLToPath(import.meta.url)));
 const build = join(native, "build-cuda");
-const oldest = [12, 4];
 
 function run(args) {
   const result = spawnSync("cmake", args, { stdio: process.stdout.isTTY ? "inherit" : "pipe", maxBuffer: 1 << 28 });
@@ -20,8 +19,8 @@ const nvcc = findNvcc();
 const version = nvcc?.version.join(".");
 if (!nvcc) {
   console.log("CUDA backend: not built, there is no nvcc here.");
-} else if (nvcc.version[0] < oldest[0] || (nvcc.version[0] === oldest[0] && nvcc.version[1] < oldest[1])) {
-  console.log(`CUDA backend: not built, nvcc is ${version} and ${oldest.join(".")} or newer is needed.`);
+} else if (!isNewEnough(nvcc.version)) {
+  console.log(`CUDA backend: not built, nvcc is ${version} and ${oldestNvcc.join(".")} or newer is needed.`);
 } else {
   const jobs = process.env.CMAKE_BUILD_PARALLEL_LEVEL || String(availableParallelism());
   const strict = `-DTREFOIL_WARNINGS_AS_ERRORS=${process.env.CI ? "ON" : "OFF"}`;

@@ -188,7 +188,7 @@ TEST(cuda_bf16_cublaslt_absent) {
     const Variable choice("TREFOIL_MATMUL", "mkl");
     CHECK(!device.backend->open_device(&options, &status) && status.code == TREFOIL_INVALID_ARGUMENT);
   }
-  const Variable path("TREFOIL_CUBLASLT", "/nowhere/libcublasLt.so.13");
+  const Variable path("TREFOIL_CUBLASLT", "/nowhere/libcublasLt.so.13"), choice("TREFOIL_MATMUL", "auto");
   TrefoilDevice* handle = device.backend->open_device(&options, &status);
   CHECK(handle);
   TrefoilDeviceInfo info{};

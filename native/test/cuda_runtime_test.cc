@@ -1,5 +1,5 @@
-// The runtime over memory that is not the host's, with kernels: programs on the emulated CUDA backend against the CPU, recordings
-// and their replay, errors of indices that come to light late, and the list of ops.
+// The runtime over memory that is not the host's, with kernels: programs on the CUDA backend (emulated, or the library under test) against the
+// CPU, recordings and their replay, errors of indices that come to light late, and the list of ops.
 #include <dlfcn.h>
 
 #include <set>
@@ -11,10 +11,10 @@ using trefoil::test::Failure;
 
 namespace {
 
-std::shared_ptr<Device> open_emulated(const char* precision = "f32") {
+std::shared_ptr<Device> open_cuda(const char* precision = "f32") {
   DeviceOptions options;
-  options.backend = "cuda_emulated";
-  options.library = TREFOIL_TEST_CUDA_EMULATED;
+  options.backend = trefoil::test::library_under_test().backend;
+  options.library = trefoil::test::library_under_test().path;
   options.precision = precision;
   return Device::open(options);
 }
@@ -51,8 +51,8 @@ struct Problem {
 
 }  // namespace
 
-TEST_ONCE(cuda_program_matches_cpu_and_is_recorded) {
-  Bench cuda(open_emulated()), cpu(open_cpu());
+TEST_RUNTIME(cuda_program_matches_cpu_and_is_recorded) {
+  Bench cuda(open_cuda()), cpu(open_cpu());
   Problem there(cuda), here(cpu);
   for (int step = 0; step < 6; ++step) {
     const std::vector<int32_t> index = {step % 4, -1, 3};
@@ -70,8 +70,8 @@ TEST_ONCE(cuda_program_matches_cpu_and_is_recorded) {
 }
 
 // Runs in flight each have input memory of their own: as many recordings, and no more of them.
-TEST_ONCE(cuda_recordings_follow_the_addresses) {
-  Bench cuda(open_emulated());
+TEST_RUNTIME(cuda_recordings_follow_the_addresses) {
+  Bench cuda(open_cuda());
   Problem problem(cuda);
   std::vector<float> input(20), index(3);
   for (int round = 0; round < 5; ++round) {
@@ -90,8 +90,8 @@ TEST_ONCE(cuda_recordings_follow_the_addresses) {
 
 // On the emulator an upload happens when somebody waits for it: one that a run did not wait for, or a part of the staging that was filled
 // again too early, shows as another run's numbers. 6 MiB set out before the run starts; 20 MiB are more than the staging holds.
-TEST_ONCE(cuda_uploads_reach_the_run_they_are_for) {
-  Bench cuda(open_emulated());
+TEST_RUNTIME(cuda_uploads_reach_the_run_they_are_for) {
+  Bench cuda(open_cuda());
   for (const int64_t rows : {int64_t{3} << 19, int64_t{5} << 20}) {
     ProgramSpec spec;
     ValueSpec index = value({4}, ValueKind::input, 1);
@@ -117,8 +117,8 @@ TEST_ONCE(cuda_uploads_reach_the_run_they_are_for) {
 }
 
 // More small arrays in flight than the staging has places for, and one among them that is not small.
-TEST_ONCE(cuda_uploads_many_small_arrays) {
-  Bench cuda(open_emulated());
+TEST_RUNTIME(cuda_uploads_many_small_arrays) {
+  Bench cuda(open_cuda());
   constexpr int64_t kInputs = 12, kLarge = 20000;
   constexpr int kRuns = 8;
   ProgramSpec spec;
@@ -146,8 +146,8 @@ TEST_ONCE(cuda_uploads_many_small_arrays) {
   }
 }
 
-TEST_ONCE(cuda_index_errors_are_reported_once) {
-  Bench cuda(open_emulated());
+TEST_RUNTIME(cuda_index_errors_are_reported_once) {
+  Bench cuda(open_cuda());
   Problem problem(cuda);
   for (int step = 0; step < 3; ++step) {  // launched, recorded, replayed
     try {
@@ -160,8 +160,8 @@ TEST_ONCE(cuda_index_errors_are_reported_once) {
   }
 }
 
-TEST_ONCE(cuda_non_finite_outputs_are_found) {
-  Bench cuda(open_emulated());
+TEST_RUNTIME(cuda_non_finite_outputs_are_found) {
+  Bench cuda(open_cuda());
   Problem problem(cuda);
   try {
     problem.run(cuda, INFINITY, {0, 1, 2}, kCheckFinite);
@@ -171,19 +171,19 @@ TEST_ONCE(cuda_non_finite_outputs_are_found) {
   }
 }
 
-TEST_ONCE(cuda_rejects_an_unknown_precision) {
+TEST_RUNTIME(cuda_rejects_an_unknown_precision) {
   try {
-    open_emulated("f64");
+    open_cuda("f64");
     throw Failure{"expected an error"};
   } catch (const Error& error) {
     CHECK(error.code == TREFOIL_INVALID_ARGUMENT && std::strstr(error.what(), "\"bf16\", \"bf16-products\" or \"f32\""));
   }
 }
 
-TEST_ONCE(cuda_has_every_op_of_the_cpu) {
+TEST_RUNTIME(cuda_has_every_op_of_the_cpu) {
   std::set<std::string> missing;
   for (const std::string& op : open_cpu()->ops()) missing.insert(op);
-  for (const std::string& op : open_emulated()->ops()) missing.erase(op);
+  for (const std::string& op : open_cuda()->ops()) missing.erase(op);
   std::string names;
   for (const std::string& op : missing) names += " " + op;
   if (!missing.empty()) throw Failure{"missing on CUDA:" + names};

@@ -30,8 +30,9 @@ struct Device {
 bool emulated(const Device& device);
 
 using Body = void (*)(Device&);
+enum class When { ops, once, runtime };
 struct Registration {
-  Registration(const char* name, Body body, bool once = false);
+  Registration(const char* name, Body body, When when = When::ops);
 };
 #define TEST(name)                                                          \
   static void test_##name(::trefoil::test::Device& device);                 \
@@ -42,8 +43,21 @@ struct Registration {
 #define TEST_ONCE(name)                                                             \
   static void test_##name();                                                        \
   static ::trefoil::test::Registration registration_##name(                         \
-      #name, [](::trefoil::test::Device&) { test_##name(); }, true);                \
+      #name, [](::trefoil::test::Device&) { test_##name(); }, ::trefoil::test::When::once); \
   static void test_##name()
+
+// A test of the runtime over library_under_test(): runs once, and once more with the library of another backend.
+#define TEST_RUNTIME(name)                                                          \
+  static void test_##name();                                                        \
+  static ::trefoil::test::Registration registration_##name(                         \
+      #name, [](::trefoil::test::Device&) { test_##name(); }, ::trefoil::test::When::runtime); \
+  static void test_##name()
+
+struct Library {
+  std::string backend, path;
+};
+// The library of --backend, else the emulator's.
+const Library& library_under_test();
 
 void check(bool condition, const char* expression, const char* file, int line);
 #define CHECK(condition) ::trefoil::test::check((condition), #condition, __FILE__, __LINE__)

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <filesystem>
 #include <mutex>
 #include <string_view>
 #include <thread>
@@ -19,13 +20,16 @@ namespace trefoil::test {
 struct Registered {
   const char* name;
   Body body;
-  bool once;
+  When when;
 };
 static std::vector<Registered>& registry() {
   static std::vector<Registered> tests;
   return tests;
 }
-Registration::Registration(const char* name, Body body, bool once) { registry().push_back({name, body, once}); }
+Registration::Registration(const char* name, Body body, When when) { registry().push_back({name, body, when}); }
+
+static Library tested_library{"cuda_emulated", TREFOIL_TEST_CUDA_EMULATED};
+const Library& library_under_test() { return tested_library; }
 
 bool emulated(const Device& device) { return std::strcmp(device.backend->name, "cuda_emulated") == 0; }
 
@@ -199,7 +203,7 @@ namespace {
 using namespace trefoil::test;
 
 struct Selection {
-  const char* part = nullptr;  // of the name
+  std::vector<const char*> parts;  // of names, any of which will do; none: every test
   size_t shard = 0, shards = 1;
   bool every_order = false;  // emulated: also with blocks, warps and lanes in backward order
   size_t first = 0;          // tests before it have run in a process before this one
@@ -259,7 +263,9 @@ void run_all(Device& device, const Selection& selection, bool once, int& passed,
   size_t number = 0;
   const bool remote = !(device.backend->flags & TREFOIL_BACKEND_HOST_MEMORY);
   for (auto& test : registry()) {
-    if ((selection.part && !std::strstr(test.name, selection.part)) || (test.once && !once)) continue;
+    if (!selection.parts.empty() && std::none_of(selection.parts.begin(), selection.parts.end(), [&](const char* part) { return std::strstr(test.name, part); })) continue;
+    // Over the emulator those of the runtime have run with the CPU's.
+    if (!once && (test.when == When::once || (test.when == When::runtime && (!remote || emulated(device))))) continue;
     if (number++ % selection.shards != selection.shard || number <= selection.first) continue;
     const Watch watch(selection, test.name, number, passed, failed);
     std::string message;
@@ -317,6 +323,7 @@ int run_library(const char* path, const Selection& selection) {
     return 1;
   }
   const TrefoilBackend* backend = entry();
+  tested_library = {backend->name, std::filesystem::absolute(path).string()};
   TrefoilStatus status{};
   int passed = selection.passed, failed = selection.failed;
   const int32_t count = backend->device_count(&status);
@@ -340,7 +347,7 @@ int run_library(const char* path, const Selection& selection) {
 
 }  // namespace
 
-// trefoil_tests [--backend=PATH] [--shard=0/2] [--every-order] [--seconds=60] [name-part]: runs the tests whose name contains it, at every ISA level of
+// trefoil_tests [--backend=PATH] [--shard=0/2] [--every-order] [--seconds=60] [name-part…]: runs the tests whose name contains one, at every ISA level of
 // this machine; with a path (or "emulated"), those of the ops on the devices of that backend's library, each in so many seconds at most.
 int main(int argc, char** argv) {
   const char* library = nullptr;
@@ -359,7 +366,7 @@ int main(int argc, char** argv) {
     else if (std::strcmp(argv[i], "--every-order") == 0)
       selection.every_order = true;
     else
-      selection.part = argv[i];
+      selection.parts.push_back(argv[i]);
   }
   if (library && std::strcmp(library, "emulated") == 0) library = TREFOIL_TEST_CUDA_EMULATED;
   return library ? run_library(library, selection) : run_cpu(selection);

@@ -50,6 +50,7 @@ it("packs a tree that sets itself up and runs a recipe without network", { timeo
   write("node_modules/.pnpm/answer@1.0.0/node_modules/answer/package.json", '{ "type": "module", "main": "index.js" }');
   write("node_modules/.pnpm/answer@1.0.0/node_modules/answer/index.js", 'export default "forty-two";\n');
   write("node_modules/.pnpm/typescript@1.0.0/node_modules/typescript/index.js", "");
+  write("node_modules/.pnpm/vitest@1.0.0/node_modules/vitest/index.js", "");
   mkdirSync(join(sandbox.root, "packages", "btx", "node_modules"));
   symlinkSync(
     "../../../node_modules/.pnpm/answer@1.0.0/node_modules/answer",
@@ -73,6 +74,8 @@ it("packs a tree that sets itself up and runs a recipe without network", { timeo
   for (const path of ["untracked.txt", "calls.txt", "node_modules/.pnpm/typescript@1.0.0", "native/built"])
     expect(existsSync(join(tree, path)), path).toBe(false);
 
+  expect(existsSync(join(tree, "node_modules/.pnpm/vitest@1.0.0"))).toBe(true);
+
   // No pnpm, npx or turbo, and no PATH at all.
   const node = join(tree, "bin", "node");
   const start = spawnSync(node, [join(tree, "scripts", "start.mjs"), "btx", "--device", "cpu"], {
@@ -83,4 +86,12 @@ it("packs a tree that sets itself up and runs a recipe without network", { timeo
   expect(start.stderr).toBe("");
   expect(start.stdout.trim().split("\n").at(-1)).toBe("forty-two quickstart --device cpu");
   expect(existsSync(join(tree, "native", "built"))).toBe(true);
+});
+
+it("leaves the tests' tools out where they are not wanted", { timeout: 300_000 }, () => {
+  const archive = join(elsewhere, "small.tar.xz");
+  expect(sandbox.run("pack.mjs", programs, { args: ["--without-tests", archive] }).status).toBe(0);
+  const names = spawnSync("tar", ["tf", archive], { encoding: "utf8" }).stdout.split("\n");
+  expect(names.filter((name) => name.includes("/answer@1.0.0/")).length).toBeGreaterThan(0);
+  expect(names.filter((name) => name.includes("/vitest@1.0.0/"))).toEqual([]);
 });

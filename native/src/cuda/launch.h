@@ -36,7 +36,7 @@ void launch(const Context& context, const Shape& shape, void (*kernel)(Parameter
 
 // platform_cuda.cu
 void check_cuda(cudaError_t error, const char* what);
-void allow_shared(const void* kernel, size_t bytes);  // of dynamic shared memory, on the selected device, from now on
+void allow_shared(const void* kernel, size_t bytes);  // at least so much dynamic shared memory, on the selected device
 
 template <class... Parameters, class... Arguments>
 void launch(const Context& context, const Shape& shape, void (*kernel)(Parameters...), Arguments&&... arguments) {

@@ -20,14 +20,18 @@ void check_cuda(cudaError_t error, const char* what) {
   fail(code, "CUDA %s: %s (%s)", what, cudaGetErrorString(error), cudaGetErrorName(error));
 }
 
-// Never lowered: a recording that is made, or started, later may hold a launch of the same kernel that needs more.
+// The limit is the kernel's, not the launch's, and two devices of a process may be one GPU in two precisions, each with a thread of its own:
+// it only ever rises, or the launch of one could fall below its need through the other's.
 void allow_shared(const void* kernel, size_t bytes) {
-  static std::mutex mutex;
-  static std::map<std::pair<int, const void*>, size_t> allowed;
+  struct Allowed {
+    std::mutex mutex;
+    std::map<std::pair<int, const void*>, size_t> bytes;  // by device and kernel
+  };
+  static Allowed& allowed = *new Allowed;  // never destroyed: threads may outlive static destructors
   int device = 0;
   check_cuda(cudaGetDevice(&device), "device");
-  std::lock_guard lock(mutex);
-  size_t& most = allowed[{device, kernel}];
+  std::lock_guard lock(allowed.mutex);
+  size_t& most = allowed.bytes[{device, kernel}];
   if (bytes <= most) return;
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), "shared memory");
   most = bytes;

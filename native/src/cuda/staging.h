@@ -34,7 +34,7 @@ class Staging {
  private:
   struct Slot {
     void* memory = nullptr;   // of the ring's size, pinned
-    void* landing = nullptr;  // as large, on the device
+    void* landing = nullptr;  // as large, on the device; of uploads
     platform::Event arrived = nullptr, free = nullptr;
   };
   // Slots that take turns.
@@ -50,9 +50,11 @@ class Staging {
   static Slot& next_slot(Ring& ring);
   void send(const Ring& ring, Slot& slot, platform::Stream stream, void* to, size_t bytes);
 
-  std::mutex mutex_;
+  // A lock each: a download waits for the run that makes its numbers, and the thread that asks for the next run must not.
+  std::mutex upload_mutex_, download_mutex_;
   Ring large_{kPartBytes, std::vector<Slot>(kParts)}, small_{kSmallPartBytes, std::vector<Slot>(kSmallParts)};
   platform::Stream uploads_ = nullptr;
+  Ring returns_{kPartBytes, std::vector<Slot>(2)};
   char* outbox_ = nullptr;  // kPartBytes
   size_t outbox_used_ = 0;
   std::vector<Delivery> deliveries_;
