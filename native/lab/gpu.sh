@@ -151,7 +151,7 @@ if has bench; then
     json bench-bf16 900 "$build/cuda_bench" "$library" --precision=bf16
     json bench-bf16-own 300 env TREFOIL_MATMUL=own "$build/cuda_bench" "$library" matmul --precision=bf16
     json bench-bf16-wgmma 600 env TREFOIL_MATMUL=own TREFOIL_CUDA_WGMMA=1 "$build/cuda_bench" "$library" matmul "moe layer" attention linear_cross_entropy --precision=bf16
-    for tile in 128 256; do
+    for tile in 128 256 256x2; do
       json bench-bf16-wgmma-$tile 120 env TREFOIL_MATMUL=own TREFOIL_CUDA_WGMMA=$tile "$build/cuda_bench" "$library" matmul "moe layer" --precision=bf16
     done
     json bench-f32 900 "$build/cuda_bench" "$library" --precision=f32

@@ -107,6 +107,7 @@ std::optional<WgmmaTile> wgmma_tile(const platform::Properties& properties) {
   if (value == "1") return WgmmaTile::by_size;
   if (value == "128") return WgmmaTile::narrow;
   if (value == "256") return WgmmaTile::wide;
+  if (value == "256x2") return WgmmaTile::pair;
   return {};
 }
 

@@ -1,5 +1,6 @@
 #include "emulation/block.h"
 
+#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -40,6 +41,7 @@ std::string where(const Thread& thread) {
     case Thread::at_barrier: return place(thread) + " waits at __syncthreads, " + thread.file + ":" + std::to_string(thread.line);
     case Thread::in_exchange: return place(thread) + " waits in " + thread.waits_for->name;
     case Thread::at_products: return place(thread) + " waits in wgmma.wait_group";
+    case Thread::at_cluster: return place(thread) + " waits for its cluster";
     case Thread::at_stores: return place(thread) + " waits in cp.async.bulk.wait_group";
     case Thread::at_named: {
       const NamedBarrier& barrier = thread.block->asynchronous.named[thread.named];
@@ -113,7 +115,7 @@ bool pass_barrier(Block& block) {
       stopped = "divergent warp: " + where(thread) + others;
       return false;
     }
-    if (thread.state == Thread::at_mbarrier || thread.state == Thread::at_named) {
+    if (thread.state == Thread::at_mbarrier || thread.state == Thread::at_named || thread.state == Thread::at_cluster) {
       stopped = "deadlock: " + where(thread);
       return false;
     }
@@ -134,17 +136,49 @@ bool pass_barrier(Block& block) {
   return true;
 }
 
-void run_block(Block& block, bool backward, const std::function<void()>& kernel) {
-  const size_t warps = block.warps.size();
+bool all_threads(const Block& block, Thread::State state) {
+  return std::all_of(block.threads.begin(), block.threads.end(), [&](const Thread& thread) { return thread.state == state; });
+}
+
+// The same for the blocks of a cluster.
+bool pass_barriers(std::vector<Block>& blocks) {
+  if (blocks.size() == 1) return pass_barrier(blocks[0]);
+  if (std::all_of(blocks.begin(), blocks.end(), [](const Block& block) { return all_threads(block, Thread::at_cluster); })) {
+    for (Block& block : blocks)
+      for (Thread& thread : block.threads) thread.state = Thread::ready;
+    return true;
+  }
+  for (Block& block : blocks)
+    if (all_threads(block, Thread::at_barrier)) return pass_barrier(block);
+  for (Block& block : blocks)
+    if (!all_threads(block, Thread::at_cluster) && pass_barrier(block)) return true;  // or says what is wrong
+  for (Block& block : blocks)
+    if (stopped.empty() && !all_threads(block, Thread::finished)) pass_barrier(block);
+  return false;
+}
+
+void run_cluster(std::vector<Block>& blocks, bool backward, const std::function<void()>& kernel) {
+  const auto next = [&](size_t i, size_t count) { return backward ? count - 1 - i : i; };
   const auto turns = [&] {
-    bool any = false;
-    for (size_t warp = 0; warp < warps && stopped.empty(); ++warp) any |= run_warp(block, backward ? warps - 1 - warp : warp, backward, kernel);
-    return any && !block.asynchronous.barriers.empty();  // a warp may have ended a phase that one before it waits for
+    bool any = false, barriers = false;
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      Block& block = blocks[next(i, blocks.size())];
+      const size_t warps = block.warps.size();
+      for (size_t warp = 0; warp < warps && stopped.empty(); ++warp) any |= run_warp(block, next(warp, warps), backward, kernel);
+      barriers |= !block.asynchronous.barriers.empty();
+    }
+    return any && barriers;  // a warp may have ended a phase that one before it waits for
+  };
+  const auto finish_one = [&] {
+    for (size_t i = 0; i < blocks.size(); ++i)
+      if (finish_asynchronous(blocks[next(i, blocks.size())], backward)) return true;
+    return false;
   };
   do
     while (turns());
-  while (stopped.empty() && (finish_asynchronous(block, backward) || pass_barrier(block)));
-  if (stopped.empty()) check_asynchronous(block);
+  while (stopped.empty() && (finish_one() || pass_barriers(blocks)));
+  for (Block& block : blocks)
+    if (stopped.empty()) check_asynchronous(block);
 }
 
 void prepare(Block& block) {
@@ -272,32 +306,42 @@ void leave(Exchange& exchange) {
   --exchange.readers;
 }
 
-void run_grid(dim3 grid, dim3 size, size_t shared_bytes, bool backward, const std::function<void()>& kernel) {
+void run_grid(dim3 grid, dim3 size, size_t shared_bytes, unsigned cluster, bool backward, const std::function<void()>& kernel) {
   const size_t threads = size_t{size.x} * size.y * size.z;
   if (threads == 0 || threads > 1024) fail(TREFOIL_INTERNAL, "a block of %zu threads cannot be launched", threads);
+  if (cluster == 0 || cluster > 8 || grid.x % cluster) fail(TREFOIL_INTERNAL, "a grid of %u blocks in x cannot be launched in clusters of %u", grid.x, cluster);
   Thread* const outer = current_thread;
-  Block block;
-  block.size = size;
-  block.grid = grid;
-  block.threads.resize(threads);
-  block.warps.resize((threads + 31) / 32);
-  stopped.clear();
-  const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;
-  for (uint64_t i = 0; i < blocks && stopped.empty(); ++i) {
-    const uint64_t number = backward ? blocks - 1 - i : i;
-    block.index = dim3(static_cast<unsigned>(number % grid.x), static_cast<unsigned>(number / grid.x % grid.y),
-                       static_cast<unsigned>(number / (uint64_t{grid.x} * grid.y)));
-    prepare(block);
-    block.dynamic_bytes = shared_bytes;
-    if (shared_bytes) block.dynamic_shared = poisoned(shared_bytes);
-    run_block(block, backward, kernel);
-    for (const SharedVariable& variable : block.shared) std::free(variable.memory);
-    block.shared.clear();
-    std::free(block.dynamic_shared);
-    block.dynamic_shared = nullptr;
+  std::vector<Block> together(cluster);
+  for (Block& block : together) {
+    block.size = size;
+    block.grid = grid;
+    block.threads.resize(threads);
+    block.warps.resize((threads + 31) / 32);
+    block.cluster = &together;
+    block.rank = static_cast<size_t>(&block - together.data());
   }
-  for (Thread& thread : block.threads)
-    if (thread.fiber) discard(thread.fiber);
+  stopped.clear();
+  const uint64_t clusters = uint64_t{grid.x} * grid.y * grid.z / cluster;
+  for (uint64_t i = 0; i < clusters && stopped.empty(); ++i) {
+    for (Block& block : together) {
+      const uint64_t number = (backward ? clusters - 1 - i : i) * cluster + block.rank;
+      block.index = dim3(static_cast<unsigned>(number % grid.x), static_cast<unsigned>(number / grid.x % grid.y),
+                         static_cast<unsigned>(number / (uint64_t{grid.x} * grid.y)));
+      prepare(block);
+      block.dynamic_bytes = shared_bytes;
+      if (shared_bytes) block.dynamic_shared = poisoned(shared_bytes);
+    }
+    run_cluster(together, backward, kernel);
+    for (Block& block : together) {
+      for (const SharedVariable& variable : block.shared) std::free(variable.memory);
+      block.shared.clear();
+      std::free(block.dynamic_shared);
+      block.dynamic_shared = nullptr;
+    }
+  }
+  for (Block& block : together)
+    for (Thread& thread : block.threads)
+      if (thread.fiber) discard(thread.fiber);
   current_thread = outer;
   if (!stopped.empty()) fail(TREFOIL_INTERNAL, "emulated kernel: %s", std::string(stopped).c_str());
 }

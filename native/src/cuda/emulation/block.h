@@ -1,4 +1,4 @@
-// The emulated execution model: one block at a time, its threads as fibers that take turns at barriers. A thread that leaves while
+// The emulated execution model: one block at a time, or one cluster of blocks, its threads as fibers that take turns at barriers. A thread that leaves while
 // others wait for it, or waits elsewhere than they do, is an error with a name: on a device it would hang or compute nonsense.
 #pragma once
 #include <cstddef>
@@ -72,7 +72,7 @@ struct Thread {
   Block* block;
   Warp* warp;
   Fiber* fiber = nullptr;
-  enum State { ready, at_barrier, in_exchange, at_mbarrier, at_named, at_products, at_stores, finished } state = ready;
+  enum State { ready, at_barrier, in_exchange, at_mbarrier, at_named, at_products, at_stores, at_cluster, finished } state = ready;
   const char* file = nullptr;  // of the barrier it waits at
   int line = 0;
   const uint64_t* barrier = nullptr;  // of the mbarrier, until its phase of this parity has ended
@@ -118,7 +118,8 @@ struct Copy {
   const void* from;  // of plain bytes; null: a box
   uint32_t to, bytes;
   int at[4];
-  uint64_t* barrier;
+  uint32_t barrier;  // where it is in the window
+  size_t target;     // the block of the cluster
 };
 struct Asynchronous {
   std::vector<Barrier> barriers;
@@ -129,6 +130,8 @@ struct Asynchronous {
 
 struct Block {
   dim3 index, size, grid;
+  std::vector<Block>* cluster = nullptr;  // itself among them
+  size_t rank = 0;
   std::vector<Thread> threads;
   std::vector<Warp> warps;
   std::vector<SharedVariable> shared;  // allocated one by one, so that AddressSanitizer sees their ends
@@ -187,7 +190,7 @@ auto collective(uint32_t mask, const char* name, const T& value, const Read& rea
 }
 
 // Runs a grid now, or records it where the stream is capturing. Throws KernelError for what stop() reports.
-void submit(platform::Stream stream, dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel);
-void run_grid(dim3 grid, dim3 block, size_t shared_bytes, bool backward, const std::function<void()>& kernel);
+void submit(platform::Stream stream, dim3 grid, dim3 block, size_t shared_bytes, unsigned cluster, std::function<void()> kernel);
+void run_grid(dim3 grid, dim3 block, size_t shared_bytes, unsigned cluster, bool backward, const std::function<void()>& kernel);
 
 }  // namespace trefoil::cuda::emulation
