@@ -317,6 +317,7 @@ void barrier_arrive_at(uint64_t* at, int rank) {
   std::vector<Block>& cluster = *thread().block->cluster;
   if (rank < 0 || static_cast<size_t>(rank) >= cluster.size()) stop("mbarrier.arrive: block %d of a cluster of %zu", rank, cluster.size());
   Block& block = cluster[static_cast<size_t>(rank)];
+  if (&block != thread().block && !block.met) stop("mbarrier.arrive: the other block may not have begun: no barrier of the cluster has been passed");
   Barrier* barrier = find_barrier(block, reinterpret_cast<uint64_t*>(at_address(block, shared_address(at), 8)));
   if (!barrier) stop("mbarrier.arrive: the mbarrier of the other block is not initialised");
   if (ended(block)) stop("mbarrier.arrive: the other block has ended");
@@ -375,6 +376,7 @@ void copy_box_to(uint16_t blocks, void* to, const CUtensorMap* map, const int* a
   std::copy(at, at + rank, copy.at);
   const Block& block = *thread().block;
   if (blocks == 0 || blocks >> block.cluster->size()) stop("copy_box: blocks %x of a cluster of %zu", blocks, block.cluster->size());
+  if (blocks != 1u << block.rank && !block.met) stop("copy_box: the other blocks may not have begun: no barrier of the cluster has been passed");
   // Each block has its copy at another time.
   for (; copy.target < block.cluster->size(); ++copy.target)
     if (blocks >> copy.target & 1) state().copies.push_back(copy);

@@ -144,8 +144,10 @@ bool all_threads(const Block& block, Thread::State state) {
 bool pass_barriers(std::vector<Block>& blocks) {
   if (blocks.size() == 1) return pass_barrier(blocks[0]);
   if (std::all_of(blocks.begin(), blocks.end(), [](const Block& block) { return all_threads(block, Thread::at_cluster); })) {
-    for (Block& block : blocks)
+    for (Block& block : blocks) {
+      block.met = true;
       for (Thread& thread : block.threads) thread.state = Thread::ready;
+    }
     return true;
   }
   for (Block& block : blocks)
@@ -184,6 +186,7 @@ void run_cluster(std::vector<Block>& blocks, bool backward, const std::function<
 void prepare(Block& block) {
   const size_t count = block.threads.size();
   block.predicate_count = 0;
+  block.met = false;
   for (Warp& warp : block.warps) {
     warp.members = warp.finished = 0;
     for (Exchange& exchange : warp.exchanges) exchange.readers = 0, exchange.arrived = 0, exchange.complete = false, exchange.mask = 0;

@@ -132,6 +132,7 @@ struct Block {
   dim3 index, size, grid;
   std::vector<Block>* cluster = nullptr;  // itself among them
   size_t rank = 0;
+  bool met = false;  // its cluster, at a barrier of it: before that the others may not have begun
   std::vector<Thread> threads;
   std::vector<Warp> warps;
   std::vector<SharedVariable> shared;  // allocated one by one, so that AddressSanitizer sees their ends
