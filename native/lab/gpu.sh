@@ -200,7 +200,7 @@ if has bench; then
       skip bench-bf16-wgmma "op tests with wgmma failed; TREFOIL_GPU_ANYWAY=1 measures all the same"
     else
       json bench-bf16-wgmma 600 env TREFOIL_MATMUL=own TREFOIL_CUDA_WGMMA=1 "$build/cuda_bench" "$library" matmul "moe layer" attention linear_cross_entropy --precision=bf16 --line-seconds=15
-      for tile in 128 256; do
+      for tile in 128 256 256x2; do
         json bench-bf16-wgmma-$tile 120 env TREFOIL_MATMUL=own TREFOIL_CUDA_WGMMA=$tile "$build/cuda_bench" "$library" matmul "moe layer" --precision=bf16 --line-seconds=15
       done
     fi

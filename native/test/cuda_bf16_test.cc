@@ -86,7 +86,7 @@ void check_grouped_matmul(Device& device, const std::vector<int32_t>& sizes, int
 
 // With each tile that products by wgmma have, by few blocks and by more than there are tiles.
 void for_each_wgmma_tile(Device& device, const std::function<void(Device&)>& body) {
-  for (auto [tile, multiprocessors] : {std::pair{"128", "3"}, {"256", "2"}, {"1", "132"}}) {
+  for (auto [tile, multiprocessors] : {std::pair{"128", "3"}, {"256", "2"}, {"256x2", "5"}, {"1", "132"}}) {
     const Variable wgmma("TREFOIL_CUDA_WGMMA", tile), blocks("TREFOIL_EMULATED_MULTIPROCESSORS", multiprocessors);
     for_each_bf16_device(device, body);
   }
@@ -140,9 +140,9 @@ TEST(cuda_bf16_products_by_wgmma_read_nothing_of_the_next) {
     for (int32_t rows : {1, 63, 64, 70, 400}) {
       I32 offsets = offsets_of({rows, 50, 20});
       F32 a = normal(generator, {rows + 70, 24}), b = normal(generator, {rows + 70, 200}), dw({3, 24, 200});
-      for (int64_t r = rows; r < rows + 50; ++r) a[r * 24] = b[r * 200] = kNaN;
+      for (int64_t r = rows; r < rows + 50; ++r) a[r * 24] = b[r * 200] = b[r * 200 + 150] = kNaN;
       launch(other, "grouped_matmul_weight_grad", {view(a), view(b), view(offsets), absent(), absent()}, {view(dw)});
-      for (size_t i = 0; i < dw.size(); ++i) CHECK(std::isnan(dw[i]) == (i / (24 * 200) == 1 && (i / 200 % 24 == 0 || i % 200 == 0)));
+      for (size_t i = 0; i < dw.size(); ++i) CHECK(std::isnan(dw[i]) == (i / (24 * 200) == 1 && (i / 200 % 24 == 0 || i % 200 == 0 || i % 200 == 150)));
     }
   });
 }
@@ -229,9 +229,9 @@ TEST(cuda_bf16_results_by_wgmma_do_not_depend_on_blocks) {
     int64_t batch, m, n, k;
     bool half, epilogue;
   };
-  const Case cases[] = {{2, 200, 328, 72, false, false}, {2, 200, 328, 72, true, false}, {1, 40, 24, 520, true, false}, {1, 130, 260, 40, true, true}, {1, 130, 262, 40, false, true}, {1, 70, 261, 40, false, false}};
+  const Case cases[] = {{2, 200, 328, 72, false, false}, {2, 200, 328, 72, true, false}, {1, 40, 24, 520, true, false}, {1, 130, 264, 40, true, true}, {1, 130, 262, 40, false, true}, {1, 70, 261, 40, false, false}};
   const std::vector<int32_t> sizes{0, 1, 130, 64, 0, 200, 2};
-  for (const char* tile : {"128", "256"}) {
+  for (const char* tile : {"128", "256", "256x2"}) {
     const Variable wgmma("TREFOIL_CUDA_WGMMA", tile);
     std::vector<std::vector<double>> first;
     for (const char* blocks : {"1", "2", "5", "132"}) {

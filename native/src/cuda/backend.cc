@@ -108,7 +108,8 @@ std::optional<WgmmaTile> wgmma_tile(const platform::Properties& properties) {
   if (value == "1") tile = WgmmaTile::by_size;
   if (value == "128") tile = WgmmaTile::narrow;
   if (value == "256") tile = WgmmaTile::wide;
-  if (!tile) fail(TREFOIL_INVALID_ARGUMENT, "TREFOIL_CUDA_WGMMA is \"%s\"; it must be \"1\", \"0\", or the width of the tiles of products, \"128\" or \"256\"", wanted);
+  if (value == "256x2") tile = WgmmaTile::pair;
+  if (!tile) fail(TREFOIL_INVALID_ARGUMENT, "TREFOIL_CUDA_WGMMA is \"%s\"; it must be \"1\", \"0\", or the tiles of products, \"128\", \"256\" or \"256x2\"", wanted);
   if (properties.capability != 90 && properties.capability != 0) return {};
   if (!platform::has_hopper_code())
     fail(TREFOIL_DEVICE_UNAVAILABLE, "TREFOIL_CUDA_WGMMA=%s, but the library was not built for sm_90a: build it again without CUDAARCHS, or with CUDAARCHS=90a-real", wanted);

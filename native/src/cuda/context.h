@@ -10,7 +10,7 @@ namespace trefoil::cuda {
 enum class Precision { f32, bf16 };
 class Cublaslt;
 // Of products by wgmma: by the sizes of the product, or, to compare them, always the same.
-enum class WgmmaTile { by_size, narrow, wide };
+enum class WgmmaTile { by_size, narrow, wide, pair };
 
 struct Context {
   platform::Stream stream;

@@ -15,6 +15,7 @@ namespace trefoil::cuda {
 #if defined(TREFOIL_CUDA_EMULATED)
 
 using emulation::barrier_arrive;
+using emulation::barrier_arrive_at;
 using emulation::barrier_expect;
 using emulation::barrier_fence;
 using emulation::barrier_init;
@@ -27,11 +28,15 @@ using emulation::global_engine_fence;
 using emulation::named_arrive;
 using emulation::named_sync;
 using emulation::shared_address;
+using emulation::cluster_rank;
+using emulation::cluster_sync;
 using emulation::commit_stores;
 using emulation::store_for_engine;
 using emulation::store_matrices_for_engine;
 template <int rank>
 void copy_box(void* to, const CUtensorMap* map, const int (&at)[rank], uint64_t* barrier) { emulation::copy_box(to, map, at, rank, barrier); }
+template <int rank>
+void copy_box_to(uint16_t blocks, void* to, const CUtensorMap* map, const int (&at)[rank], uint64_t* barrier) { emulation::copy_box_to(blocks, to, map, at, rank, barrier); }
 template <int rank>
 void store_box(const CUtensorMap* map, const int (&at)[rank], const void* from) { emulation::store_box(map, at, rank, from); }
 template <int newest>
@@ -84,6 +89,30 @@ __device__ __forceinline__ void copy_box(void* to, const CUtensorMap* map, const
   else
     asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(shared_address(to)), "l"(map),
                  "r"(shared_address(barrier)), "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]) : "memory");
+}
+
+// The same to the same place in each block of the cluster that has its bit in `blocks`; the bytes count at each one's barrier.
+template <int rank>
+__device__ __forceinline__ void copy_box_to(uint16_t blocks, void* to, const CUtensorMap* map, const int (&at)[rank], uint64_t* barrier) {
+  static_assert(rank == 3);
+  asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(shared_address(to)), "l"(map),
+               "r"(shared_address(barrier)), "r"(at[0]), "r"(at[1]), "r"(at[2]), "h"(blocks) : "memory");
+}
+
+// Blocks that run together (a cluster): which of them this is; until all their threads are here; arrival at a barrier of another one.
+__device__ __forceinline__ int cluster_rank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return static_cast<int>(rank);
+}
+__device__ __forceinline__ void cluster_sync() { asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory"); }
+__device__ __forceinline__ void barrier_arrive_at(uint64_t* barrier, int rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %0, %1;\n"
+      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
+      "}\n" ::"r"(shared_address(barrier)), "r"(rank) : "memory");
 }
 
 // `bytes` as they lie in memory; they and both addresses are multiples of 16.

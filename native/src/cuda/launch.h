@@ -13,6 +13,7 @@ struct Shape {
   dim3 grid;
   dim3 block;
   size_t shared_bytes = 0;  // dynamic shared memory
+  unsigned cluster = 1;     // neighbouring blocks that run together; the grid is a multiple of it
 };
 
 // A grid without blocks, or of more than the hardware's 65535 in y or z, is a mistake of the caller.
@@ -29,7 +30,14 @@ template <class... Parameters, class... Arguments>
 void launch(const Context& context, const Shape& shape, void (*kernel)(Parameters...), Arguments&&... arguments) {
   check_shape(context, shape);
   std::tuple<std::remove_cv_t<Parameters>...> values(std::forward<Arguments>(arguments)...);
-  emulation::submit(context.stream, shape.grid, shape.block, shape.shared_bytes, [kernel, values] { std::apply(kernel, values); });
+  emulation::submit(context.stream, shape.grid, shape.block, shape.shared_bytes, shape.cluster, [kernel, values] { std::apply(kernel, values); });
+}
+
+// Clusters of such blocks that the device runs at once.
+template <class... Parameters>
+int resident_clusters(const Context& context, const Shape& shape, void (*)(Parameters...)) {
+  const int clusters = context.multiprocessors / static_cast<int>(shape.cluster);
+  return clusters > 0 ? clusters : 1;
 }
 
 #else
@@ -38,18 +46,50 @@ void launch(const Context& context, const Shape& shape, void (*kernel)(Parameter
 void check_cuda(cudaError_t error, const char* what);
 void allow_shared(const void* kernel, size_t bytes);  // at least so much dynamic shared memory, on the selected device
 
+// More than 48 KiB, with what the kernel declares itself (less than 16 KiB anywhere), must be asked for by name.
+inline void allow_shared(const Shape& shape, const void* function) {
+  if (shape.shared_bytes > 32 * 1024) allow_shared(function, shape.shared_bytes);
+}
+// `attribute` is the configuration's own, and outlives it.
+inline cudaLaunchConfig_t configuration(const Context& context, const Shape& shape, cudaLaunchAttribute& attribute) {
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = shape.cluster;
+  attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = reinterpret_cast<cudaStream_t>(context.stream);
+  config.attrs = &attribute;
+  config.numAttrs = shape.cluster > 1 ? 1 : 0;
+  return config;
+}
+
+// Clusters of such blocks that the device runs at once. Parts of a device may have a number of multiprocessors that clusters do not fill.
+template <class... Parameters>
+int resident_clusters(const Context& context, const Shape& shape, void (*kernel)(Parameters...)) {
+  if (shape.cluster == 1) return context.multiprocessors;
+  const void* function = reinterpret_cast<const void*>(kernel);
+  allow_shared(shape, function);
+  cudaLaunchAttribute attribute{};
+  const cudaLaunchConfig_t config = configuration(context, shape, attribute);
+  int clusters = 0;
+  check_cuda(cudaOccupancyMaxActiveClusters(&clusters, function, &config), "clusters");
+  return clusters > 0 ? clusters : 1;
+}
+
 template <class... Parameters, class... Arguments>
 void launch(const Context& context, const Shape& shape, void (*kernel)(Parameters...), Arguments&&... arguments) {
   check_shape(context, shape);
   const void* function = reinterpret_cast<const void*>(kernel);
-  // More than 48 KiB, with what the kernel declares itself (less than 16 KiB anywhere), must be asked for by name.
-  if (shape.shared_bytes > 32 * 1024) allow_shared(function, shape.shared_bytes);
+  allow_shared(shape, function);
+  cudaLaunchAttribute attribute{};
+  const cudaLaunchConfig_t config = configuration(context, shape, attribute);
   std::tuple<std::remove_cv_t<Parameters>...> values(std::forward<Arguments>(arguments)...);
   std::apply(
       [&](auto&... value) {
         void* pointers[] = {const_cast<void*>(static_cast<const void*>(&value))..., nullptr};
-        check_cuda(cudaLaunchKernel(function, shape.grid, shape.block, pointers, shape.shared_bytes, reinterpret_cast<cudaStream_t>(context.stream)),
-                   "launch");
+        check_cuda(cudaLaunchKernelExC(&config, function, pointers), "launch");
       },
       values);
 }

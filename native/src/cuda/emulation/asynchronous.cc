@@ -124,17 +124,20 @@ void finish_store(const Block& block, BoxStore& store) {
 
 void finish_copy(Block& block, const Copy& copy) {
   int64_t bytes = copy.bytes;
+  Block& target = block.cluster[copy.target];
   if (copy.from) {
-    unsigned char* memory = at_address(block, copy.to, copy.bytes);
+    unsigned char* memory = at_address(target, copy.to, copy.bytes);
     if (memory) std::memcpy(memory, copy.from, copy.bytes);
     else bytes = -1;
   } else {
-    bytes = finish_box(block, copy);
+    bytes = finish_box(target, copy);
   }
   if (bytes < 0) return halt("a copy of the copy engine does not fit into shared memory");
-  Barrier& barrier = *find_barrier(block, copy.barrier);
-  barrier.bytes -= bytes;
-  advance(barrier);
+  Barrier* barrier = find_barrier(target, reinterpret_cast<uint64_t*>(at_address(target, copy.barrier, 8)));
+  if (!barrier || !barrier->fenced) return halt("a copy to another block of the cluster: its mbarrier is not initialised, or not fenced");
+  if (has_ended(target)) return halt("a copy to another block of the cluster, which has ended");
+  barrier->bytes -= bytes;
+  advance(*barrier);
 }
 
 // ---- wgmma
@@ -310,6 +313,24 @@ void barrier_arrive(uint64_t* at) {
   finish_engine_stores();
   arrive_at(barrier_at(at, "mbarrier.arrive"));
 }
+void barrier_arrive_at(uint64_t* at, int rank) {
+  const std::span<Block> cluster = thread().block->cluster;
+  finish_engine_stores();
+  if (rank < 0 || static_cast<size_t>(rank) >= cluster.size()) stop("mbarrier.arrive: block %d of a cluster of %zu", rank, cluster.size());
+  Block& block = cluster[static_cast<size_t>(rank)];
+  if (&block != thread().block && !block.met) stop("mbarrier.arrive: the other block may not have begun: no barrier of the cluster has been passed");
+  Barrier* barrier = find_barrier(block, reinterpret_cast<uint64_t*>(at_address(block, shared_address(at), 8)));
+  if (!barrier) stop("mbarrier.arrive: the mbarrier of the other block is not initialised");
+  if (has_ended(block)) stop("mbarrier.arrive: the other block has ended");
+  arrive_at(*barrier);
+}
+int cluster_rank() { return static_cast<int>(thread().block->rank); }
+void cluster_sync() {
+  if (thread().block->cluster.size() == 1) stop("barrier.cluster: the block is alone");
+  finish_engine_stores();
+  thread().state = Thread::at_cluster;
+  suspend_thread();
+}
 void barrier_expect(uint64_t* at, uint32_t bytes) {
   Barrier& barrier = barrier_at(at, "mbarrier.arrive.expect_tx");
   barrier.bytes += bytes;
@@ -344,14 +365,22 @@ void copy_bytes(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
   const uint32_t address = shared_address(to);
   if (address % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0 || bytes % 16 != 0 || bytes == 0) stop("copy_bytes: an address, or the size, is not a multiple of 16");
   check_fenced(barrier);
-  state().copies.push_back({{}, from, address, bytes, {}, barrier});
+  state().copies.push_back({{}, from, address, bytes, {}, shared_address(barrier), thread().block->rank});
 }
 void copy_box(void* to, const CUtensorMap* map, const int* at, int rank, uint64_t* barrier) {
+  copy_box_to(static_cast<uint16_t>(1u << thread().block->rank), to, map, at, rank, barrier);
+}
+void copy_box_to(uint16_t blocks, void* to, const CUtensorMap* map, const int* at, int rank, uint64_t* barrier) {
   const uint32_t address = check_box("copy_box", map, rank, to);
   check_fenced(barrier);
-  Copy copy{*map, nullptr, address, 0, {}, barrier};
+  Copy copy{*map, nullptr, address, 0, {}, shared_address(barrier), 0};
   std::copy(at, at + rank, copy.at);
-  state().copies.push_back(copy);
+  const Block& block = *thread().block;
+  if (blocks == 0 || blocks >> block.cluster.size()) stop("copy_box: blocks %x of a cluster of %zu", blocks, block.cluster.size());
+  if (blocks != 1u << block.rank && !block.met) stop("copy_box: the other blocks may not have begun: no barrier of the cluster has been passed");
+  // Each block has its copy at another time.
+  for (; copy.target < block.cluster.size(); ++copy.target)
+    if (blocks >> copy.target & 1) state().copies.push_back(copy);
 }
 
 void store_box(const CUtensorMap* map, const int* at, int rank, const void* from) {

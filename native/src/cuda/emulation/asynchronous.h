@@ -19,9 +19,11 @@ uint32_t shared_address(const void* pointer);
 void barrier_init(uint64_t* barrier, uint32_t arrivals);
 void barrier_fence();  // fence.mbarrier_init
 void barrier_arrive(uint64_t* barrier);
+void barrier_arrive_at(uint64_t* barrier, int rank);  // the same one of another block of the cluster
 void barrier_expect(uint64_t* barrier, uint32_t bytes);
 void barrier_wait(uint64_t* barrier, uint32_t parity);
 void copy_box(void* to, const CUtensorMap* map, const int* at, int rank, uint64_t* barrier);
+void copy_box_to(uint16_t blocks, void* to, const CUtensorMap* map, const int* at, int rank, uint64_t* barrier);
 void copy_bytes(void* to, const void* from, uint32_t bytes, uint64_t* barrier);
 
 // A box, read at once in every other block, or when its group is waited for.
@@ -40,6 +42,9 @@ template <class T>
 void store_for_engine(void* to, T x) { store_bytes_for_engine(to, &x, sizeof x); }
 void engine_fence();                       // fence.proxy.async
 void finish_engine_stores();
+
+int cluster_rank();
+void cluster_sync();
 
 void named_sync(int id, int threads);
 void named_arrive(int id, int threads);

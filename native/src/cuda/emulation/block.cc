@@ -41,6 +41,7 @@ std::string where(const Thread& thread) {
     case Thread::at_barrier: return place(thread) + " waits at __syncthreads, " + thread.file + ":" + std::to_string(thread.line);
     case Thread::in_exchange: return place(thread) + " waits in " + thread.waits_for->name;
     case Thread::at_products: return place(thread) + " waits in wgmma.wait_group";
+    case Thread::at_cluster: return place(thread) + " waits for its cluster";
     case Thread::at_stores: return place(thread) + " waits in cp.async.bulk.wait_group";
     case Thread::at_turn: return place(thread) + " waits for turn " + std::to_string(thread.own_turn) + " at a counter that is " + std::to_string(*thread.turn);
     case Thread::at_named: {
@@ -119,7 +120,7 @@ bool pass_barrier(Block& block) {
       stopped = "divergent warp: " + where(thread) + others;
       return false;
     }
-    if (thread.state == Thread::at_mbarrier || thread.state == Thread::at_named) {
+    if (thread.state == Thread::at_mbarrier || thread.state == Thread::at_named || thread.state == Thread::at_cluster) {
       stopped = "deadlock: " + where(thread);
       return false;
     }
@@ -140,6 +141,10 @@ bool pass_barrier(Block& block) {
   return true;
 }
 
+bool all_threads(const Block& block, Thread::State state) {
+  return std::all_of(block.threads.begin(), block.threads.end(), [&](const Thread& thread) { return thread.state == state; });
+}
+
 // Turns for all warps, until something must happen beside them or at a barrier. False: the block has ended, or waits for another one.
 bool advance(Block& block, const std::function<void()>& kernel) {
   const bool backward = block.launch->backward;
@@ -155,9 +160,52 @@ bool advance(Block& block, const std::function<void()>& kernel) {
   return stopped.empty() && (finish_asynchronous(block, backward) || pass_barrier(block) || any);
 }
 
+// The same for the blocks of a cluster.
+bool pass_barriers(std::span<Block> blocks) {
+  if (std::all_of(blocks.begin(), blocks.end(), [](const Block& block) { return all_threads(block, Thread::at_cluster); })) {
+    for (Block& block : blocks) {
+      block.met = true;
+      for (Thread& thread : block.threads) thread.state = Thread::ready;
+    }
+    return true;
+  }
+  for (Block& block : blocks)
+    if (all_threads(block, Thread::at_barrier)) return pass_barrier(block);
+  for (Block& block : blocks)
+    if (!all_threads(block, Thread::at_cluster) && pass_barrier(block)) return true;  // or says what is wrong
+  for (Block& block : blocks)
+    if (stopped.empty() && !all_threads(block, Thread::finished)) pass_barrier(block);
+  return false;
+}
+
+void run_cluster(std::span<Block> blocks, bool backward, const std::function<void()>& kernel) {
+  const auto next = [&](size_t i, size_t count) { return backward ? count - 1 - i : i; };
+  const auto turns = [&] {
+    bool any = false, barriers = false;
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      Block& block = blocks[next(i, blocks.size())];
+      const size_t warps = block.warps.size();
+      for (size_t warp = 0; warp < warps && stopped.empty(); ++warp) any |= run_warp(block, next(warp, warps), backward, kernel);
+      barriers |= !block.asynchronous.barriers.empty();
+    }
+    return any && barriers;  // a warp may have ended a phase that one before it waits for
+  };
+  const auto finish_one = [&] {
+    for (size_t i = 0; i < blocks.size(); ++i)
+      if (finish_asynchronous(blocks[next(i, blocks.size())], backward)) return true;
+    return false;
+  };
+  do
+    while (turns());
+  while (stopped.empty() && (finish_one() || pass_barriers(blocks)));
+  for (Block& block : blocks)
+    if (stopped.empty()) check_asynchronous(block);
+}
+
 void prepare(Block& block) {
   const size_t count = block.threads.size();
   block.predicate_count = 0;
+  block.met = false;
   for (Warp& warp : block.warps) {
     warp.members = warp.finished = 0;
     for (Exchange& exchange : warp.exchanges) exchange.readers = 0, exchange.arrived = 0, exchange.complete = false, exchange.mask = 0;
@@ -193,8 +241,48 @@ void prepare(Block& block) {
   }
 }
 
-bool has_ended(const Block& block) {
-  return std::all_of(block.threads.begin(), block.threads.end(), [](const Thread& thread) { return thread.state == Thread::finished; });
+void create(Block& block, dim3 grid, dim3 size, Launch& launch) {
+  block.launch = &launch;
+  block.size = size;
+  block.grid = grid;
+  block.threads.resize(size_t{size.x} * size.y * size.z);
+  block.warps.resize((block.threads.size() + 31) / 32);
+}
+
+void begin(Block& block, uint64_t number, size_t shared_bytes) {
+  block.number = number;
+  block.index = dim3(static_cast<unsigned>(number % block.grid.x), static_cast<unsigned>(number / block.grid.x % block.grid.y),
+                     static_cast<unsigned>(number / (uint64_t{block.grid.x} * block.grid.y)));
+  prepare(block);
+  block.dynamic_bytes = shared_bytes;
+  if (shared_bytes) block.dynamic_shared = poisoned(shared_bytes);
+}
+
+// Its shared memory.
+void release(Block& block) {
+  for (const SharedVariable& variable : block.shared) std::free(variable.memory);
+  block.shared.clear();
+  std::free(block.dynamic_shared);
+  block.dynamic_shared = nullptr;
+}
+
+// One cluster after another.
+void run_clusters(dim3 grid, dim3 size, size_t shared_bytes, unsigned cluster, Launch& launch, const std::function<void()>& kernel) {
+  std::vector<Block> together(cluster);
+  for (Block& block : together) {
+    create(block, grid, size, launch);
+    block.cluster = together;
+    block.rank = static_cast<size_t>(&block - together.data());
+  }
+  const uint64_t clusters = uint64_t{grid.x} * grid.y * grid.z / cluster;
+  for (uint64_t i = 0; i < clusters && stopped.empty(); ++i) {
+    for (Block& block : together) begin(block, (launch.backward ? clusters - 1 - i : i) * cluster + block.rank, shared_bytes);
+    run_cluster(together, launch.backward, kernel);
+    for (Block& block : together) release(block);
+  }
+  for (Block& block : together)
+    for (Thread& thread : block.threads)
+      if (thread.fiber) discard(thread.fiber);
 }
 
 // The blocks of a launch that run.
@@ -241,28 +329,13 @@ class Resident {
   void start() {
     if (idle_.empty()) {
       Block& block = *idle_.emplace_back(std::make_unique<Block>());
-      block.launch = &launch_;
-      block.size = size_;
-      block.grid = grid_;
-      block.threads.resize(size_t{size_.x} * size_.y * size_.z);
-      block.warps.resize((block.threads.size() + 31) / 32);
+      create(block, grid_, size_, launch_);
+      block.cluster = {&block, 1};
     }
     Block& block = *running_.emplace_back(std::move(idle_.back()));
     idle_.pop_back();
     --left_;
-    const uint64_t number = launch_.backward ? left_ : uint64_t{grid_.x} * grid_.y * grid_.z - 1 - left_;
-    block.number = number;
-    block.index = dim3(static_cast<unsigned>(number % grid_.x), static_cast<unsigned>(number / grid_.x % grid_.y),
-                       static_cast<unsigned>(number / (uint64_t{grid_.x} * grid_.y)));
-    prepare(block);
-    block.dynamic_bytes = shared_bytes_;
-    if (shared_bytes_) block.dynamic_shared = poisoned(shared_bytes_);
-  }
-  static void release(Block& block) {
-    for (const SharedVariable& variable : block.shared) std::free(variable.memory);
-    block.shared.clear();
-    std::free(block.dynamic_shared);
-    block.dynamic_shared = nullptr;
+    begin(block, launch_.backward ? left_ : uint64_t{grid_.x} * grid_.y * grid_.z - 1 - left_, shared_bytes_);
   }
 
   dim3 grid_, size_;
@@ -273,6 +346,8 @@ class Resident {
 };
 
 }  // namespace
+
+bool has_ended(const Block& block) { return all_threads(block, Thread::finished); }
 
 void stop(const char* format, ...) {
   char message[300];
@@ -363,15 +438,20 @@ void leave(Exchange& exchange) {
   --exchange.readers;
 }
 
-void run_grid(dim3 grid, dim3 size, size_t shared_bytes, bool backward, const std::function<void()>& kernel) {
+void run_grid(dim3 grid, dim3 size, size_t shared_bytes, unsigned cluster, bool backward, const std::function<void()>& kernel) {
   const size_t threads = size_t{size.x} * size.y * size.z;
   if (threads == 0 || threads > 1024) fail(TREFOIL_INTERNAL, "a block of %zu threads cannot be launched", threads);
+  if (cluster == 0 || cluster > 8 || grid.x % cluster) fail(TREFOIL_INTERNAL, "a grid of %u blocks in x cannot be launched in clusters of %u", grid.x, cluster);
   Thread* const outer = current_thread;
   stopped.clear();
   {
     Launch launch{backward, false, {}, {}};
-    Resident blocks(grid, size, shared_bytes, launch);
-    while (blocks.advance(kernel));
+    if (cluster > 1) {
+      run_clusters(grid, size, shared_bytes, cluster, launch, kernel);
+    } else {
+      Resident blocks(grid, size, shared_bytes, launch);
+      while (blocks.advance(kernel));
+    }
   }
   current_thread = outer;
   if (!stopped.empty()) fail(TREFOIL_INTERNAL, "emulated kernel: %s", std::string(stopped).c_str());

@@ -1,4 +1,4 @@
-// The emulated execution model: one block at a time, or a few where they tell each other of their work (turns.h), threads as fibers that take
+// The emulated execution model: one block or cluster at a time, or a few blocks where they tell each other of their work (turns.h), threads as fibers that take
 // turns at barriers. A thread that leaves while others wait for it, or waits elsewhere than they do, is an error with a name: on a device it
 // would hang or compute nonsense.
 #pragma once
@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "platform.h"
@@ -83,7 +84,7 @@ struct Thread {
   Block* block;
   Warp* warp;
   Fiber* fiber = nullptr;
-  enum State { ready, at_barrier, in_exchange, at_mbarrier, at_named, at_products, at_stores, at_turn, finished } state = ready;
+  enum State { ready, at_barrier, in_exchange, at_mbarrier, at_named, at_products, at_stores, at_cluster, at_turn, finished } state = ready;
   const char* file = nullptr;  // of the barrier it waits at
   int line = 0;
   const uint64_t* barrier = nullptr;  // of the mbarrier, until its phase of this parity has ended
@@ -134,7 +135,8 @@ struct Copy {
   const void* from;  // of plain bytes; null: a box
   uint32_t to, bytes;
   int at[5];
-  uint64_t* barrier;
+  uint32_t barrier;  // where it is in the window
+  size_t target;     // the block of the cluster
 };
 struct Asynchronous {
   std::vector<Barrier> barriers;
@@ -160,6 +162,9 @@ struct Block {
   Launch* launch;
   uint64_t number;
   dim3 index, size, grid;
+  std::span<Block> cluster;  // itself among them
+  size_t rank = 0;
+  bool met = false;  // its cluster, at a barrier of it: before that the others may not have begun
   std::vector<Thread> threads;
   std::vector<Warp> warps;
   std::vector<SharedVariable> shared;  // allocated one by one, so that AddressSanitizer sees their ends
@@ -178,6 +183,7 @@ inline Thread& thread() { return *current_thread; }
 // The same from outside of a thread: returns, and nothing more is run.
 void halt(const char* format, ...) __attribute__((format(printf, 1, 2)));
 void suspend_thread();  // its state says until when
+bool has_ended(const Block& block);
 uint32_t place_variable(const Block& block, size_t bytes);
 
 void sync_threads(const char* file, int line);
@@ -218,7 +224,7 @@ auto collective(uint32_t mask, const char* name, const T& value, const Read& rea
 }
 
 // Runs a grid now, or records it where the stream is capturing. Throws KernelError for what stop() reports.
-void submit(platform::Stream stream, dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel);
-void run_grid(dim3 grid, dim3 block, size_t shared_bytes, bool backward, const std::function<void()>& kernel);
+void submit(platform::Stream stream, dim3 grid, dim3 block, size_t shared_bytes, unsigned cluster, std::function<void()> kernel);
+void run_grid(dim3 grid, dim3 block, size_t shared_bytes, unsigned cluster, bool backward, const std::function<void()>& kernel);
 
 }  // namespace trefoil::cuda::emulation

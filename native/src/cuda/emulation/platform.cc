@@ -109,8 +109,8 @@ void release_graph(Graph graph) { delete graph; }
 
 namespace trefoil::cuda::emulation {
 
-void submit(platform::Stream stream, dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> kernel) {
-  platform::enqueue(stream, [=, kernel = std::move(kernel)] { run_grid(grid, block, shared_bytes, platform::backward, kernel); });
+void submit(platform::Stream stream, dim3 grid, dim3 block, size_t shared_bytes, unsigned cluster, std::function<void()> kernel) {
+  platform::enqueue(stream, [=, kernel = std::move(kernel)] { run_grid(grid, block, shared_bytes, cluster, platform::backward, kernel); });
 }
 
 }  // namespace trefoil::cuda::emulation

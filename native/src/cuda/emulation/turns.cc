@@ -18,6 +18,7 @@ uint64_t name_of(const Thread& thread) { return thread.block->number * 1024 + st
 }  // namespace
 
 int32_t take_ticket(int32_t* counter) {
+  if (thread().block->cluster.size() > 1) stop("take_ticket: blocks of a cluster start together, and would wait for each other");
   thread().block->launch->tickets = true;
   return (*counter)++;
 }

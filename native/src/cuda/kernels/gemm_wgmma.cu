@@ -21,14 +21,17 @@ bool suits_engine(const Product& p, const Floats& to, int64_t step) {
   return plain && int64_t{p.n} * (to.half ? 2 : 4) % 16 == 0 && reinterpret_cast<uintptr_t>(to.data) % 16 == 0 && step % p.n == 0 && step >= int64_t{p.m} * p.n;
 }
 
-int64_t tile_count(const Product& p, int columns) {
-  return tile_slots(p, kTileRows) * ceil_divide(p.n, columns) * (p.schedule == Schedule::row_groups ? 1 : int64_t{p.count} * p.splits);
+int64_t tile_count(const Product& p, int rows, int columns) {
+  return tile_slots(p, rows) * ceil_divide(p.n, columns) * (p.schedule == Schedule::row_groups ? 1 : int64_t{p.count} * p.splits);
 }
 
-// 256 columns? A tile of them does twice the work of one of 128, and, by what it reads of shared memory and L2, in about 1.5 times its time.
-// What counts is the last wave of tiles too: as a whole it takes as long as the others. By the sizes alone, as the tiles.
-bool prefers_wide(const Product& p) {
-  return p.n > 128 && 3 * ceil_divide(tile_count(p, 256), kFullWave) <= 2 * ceil_divide(tile_count(p, 128), kFullWave);
+// By the sizes alone, as all that decides about results. A tile of 256 columns does twice the work of one of 128 in about 1.5 times the time, by
+// what it reads of shared memory and L2; two that share b in a tenth less. The last wave of tiles counts too: it takes as long as the others.
+WgmmaTile choose_tile(const Product& p) {
+  const auto time = [&](int rows, int columns, int64_t at_once, int64_t wave) { return ceil_divide(tile_count(p, rows, columns), at_once) * wave; };
+  const int64_t narrow = time(kTileRows, 128, kFullWave, 20), wide = time(kTileRows, 256, kFullWave, 30), pair = time(2 * kTileRows, 256, kFullWave / 2, 27);
+  if (p.n <= 128 || (narrow < wide && narrow < pair)) return WgmmaTile::narrow;
+  return pair <= wide ? WgmmaTile::pair : WgmmaTile::wide;
 }
 
 }  // namespace
@@ -43,11 +46,13 @@ bool gemm_wgmma(const Context& context, const Rows<bf16>& a, bool a_by_depth, co
   const bool by_engine = suits_engine(p, to, step);
   CUtensorMap c_map{};
   if (by_engine) c_map = encode_boxes<3>(to, {p.n, p.m, results}, {p.n, step}, {to.half ? 64 : 32, 64, 1});
-  const bool wide = context.wgmma_tile == WgmmaTile::by_size ? prefers_wide(p) : context.wgmma_tile == WgmmaTile::wide;
-  const int64_t tiles = tile_count(p, wide ? 256 : 128);
-  const unsigned blocks = static_cast<unsigned>(tiles < context.multiprocessors ? tiles : context.multiprocessors);
-  launch(context, {blocks, kWgmmaThreads, wide ? kWgmmaShared<256> : kWgmmaShared<128>}, (wide ? gemm_wgmma_256 : gemm_wgmma_128)(!a_by_depth, !b_by_depth), a_map, b_map, c_map,
-         WgmmaProblem{a.step ? 1 : 0, b.step ? 1 : 0, by_engine, p});
+  const WgmmaTile tile = context.wgmma_tile == WgmmaTile::by_size ? choose_tile(p) : context.wgmma_tile;
+  const int columns = tile == WgmmaTile::narrow ? 128 : 256, cluster = tile == WgmmaTile::pair ? 2 : 1;
+  const WgmmaKernel kernel = (columns == 256 ? gemm_wgmma_256 : gemm_wgmma_128)(!a_by_depth, !b_by_depth);
+  Shape shape{static_cast<unsigned>(cluster), kWgmmaThreads, columns == 256 ? kWgmmaShared<256> : kWgmmaShared<128>, static_cast<unsigned>(cluster)};
+  const int64_t tiles = tile_count(p, kTileRows * cluster, columns), most = resident_clusters(context, shape, kernel);
+  shape.grid = static_cast<unsigned>(tiles < most ? tiles : most) * shape.cluster;
+  launch(context, shape, kernel, a_map, b_map, c_map, WgmmaProblem{cluster, a.step ? 1 : 0, b.step ? 1 : 0, by_engine, p});
   return true;
 }
 

@@ -1,6 +1,6 @@
 // C = A B by wgmma, for sm_90a: the kernel, for tiles of 128 x 128 and 128 x 256. Blocks stay, one to a multiprocessor, and take tile after
 // tile: a producer thread has the copy engine (TMA) fill a ring of stages, and runs ahead into the next tile while two warp groups of 64 rows
-// finish and write the last. Each operand lies along k or across it. It is right on the emulator and has never run on a GPU, so it is used
+// finish and write the last. Two blocks (a cluster) may take two tiles below each other together: each loads half of b for both. Each operand lies along k or across it. It is right on the emulator and has never run on a GPU, so it is used
 // only where TREFOIL_CUDA_WGMMA=1.
 #pragma once
 #include "gemm_problem.h"
@@ -21,6 +21,7 @@ constexpr size_t kWgmmaShared = kStages<columns> * kStageBytes<columns> + 4 * kS
 
 // What a launch is told.
 struct WgmmaProblem {
+  int cluster;         // 1 or, for tiles of 256 columns, 2
   int a_each, b_each;  // 1 where each product, or group, has an operand of its own; 0 where they share it
   bool by_engine;      // results, or the sums of parts, are written by the copy engine: nothing is to be done to them but to scale
   Product p;
@@ -49,35 +50,38 @@ struct Ring {
 // All tiles, in the order in which blocks take them: parts of k, then products, then bands of 2048 rows. Known to each warp by itself.
 template <int columns>
 struct Tiles {
+  int rows;                  // of the tiles of a cluster together
   int slots, across, total;  // rows of tiles and columns of tiles of a product, and all
 
   // For a whole warp, as is find.
-  __device__ __forceinline__ explicit Tiles(const Product& p) {
+  __device__ __forceinline__ Tiles(const Product& p, int cluster) : rows(kTileRows * cluster) {
     across = (p.n + columns - 1) / columns;
-    slots = (p.m + kTileRows - 1) / kTileRows;
+    slots = (p.m + rows - 1) / rows;
     int products = p.count * p.splits;
     if (p.schedule == Schedule::row_groups) {
       slots = 0;
       for (int group = lane_index(); group < p.count; group += 32) {
         int begin, end;
-        slots += group_tiles(p, group, kTileRows, begin, end);
+        slots += group_tiles(p, group, rows, begin, end);
       }
       slots = warp_sum(slots);
       products = 1;
     }
     total = products * slots * across;
   }
-  __device__ __forceinline__ Tile find(const Product& p, int id) const {
+  // That of block `rank` of the cluster; it may begin past the last row, or past its group's.
+  __device__ __forceinline__ Tile find(const Product& p, int id, int rank) const {
     Tile tile;
     const int number = id / (slots * across);
     tile.part = number / p.count;
     tile.product = number - tile.part * p.count;
     int column;
-    const int slot = place_in_bands(id - number * slots * across, slots, across, 2048 / kTileRows, column);
+    const int slot = place_in_bands(id - number * slots * across, slots, across, 2048 / rows, column);
     tile.column = column * columns;
-    tile.row = slot * kTileRows;
+    tile.row = slot * rows;
     tile.row_end = p.m;
-    if (p.schedule == Schedule::row_groups) find_group_tile(p, kTileRows, slot, tile);
+    if (p.schedule == Schedule::row_groups) find_group_tile(p, rows, slot, tile);
+    tile.row += rank * kTileRows;
     set_depth<kDepth>(p, tile);
     return tile;
   }
@@ -85,15 +89,19 @@ struct Tiles {
 
 __device__ __forceinline__ int steps_of(const Tile& tile) { return tile.k_end > tile.k ? (tile.k_end - tile.k + kDepth - 1) / kDepth : 0; }
 
-// An operand's `rows` of one step. Along k: boxes of 128 rows. Across k its rows are k: boxes of 64 columns.
+// An operand's `rows` of one step, to both blocks of a cluster where `both`. Along k: boxes of 128 rows. Across k its rows are k: boxes of 64 columns.
 template <bool across, int rows>
-__device__ __forceinline__ void load(unsigned char* to, const CUtensorMap* map, int product, int row, int k, uint64_t* full) {
+__device__ __forceinline__ void load(bool both, unsigned char* to, const CUtensorMap* map, int product, int row, int k, uint64_t* full) {
+  const auto copy = [&](unsigned char* place, const int(&at)[3]) {
+    if (both) copy_box_to(3, place, map, at, full);
+    else copy_box(place, map, at, full);
+  };
   if constexpr (across) {
 #pragma unroll
-    for (int i = 0; i < rows / 64; ++i) copy_box(to + i * kHalfBytes, map, {row + 64 * i, k, product}, full);
+    for (int i = 0; i < rows / 64; ++i) copy(to + i * kHalfBytes, {row + 64 * i, k, product});
   } else {
 #pragma unroll
-    for (int i = 0; i < rows / 128; ++i) copy_box(to + 2 * i * kHalfBytes, map, {k, row + 128 * i, product}, full);
+    for (int i = 0; i < rows / 128; ++i) copy(to + 2 * i * kHalfBytes, {k, row + 128 * i, product});
   }
 }
 
@@ -215,22 +223,29 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   unsigned char* ring_memory = dynamic_shared<unsigned char>();
   ring_memory += (1024 - shared_address(ring_memory) % 1024) % 1024;  // the swizzle goes by address
   const Product& p = problem.p;
-  const int group = static_cast<int>(threadIdx.x) / 128, first = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
+  const int group = static_cast<int>(threadIdx.x) / 128, cluster = columns == 256 ? problem.cluster : 1, rank = cluster == 1 ? 0 : cluster_rank();
+  const int first = static_cast<int>(blockIdx.x) / cluster, clusters = static_cast<int>(gridDim.x) / cluster;
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < stages; ++stage) {
       barrier_init(&full[stage], 1);
-      barrier_init(&empty[stage], 8);  // every warp that reads
+      barrier_init(&empty[stage], static_cast<uint32_t>(8 * cluster));  // every warp that reads what is loaded from here
     }
     barrier_fence();
   }
-  __syncthreads();
+  if (cluster == 1) __syncthreads();
+  else cluster_sync();
+  const auto release = [&](int stage) {
+    if (lane_index() > 0) return;
+    if (cluster == 1) return barrier_arrive(&empty[stage]);
+    barrier_arrive_at(&empty[stage], 0);
+    barrier_arrive_at(&empty[stage], 1);
+  };
   Ring<stages> ring;
   if (group == 0) {
     give_registers<56>();
-    if (warp_index() > 0) return;
-    const Tiles<columns> tiles(p);
-    for (int id = first; id < tiles.total; id += blocks) {
-      const Tile tile = tiles.find(p, id);
+    const Tiles<columns> tiles(p, cluster);
+    for (int id = first; warp_index() == 0 && id < tiles.total; id += clusters) {
+      const Tile tile = tiles.find(p, id, rank);
       if (lane_index() > 0) continue;
       const int steps = steps_of(tile);
       for (int step = 0; step < steps; ++step, ring.advance()) {
@@ -239,18 +254,19 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
         const int k = tile.k + step * kDepth;
         barrier_wait(&empty[ring.stage], ring.parity ^ 1);   // passes at once in the first round
         barrier_expect(arrived, kStageBytes<columns>);  // what lies outside of the tensor counts too: it arrives as zeros
-        load<a_across, kTileRows>(stage, &a_map, tile.product * problem.a_each, tile.row, k, arrived);
-        load<b_across, columns>(stage + kATileBytes, &b_map, tile.product * problem.b_each, tile.column, k, arrived);
+        load<a_across, kTileRows>(false, stage, &a_map, tile.product * problem.a_each, tile.row, k, arrived);
+        if (cluster == 1) load<b_across, columns>(false, stage + kATileBytes, &b_map, tile.product * problem.b_each, tile.column, k, arrived);
+        else load<b_across, 128>(true, stage + kATileBytes + rank * 2 * kHalfBytes, &b_map, tile.product * problem.b_each, tile.column + 128 * rank, k, arrived);
       }
     }
   } else {
     take_registers<224>();
-    const Tiles<columns> tiles(p);
+    const Tiles<columns> tiles(p, cluster);
     unsigned char* const slice_pair = ring_memory + stages * kStageBytes<columns> + (group - 1) * 2 * kSliceBytes;
     int slices = 0;
     float sums[columns / 2];
-    for (int id = first; id < tiles.total; id += blocks) {
-      const Tile tile = tiles.find(p, id);
+    for (int id = first; id < tiles.total; id += clusters) {
+      const Tile tile = tiles.find(p, id, rank);
       const int steps = steps_of(tile);
       // A group of steps of k may end within a step. What lies past the tensor is zero already.
       const int left = a_across && b_across && tile.k_end < p.k ? (tile.k_end - tile.k) % kDepth : 0;
@@ -272,16 +288,17 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
           wgmma<columns, a_across, b_across>(sums, a + kNextA * static_cast<uint64_t>(k), b + kNextB * static_cast<uint64_t>(k), step > 0 || k > 0);
         wgmma_commit();
         wgmma_wait<1>();  // the step before is done with its stage
-        if (step > 0 && lane_index() == 0) barrier_arrive(&empty[ring.before()]);
+        if (step > 0) release(ring.before());
       }
       wgmma_wait<0>();
       keep(sums);
-      if (steps && lane_index() == 0) barrier_arrive(&empty[ring.before()]);
+      if (steps) release(ring.before());
       const int row = tile.row + (group - 1) * 64;
       if (row < tile.row_end) write_results<columns>(problem, &c_map, tile, row, sums, slice_pair, group, slices);
     }
     if (threadIdx.x % 128 == 0) wait_stores<0>();
   }
+  if (cluster > 1) cluster_sync();  // the other block may still load for this one, and arrive at its barriers
 #endif
 }
 
