@@ -93,6 +93,12 @@ F32 normal(std::mt19937& generator, std::vector<int64_t> shape, float scale = 1.
 void launch(Device& device, const char* op, std::vector<TrefoilView> inputs, std::vector<TrefoilView> outputs,
             std::vector<double> attributes = {});
 extern unsigned char scratch_byte;  // what an op finds in all of its workspace: 0xFF, unless a test says otherwise for a while
+// For its life.
+struct Leftovers {
+  explicit Leftovers(unsigned char byte) { scratch_byte = byte; }
+  ~Leftovers() { scratch_byte = 0xFF; }
+  Leftovers(const Leftovers&) = delete;
+};
 // Launches an op that must fail; returns its status.
 TrefoilStatus launch_error(Device& device, const char* op, std::vector<TrefoilView> inputs, std::vector<TrefoilView> outputs,
                            std::vector<double> attributes = {});

@@ -15,10 +15,12 @@ export interface PipelineBudget {
   pairs: number;
   synthetic: number;
   steps: Record<"tokenizer" | "generator" | "language" | "vlm", number>;
+  /** How the vision-language model begins and learns. Places are learned last: with few updates, settings that learn them bring nothing. */
+  vlm: { placeDeviation: number; learningRate: number; warmupSteps: number };
 }
 
 /** Fields of a command that runs all stages on the built-in world. @param budget what they are by default */
-export const pipelineFields = ({ pairs, synthetic, steps }: PipelineBudget) => ({
+export const pipelineFields = ({ pairs, synthetic, steps, vlm: { placeDeviation, ...rate } }: PipelineBudget) => ({
   world: z
     .enum(Object.keys(WORLDS) as [WorldName, ...WorldName[]])
     .default("small")
@@ -49,9 +51,8 @@ export const pipelineFields = ({ pairs, synthetic, steps }: PipelineBudget) => (
     .prefault({}),
   vlm: z
     .strictObject({
-      // Places and rate as in the experiment that docs/synth2-experiment.md describes; those of `vlm` were found later.
-      model: vlmSizesSchema.prefault({ width: 64, placeDeviation: 0.3 }),
-      train: trainFields({ steps: steps.vlm, learningRate: 3e-3, batch: 32 }).prefault({}),
+      model: vlmSizesSchema.prefault({ width: 64, placeDeviation }),
+      train: trainFields({ steps: steps.vlm, ...rate, batch: 32 }).prefault({}),
     })
     .prefault({}),
 });

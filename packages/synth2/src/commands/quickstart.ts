@@ -14,6 +14,7 @@ import { pipelineFields, pipelineSettings } from "./pipeline-fields.js";
 const budget = {
   ...{ pairs: 3000, synthetic: 512 },
   steps: { tokenizer: 1000, generator: 1400, language: 400, vlm: 500 },
+  vlm: { placeDeviation: 0.3, learningRate: 3e-3, warmupSteps: 20 },
 };
 
 /** What is scored: skewed as the pairs are, all looks alike, looks that no pair has. */

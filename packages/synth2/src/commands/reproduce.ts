@@ -9,7 +9,8 @@ import { markdownSummary, type ReproduceResult, reproduceSections, resultsTables
 
 const budget = {
   ...{ pairs: 3000, synthetic: 3000 },
-  steps: { tokenizer: 1500, generator: 3600, language: 600, vlm: 1500 },
+  steps: { tokenizer: 1500, generator: 3600, language: 600, vlm: 4500 },
+  vlm: { placeDeviation: 0.9, learningRate: 1.3e-3, warmupSteps: 100 },
 };
 const whole = { seeds: 5, testPictures: 300, timedSteps: 20 };
 /** Of `--small`. */
