@@ -229,7 +229,7 @@ __global__ void __launch_bounds__(kThreads<dim>, 1)
       set_zero(sums);
       const auto multiply_keys = [&](int j) {
         wgmma_fence();
-        multiply_along<dim, kWgmmaRows>(scores, own, kSides * kOwnBytes, keys.tile(done + j), kHalfBytes);
+        multiply_along<dim, kWgmmaRows, false>(scores, own, kSides * kOwnBytes, keys.tile(done + j), kHalfBytes);
         wgmma_commit();
       };
       const auto add_values = [&](int j) {

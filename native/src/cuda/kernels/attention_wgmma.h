@@ -80,13 +80,14 @@ __device__ __forceinline__ void end_clearing() {
 }
 
 // sums[64 x n] = rows of a times rows of b, both along the head; halves of their tiles lie so many bytes apart. To be committed.
-template <int dim, int n>
+// `anew`: until the first product the sums' registers are free for others. The forward kernel spills 260 bytes at heads of 64 for it.
+template <int dim, int n, bool anew = true>
 __device__ __forceinline__ void multiply_along(float (&sums)[n / 2], const unsigned char* a_tile, int a_half, const unsigned char* b_tile, int b_half) {
   const uint64_t a = describe_rows_of_128(a_tile), b = describe_rows_of_128(b_tile);
 #pragma unroll
   for (int d = 0; d < dim / 16; ++d) {
-    if (d == 0) wgmma_anew<n, false, false>(sums, a, b);
-    else wgmma<n, false, false>(sums, further(a, static_cast<uint32_t>(d / 4 * (a_half >> 4) + d % 4 * 2)), further(b, static_cast<uint32_t>(d / 4 * (b_half >> 4) + d % 4 * 2)), true);
+    if (anew && d == 0) wgmma_anew<n, false, false>(sums, a, b);
+    else wgmma<n, false, false>(sums, further(a, static_cast<uint32_t>(d / 4 * (a_half >> 4) + d % 4 * 2)), further(b, static_cast<uint32_t>(d / 4 * (b_half >> 4) + d % 4 * 2)), d > 0);
   }
 }
 // sums[64 x dim] += weights times as many rows of b. To be committed.
