@@ -1,5 +1,6 @@
-// Hopper's asynchronous instructions behind functions (sm_90a): mbarriers, the copy engine (TMA), registers of warp groups, named barriers;
-// wgmma.h has the products, turns.h what blocks tell each other. The emulated form follows the PTX ISA: emulation/asynchronous.h. TREFOIL_HOPPER: the code is compiled where they exist.
+// Hopper's asynchronous instructions behind functions (sm_90a): mbarriers, the copy engine (TMA), clusters, registers of warp groups, named
+// barriers; wgmma.h has the products, turns.h what blocks tell each other. The emulated form follows the PTX ISA: emulation/asynchronous.h.
+// TREFOIL_HOPPER: the code is compiled where they exist.
 #pragma once
 #include "tensor_map.h"
 

@@ -1,7 +1,7 @@
 // C = A B by wgmma, for sm_90a: the kernel, for tiles of 128 x 128 and 128 x 256. Blocks stay, one to a multiprocessor, and take tile after
 // tile: a producer thread has the copy engine (TMA) fill a ring of stages, and runs ahead into the next tile while two warp groups of 64 rows
-// finish and write the last. Two blocks (a cluster) may take two tiles below each other together: each loads half of b for both. Each operand lies along k or across it. It is right on the emulator and has never run on a GPU, so it is used
-// only where TREFOIL_CUDA_WGMMA=1.
+// finish and write the last. Two blocks (a cluster) may take two tiles below each other together: each loads half of b for both. Each operand
+// lies along k or across it. It is right on the emulator and has never run on a GPU, so it is used only where TREFOIL_CUDA_WGMMA=1.
 #pragma once
 #include "gemm_problem.h"
 #include "wgmma.h"
