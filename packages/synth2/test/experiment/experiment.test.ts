@@ -95,7 +95,7 @@ describe("the experiment", () => {
       vlm.train.steps,
       synthetic,
     ];
-    expect(stepsOf(whole)).toEqual([1500, 1500, 3000]);
+    expect(stepsOf(whole)).toEqual([1500, 4500, 3000]);
     expect(stepsOf(small)).toEqual([150, 4, 300]);
   });
 
