@@ -314,7 +314,7 @@ int run(const char* path, const std::vector<std::string>& parts, const char* pre
   const double bandwidth = copy_bandwidth(), overhead = step_overhead();
   // Where it may be tried: see docs/gpu.md.
   const char* wgmma = std::getenv("TREFOIL_CUDA_WGMMA");
-  const Peaks peaks = ceilings(with_wgmma_peak && wgmma && std::strcmp(wgmma, "1") == 0 && std::strncmp(info.isa, "sm_90", 5) == 0, first);
+  const Peaks peaks = ceilings(with_wgmma_peak && wgmma && *wgmma && std::strcmp(wgmma, "0") != 0 && std::strncmp(info.isa, "sm_90", 5) == 0, first);
   const double peak = std::strcmp(precision, "f32") == 0 ? peaks.fma_f32 : std::max(peaks.mma_bf16, peaks.wgmma_bf16);
   if (first == 0)
     std::printf("{\"device\": \"%s\", \"level\": \"%s\", \"copy_gbps\": %.1f, \"fma_f32_tflops\": %.2f, \"mma_bf16_tflops\": %.2f, \"wgmma_bf16_tflops\": %.2f, \"step_overhead_us\": %.2f, \"lines\": [",

@@ -50,7 +50,10 @@ class Variable {
 
 // Tests that ask for wgmma themselves run on a device only where its run is about that: elsewhere a kernel that hangs would cost a minute
 // of every run, those under compute-sanitizer too.
-inline bool tries_wgmma(const Device& device) { return emulated(device) || std::getenv("TREFOIL_CUDA_WGMMA"); }
+inline bool tries_wgmma(const Device& device) {
+  const char* wanted = std::getenv("TREFOIL_CUDA_WGMMA");
+  return emulated(device) || (wanted && *wanted && std::strcmp(wanted, "0") != 0);
+}
 
 // For attention by Hopper's own kernels. Its gradients are made as TREFOIL_CUDA_ATTENTION_GRADIENT says, in two passes where nothing does; the tests of one pass ask for it
 // themselves, on a device only in the run that is about it.

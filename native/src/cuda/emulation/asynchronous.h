@@ -1,7 +1,8 @@
 // Hopper's asynchronous instructions, as the PTX ISA describes them: mbarriers, copies of boxes (TMA), and products of a warp group (wgmma).
 // What runs beside the threads happens only when no thread can go on alone: device 0 then finishes products before copies, device 1 copies
 // before products; of copies blocks take the oldest and the newest first in turn; and every other two blocks of device 0 finish products at once. So
-// a read too early finds what was there before, by a thread or by a product, and a stage that is given back too early is overwritten. `hopper.h` and `wgmma.h` are what kernels call.
+// a read too early finds what was there before, by a thread or by a product, and a stage that is given back too early is overwritten. `hopper.h` and `wgmma.h` are what kernels call;
+// copy_engine.cc and products.cc hold those parts.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -85,6 +85,31 @@ struct GroupKeys {
       asm volatile("" ::: "memory");  // not all loads at once: their registers would be missing
     }
   }
+
+  // Scores become weights, by what the statistics of the tile's rows say of their sum.
+  __device__ __forceinline__ void weigh(float (&scores)[rows / 2], const float* lse, float slope) const {
+#pragma unroll
+    for (int column = 0; column < rows / 8; ++column) {
+      const float2 shift = load2(lse + 8 * column + pair);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) scores[4 * column + i] = exp2_fast(fmaf(scores[4 * column + i], slope, -(i % 2 ? shift.y : shift.x)));
+    }
+  }
+  // Slopes by weights become slopes by scores.
+  __device__ __forceinline__ void pass_softmax(float (&slopes)[rows / 2], const float (&weights)[rows / 2], const float* delta) const {
+#pragma unroll
+    for (int column = 0; column < rows / 8; ++column) {
+      const float2 mean = load2(delta + 8 * column + pair);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) slopes[4 * column + i] = weights[4 * column + i] * (slopes[4 * column + i] - (i % 2 ? mean.y : mean.x));
+    }
+  }
+  template <int dim>
+  __device__ __forceinline__ void store(const Floats& dk, const float (&dk_sums)[dim / 2], const Floats& dv, const float (&dv_sums)[dim / 2]) const {
+    const auto result_at = [&](int half) { return key(half) < at.stored ? a.key_at(at.b, at.g, at.first + key(half)) : -1; };
+    store_pairs<dim>(a.size, dk, result_at, [&](int half, int j) { return make_float2(dk_sums[4 * j + 2 * half] * a.scale, dk_sums[4 * j + 2 * half + 1] * a.scale); });
+    store_pairs<dim>(a.size, dv, result_at, [&](int half, int j) { return make_float2(dv_sums[4 * j + 2 * half], dv_sums[4 * j + 2 * half + 1]); });
+  }
 };
 
 #endif

@@ -73,24 +73,14 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
       wgmma_wait<1>();
       keep(scores);
       keys.hide(scores, at.begin + j * kRows);
-#pragma unroll
-      for (int column = 0; column < kRows / 8; ++column) {
-        const float2 shift = load2(lse + 8 * column + keys.pair);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) scores[4 * column + i] = exp2_fast(fmaf(scores[4 * column + i], slope, -(i % 2 ? shift.y : shift.x)));
-      }
+      keys.weigh(scores, lse, slope);
       round_weights(weights, scores);
       wgmma_fence();
       add_across<dim>(dv_sums, weights, dout_tile, kRowHalf);
       wgmma_commit();
       wgmma_wait<1>();  // the slopes are there
       keep(slopes);
-#pragma unroll
-      for (int column = 0; column < kRows / 8; ++column) {
-        const float2 mean = load2(delta + 8 * column + keys.pair);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) slopes[4 * column + i] = scores[4 * column + i] * (slopes[4 * column + i] - (i % 2 ? mean.y : mean.x));
-      }
+      keys.pass_softmax(slopes, scores, delta);
       round_weights(slope_weights, slopes);
       wgmma_fence();
       add_across<dim>(dk_sums, slope_weights, q_tile, kRowHalf);
@@ -100,9 +90,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
       keep(dk_sums);
       ring.release(j);
     }
-    const auto result_at = [&](int half) { return keys.key(half) < at.stored ? a.key_at(at.b, at.g, at.first + keys.key(half)) : -1; };
-    store_pairs<dim>(a.size, dk, result_at, [&](int half, int j) { return make_float2(dk_sums[4 * j + 2 * half] * a.scale, dk_sums[4 * j + 2 * half + 1] * a.scale); });
-    store_pairs<dim>(a.size, dv, result_at, [&](int half, int j) { return make_float2(dv_sums[4 * j + 2 * half], dv_sums[4 * j + 2 * half + 1]); });
+    keys.template store<dim>(dk, dk_sums, dv, dv_sums);
   }
 #endif
 }
