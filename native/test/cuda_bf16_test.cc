@@ -22,7 +22,7 @@ struct Error {
     if (worst <= bound) return;
     char text[160];
     std::snprintf(text, sizeof text, "%s, k = %ld: error %.3g of the terms, bound %.3g", what, static_cast<long>(k), worst, bound);
-    throw Failure{text};
+    wrong_result(text);
   }
 };
 

@@ -112,8 +112,7 @@ TEST(elementwise_every_opcode) {
         double expected = op.reference(a[i], b[i], c[i]);
         // A few ulp of the result; the absolute part covers sums that cancel and sin/cos near their zeros.
         if (!(std::fabs(y[i] - expected) <= 2e-6 * std::fabs(expected) + 4e-6 * (op.operands == 3 || op.operands == 2) + 1e-9 + (op.code == 15 || op.code == 16) * 1e-7))
-          throw Failure{std::string(op.name) + "(" + std::to_string(a[i]) + ", " + std::to_string(b[i]) + ") is " + std::to_string(y[i]) +
-                        ", expected " + std::to_string(expected)};
+          wrong_result(std::string(op.name) + "(" + std::to_string(a[i]) + ", " + std::to_string(b[i]) + ") is " + std::to_string(y[i]) + ", expected " + std::to_string(expected));
       }
     }
 }

@@ -33,7 +33,7 @@ struct Error {
     if (worst <= 2 * plain + 1e-7) return;
     char text[160];
     std::snprintf(text, sizeof text, "%s: error %.3g, plain loop %.3g", what, worst, plain);
-    throw Failure{text};
+    wrong_result(text);
   }
 };
 

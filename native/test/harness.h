@@ -59,6 +59,8 @@ struct Library {
 // The library of --backend, else the emulator's.
 const Library& library_under_test();
 
+// A Failure, unless only launches are looked at (--launches-only).
+void wrong_result(const std::string& message);
 void check(bool condition, const char* expression, const char* file, int line);
 #define CHECK(condition) ::trefoil::test::check((condition), #condition, __FILE__, __LINE__)
 
