@@ -2,10 +2,14 @@
 // as it may, so that a copy that nobody waits for is one that has not happened.
 #include "platform.h"
 
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -33,6 +37,35 @@ struct EventHandle {
 
 namespace {
 thread_local bool backward = false;
+
+// Large memory is pages that cost nothing until they are written, up to one that nobody may touch.
+constexpr size_t kPages = size_t{1} << 20, kPage = 4096;
+struct Pages {
+  std::mutex mutex;
+  std::map<void*, std::pair<void*, size_t>> taken;
+};
+Pages& pages() {
+  static Pages& all = *new Pages;  // never destroyed: memory is freed while the process ends
+  return all;
+}
+char* take_pages(size_t bytes) {
+  const size_t readable = (bytes + kPage - 1) / kPage * kPage;
+  void* begin = mmap(nullptr, readable + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (begin == MAP_FAILED) return nullptr;
+  mprotect(static_cast<char*>(begin) + readable, kPage, PROT_NONE);
+  char* memory = static_cast<char*>(begin) + (readable - bytes);
+  std::lock_guard lock(pages().mutex);
+  pages().taken[memory] = {begin, readable + kPage};
+  return memory;
+}
+bool give_pages_back(void* memory) {
+  std::lock_guard lock(pages().mutex);
+  const auto found = pages().taken.find(memory);
+  if (found == pages().taken.end()) return false;
+  munmap(found->second.first, found->second.second);
+  pages().taken.erase(found);
+  return true;
+}
 
 void enqueue(Stream stream, std::function<void()> work) {
   if (stream->recording)
@@ -70,14 +103,16 @@ void synchronize(Stream stream) {
 
 void* allocate(size_t bytes) {
   const size_t rounded = (bytes + 63) / 64 * 64 + (bytes ? 0 : 64);
-  void* memory = std::aligned_alloc(64, rounded);
+  char* memory = static_cast<char*>(rounded < kPages ? std::aligned_alloc(64, rounded) : take_pages(rounded));
   if (!memory) return nullptr;
-  std::memset(memory, 0, bytes);
+  if (rounded < kPages) std::memset(memory, 0, bytes);
   // NaN past the end: a kernel that reads there, and multiplies what it finds by zero, has NaN as its result.
-  std::memset(static_cast<char*>(memory) + bytes, 0xFF, rounded - bytes);
+  std::memset(memory + bytes, 0xFF, rounded - bytes);
   return memory;
 }
-void release(void* pointer) { std::free(pointer); }
+void release(void* pointer) {
+  if (!give_pages_back(pointer)) std::free(pointer);
+}
 void* allocate_pinned(size_t bytes) { return allocate(bytes); }
 void release_pinned(void* pointer) { release(pointer); }
 void copy_in(Stream stream, void* to, const void* host, size_t bytes) { copy(stream, to, host, bytes); }
