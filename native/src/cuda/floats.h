@@ -25,6 +25,10 @@ struct Floats {
   __device__ __forceinline__ float load(int64_t at) const {
     return half ? widen(static_cast<const bf16*>(data)[at]) : static_cast<const float*>(data)[at];
   }
+  template <int width>
+  __device__ __forceinline__ Vector<width> load_vector(int64_t at) const {
+    return half ? cuda::load_vector<width>(static_cast<const bf16*>(data) + at) : cuda::load_vector<width>(static_cast<const float*>(data) + at);
+  }
   __device__ __forceinline__ void store(int64_t at, float x) const {
     if (half) static_cast<bf16*>(data)[at] = narrow<bf16>(x);
     else static_cast<float*>(data)[at] = x;

@@ -32,12 +32,20 @@ struct RowValues {
 
   __device__ __forceinline__ RowValues(Floats row, int64_t n) : from(row) {
     if constexpr (vectors > 0) {
+      if (row.half) load(static_cast<const bf16*>(row.data), static_cast<int>(n));
+      else load(static_cast<const float*>(row.data), static_cast<int>(n));
+    }
+  }
+
+ private:
+  // Past the end the first four are read instead, so that nothing is decided between the loads and all of them are under way at once.
+  template <class T>
+  __device__ __forceinline__ void load(const T* row, int n) {
 #pragma unroll
-      for (int k = 0; k < vectors; ++k) {
-        const int64_t i = (static_cast<int64_t>(k) * Team<wide>::size() + Team<wide>::rank()) * 4;
-        const float4 four = i < n ? row.load4(i) : make_float4(0, 0, 0, 0);
-        values[4 * k] = four.x, values[4 * k + 1] = four.y, values[4 * k + 2] = four.z, values[4 * k + 3] = four.w;
-      }
+    for (int k = 0; k < vectors; ++k) {
+      const int i = (k * Team<wide>::size() + Team<wide>::rank()) * 4;
+      const float4 four = load4(row + (i < n ? i : 0));
+      values[4 * k] = four.x, values[4 * k + 1] = four.y, values[4 * k + 2] = four.z, values[4 * k + 3] = four.w;
     }
   }
 };
@@ -48,8 +56,8 @@ __device__ __forceinline__ void each(int64_t n, const Body& body, const Row&... 
   if constexpr (vectors > 0) {
 #pragma unroll
     for (int k = 0; k < vectors; ++k) {
-      const int64_t i = (static_cast<int64_t>(k) * Team<wide>::size() + Team<wide>::rank()) * 4;
-      if (i < n) {
+      const int i = (k * Team<wide>::size() + Team<wide>::rank()) * 4;
+      if (i < static_cast<int>(n)) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) body(4 * k + j, i + j, rows.values[4 * k + j]...);
       }
@@ -65,8 +73,8 @@ __device__ __forceinline__ void map(Floats to, int64_t n, const Value& value, co
   if constexpr (vectors > 0) {
 #pragma unroll
     for (int k = 0; k < vectors; ++k) {
-      const int64_t i = (static_cast<int64_t>(k) * Team<wide>::size() + Team<wide>::rank()) * 4;
-      if (i < n)
+      const int i = (k * Team<wide>::size() + Team<wide>::rank()) * 4;
+      if (i < static_cast<int>(n))
         to.store4(i, make_float4(value(i, rows.values[4 * k]...), value(i + 1, rows.values[4 * k + 1]...),
                                  value(i + 2, rows.values[4 * k + 2]...), value(i + 3, rows.values[4 * k + 3]...)));
     }
@@ -89,9 +97,9 @@ struct RowPlan {
   int64_t team_count() const { return wide ? blocks() : static_cast<int64_t>(blocks()) * (threads / 32); }  // idle ones included
 };
 
-inline RowPlan plan_rows(const Context& context, int64_t rows, int64_t n, int blocks_per_multiprocessor = 16) {
+inline RowPlan plan_rows(const Context& context, int64_t rows, int64_t n, unsigned threads_per_multiprocessor = 2048) {
   RowPlan plan{};
-  const bool aligned = n % 4 == 0;
+  const bool aligned = n > 0 && n % 4 == 0;
   if (aligned && n <= 512) {
     plan = {false, n <= 128 ? 1 : n <= 256 ? 2 : 4, 128, 0};
   } else if (aligned && n <= 16384) {
@@ -102,7 +110,7 @@ inline RowPlan plan_rows(const Context& context, int64_t rows, int64_t n, int bl
     plan.wide = n > 256;
     plan.threads = plan.wide && n > 2048 ? kMostRowThreads : 128;
   }
-  const int64_t per_block = plan.wide ? 1 : plan.threads / 32, most = int64_t{context.multiprocessors} * blocks_per_multiprocessor * per_block;
+  const int64_t per_block = plan.wide ? 1 : plan.threads / 32, most = int64_t{context.multiprocessors} * (threads_per_multiprocessor / plan.threads) * per_block;
   plan.teams = rows < most ? rows : most;
   return plan;
 }
