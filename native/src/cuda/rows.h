@@ -50,7 +50,8 @@ struct RowValues {
   }
 };
 
-// body(slot, index, values of the rows at it) for this thread's share; slot counts the elements of a thread (0 where nothing is kept).
+// body(slot, index, values of the rows at it) for this thread's share, the same in each and in map; slot counts the elements of a thread (0 where
+// nothing is kept).
 template <bool wide, int vectors, class Body, class... Row>
 __device__ __forceinline__ void each(int64_t n, const Body& body, const Row&... rows) {
   if constexpr (vectors > 0) {
@@ -62,6 +63,14 @@ __device__ __forceinline__ void each(int64_t n, const Body& body, const Row&... 
         for (int j = 0; j < 4; ++j) body(4 * k + j, i + j, rows.values[4 * k + j]...);
       }
     }
+  } else if (wide && n % 4 == 0) {
+    for (int64_t i = Team<wide>::rank() * 4; i < n; i += Team<wide>::size() * 4)
+      [&](const auto&... four) {
+        body(0, i, four.x...);
+        body(0, i + 1, four.y...);
+        body(0, i + 2, four.z...);
+        body(0, i + 3, four.w...);
+      }(rows.from.load4(i)...);
   } else {
     for (int64_t i = Team<wide>::rank(); i < n; i += Team<wide>::size()) body(0, i, rows.from.load(i)...);
   }
@@ -78,13 +87,19 @@ __device__ __forceinline__ void map(Floats to, int64_t n, const Value& value, co
         to.store4(i, make_float4(value(i, rows.values[4 * k]...), value(i + 1, rows.values[4 * k + 1]...),
                                  value(i + 2, rows.values[4 * k + 2]...), value(i + 3, rows.values[4 * k + 3]...)));
     }
+  } else if (wide && n % 4 == 0) {
+    for (int64_t i = Team<wide>::rank() * 4; i < n; i += Team<wide>::size() * 4)
+      to.store4(i, [&](const auto&... four) {
+        return make_float4(value(i, four.x...), value(i + 1, four.y...), value(i + 2, four.z...), value(i + 3, four.w...));
+      }(rows.from.load4(i)...));
   } else {
     for (int64_t i = Team<wide>::rank(); i < n; i += Team<wide>::size()) to.store(i, value(i, rows.from.load(i)...));
   }
 }
 
-// The largest block of plan_rows: kernels that it is for promise to fit it, or a row of many registers could not be launched.
-constexpr unsigned kMostRowThreads = 512;
+// The largest block of plan_rows: kernels that it is for promise to fit it, or a row of many registers could not be launched. Some that keep
+// one row alone promise the larger one (64 registers to a thread).
+constexpr unsigned kMostRowThreads = 512, kMostThreads = 1024;
 
 // How rows of n elements are shared out.
 struct RowPlan {
@@ -97,12 +112,12 @@ struct RowPlan {
   int64_t team_count() const { return wide ? blocks() : static_cast<int64_t>(blocks()) * (threads / 32); }  // idle ones included
 };
 
-inline RowPlan plan_rows(const Context& context, int64_t rows, int64_t n, unsigned threads_per_multiprocessor = 2048) {
+inline RowPlan plan_rows(const Context& context, int64_t rows, int64_t n, unsigned threads_per_multiprocessor = 2048, unsigned most_threads = kMostRowThreads) {
   RowPlan plan{};
   const bool aligned = n > 0 && n % 4 == 0;
   if (aligned && n <= 512) {
     plan = {false, n <= 128 ? 1 : n <= 256 ? 2 : 4, 128, 0};
-  } else if (aligned && n <= 16384) {
+  } else if (aligned && n <= 32 * most_threads) {
     plan.wide = true;
     plan.vectors = n <= 8192 ? 4 : 8;
     plan.threads = static_cast<unsigned>(ceil_divide(n, 4 * plan.vectors * 32) * 32);

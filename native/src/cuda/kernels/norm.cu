@@ -53,8 +53,7 @@ struct Accumulator {
   float values[vectors ? 4 * vectors : 1];
   __device__ __forceinline__ Accumulator(float* to, int64_t n) : memory(to) {
     for (float& value : values) value = 0;
-    if (to && vectors == 0)
-      for (int64_t i = Team<wide>::rank(); i < n; i += Team<wide>::size()) to[i] = 0;
+    if (to && vectors == 0) each<wide, 0>(n, [to](int, int64_t i) { to[i] = 0; });
   }
   __device__ __forceinline__ void add(int slot, int64_t i, float x) {
     if (!memory) return;
