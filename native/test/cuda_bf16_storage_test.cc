@@ -24,9 +24,9 @@ I32 positions_of(int64_t batch, int64_t length) {
 TEST(cuda_bf16_storage_rms_norm) {
   for_each_bf16_device(device, [](Device& other) {
     std::mt19937 generator(1);
-    // A warp or a block to a row; rows in registers, and (6, 2051) read again.
-    for (int64_t n : {6, 64, 600, 2051}) {
-      const int64_t rows = 3;
+    // A warp or a block to a row, which does two at 600; rows in registers, and (6, 2051, 16388) read again.
+    for (int64_t n : {6, 64, 600, 2051, 16388}) {
+      const int64_t rows = n == 600 ? 70 : n == 16388 ? 1 : 3;
       Stored x(generator, {rows, n}), dy(generator, {rows, n}), y({rows, n}), dx({rows, n});
       F32 weight = normal(generator, {n}), rstd({rows}), dweight({n});
       Doubles expected_y(x.size()), expected_dx(x.size()), terms_y(x.size()), terms_dx(x.size()), expected_dw(n), terms_dw(n), roots(rows);
@@ -443,7 +443,7 @@ TEST(cuda_bf16_storage_conv2d) {
 TEST(cuda_bf16_storage_group_norm) {
   for_each_bf16_device(device, [](Device& other) {
     std::mt19937 generator(13);
-    for (auto [positions, channels, groups] : {std::array<int64_t, 3>{20, 8, 2}, {150, 33, 3}}) {
+    for (auto [positions, channels, groups] : {std::array<int64_t, 3>{20, 8, 2}, {150, 33, 3}, {2100, 4, 1}}) {
       const int64_t images = 2, per_group = channels / groups, n = positions * per_group;
       Stored x(generator, {images, positions, channels}), dy(generator, {images, positions, channels}), y({images, positions, channels}), dx({images, positions, channels});
       F32 weight = normal(generator, {channels}), bias = normal(generator, {channels}), mean({images, groups}), rstd({images, groups}), dweight({channels}), dbias({channels});
@@ -490,8 +490,8 @@ TEST(cuda_bf16_storage_layer_norm) {
   for_each_bf16_device(device, [](Device& other) {
     std::mt19937 generator(14);
     // As for rms_norm: a warp or a block to a row; rows in registers, and read again.
-    for (int64_t n : {6, 64, 600, 2051}) {
-      const int64_t rows = 3;
+    for (int64_t n : {6, 64, 600, 2051, 16388}) {
+      const int64_t rows = n == 600 ? 70 : n == 16388 ? 1 : 3;
       Stored x(generator, {rows, n}), dy(generator, {rows, n}), y({rows, n}), dx({rows, n});
       F32 weight = normal(generator, {n}), bias = normal(generator, {n}), mean({rows}), rstd({rows}), dweight({n}), dbias({n});
       Doubles exact_y(x.size()), terms_y(x.size()), exact_dx(x.size()), terms_dx(x.size()), exact_dw(n), terms_dw(n), exact_db(n), terms_db(n);

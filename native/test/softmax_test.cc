@@ -4,7 +4,7 @@ using namespace trefoil::test;
 
 namespace {
 
-constexpr int64_t kLengths[] = {1, 3, 4, 16, 17, 31, 64, 65, 129, 1000};
+constexpr int64_t kLengths[] = {1, 3, 4, 16, 17, 31, 64, 65, 129, 1000, 20000, 33000};
 
 Doubles reference_log_softmax(const Doubles& x, int64_t n) {
   Doubles y(x.size());

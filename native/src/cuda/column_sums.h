@@ -5,7 +5,7 @@
 namespace trefoil::cuda {
 namespace {  // each family that includes this has its own kernel
 
-constexpr unsigned kColumnLanes = 16;  // rows that are read side by side
+constexpr unsigned kColumnLanes = 32;  // rows that are read side by side
 
 // total[c] = Σ_r partial[r * stride + c] for c < n. Block: 32 columns by kColumnLanes.
 __global__ void column_sums_kernel(const float* partial, int64_t rows, int64_t stride, int64_t n, float* total) {

@@ -31,6 +31,67 @@ __device__ __forceinline__ float2 load2(const bf16* p) {
 }
 __device__ __forceinline__ void store2(bf16* p, float2 x) { *reinterpret_cast<uint32_t*>(p) = pack_bf16(x.x, x.y); }
 
+// `width` neighbours from a multiple of it, 1, 4 or 8: with 8, 16 bytes of bf16 to a load.
+template <int width>
+struct Vector {
+  float values[width];
+  __device__ __forceinline__ float& operator[](int i) { return values[i]; }
+  __device__ __forceinline__ float operator[](int i) const { return values[i]; }
+};
+template <class T>
+constexpr int kVectorWidth = 16 / sizeof(T);
+
+template <int width, class T>
+__device__ __forceinline__ Vector<width> load_vector(const T* p) {
+  Vector<width> v;
+  if constexpr (width == 1) {
+    v[0] = widen(*p);
+  } else if constexpr (width == 8 && sizeof(T) == 2) {
+    const uint4 words = *reinterpret_cast<const uint4*>(p);
+    const uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+    for (int k = 0; k < 4; ++k) v[2 * k] = __uint_as_float(pairs[k] << 16), v[2 * k + 1] = __uint_as_float(pairs[k] & 0xffff0000u);
+  } else {
+#pragma unroll
+    for (int k = 0; k < width; k += 4) {
+      const float4 four = load4(p + k);
+      v[k] = four.x, v[k + 1] = four.y, v[k + 2] = four.z, v[k + 3] = four.w;
+    }
+  }
+  return v;
+}
+// One store to global memory, of 16 or 8 bytes: of some assignments the compiler makes four or two.
+__device__ __forceinline__ void store_whole(void* p, uint4 x) {
+#if defined(__CUDA_ARCH__)
+  asm("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+#else
+  *static_cast<uint4*>(p) = x;
+#endif
+}
+__device__ __forceinline__ void store_whole(void* p, uint2 x) {
+#if defined(__CUDA_ARCH__)
+  asm("st.global.v2.b32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(p)), "r"(x.x), "r"(x.y) : "memory");
+#else
+  *static_cast<uint2*>(p) = x;
+#endif
+}
+
+// p: in global memory.
+template <int width, class T>
+__device__ __forceinline__ void store_vector(T* p, const Vector<width>& v) {
+  if constexpr (width == 1) {
+    *p = narrow<T>(v[0]);
+  } else if constexpr (sizeof(T) == 4) {
+#pragma unroll
+    for (int k = 0; k < width; k += 4)
+      store_whole(p + k, make_uint4(__float_as_uint(v[k]), __float_as_uint(v[k + 1]), __float_as_uint(v[k + 2]), __float_as_uint(v[k + 3])));
+  } else if constexpr (width == 4) {
+    store_whole(p, make_uint2(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3])));
+  } else {
+    store_whole(p, make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])));
+  }
+}
+
 // 2^x to about 2^-22 of it; results below 2^-126 are 0.
 __device__ __forceinline__ float exp2_fast(float x) {
 #if defined(__CUDA_ARCH__)
@@ -39,6 +100,17 @@ __device__ __forceinline__ float exp2_fast(float x) {
   return y;
 #else
   return exp2f(x);
+#endif
+}
+
+// 1 / x within one rounding for x in [1, 2^126], 0 above. The exact one is a branch and ten instructions.
+__device__ __forceinline__ float reciprocal_fast(float x) {
+#if defined(__CUDA_ARCH__)
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return 1.0f / x;
 #endif
 }
 
@@ -80,5 +152,23 @@ __device__ __forceinline__ float block_max(float value) { return block_reduce(va
 // For a one-dimensional grid: i = first_index(); i < count; i += index_stride().
 __device__ __forceinline__ int64_t first_index() { return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; }
 __device__ __forceinline__ int64_t index_stride() { return static_cast<int64_t>(gridDim.x) * blockDim.x; }
+// use(load(i)) for i = first, first + step, … < end in this order, `batch` loads under way at once: with a step that the compiler does not
+// know, it has one at a time.
+template <int batch, class Load, class Use>
+__device__ __forceinline__ void in_batches(int64_t first, int64_t end, int64_t step, const Load& load, const Use& use) {
+  int64_t i = first;
+  for (; i + (batch - 1) * step < end; i += batch * step) {
+    decltype(load(i)) values[batch];
+#pragma unroll
+    for (int k = 0; k < batch; ++k) values[k] = load(i + k * step);
+#pragma unroll
+    for (int k = 0; k < batch; ++k) use(values[k]);
+  }
+  for (; i < end; i += step) use(load(i));
+}
+
+// Grid-stride loops where memory is the bound: threads of a block, and blocks that a multiprocessor holds at once (40 registers to a thread). All
+// blocks of the grid run together, so that none is left for a wave of its own.
+constexpr int kLoopThreads = 256, kLoopBlocks = 6;
 
 }  // namespace trefoil::cuda

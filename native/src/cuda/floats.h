@@ -25,6 +25,26 @@ struct Floats {
   __device__ __forceinline__ float load(int64_t at) const {
     return half ? widen(static_cast<const bf16*>(data)[at]) : static_cast<const float*>(data)[at];
   }
+  template <int width>
+  __device__ __forceinline__ Vector<width> load_vector(int64_t at) const {
+    return half ? cuda::load_vector<width>(static_cast<const bf16*>(data) + at) : cuda::load_vector<width>(static_cast<const float*>(data) + at);
+  }
+  // Eight neighbours as they are stored (high: of f32 alone), to be unpacked when all operands are under way: types are told apart between loads.
+  struct Stored {
+    uint4 low, high;
+  };
+  __device__ __forceinline__ Stored load_stored(int64_t at) const {
+    const auto* from = reinterpret_cast<const uint4*>(static_cast<const char*>(data) + at * (half ? 2 : 4));
+    return {from[0], half ? uint4{} : from[1]};
+  }
+  __device__ __forceinline__ Vector<8> unpack(const Stored& stored) const {
+    return half ? cuda::load_vector<8>(reinterpret_cast<const bf16*>(&stored)) : cuda::load_vector<8>(reinterpret_cast<const float*>(&stored));
+  }
+  template <int width>
+  __device__ __forceinline__ void store_vector(int64_t at, const Vector<width>& v) const {
+    if (half) cuda::store_vector(static_cast<bf16*>(data) + at, v);
+    else cuda::store_vector(static_cast<float*>(data) + at, v);
+  }
   __device__ __forceinline__ void store(int64_t at, float x) const {
     if (half) static_cast<bf16*>(data)[at] = narrow<bf16>(x);
     else static_cast<float*>(data)[at] = x;

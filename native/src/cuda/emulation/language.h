@@ -63,6 +63,10 @@ inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
 inline int __ffs(int32_t x) { return __builtin_ffs(x); }
 inline int __clz(int32_t x) { return x ? __builtin_clz(static_cast<uint32_t>(x)) : 32; }
 inline uint32_t __umulhi(uint32_t a, uint32_t b) { return static_cast<uint32_t>(static_cast<uint64_t>(a) * b >> 32); }
+inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+  __extension__ using Wide = unsigned __int128;
+  return static_cast<unsigned long long>(static_cast<Wide>(a) * b >> 64);
+}
 template <class T>
 inline T __ldg(const T* p) { return *p; }
 template <class T>

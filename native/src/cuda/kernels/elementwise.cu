@@ -1,6 +1,9 @@
 // elementwise: a fused chain, interpreted by every thread for one or four elements at a time. The program travels as a kernel argument;
 // registers live in shared memory, one column to a thread, except that the value made last is also at hand in a register.
+#include <algorithm>
+
 #include "convert.h"
+#include "divisor.h"
 #include "kernel.h"
 
 namespace trefoil::cuda {
@@ -49,17 +52,18 @@ struct Plan {
   int64_t items;
   int32_t inputs, instructions, outputs, rank, slots;
   bool strided;
-  uint32_t size[TREFOIL_MAX_RANK];  // merged output dimensions; the last in items
+  Divisor size[TREFOIL_MAX_RANK];  // merged output dimensions; the last in items
   Source source[kMaxInputs];
   Instruction instruction[kMaxInstructions];
   Result result[kMaxOutputs];
 };
 static_assert(sizeof(Plan) < 4000);
 
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+__device__ __forceinline__ float sigmoid(float x) { return reciprocal_fast(1.0f + expf(-x)); }
 // The tanh form of gelu is x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3); clamped where the sigmoid has long saturated. NaN stays.
 __device__ __forceinline__ float gelu_range(float x) { return x != x ? x : fminf(20.0f, fmaxf(-20.0f, x)); }
 __device__ __forceinline__ float gelu_argument(float x) { return x * (x * x * (2 * 0.7978845608f * 0.044715f) + 2 * 0.7978845608f); }
+__device__ __forceinline__ float gelu(float x) { return x * sigmoid(gelu_argument(gelu_range(x))); }
 __device__ __forceinline__ float gelu_derivative(float x) {
   const float near = gelu_range(x), s = sigmoid(gelu_argument(near));
   return near * (near * near * (6 * 0.7978845608f * 0.044715f) + 2 * 0.7978845608f) * (s * (1.0f - s)) + s;
@@ -86,7 +90,7 @@ __device__ __forceinline__ float apply(int op, float a, float b, float c, float 
     case kTanh: return tanhf(a);
     case kSigmoid: return sigmoid(a);
     case kSilu: return a * sigmoid(a);
-    case kGelu: return a * sigmoid(gelu_argument(gelu_range(a)));
+    case kGelu: return gelu(a);
     case kErf: return erff(a);
     case kRelu: return a > 0.0f || a != a ? a : 0.0f;
     case kSquare: return a * a;
@@ -123,6 +127,8 @@ __device__ __forceinline__ float4 zip(float4 a, float4 b, float4 c, float immedi
     case kAddImmediate: return make_float4(a.x + immediate, a.y + immediate, a.z + immediate, a.w + immediate);
     case kMultiplyImmediate: return make_float4(a.x * immediate, a.y * immediate, a.z * immediate, a.w * immediate);
     case kMultiplyAdd: return make_float4(fmaf(a.x, b.x, c.x), fmaf(a.y, b.y, c.y), fmaf(a.z, b.z, c.z), fmaf(a.w, b.w, c.w));
+    case kSilu: return make_float4(a.x * sigmoid(a.x), a.y * sigmoid(a.y), a.z * sigmoid(a.z), a.w * sigmoid(a.w));
+    case kGelu: return make_float4(gelu(a.x), gelu(a.y), gelu(a.z), gelu(a.w));
     default:
       return make_float4(apply(op, a.x, b.x, c.x, immediate), apply(op, a.y, b.y, c.y, immediate), apply(op, a.z, b.z, c.z, immediate),
                          apply(op, a.w, b.w, c.w, immediate));
@@ -132,15 +138,24 @@ __device__ __forceinline__ float4 zip(float4 a, float4 b, float4 c, float immedi
 __device__ __forceinline__ void assign(float value, float& to) { to = value; }
 __device__ __forceinline__ void assign(float value, float4& to) { to = make_float4(value, value, value, value); }
 
-// Elements from `at` on: one, or four neighbours.
-__device__ __forceinline__ void load_values(const void* data, int32_t dtype, int64_t at, float& to) { to = load_as_f32(data, dtype, at); }
-__device__ __forceinline__ void load_values(const void* data, int32_t dtype, int64_t at, float4& to) {
-  if (dtype == TREFOIL_F32)
+// Elements from `at` on: one, or four neighbours; bf16 ones (packed) as they are stored, to be widened when the next input is under way too.
+__device__ __forceinline__ void load_values(const void* data, int32_t dtype, int64_t at, float& to, bool&) { to = load_as_f32(data, dtype, at); }
+__device__ __forceinline__ void load_values(const void* data, int32_t dtype, int64_t at, float4& to, bool& packed) {
+  if (dtype == TREFOIL_F32) {
     to = load4(static_cast<const float*>(data) + at);
-  else if (dtype == TREFOIL_BF16)
-    to = load4(static_cast<const bf16*>(data) + at);
-  else
+  } else if (dtype == TREFOIL_BF16) {
+    const float2 words = *reinterpret_cast<const float2*>(static_cast<const bf16*>(data) + at);
+    to.x = words.x, to.y = words.y;
+    packed = true;
+  } else {
     to = make_float4(load_as_f32(data, dtype, at), load_as_f32(data, dtype, at + 1), load_as_f32(data, dtype, at + 2), load_as_f32(data, dtype, at + 3));
+  }
+}
+__device__ __forceinline__ float widened(float value, bool) { return value; }
+__device__ __forceinline__ float4 widened(float4 value, bool packed) {
+  if (!packed) return value;
+  const uint32_t low = __float_as_uint(value.x), high = __float_as_uint(value.y);
+  return make_float4(__uint_as_float(low << 16), __uint_as_float(low & 0xffff0000u), __uint_as_float(high << 16), __uint_as_float(high & 0xffff0000u));
 }
 __device__ __forceinline__ void store_values(void* data, int32_t dtype, int64_t at, float value) { store_from_f32(data, dtype, at, value); }
 __device__ __forceinline__ void store_values(void* data, int32_t dtype, int64_t at, float4 value) {
@@ -152,9 +167,34 @@ __device__ __forceinline__ void store_values(void* data, int32_t dtype, int64_t 
   store_from_f32(data, dtype, at + 3, value.w);
 }
 
+template <class Values>
+struct Fetched {
+  Values values;
+  bool packed = false;
+};
+// What `source` has for an item, whose place is `index` where some input is strided.
+template <class Values>
+__device__ __forceinline__ Fetched<Values> fetch(const Plan& plan, const Source& source, int64_t item, const uint32_t* index) {
+  constexpr int width = sizeof(Values) / sizeof(float);
+  int64_t at = source.layout == Layout::flat ? item * width : 0;
+  bool neighbours = source.layout == Layout::flat;
+  if (source.layout == Layout::strided) {
+#pragma unroll
+    for (int d = 0; d < TREFOIL_MAX_RANK; ++d)
+      if (d < plan.rank) at += static_cast<int64_t>(index[d]) * source.stride[d] * (d == plan.rank - 1 ? width : 1);
+    neighbours = source.stride[plan.rank - 1] != 0;
+  }
+  Fetched<Values> fetched;
+  if (neighbours)
+    load_values(source.data, source.dtype, at, fetched.values, fetched.packed);
+  else
+    assign(load_as_f32(source.data, source.dtype, at), fetched.values);
+  return fetched;
+}
+
 // Values: float, or float4 where the innermost dimension is a multiple of four.
 template <class Values>
-__global__ void elementwise_kernel(const __grid_constant__ Plan plan) {
+__global__ void __launch_bounds__(kLoopThreads, kLoopBlocks) elementwise_kernel(const __grid_constant__ Plan plan) {
   constexpr int width = sizeof(Values) / sizeof(float);
   Values* slots = dynamic_shared<Values>() + threadIdx.x;
   const unsigned pitch = blockDim.x;
@@ -165,32 +205,22 @@ __global__ void elementwise_kernel(const __grid_constant__ Plan plan) {
 #pragma unroll
       for (int d = TREFOIL_MAX_RANK - 1; d >= 0; --d) {
         if (d >= plan.rank) continue;
-        const int64_t next = rest / plan.size[d];
-        index[d] = static_cast<uint32_t>(rest - next * plan.size[d]);
-        rest = next;
+        const Divided at = plan.size[d].divide(rest);
+        index[d] = static_cast<uint32_t>(at.remainder);
+        rest = at.quotient;
       }
+    }
+    // Two inputs under way at once.
+    for (int i = 0; i < plan.inputs; i += 2) {
+      const Source &one = plan.source[i], &other = plan.source[i + 1];
+      const Fetched<Values> first = fetch<Values>(plan, one, item, index);
+      if (i + 1 < plan.inputs) {
+        const Fetched<Values> second = fetch<Values>(plan, other, item, index);
+        slots[other.slot * pitch] = widened(second.values, second.packed);
+      }
+      slots[one.slot * pitch] = widened(first.values, first.packed);
     }
     Values last{};
-    for (int i = 0; i < plan.inputs; ++i) {
-      const Source& source = plan.source[i];
-      int64_t at = item * width;
-      bool neighbours = true;
-      if (source.layout == Layout::strided) {
-        at = 0;
-#pragma unroll
-        for (int d = 0; d < TREFOIL_MAX_RANK; ++d)
-          if (d < plan.rank) at += static_cast<int64_t>(index[d]) * source.stride[d] * (d == plan.rank - 1 ? width : 1);
-        neighbours = source.stride[plan.rank - 1] != 0;
-      } else if (source.layout == Layout::splat) {
-        at = 0;
-        neighbours = false;
-      }
-      if (neighbours)
-        load_values(source.data, source.dtype, at, last);
-      else
-        assign(load_as_f32(source.data, source.dtype, at), last);
-      slots[source.slot * pitch] = last;
-    }
     for (int i = 0; i < plan.instructions; ++i) {
       const Instruction instruction = plan.instruction[i];
       const Values a = instruction.a == kLast ? last : slots[instruction.a * pitch];
@@ -326,7 +356,7 @@ void lay_out(Plan& plan, const Compiler& compiler, const TrefoilLaunch& args, co
     for (int s = 0; s < plan.inputs; ++s) stride[s][to] = stride[s][d];
   }
   for (int d = 0; d < plan.rank; ++d) {
-    plan.size[d] = static_cast<uint32_t>(size[d]);
+    plan.size[d] = Divisor(size[d]);
     for (int s = 0; s < plan.inputs; ++s) {
       if (plan.source[s].layout == Layout::strided && (size[d] > 0x7fffffff || stride[s][d] > 0x7fffffff))
         fail(TREFOIL_INVALID_ARGUMENT, "elementwise: a broadcast tensor of more than 2^31 elements along one dimension is not supported on CUDA");
@@ -351,13 +381,15 @@ void elementwise(const Context& context, const TrefoilLaunch& args) {
   lay_out(plan, compiler, args, *shape);
 
   const int64_t count = elements(*shape);
-  const bool four = (plan.strided ? plan.size[plan.rank - 1] : count) % 4 == 0;
+  const bool four = (plan.strided ? plan.size[plan.rank - 1].value : count) % 4 == 0;
   plan.items = four ? count / 4 : count;
-  if (four && plan.rank) plan.size[plan.rank - 1] /= 4;
+  if (four && plan.rank) plan.size[plan.rank - 1] = Divisor(plan.size[plan.rank - 1].value / 4);
   const size_t per_thread = static_cast<size_t>(plan.slots) * (four ? 16 : 4);
-  unsigned threads = 256;
+  unsigned threads = kLoopThreads;
   while (threads > 32 && threads * per_thread > 48 * 1024) threads /= 2;
-  const Shape grid{context.grid(plan.items, threads), threads, threads * per_thread};
+  // As many blocks as a multiprocessor holds: by registers, or by shared memory, of which a block takes 1 KiB more.
+  const size_t bytes = threads * per_thread, by_registers = kLoopBlocks * kLoopThreads / threads, by_memory = context.shared_limit / (bytes + 1024);
+  const Shape grid{context.grid(plan.items, threads, static_cast<int>(std::min(by_registers, by_memory))), threads, bytes};
   if (four)
     launch(context, grid, elementwise_kernel<float4>, plan);
   else

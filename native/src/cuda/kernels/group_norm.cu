@@ -1,5 +1,6 @@
 // GroupNorm (Wu and He 2018, arXiv 1803.08494, equation 7), channels last: x [N, positions, C] in groups of neighbouring channels.
 // Positions of an image are cut into chunks; every chunk leaves two sums per channel, which are joined in order.
+#include "divisor.h"
 #include "floats.h"
 
 namespace trefoil::cuda {
@@ -7,6 +8,7 @@ namespace trefoil::cuda {
 namespace {
 
 constexpr unsigned kRows = 8;  // positions that a block reads side by side; 32 channels across
+constexpr int64_t kMostGrain = 256;
 
 struct Chunks {
   int64_t images, positions, channels, groups, per_group, grain, per_image;
@@ -14,7 +16,7 @@ struct Chunks {
     positions = 1;
     for (int i = 1; i + 1 < x.rank; ++i) positions *= x.shape[i];
     per_group = groups ? channels / groups : 0;
-    grain = positions > 2048 ? 256 : positions > 128 ? 128 : positions;
+    grain = positions > 2048 ? kMostGrain : positions > 128 ? 128 : positions;
     if (grain < 1) grain = 1;
     per_image = ceil_divide(positions, grain);
   }
@@ -50,20 +52,26 @@ __device__ __forceinline__ float column_total(float value) {
   return total;
 }
 
-// partial [chunks, 2, C]: mean and sum of squared distances from it.
-__global__ void moments_kernel(const float* x, Chunks c, float* partial, int64_t items) {
+// partial [chunks, 2, C]: mean and sum of squared distances from it. A thread's share of a chunk is in registers, all of it on its way at once.
+__global__ void __launch_bounds__(32 * kRows) moments_kernel(const float* x, Chunks c, float* partial, int64_t items) {
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const Place at = place_of(c, item);
     const bool inside = at.channel < c.channels;
-    float sum = 0, squares = 0;
-    if (inside)
-      for (int64_t r = threadIdx.y; r < at.rows; r += kRows) sum += x[at.first + r * c.channels];
+    const float* column = x + at.first - (inside ? 0 : threadIdx.x);  // else the tile's first, which is there
+    const int rows = static_cast<int>(at.rows);
+    float values[kMostGrain / kRows], sum = 0, squares = 0;
+#pragma unroll
+    for (unsigned k = 0; k < kMostGrain / kRows; ++k) {
+      const int r = static_cast<int>(threadIdx.y + k * kRows);
+      values[k] = column[(r < rows ? r : 0) * c.channels];
+    }
+#pragma unroll
+    for (unsigned k = 0; k < kMostGrain / kRows; ++k)
+      if (static_cast<int>(threadIdx.y + k * kRows) < rows) sum += values[k];
     const float centre = column_total(sum) / static_cast<float>(at.rows);
-    if (inside)
-      for (int64_t r = threadIdx.y; r < at.rows; r += kRows) {
-        const float d = x[at.first + r * c.channels] - centre;
-        squares += d * d;
-      }
+#pragma unroll
+    for (unsigned k = 0; k < kMostGrain / kRows; ++k)
+      if (static_cast<int>(threadIdx.y + k * kRows) < rows) squares += (values[k] - centre) * (values[k] - centre);
     squares = column_total(squares);
     if (inside && threadIdx.y == 0) {
       partial[at.chunk * 2 * c.channels + at.channel] = centre;
@@ -93,11 +101,34 @@ __global__ void statistics_kernel(const float* partial, Chunks c, double epsilon
   rstd[blockIdx.x] = static_cast<float>(1 / sqrt(squares / size + epsilon));
 }
 
-__global__ void normalise_kernel(const float* x, const float* weight, const float* bias, const float* mean, const float* rstd, Floats y, Chunks c, int64_t count) {
-  const int64_t per_image = c.positions * c.channels;
-  for (int64_t i = first_index(); i < count; i += index_stride()) {
-    const int64_t image = i / per_image, channel = i % c.channels, group = image * c.groups + channel / c.per_group;
-    y.store(i, (x[i] - mean[group]) * (rstd[group] * weight[channel]) + bias[channel]);
+// Passes over x and y: items are `width` neighbouring channels of one group.
+struct Items {
+  Divisor per_position, positions, per_group;
+  int64_t groups, count;
+  Items(const Chunks& c, int width)
+      : per_position(c.channels / width), positions(c.positions), per_group(c.per_group / width), groups(c.groups), count(c.images * c.positions * (c.channels / width)) {}
+  Shape shape(const Context& context) const { return {context.grid(count, kLoopThreads, kLoopBlocks), kLoopThreads}; }
+  // Of item i: the channel item; in `group` that of all images.
+  __device__ __forceinline__ int64_t channel(int64_t i, int64_t& group) const {
+    const Divided at = per_position.divide(i);
+    group = positions.divide(at.quotient).quotient * groups + per_group.divide(at.remainder).quotient;
+    return at.remainder;
+  }
+};
+int item_width(const Chunks& c) { return c.per_group % 4 == 0 ? 4 : 1; }
+
+template <int width>
+__global__ void __launch_bounds__(kLoopThreads, kLoopBlocks) normalise_kernel(const float* x, const float* weight, const float* bias, const float* mean, const float* rstd,
+                                                                              Floats y, Items items) {
+  for (int64_t i = first_index(); i < items.count; i += index_stride()) {
+    Vector<width> v = load_vector<width>(x + i * width);
+    int64_t group;
+    const int64_t channel = items.channel(i, group) * width;
+    const Vector<width> w = load_vector<width>(weight + channel), b = load_vector<width>(bias + channel);
+    const float centre = mean[group], r = rstd[group];
+#pragma unroll
+    for (int k = 0; k < width; ++k) v[k] = (v[k] - centre) * (r * w[k]) + b[k];
+    y.store_vector(i * width, v);
   }
 }
 
@@ -112,9 +143,10 @@ void group_norm(const Context& context, const TrefoilLaunch& args) {
   if (!rstd) rstd = statistics + c.images * c.groups;
   launch(context, {context.grid(c.blocks(), 1), dim3(32, kRows)}, moments_kernel, data<float>(x), c, partial, c.blocks());
   launch(context, {static_cast<unsigned>(c.images * c.groups), 128}, statistics_kernel, partial, c, args.attributes[1], mean, rstd);
-  if (y)
-    launch(context, {context.grid(elements(x), 256), 256}, normalise_kernel, data<float>(x), data<float>(args.inputs[1]), data<float>(args.inputs[2]), mean,
-           rstd, y, c, elements(x));
+  if (!y) return;
+  const Items items(c, item_width(c));
+  launch(context, items.shape(context), item_width(c) == 4 ? normalise_kernel<4> : normalise_kernel<1>, data<float>(x), data<float>(args.inputs[1]),
+         data<float>(args.inputs[2]), mean, rstd, y, items);
 }
 
 size_t group_norm_workspace(const Context&, const TrefoilLaunch& args) {
@@ -130,11 +162,11 @@ __global__ void gradient_sums_kernel(Floats dy, const float* x, const float* mea
     float plain = 0, inner = 0;
     if (inside) {
       const int64_t group = at.image * c.groups + at.channel / c.per_group;
-      for (int64_t r = threadIdx.y; r < at.rows; r += kRows) {
-        const float d = dy.load(at.first + r * c.channels);
-        plain += d;
-        inner += d * ((x[at.first + r * c.channels] - mean[group]) * rstd[group]);
-      }
+      const float centre = mean[group], scale = rstd[group];
+      in_batches<8>(threadIdx.y, at.rows, kRows, [&](int64_t r) { return make_float2(dy.load(at.first + r * c.channels), x[at.first + r * c.channels]); }, [&](float2 pair) {
+        plain += pair.x;
+        inner += pair.x * ((pair.y - centre) * scale);
+      });
     }
     plain = column_total(plain);
     inner = column_total(inner);
@@ -180,13 +212,19 @@ __global__ void gradient_totals_kernel(const float* partial, Chunks c, float* dw
 }
 
 // dx = rstd (g - mean(g) - z mean(g z)) over each group.
-__global__ void gradient_kernel(Floats dy, const float* x, const float* weight, const float* mean, const float* rstd, const float* means, float* dx,
-                                Chunks c, int64_t count) {
-  const int64_t per_image = c.positions * c.channels;
-  for (int64_t i = first_index(); i < count; i += index_stride()) {
-    const int64_t image = i / per_image, channel = i % c.channels, group = image * c.groups + channel / c.per_group;
-    const float r = rstd[group], z = (x[i] - mean[group]) * r;
-    dx[i] = r * (dy.load(i) * weight[channel] - means[2 * group] - z * means[2 * group + 1]);
+template <int width>
+__global__ void __launch_bounds__(kLoopThreads, kLoopBlocks) gradient_kernel(Floats dy, const float* x, const float* weight, const float* mean, const float* rstd,
+                                                                             const float* means, float* dx, Items items) {
+  for (int64_t i = first_index(); i < items.count; i += index_stride()) {
+    Vector<width> v = load_vector<width>(x + i * width);
+    const Vector<width> d = dy.load_vector<width>(i * width);
+    int64_t group;
+    const Vector<width> w = load_vector<width>(weight + items.channel(i, group) * width);
+    const float centre = mean[group], r = rstd[group];
+    const float2 of_group = load2(means + 2 * group);
+#pragma unroll
+    for (int k = 0; k < width; ++k) v[k] = r * (d[k] * w[k] - of_group.x - (v[k] - centre) * r * of_group.y);
+    store_vector(dx + i * width, v);
   }
 }
 
@@ -207,7 +245,8 @@ void group_norm_grad(const Context& context, const TrefoilLaunch& args) {
     launch(context, {static_cast<unsigned>(ceil_divide(c.channels, 32)), dim3(32, kRows)}, gradient_totals_kernel, partial, c, dweight, dbias);
   if (!dx) return;
   launch(context, {static_cast<unsigned>(c.images * c.groups), 128}, gradient_means_kernel, partial, weight, c, means);
-  launch(context, {context.grid(elements(x), 256), 256}, gradient_kernel, dy, data<float>(x), weight, mean, rstd, means, dx, c, elements(x));
+  const Items items(c, item_width(c));
+  launch(context, items.shape(context), item_width(c) == 4 ? gradient_kernel<4> : gradient_kernel<1>, dy, data<float>(x), weight, mean, rstd, means, dx, items);
 }
 
 size_t group_norm_grad_workspace(const Context&, const TrefoilLaunch& args) {

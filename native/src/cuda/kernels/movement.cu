@@ -1,5 +1,6 @@
 // Moves elements without computing: copy and dtype conversion, concat, slice, pad, the KV-cache write. transpose: transpose.cu.
 #include "convert.h"
+#include "divisor.h"
 #include "kernel.h"
 
 namespace trefoil::cuda {
@@ -11,7 +12,8 @@ __global__ void convert_kernel(const void* x, int32_t x_dtype, void* y, int32_t 
 }
 template <class From, class To>
 __global__ void convert_vector_kernel(const From* x, To* y, int64_t items) {
-  for (int64_t item = first_index(); item < items; item += index_stride()) store4(y + item * 4, load4(x + item * 4));
+  constexpr int width = kVectorWidth<To>;
+  for (int64_t item = first_index(); item < items; item += index_stride()) store_vector(y + item * width, load_vector<width>(x + item * width));
 }
 
 void copy(const Context& context, const TrefoilLaunch& args) {
@@ -24,19 +26,20 @@ void copy(const Context& context, const TrefoilLaunch& args) {
     if (x.data != y.data) platform::copy(context.stream, y.data, x.data, static_cast<size_t>(count * element_bytes(x.dtype)));
     return;
   }
-  const Shape vectors{context.grid(count / 4, 256), 256};
-  if (count % 4 == 0 && x.dtype == TREFOIL_F32 && y.dtype == TREFOIL_BF16)
-    return launch(context, vectors, convert_vector_kernel<float, bf16>, data<float>(x), data<bf16>(y), count / 4);
-  if (count % 4 == 0 && x.dtype == TREFOIL_BF16 && y.dtype == TREFOIL_F32)
-    return launch(context, vectors, convert_vector_kernel<bf16, float>, data<bf16>(x), data<float>(y), count / 4);
+  const auto convert = [&]<class From, class To>(From* from, To* to) {
+    const int64_t items = count / kVectorWidth<To>;
+    launch(context, {context.grid(items, 256), 256}, convert_vector_kernel<From, To>, from, to, items);
+  };
+  if (count % 8 == 0 && x.dtype == TREFOIL_F32 && y.dtype == TREFOIL_BF16) return convert(data<float>(x), data<bf16>(y));
+  if (count % 4 == 0 && x.dtype == TREFOIL_BF16 && y.dtype == TREFOIL_F32) return convert(data<bf16>(x), data<float>(y));
   launch(context, {context.grid(count, 256), 256}, convert_kernel, x.data, x.dtype, y.data, y.dtype, count);
 }
 
 // `rows` pieces of `units` Units, each with its own stride on both sides; from == nullptr writes zeros.
 template <class Unit>
-__global__ void copy_rows_kernel(Unit* to, int64_t to_stride, const Unit* from, int64_t from_stride, int64_t units, int64_t rows) {
-  for (int64_t item = first_index(); item < units * rows; item += index_stride()) {
-    const int64_t row = item / units, unit = item - row * units;
+__global__ void copy_rows_kernel(Unit* to, int64_t to_stride, const Unit* from, int64_t from_stride, Divisor units, int64_t rows) {
+  for (int64_t item = first_index(); item < units.value * rows; item += index_stride()) {
+    const auto [row, unit] = units.divide(item);
     to[row * to_stride + unit] = from ? from[row * from_stride + unit] : Unit{};
   }
 }
@@ -45,7 +48,7 @@ template <class Unit>
 void copy_units(const Context& context, char* to, int64_t to_stride, const char* from, int64_t from_stride, int64_t bytes, int64_t rows) {
   constexpr int64_t size = sizeof(Unit);
   launch(context, {context.grid(bytes / size * rows, 256), 256}, copy_rows_kernel<Unit>, reinterpret_cast<Unit*>(to), to_stride / size,
-         reinterpret_cast<const Unit*>(from), from_stride / size, bytes / size, rows);
+         reinterpret_cast<const Unit*>(from), from_stride / size, Divisor(bytes / size), rows);
 }
 
 // In bytes; by the largest unit that all addresses and lengths are multiples of.
@@ -132,10 +135,11 @@ __global__ void check_positions_kernel(const int32_t* position, int64_t batch, i
     index_in_range(errors, Checked::update_rows_position, position[b], b, 0, bound);
 }
 __global__ void update_rows_kernel(void* cache, int32_t cache_dtype, const void* rows, int32_t dtype, const int32_t* position, int64_t batch,
-                                   int64_t capacity, int64_t per_batch, int64_t width, const ErrorRecord* errors) {
+                                   int64_t capacity, Divisor per_batch, int64_t width, const ErrorRecord* errors) {
   if (errors->set) return;
-  for (int64_t i = first_index(); i < batch * per_batch; i += index_stride()) {
-    const int64_t b = i / per_batch, to = (b * capacity + position[b]) * width + (i - b * per_batch);
+  for (int64_t i = first_index(); i < batch * per_batch.value; i += index_stride()) {
+    const auto [b, within] = per_batch.divide(i);
+    const int64_t to = (b * capacity + position[b]) * width + within;
     if (dtype == TREFOIL_F32 && cache_dtype == TREFOIL_F32)
       static_cast<float*>(cache)[to] = static_cast<const float*>(rows)[i];
     else
@@ -153,7 +157,7 @@ void update_rows(const Context& context, const TrefoilLaunch& args) {
     fail(TREFOIL_INVALID_ARGUMENT, "update_rows_: rows must have the cache's dtype or be f32");
   launch(context, {context.grid(batch, 256), 256}, check_positions_kernel, data<int32_t>(position), batch, capacity - length + 1, context.errors);
   launch(context, {context.grid(elements(rows), 256), 256}, update_rows_kernel, cache.data, cache.dtype, rows.data, rows.dtype, data<int32_t>(position),
-         batch, capacity, length * width, width, context.errors);
+         batch, capacity, Divisor(length * width), width, context.errors);
 }
 
 }  // namespace

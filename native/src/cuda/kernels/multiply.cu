@@ -1,33 +1,33 @@
 #include "multiply.h"
 
 #include "cublaslt.h"
+#include "divisor.h"
 #include "gemm_wgmma.h"
 
 namespace trefoil::cuda {
 
 namespace {
 
-// to [rows, stride] = from [rows, columns] converted; columns past the last become zero. Eight elements (16 bytes of bf16) a thread.
+// to [rows, stride] = from [rows, columns] converted; columns past the last become zero. An item is 16 bytes of the result.
 template <class From, class To>
-__global__ void __launch_bounds__(256) pack_rows(const From* from, To* to, int64_t rows, int64_t columns, int64_t stride,
-                                                 const int32_t* index, int64_t stored, bool vectors) {
-  const int64_t per_row = stride / 4, total = rows * per_row;
-  for (int64_t i = first_index(); i < total; i += index_stride()) {
-    const int64_t row = i / per_row, column = i % per_row * 4;
-    const int64_t source = index ? index[row] : row;
-    float4 x = make_float4(0, 0, 0, 0);
+__global__ void __launch_bounds__(kLoopThreads, kLoopBlocks) pack_rows(const From* from, To* to, int64_t items, Divisor per_row, int64_t columns, const int32_t* index,
+                                                                       int64_t stored, bool vectors) {
+  constexpr int width = kVectorWidth<To>;
+  for (int64_t i = first_index(); i < items; i += index_stride()) {
+    const Divided at = per_row.divide(i);
+    const int64_t column = at.remainder * width, source = index ? index[at.quotient] : at.quotient, left = columns - column;
+    Vector<width> x{};
     if (source >= 0 && source < stored) {
-      const From* at = from + source * columns + column;
+      const From* row = from + source * columns + column;
       if (vectors) {
-        if (column < columns) x = load4(at);
+        x = load_vector<width>(row);
       } else {
-        if (column < columns) x.x = widen(at[0]);
-        if (column + 1 < columns) x.y = widen(at[1]);
-        if (column + 2 < columns) x.z = widen(at[2]);
-        if (column + 3 < columns) x.w = widen(at[3]);
+#pragma unroll
+        for (int k = 0; k < width; ++k)
+          if (k < left) x[k] = widen(row[k]);
       }
     }
-    store4(to + row * stride + column, x);
+    store_vector(to + i * width, x);
   }
 }
 
@@ -36,20 +36,35 @@ void launch_pack(const Context& context, const Matrix& m, To* to, int64_t stride
   const bool indexed = resolve_index && m.index;
   const int64_t rows = (indexed ? m.rows : m.index ? m.stored_rows : m.rows) * m.count;
   if (rows * stride == 0) return;
-  launch(context, {context.grid(rows * stride, 256 * 4), 256}, pack_rows<From, To>, static_cast<const From*>(m.data), to, rows, m.columns, stride,
-         indexed ? m.index : nullptr, indexed ? m.stored_rows : rows, m.columns % 4 == 0);
+  constexpr int64_t kWidth = kVectorWidth<To>;
+  const int64_t items = rows * stride / kWidth;
+  launch(context, {context.grid(items, kLoopThreads, kLoopBlocks), kLoopThreads}, pack_rows<From, To>, static_cast<const From*>(m.data), to, items, Divisor(stride / kWidth),
+         m.columns, indexed ? m.index : nullptr, indexed ? m.stored_rows : rows, m.columns % kWidth == 0);
 }
 
-// c = the parts in order, then the epilogue.
-__global__ void __launch_bounds__(256) add_partials(Product p) {
-  const int64_t size = static_cast<int64_t>(p.m) * p.n, total = size * p.count;
-  for (int64_t i = first_index(); i < total; i += index_stride()) {
-    float sum = p.partials[i];
-    for (int part = 1; part < p.splits; ++part) sum += p.partials[part * total + i];
-    const int64_t product = i / size;
-    const int row = static_cast<int>(i % size / p.n), column = static_cast<int>(i % p.n);
-    const int64_t within = placed_row(p.placement, row) * p.n + column, at = product * p.c_step + within;
-    p.c.store(at, finish(p.epilogue, sum, column, at, product * p.residual_step + within));
+constexpr int kAddBlocks = 4;  // 64 registers to a thread
+
+// c = the parts in order, then the epilogue. An item is `width` neighbouring columns of a row.
+template <int width>
+__global__ void __launch_bounds__(kLoopThreads, kAddBlocks) add_partials(const __grid_constant__ Product p, Divisor columns, Divisor rows, int64_t items) {
+  const int64_t total = items * width;
+  for (int64_t item = first_index(); item < items; item += index_stride()) {
+    const Divided of_row = columns.divide(item), of_product = rows.divide(of_row.quotient);
+    const int row = static_cast<int>(of_product.remainder), column = static_cast<int>(of_row.remainder) * width;
+    const int64_t product = of_product.quotient, within = placed_row(p.placement, row) * p.n + column, at = product * p.c_step + within;
+    Vector<width> sum = load_vector<width>(p.partials + item * width), residual{};
+    if (p.epilogue.residual) residual = p.epilogue.residual.load_vector<width>(product * p.residual_step + within);
+    for (int part = 1; part < p.splits; ++part) {
+      const Vector<width> more = load_vector<width>(p.partials + part * total + item * width);
+#pragma unroll
+      for (int k = 0; k < width; ++k) sum[k] += more[k];
+    }
+#pragma unroll
+    for (int k = 0; k < width; ++k) {
+      sum[k] = finish_product(p.epilogue, sum[k], column + k, at + k);
+      if (p.epilogue.residual) sum[k] += residual[k];
+    }
+    p.c.store_vector(at, sum);
   }
 }
 
@@ -154,7 +169,9 @@ int choose_splits(const Product& p, int side, int depth) {
 }
 
 void add_splits(const Context& context, const Product& p) {
-  launch(context, {context.grid(int64_t{p.count} * p.m * p.n, 256), 256}, add_partials, p);
+  const bool four = p.n % 4 == 0;
+  const int64_t columns = four ? p.n / 4 : p.n, items = int64_t{p.count} * p.m * columns;
+  launch(context, {context.grid(items, kLoopThreads, kAddBlocks), kLoopThreads}, four ? add_partials<4> : add_partials<1>, p, Divisor(columns), Divisor(p.m), items);
 }
 
 void multiply(const Context& context, Workspace& workspace, const Matrix& a, const Matrix& b, Product p) {

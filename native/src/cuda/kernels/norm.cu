@@ -53,8 +53,7 @@ struct Accumulator {
   float values[vectors ? 4 * vectors : 1];
   __device__ __forceinline__ Accumulator(float* to, int64_t n) : memory(to) {
     for (float& value : values) value = 0;
-    if (to && vectors == 0)
-      for (int64_t i = Team<wide>::rank(); i < n; i += Team<wide>::size()) to[i] = 0;
+    if (to && vectors == 0) each<wide, 0>(n, [to](int, int64_t i) { to[i] = 0; });
   }
   __device__ __forceinline__ void add(int slot, int64_t i, float x) {
     if (!memory) return;
@@ -71,14 +70,14 @@ struct Accumulator {
 
 // partial [teams, 2, n]: Σ dy z, Σ dy. centred: LayerNorm, with mean; else RMSNorm.
 template <bool wide, int vectors, bool centred>
-__global__ void __launch_bounds__(kMostRowThreads) norm_grad_kernel(Floats dy, Floats x, const float* weight, const float* mean, const float* rstd, Floats dx, float* partial,
+__global__ void __launch_bounds__(wide ? kMostRowThreads : 256) norm_grad_kernel(Floats dy, Floats x, const float* weight, const float* mean, const float* rstd, Floats dx, float* partial,
                                  bool with_bias, int64_t rows, int64_t n) {
   using Group = Team<wide>;
   float* sums = partial ? partial + Group::first() * 2 * n : nullptr;
-  Accumulator<wide, vectors> dweight(sums, n), dbias(with_bias && sums ? sums + n : nullptr, n);
+  Accumulator<wide, vectors> dweight(sums, n), dbias(centred && with_bias && sums ? sums + n : nullptr, n);
   for (int64_t row = Group::first(); row < rows; row += Group::count()) {
-    const RowValues<wide, vectors> values(x.from(row * n), n), gradient(dy.from(row * n), n);
     const float r = rstd[row], centre = centred ? mean[row] : 0.0f;
+    const RowValues<wide, vectors> values(x.from(row * n), n), gradient(dy.from(row * n), n);
     // With z = (x - mean) rstd and g = dy weight: dx = rstd (g - mean(g) - z mean(g z)); RMSNorm has no mean(g).
     float plain = 0, inner = 0;
     each<wide, vectors>(n, [&](int slot, int64_t i, float v, float d) {
@@ -121,8 +120,9 @@ void layer_norm(const Context& context, const TrefoilLaunch& args) {
   });
 }
 
-// Few teams: every one leaves sums that must be added.
-RowPlan gradient_plan(const Context& context, const TrefoilView& x) { return plan_rows(context, row_count(x), last_dimension(x), 2); }
+// As many threads as registers allow (64 and 96 to one where a row is kept), not more: every team leaves sums that must be added.
+template <bool centred>
+RowPlan gradient_plan(const Context& context, const TrefoilView& x) { return plan_rows(context, row_count(x), last_dimension(x), centred ? 640 : 1024); }
 
 template <bool centred>
 void norm_grad(const Context& context, const TrefoilLaunch& args) {
@@ -131,7 +131,7 @@ void norm_grad(const Context& context, const TrefoilLaunch& args) {
   const float* rstd = data<float>(args.inputs[centred ? 4 : 3]);
   float *dweight = optional_output<float>(args, 1), *dbias = centred ? optional_output<float>(args, 2) : nullptr;
   if (n == 0) return;
-  const RowPlan plan = gradient_plan(context, args.inputs[1]);
+  const RowPlan plan = gradient_plan<centred>(context, args.inputs[1]);
   float* partial = dweight || dbias ? static_cast<float*>(args.workspace) : nullptr;
   if (rows > 0)
     with_row_shape(plan, [&](auto wide, auto vectors) {
@@ -143,18 +143,19 @@ void norm_grad(const Context& context, const TrefoilLaunch& args) {
   if (dbias) column_sums(context, partial + n, teams, 2 * n, n, dbias);
 }
 
+template <bool centred>
 size_t norm_grad_workspace(const Context& context, const TrefoilLaunch& args) {
   const int64_t n = last_dimension(args.inputs[1]);
   if (row_count(args.inputs[1]) == 0 || n == 0) return sizeof(float);
-  return static_cast<size_t>(gradient_plan(context, args.inputs[1]).team_count() * 2 * n) * sizeof(float);
+  return static_cast<size_t>(gradient_plan<centred>(context, args.inputs[1]).team_count() * 2 * n) * sizeof(float);
 }
 
 }  // namespace
 
 extern const KernelEntry norm_kernels[] = {{"rms_norm", rms_norm, nullptr},
-                                           {"rms_norm_grad", norm_grad<false>, norm_grad_workspace},
+                                           {"rms_norm_grad", norm_grad<false>, norm_grad_workspace<false>},
                                            {"layer_norm", layer_norm, nullptr},
-                                           {"layer_norm_grad", norm_grad<true>, norm_grad_workspace},
+                                           {"layer_norm_grad", norm_grad<true>, norm_grad_workspace<true>},
                                            {nullptr, nullptr, nullptr}};
 
 }  // namespace trefoil::cuda

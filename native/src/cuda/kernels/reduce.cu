@@ -49,7 +49,7 @@ __global__ void reduce_rows_kernel(const float* x, int64_t rows, int64_t n, int6
   for (int64_t item = Group::first(); item < rows * parts; item += Group::count()) {
     const int64_t row = item / parts, begin = (item - row * parts) * length, end = begin + length < n ? begin + length : n;
     float total = Combine<kind>::identity;
-    for (int64_t i = begin + Group::rank(); i < end; i += Group::size()) total = Combine<kind>{}(total, x[row * n + i]);
+    in_batches<8>(begin + Group::rank(), end, Group::size(), [&](int64_t i) { return x[row * n + i]; }, [&](float v) { total = Combine<kind>{}(total, v); });
     total = Group::reduce(total, Combine<kind>::identity, Combine<kind>{});
     if (Group::rank() == 0) y[item] = kind == Kind::sum ? total / divisor : total;
   }
@@ -161,28 +161,24 @@ void argmax(const Context& context, const TrefoilLaunch& args) {
 
 using SquareList = TensorList<1, 0>;
 
-__global__ void squares_kernel(SquareList list, double* partial) {
+__global__ void __launch_bounds__(256) squares_kernel(const __grid_constant__ SquareList list, double* partial) {
   const int64_t chunk = blockIdx.x;
   const int tensor = list.tensor_of(chunk);
   const int64_t begin = (chunk - list.first_chunk[tensor]) * kListChunk, left = list.count[tensor] - begin, n = left < kListChunk ? left : kListChunk;
   const float* x = list.data[tensor][0] + begin;
   double total = 0;
-  for (int64_t i = threadIdx.x * 4; i < n; i += blockDim.x * 4) {
-    if (i + 4 <= n) {
-      const float4 v = load4(x + i);
-      total += static_cast<double>(v.x) * static_cast<double>(v.x) + static_cast<double>(v.y) * static_cast<double>(v.y) +
-               static_cast<double>(v.z) * static_cast<double>(v.z) + static_cast<double>(v.w) * static_cast<double>(v.w);
-    } else {
-      for (int64_t k = i; k < n; ++k) total += static_cast<double>(x[k]) * static_cast<double>(x[k]);
-    }
-  }
+  in_batches<4>(threadIdx.x, n / 4, blockDim.x, [&](int64_t i) { return load4(x + 4 * i); }, [&](float4 v) {
+    total += static_cast<double>(v.x) * static_cast<double>(v.x) + static_cast<double>(v.y) * static_cast<double>(v.y) +
+             static_cast<double>(v.z) * static_cast<double>(v.z) + static_cast<double>(v.w) * static_cast<double>(v.w);
+  });
+  for (int64_t i = n / 4 * 4 + threadIdx.x; i < n; i += blockDim.x) total += static_cast<double>(x[i]) * static_cast<double>(x[i]);
   total = block_sum(total);
   if (threadIdx.x == 0) partial[chunk] = total;
 }
 
 __global__ void squares_total_kernel(const double* partial, int64_t count, float* y) {
   double total = 0;
-  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) total += partial[i];
+  in_batches<8>(threadIdx.x, count, blockDim.x, [&](int64_t i) { return partial[i]; }, [&](double x) { total += x; });
   total = block_sum(total);
   if (threadIdx.x == 0) *y = static_cast<float>(total);
 }
@@ -207,7 +203,7 @@ void sum_squares(const Context& context, const TrefoilLaunch& args) {
         launch(context, {static_cast<unsigned>(list.chunks()), 256}, squares_kernel, list, partial + done);
         done += list.chunks();
       });
-  launch(context, {1, 512}, squares_total_kernel, partial, done, data<float>(args.outputs[0]));
+  launch(context, {1, 1024}, squares_total_kernel, partial, done, data<float>(args.outputs[0]));
 }
 
 size_t sum_squares_workspace(const Context&, const TrefoilLaunch& args) { return static_cast<size_t>(squares_chunks(args)) * sizeof(double); }

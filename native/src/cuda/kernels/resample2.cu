@@ -1,44 +1,61 @@
 // Twice the resolution by repetition, half of it by summing; each is the other's gradient.
+#include "divisor.h"
 #include "floats.h"
 
 namespace trefoil::cuda {
 
 namespace {
 
-// small [N, H, W, C], large [N, 2H, 2W, C]: the upper left of the four pixels of large under element `item` of small.
-struct Square {
-  int64_t upper, lower;
-};
-__device__ __forceinline__ Square square_of(int64_t item, int64_t width, int64_t channels) {
-  const int64_t pixel = item / channels, channel = item - pixel * channels, row = pixel / width, column = pixel - row * width;
-  const int64_t upper = (2 * row * 2 * width + 2 * column) * channels + channel;
-  return {upper, upper + 2 * width * channels};
-}
+// small [N, H, W, C], large [N, 2H, 2W, C], in items of `width` neighbouring channels.
+struct Resolutions {
+  Divisor channels, columns;
+  int64_t items;  // of small
 
-template <class X, class Y>
-__global__ void upsample_kernel(const X* x, Y* y, int64_t items, int64_t width, int64_t channels, float factor) {
-  for (int64_t item = first_index(); item < items; item += index_stride()) {
-    const Square to = square_of(item, width, channels);
-    const Y value = narrow<Y>(widen(x[item]) * factor);
-    y[to.upper] = y[to.upper + channels] = y[to.lower] = y[to.lower + channels] = value;
+  // The upper left of the four pixels of large under an item of small; the next pixel is channels.value later, the next row row() later.
+  __device__ __forceinline__ int64_t upper(int64_t item) const {
+    const Divided pixel = channels.divide(item), row = columns.divide(pixel.quotient);
+    return (2 * row.quotient * 2 * columns.value + 2 * row.remainder) * channels.value + pixel.remainder;
+  }
+  __device__ __forceinline__ int64_t row() const { return 2 * columns.value * channels.value; }
+};
+
+template <int width, class X, class Y>
+__global__ void __launch_bounds__(kLoopThreads, kLoopBlocks) upsample_kernel(const X* x, Y* y, Resolutions at, float factor) {
+  for (int64_t item = first_index(); item < at.items; item += index_stride()) {
+    Vector<width> value = load_vector<width>(x + item * width);
+#pragma unroll
+    for (int k = 0; k < width; ++k) value[k] *= factor;
+    Y* to = y + at.upper(item) * width;
+    const int64_t right = at.channels.value * width, down = at.row() * width;
+    store_vector(to, value);
+    store_vector(to + right, value);
+    store_vector(to + down, value);
+    store_vector(to + down + right, value);
   }
 }
 
-template <class X, class Y>
-__global__ void sum_pool_kernel(const X* x, Y* y, int64_t items, int64_t width, int64_t channels, float factor) {
-  for (int64_t item = first_index(); item < items; item += index_stride()) {
-    const Square from = square_of(item, width, channels);
-    const auto at = [x](int64_t i) { return widen(x[i]); };
-    y[item] = narrow<Y>(((at(from.upper) + at(from.upper + channels)) + (at(from.lower) + at(from.lower + channels))) * factor);
+template <int width, class X, class Y>
+__global__ void __launch_bounds__(kLoopThreads, kLoopBlocks) sum_pool_kernel(const X* x, Y* y, Resolutions at, float factor) {
+  for (int64_t item = first_index(); item < at.items; item += index_stride()) {
+    const X* from = x + at.upper(item) * width;
+    const int64_t right = at.channels.value * width, down = at.row() * width;
+    const Vector<width> a = load_vector<width>(from), b = load_vector<width>(from + right), c = load_vector<width>(from + down), d = load_vector<width>(from + down + right);
+    Vector<width> sum;
+#pragma unroll
+    for (int k = 0; k < width; ++k) sum[k] = ((a[k] + b[k]) + (c[k] + d[k])) * factor;
+    store_vector(y + item * width, sum);
   }
 }
 
 void resample(const Context& context, const TrefoilLaunch& args, bool up) {
   const TrefoilView& small = up ? args.inputs[0] : args.outputs[0];
-  const int64_t items = elements(small);
-  if (items == 0) return;
+  const int64_t count = elements(small), channels = small.shape[3];
+  if (count == 0) return;
   with_floats(args.inputs[0], args.outputs[0], [&]<class X, class Y>(X* x, Y* y) {
-    launch(context, {context.grid(items, 256), 256}, up ? upsample_kernel<X, Y> : sum_pool_kernel<X, Y>, x, y, items, small.shape[2], small.shape[3],
+    constexpr int kWidth = kVectorWidth<Y>;
+    const int width = channels % kWidth == 0 ? kWidth : 1;
+    const auto kernel = width > 1 ? (up ? upsample_kernel<kWidth, X, Y> : sum_pool_kernel<kWidth, X, Y>) : (up ? upsample_kernel<1, X, Y> : sum_pool_kernel<1, X, Y>);
+    launch(context, {context.grid(count / width, kLoopThreads, kLoopBlocks), kLoopThreads}, kernel, x, y, Resolutions{Divisor(channels / width), Divisor(small.shape[2]), count / width},
            static_cast<float>(args.attributes[0]));
   });
 }

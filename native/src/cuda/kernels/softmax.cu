@@ -7,7 +7,7 @@ namespace trefoil::cuda {
 namespace {
 
 template <bool wide, int vectors>
-__global__ void __launch_bounds__(kMostRowThreads) softmax_kernel(const float* x, float* y, int64_t rows, int64_t n, bool logarithm) {
+__global__ void __launch_bounds__(kMostThreads) softmax_kernel(const float* x, float* y, int64_t rows, int64_t n, bool logarithm) {
   using Group = Team<wide>;
   for (int64_t row = Group::first(); row < rows; row += Group::count()) {
     const RowValues<wide, vectors> values(x + row * n, n);
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kMostRowThreads) softmax_grad_kernel(const flo
 }
 
 template <bool wide, int vectors>
-__global__ void __launch_bounds__(kMostRowThreads) logsumexp_kernel(const float* x, float* y, int64_t rows, int64_t n) {
+__global__ void __launch_bounds__(kMostThreads) logsumexp_kernel(const float* x, float* y, int64_t rows, int64_t n) {
   using Group = Team<wide>;
   for (int64_t row = Group::first(); row < rows; row += Group::count()) {
     const RowValues<wide, vectors> values(x + row * n, n);
@@ -59,7 +59,7 @@ template <bool logarithm>
 void softmax(const Context& context, const TrefoilLaunch& args) {
   const int64_t rows = row_count(args.inputs[0]), n = last_dimension(args.inputs[0]);
   if (rows == 0 || n == 0) return;
-  const RowPlan plan = plan_rows(context, rows, n);
+  const RowPlan plan = plan_rows(context, rows, n, 2048, kMostThreads);
   with_row_shape(plan, [&](auto wide, auto vectors) {
     launch(context, plan.shape(), softmax_kernel<wide(), vectors()>, data<float>(args.inputs[0]), data<float>(args.outputs[0]), rows, n, logarithm);
   });
@@ -79,7 +79,7 @@ void softmax_grad(const Context& context, const TrefoilLaunch& args) {
 void logsumexp(const Context& context, const TrefoilLaunch& args) {
   const int64_t rows = row_count(args.inputs[0]), n = last_dimension(args.inputs[0]);
   if (rows == 0) return;
-  const RowPlan plan = plan_rows(context, rows, n);
+  const RowPlan plan = plan_rows(context, rows, n, 2048, kMostThreads);
   with_row_shape(plan, [&](auto wide, auto vectors) {
     launch(context, plan.shape(), logsumexp_kernel<wide(), vectors()>, data<float>(args.inputs[0]), data<float>(args.outputs[0]), rows, n);
   });

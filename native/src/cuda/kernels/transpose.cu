@@ -1,5 +1,6 @@
 // transpose: y.shape[i] = x.shape[permutation[i]]. Tiles through shared memory where the innermost axis moves, so that reads and writes
 // are both of neighbours; else rows are copied.
+#include "divisor.h"
 #include "kernel.h"
 
 namespace trefoil::cuda {
@@ -11,6 +12,11 @@ struct Axes {
   int rank;
   int64_t size[TREFOIL_MAX_RANK], x_stride[TREFOIL_MAX_RANK], y_stride[TREFOIL_MAX_RANK];
   int swapped;  // the output axis that is innermost in x
+  Divisor by_size[TREFOIL_MAX_RANK];
+
+  void set_divisors() {
+    for (int d = 0; d < rank; ++d) by_size[d] = Divisor(size[d]);
+  }
 };
 
 constexpr int kTile = 32;
@@ -18,25 +24,30 @@ constexpr unsigned kTileRows = 8;
 
 // Axes but the last and `swapped` are outer; rank - 1 and swapped span a tile.
 template <class T>
-__global__ void transpose_tiles_kernel(const T* x, T* y, Axes axes, int64_t tiles_across, int64_t tiles_down, int64_t items) {
+__global__ void transpose_tiles_kernel(const T* x, T* y, const __grid_constant__ Axes axes, Divisor tiles_across, Divisor tiles, int64_t items) {
   TREFOIL_SHARED(tile, T[kTile][kTile + 1]);
   const int last = axes.rank - 1;
   const int64_t across = axes.size[axes.swapped], down = axes.size[last];  // neighbours in x, neighbours in y
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
-    int64_t rest = item / (tiles_across * tiles_down), in_outer = item - rest * tiles_across * tiles_down;
-    const int64_t row_tile = in_outer / tiles_across;
-    const int64_t column = (in_outer - row_tile * tiles_across) * kTile, row = row_tile * kTile;
+    const Divided outer = tiles.divide(item), tile_at = tiles_across.divide(outer.remainder);
+    const int64_t row = tile_at.quotient * kTile, column = tile_at.remainder * kTile;
+    int64_t rest = outer.quotient;
     int64_t from = 0, to = 0;
     for (int d = last - 1; d >= 0; --d) {
       if (d == axes.swapped) continue;
-      const int64_t next = rest / axes.size[d], index = rest - next * axes.size[d];
-      from += index * axes.x_stride[d];
-      to += index * axes.y_stride[d];
-      rest = next;
+      const Divided at = axes.by_size[d].divide(rest);
+      from += at.remainder * axes.x_stride[d];
+      to += at.remainder * axes.y_stride[d];
+      rest = at.quotient;
     }
-    for (unsigned r = threadIdx.y; r < kTile; r += kTileRows)
-      if (row + r < down && column + threadIdx.x < across)
-        tile[r][threadIdx.x] = x[from + (row + r) * axes.x_stride[last] + column + threadIdx.x];
+    T values[kTile / kTileRows]{};  // all on their way before the first is stored
+#pragma unroll
+    for (unsigned k = 0; k < kTile / kTileRows; ++k) {
+      const unsigned r = threadIdx.y + k * kTileRows;
+      if (row + r < down && column + threadIdx.x < across) values[k] = x[from + (row + r) * axes.x_stride[last] + column + threadIdx.x];
+    }
+#pragma unroll
+    for (unsigned k = 0; k < kTile / kTileRows; ++k) tile[threadIdx.y + k * kTileRows][threadIdx.x] = values[k];
     __syncthreads();
     for (unsigned r = threadIdx.y; r < kTile; r += kTileRows)
       if (column + r < across && row + threadIdx.x < down)
@@ -47,13 +58,13 @@ __global__ void transpose_tiles_kernel(const T* x, T* y, Axes axes, int64_t tile
 
 // The innermost axis stays: units of it are copied.
 template <class T>
-__global__ void transpose_rows_kernel(const T* x, T* y, Axes axes, int64_t count) {
+__global__ void transpose_rows_kernel(const T* x, T* y, const __grid_constant__ Axes axes, int64_t count) {
   for (int64_t i = first_index(); i < count; i += index_stride()) {
     int64_t rest = i, from = 0;
     for (int d = axes.rank - 1; d >= 0; --d) {
-      const int64_t next = rest / axes.size[d];
-      from += (rest - next * axes.size[d]) * axes.x_stride[d];
-      rest = next;
+      const Divided at = axes.by_size[d].divide(rest);
+      from += at.remainder * axes.x_stride[d];
+      rest = at.quotient;
     }
     y[i] = x[from];
   }
@@ -96,14 +107,15 @@ Axes merged_axes(const TrefoilLaunch& args) {
 }
 
 template <class T>
-void transpose_as(const Context& context, const void* x, void* y, const Axes& axes, int64_t count) {
+void transpose_as(const Context& context, const void* x, void* y, Axes& axes, int64_t count) {
+  axes.set_divisors();
   const T* from = static_cast<const T*>(x);
   T* to = static_cast<T*>(y);
   if (axes.swapped == axes.rank - 1)
     return launch(context, {context.grid(count, 256), 256}, transpose_rows_kernel<T>, from, to, axes, count);
   const int64_t across = ceil_divide(axes.size[axes.swapped], kTile), down = ceil_divide(axes.size[axes.rank - 1], kTile);
   const int64_t items = count / (axes.size[axes.swapped] * axes.size[axes.rank - 1]) * across * down;
-  launch(context, {context.grid(items, 1), dim3(kTile, kTileRows)}, transpose_tiles_kernel<T>, from, to, axes, across, down, items);
+  launch(context, {context.grid(items, 1), dim3(kTile, kTileRows)}, transpose_tiles_kernel<T>, from, to, axes, Divisor(across), Divisor(across * down), items);
 }
 
 void transpose(const Context& context, const TrefoilLaunch& args) {
