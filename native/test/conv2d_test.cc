@@ -71,6 +71,36 @@ TEST(conv2d_matches_double) {
   }
 }
 
+// 66 tiles of 128 x 128 at least, enough for the large tile of GPUs: positions by output channels, positions by channels, output channels by taps.
+TEST(conv2d_large_tiles) {
+  std::mt19937 generator(5);
+  const std::vector<double> padding_0{1, 0}, padding_1{1, 1};
+  {
+    const Shape s{1, 60, 69, 3, 129, 2, 2, 1, 0, 1};
+    F32 x = normal(generator, {1, 60, 69, 3}), w = normal(generator, {129, 2, 2, 3}), y({1, 60, 69, 129});
+    Doubles expected(y.size());
+    for_each_product(s, [&](size_t at_x, size_t at_w, size_t at_y) { expected[at_y] += double(x[at_x]) * w[at_w]; });
+    launch(device, "conv2d", {view(x), view(w), absent()}, {view(y)}, padding_0);
+    check_close(y, expected, 1e-6, 1e-6, "conv2d");
+  }
+  {
+    const Shape s{1, 60, 69, 129, 3, 2, 2, 1, 0, 1};
+    F32 dy = normal(generator, {1, 60, 69, 3}), w = normal(generator, {3, 2, 2, 129}), dx({1, 60, 69, 129});
+    Doubles expected(dx.size());
+    for_each_product(s, [&](size_t at_x, size_t at_w, size_t at_y) { expected[at_x] += double(dy[at_y]) * w[at_w]; });
+    launch(device, "conv2d_input_grad", {view(dy), view(w)}, {view(dx)}, padding_0);
+    check_close(dx, expected, 1e-6, 1e-6, "conv2d dx");
+  }
+  {
+    const Shape s{1, 3, 4, 472, 129, 3, 3, 1, 1, 1};
+    F32 x = normal(generator, {1, 3, 4, 472}), dy = normal(generator, {1, 3, 4, 129}), dw({129, 3, 3, 472});
+    Doubles expected(dw.size());
+    for_each_product(s, [&](size_t at_x, size_t at_w, size_t at_y) { expected[at_w] += double(dy[at_y]) * x[at_x]; });
+    launch(device, "conv2d_weight_grad", {view(dy), view(x)}, {view(dw)}, padding_1);
+    check_close(dw, expected, 1e-6, 1e-6, "conv2d dw");
+  }
+}
+
 // Minimal filtering adds and subtracts before and after it multiplies: its errors are at most twice those of plain sums in f32.
 TEST(conv2d_error_beside_plain_sums) {
   std::mt19937 generator(4);

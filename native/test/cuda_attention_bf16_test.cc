@@ -57,10 +57,39 @@ TEST(cuda_bf16_attention_matches_double) {
   });
 }
 
-// 66 x 2 tiles of 128 rows, the fewest that blocks of 128 rows are chosen for.
+namespace {
+
+// `batch` problems of one head, of which the first, the last and one between are looked at.
+void check_forward(Device& device, const Case& c, int seed) {
+  Problem p(c, seed);
+  F32 out(p.q.shape), lse({c.batch, c.heads, c.queries});
+  launch(device, "attention", {view(p.q), p.k_view(), p.v_view(), p.lengths_view(), p.segments_view()}, {view(out), view(lse)}, p.attributes());
+  Case single = c;
+  single.batch = 1;
+  Problem one(single, seed);
+  for (int64_t b : {int64_t{0}, c.batch / 2, c.batch - 1}) {
+    const auto part = [b](const F32& all, const std::vector<int64_t>& shape) {
+      F32 result(shape);
+      std::copy_n(all.values.begin() + b * static_cast<int64_t>(result.size()), result.size(), result.values.begin());
+      return result;
+    };
+    const Reference expected =
+        reference(one, all_rounded(part(p.q, one.q.shape)), all_rounded(part(p.k, one.k.shape)), all_rounded(part(p.v, one.v.shape)), all_rounded(one.dout));
+    check_terms(part(out, one.q.shape), expected.out, expected.most_out, 1, "out");
+    const F32 sums = part(lse, {1, c.heads, c.queries});
+    for (size_t i = 0; i < sums.size(); ++i)
+      CHECK(expected.lse[i] == -INFINITY ? sums[i] == -kInfinity : std::fabs(sums[i] - expected.lse[i]) <= 2e-6 * (1 + std::fabs(expected.lse[i])));
+  }
+}
+
+}  // namespace
+
+// 66 x 2 tiles of 128 rows, the fewest that blocks of 128 rows are chosen for. Of wider heads forward alone, with several tiles of keys.
 TEST(cuda_bf16_attention_large_blocks) {
   for_each_bf16_device(device, [](Device& other) {
     check_case(other, {.batch = 66, .queries = 129, .keys = 33, .heads = 1, .groups = 1, .size = 32, .causal = true}, 20);
+    check_forward(other, {.batch = 66, .queries = 129, .keys = 70, .heads = 1, .groups = 1, .size = 64, .causal = true}, 21);
+    check_forward(other, {.batch = 66, .queries = 129, .keys = 40, .heads = 1, .groups = 1, .size = 128, .causal = true}, 22);
   });
 }
 

@@ -10,24 +10,27 @@
 
 namespace trefoil::test {
 
+// body with another device of the backend under test.
+inline void with_device(const Device& device, const TrefoilDeviceOptions& options, const std::function<void(Device&)>& body) {
+  TrefoilStatus status{};
+  TrefoilDevice* handle = device.backend->open_device(&options, &status);
+  if (!handle) throw Failure{status.message};
+  Device other{device.backend, handle, device.isa, 1};
+  try {
+    body(other);
+  } catch (...) {
+    device.backend->close_device(handle);
+    throw;
+  }
+  device.backend->close_device(handle);
+}
+
 // The devices of the backend under test, opened in bf16 precision; none where a backend has but one precision.
 inline void for_each_bf16_device(Device& device, const std::function<void(Device&)>& body) {
   if (device.backend->flags & TREFOIL_BACKEND_HOST_MEMORY) return;
   TrefoilStatus status{};
   const int32_t count = std::strcmp(device.backend->name, "cuda") == 0 ? 1 : device.backend->device_count(&status);
-  for (int32_t index = 0; index < count; ++index) {
-    TrefoilDeviceOptions options{index, 0, nullptr, "bf16"};
-    TrefoilDevice* handle = device.backend->open_device(&options, &status);
-    if (!handle) throw Failure{status.message};
-    Device other{device.backend, handle, device.isa, 1};
-    try {
-      body(other);
-    } catch (...) {
-      device.backend->close_device(handle);
-      throw;
-    }
-    device.backend->close_device(handle);
-  }
+  for (int32_t index = 0; index < count; ++index) with_device(device, {index, 0, nullptr, "bf16"}, body);
 }
 
 // An environment variable for as long as the scope lasts. What it was before is what the tests after it run with.

@@ -13,6 +13,11 @@ constexpr double kFew = 0x1p-20;
 // Sums of k terms, in any order, through tensor cores that may truncate where they align.
 double sum_slack(int64_t k) { return static_cast<double>(k + 8) * 0x1p-23; }
 
+// Where kernels share rows out differently (row_widths.h), and mixtures of wide ones: x in f32 and all else in bf16, or all in bf16.
+constexpr int64_t kRowWidths[] = {6, 12, 64, 72, 128, 132, 200, 256, 260, 264, 500, 504, 512, 516, 520, 600, 1024, 1028, 2051, 2056, 8192, 8196, 8200, 12288, 16384, 16388, 16392};
+int first_form(int64_t n) { return n > 520 ? 2 : 0; }
+int next_form(int64_t n) { return n > 520 ? 5 : 1; }
+
 I32 positions_of(int64_t batch, int64_t length) {
   I32 positions({batch, length});
   for (size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<int32_t>(i * 7 % 11);
@@ -22,11 +27,11 @@ I32 positions_of(int64_t batch, int64_t length) {
 }  // namespace
 
 TEST(cuda_bf16_storage_rms_norm) {
+  const Variable multiprocessors("TREFOIL_EMULATED_MULTIPROCESSORS", "1");  // several rows for the same threads
   for_each_bf16_device(device, [](Device& other) {
     std::mt19937 generator(1);
-    // A warp or a block to a row, which does two at 600; rows in registers, and (6, 2051, 16388) read again.
-    for (int64_t n : {6, 64, 600, 2051, 16388}) {
-      const int64_t rows = n == 600 ? 70 : n == 16388 ? 1 : 3;
+    for (int64_t n : kRowWidths) {
+      const int64_t rows = n == 600 ? 70 : n > 16384 ? 1 : 3;  // 70: two rows to a block
       Stored x(generator, {rows, n}), dy(generator, {rows, n}), y({rows, n}), dx({rows, n});
       F32 weight = normal(generator, {n}), rstd({rows}), dweight({n});
       Doubles expected_y(x.size()), expected_dx(x.size()), terms_y(x.size()), terms_dx(x.size()), expected_dw(n), terms_dw(n), roots(rows);
@@ -45,7 +50,7 @@ TEST(cuda_bf16_storage_rms_norm) {
           expected_dx[r * n + i] = root * (g - z * inner), terms_dx[r * n + i] = root * (std::fabs(g) + std::fabs(z) * inner_terms);
         }
       }
-      for (int form = 0; form < 8; ++form) {
+      for (int form = first_form(n); form < 8; form += next_form(n)) {
         const bool half_x = form & 1, half_dy = form & 2, half_to = form & 4;
         launch(other, "rms_norm", {x.as(half_x), view(weight)}, {y.as(half_to), view(rstd)}, {1e-5});
         y.check(expected_y, terms_y, kFew + sum_slack(n) / 8, "y");  // a root of a sum of squares: no cancellation
@@ -61,7 +66,7 @@ TEST(cuda_bf16_storage_rms_norm) {
 TEST(cuda_bf16_storage_swiglu) {
   for_each_bf16_device(device, [](Device& other) {
     std::mt19937 generator(2);
-    for (int64_t f : {8, 7}) {
+    for (int64_t f : {1, 4, 7, 8, 12, 16, 20, 100, 132, 264, 1032}) {
       const int64_t rows = 5;
       Stored x(generator, {rows, 2 * f}, 3), dy(generator, {rows, f}), y({rows, f}), dx({rows, 2 * f});
       Doubles expected_y(y.size()), expected_dx(dx.size()), terms_dx(dx.size());
@@ -87,7 +92,7 @@ TEST(cuda_bf16_storage_swiglu) {
 TEST(cuda_bf16_storage_rope) {
   for_each_bf16_device(device, [](Device& other) {
     std::mt19937 generator(3);
-    for (int64_t size : {16, 6})
+    for (int64_t size : {2, 6, 8, 16, 24, 32, 40, 64, 80, 128})
       for (bool interleaved : {false, true})
         for (bool inverse : {false, true}) {
           const int64_t batch = 2, length = 3, heads = 2, half = size / 2;
@@ -139,8 +144,8 @@ void check_matmul(Device& device, int64_t batch, int64_t m, int64_t n, int64_t k
 }
 
 void check_matmuls(Device& device, uint32_t seed) {
-  // Few rows (two kinds of kernel), edges, rows of C that vectors fill and that they do not, k cut into parts.
-  const int64_t sizes[][4] = {{1, 3, 40, 70}, {2, 67, 33, 40}, {1, 40, 64, 72}, {1, 33, 24, 600}};
+  // Few rows (two kinds of kernel, of two rows and up to four), edges, rows of C that vectors fill and that they do not, k cut into parts.
+  const int64_t sizes[][4] = {{1, 2, 40, 72}, {1, 3, 40, 70}, {2, 67, 33, 40}, {1, 40, 64, 72}, {1, 33, 24, 600}};
   for (auto& size : sizes)
     for (int form = 0; form < 16; ++form)
       check_matmul(device, size[0], size[1], size[2], size[3], form % 3 == 1, form % 5 < 2, form & 4 || form == 9 || form == 11, form, seed++);
@@ -267,7 +272,7 @@ TEST(cuda_bf16_storage_attention_large_blocks) {
 TEST(cuda_bf16_storage_rows) {
   for_each_bf16_device(device, [](Device& other) {
     std::mt19937 generator(600);
-    for (int64_t width : {8, 6}) {
+    for (int64_t width : {1, 2, 4, 6, 8, 12, 16, 20, 24, 100, 132, 264, 1032}) {
       const int64_t rows = 9, count = 50;
       Stored table(generator, {rows, width}), gathered({count, width}), values(generator, {count, width}), sums({rows, width});
       I32 index({count});
@@ -293,7 +298,7 @@ TEST(cuda_bf16_storage_rows) {
 TEST(cuda_bf16_storage_moe_combine) {
   for_each_bf16_device(device, [](Device& other) {
     std::mt19937 generator(700);
-    for (int64_t width : {8, 6}) {
+    for (int64_t width : {1, 2, 4, 6, 8, 12, 16, 20, 24, 100, 132, 264, 1032}) {
       const int64_t tokens = 5, kept = 2, rows = tokens * kept;
       Stored y(generator, {rows, width}), dout(generator, {tokens, width}), out({tokens, width}), dy({rows, width});
       F32 weights = normal(generator, {tokens, kept}), dweights({tokens, kept});
@@ -400,43 +405,72 @@ TEST(cuda_bf16_storage_adamw_copies) {
   });
 }
 
+namespace {
+
+struct Convolution {
+  int64_t images, height, width, channels, out_channels, kernel, stride, before, after;
+};
+enum class Part { forward, input, weight };
+
+// In each of the mixtures `forms`: bits for the first and the second operand and the result.
+void check_conv2d(Device& device, const Convolution& s, const std::vector<Part>& parts, const std::vector<int>& forms, uint32_t seed) {
+  std::mt19937 generator(seed);
+  const int64_t out_rows = (s.height + s.before + s.after - s.kernel) / s.stride + 1, out_columns = (s.width + s.before + s.after - s.kernel) / s.stride + 1;
+  const std::vector<double> attributes{double(s.stride), double(s.before)};
+  Stored x(generator, {s.images, s.height, s.width, s.channels}), w(generator, {s.out_channels, s.kernel, s.kernel, s.channels});
+  Stored dy(generator, {s.images, out_rows, out_columns, s.out_channels}), y({s.images, out_rows, out_columns, s.out_channels});
+  Stored dx({s.images, s.height, s.width, s.channels}), dw({s.out_channels, s.kernel, s.kernel, s.channels});
+  Doubles sums[3] = {Doubles(y.size()), Doubles(x.size()), Doubles(w.size())};
+  Doubles terms[3] = {sums[0], sums[1], sums[2]};
+  const auto add = [&](int which, size_t at, double term) { sums[which][at] += term, terms[which][at] += std::fabs(term); };
+  for (int64_t image = 0; image < s.images; ++image)
+    for (int64_t u = 0; u < out_rows; ++u)
+      for (int64_t v = 0; v < out_columns; ++v)
+        for (int64_t o = 0; o < s.out_channels; ++o)
+          for (int64_t i = 0; i < s.kernel; ++i)
+            for (int64_t j = 0; j < s.kernel; ++j) {
+              const int64_t row = u * s.stride - s.before + i, column = v * s.stride - s.before + j;
+              if (row < 0 || row >= s.height || column < 0 || column >= s.width) continue;
+              for (int64_t c = 0; c < s.channels; ++c) {
+                const size_t at_x = static_cast<size_t>(((image * s.height + row) * s.width + column) * s.channels + c);
+                const size_t at_w = static_cast<size_t>(((o * s.kernel + i) * s.kernel + j) * s.channels + c);
+                const size_t at_y = static_cast<size_t>(((image * out_rows + u) * out_columns + v) * s.out_channels + o);
+                add(0, at_y, x[at_x] * w[at_w]), add(1, at_x, dy[at_y] * w[at_w]), add(2, at_w, dy[at_y] * x[at_x]);
+              }
+            }
+  const int64_t taps = s.kernel * s.kernel;
+  for (int form : forms)
+    for (Part part : parts) {
+      const bool first = form & 1, second = form & 2, to = form & 4;
+      if (part == Part::forward) {
+        launch(device, "conv2d", {x.as(first), w.as(second), absent()}, {y.as(to)}, attributes);
+        y.check(sums[0], terms[0], sum_slack(taps * s.channels), "conv2d");
+      } else if (part == Part::input) {
+        launch(device, "conv2d_input_grad", {dy.as(first), w.as(second)}, {dx.as(to)}, attributes);
+        dx.check(sums[1], terms[1], sum_slack(taps * s.out_channels), "conv2d_input_grad");
+      } else {
+        launch(device, "conv2d_weight_grad", {dy.as(first), x.as(second)}, {dw.as(false)}, attributes);
+        dw.check(sums[2], terms[2], sum_slack(s.images * out_rows * out_columns), "conv2d_weight_grad");
+      }
+    }
+}
+
+}  // namespace
+
 // Whole chunks of channels, and channels that fill none, of which the weight gradient is made in f32; a stride of 1 and 2.
 TEST(cuda_bf16_storage_conv2d) {
   for_each_bf16_device(device, [](Device& other) {
-    std::mt19937 generator(12);
-    for (auto [channels, out_channels, stride] : {std::array<int64_t, 3>{16, 8, 1}, {3, 5, 2}}) {
-      const int64_t size = 4, kernel = 3, out = (size + 2 - kernel) / stride + 1;
-      const std::vector<double> attributes{double(stride), 1};
-      Stored x(generator, {2, size, size, channels}), w(generator, {out_channels, kernel, kernel, channels}), dy(generator, {2, out, out, out_channels});
-      Stored y({2, out, out, out_channels}), dx({2, size, size, channels}), dw({out_channels, kernel, kernel, channels});
-      Doubles sums[3] = {Doubles(y.size()), Doubles(x.size()), Doubles(w.size())};
-      Doubles terms[3] = {sums[0], sums[1], sums[2]};
-      const auto add = [&](int which, size_t at, double term) { sums[which][at] += term, terms[which][at] += std::fabs(term); };
-      for (int64_t image = 0; image < 2; ++image)
-        for (int64_t u = 0; u < out; ++u)
-          for (int64_t v = 0; v < out; ++v)
-            for (int64_t o = 0; o < out_channels; ++o)
-              for (int64_t i = 0; i < kernel; ++i)
-                for (int64_t j = 0; j < kernel; ++j) {
-                  const int64_t row = u * stride - 1 + i, column = v * stride - 1 + j;
-                  if (row < 0 || row >= size || column < 0 || column >= size) continue;
-                  for (int64_t c = 0; c < channels; ++c) {
-                    const size_t at_x = static_cast<size_t>(((image * size + row) * size + column) * channels + c);
-                    const size_t at_w = static_cast<size_t>(((o * kernel + i) * kernel + j) * channels + c);
-                    const size_t at_y = static_cast<size_t>(((image * out + u) * out + v) * out_channels + o);
-                    add(0, at_y, x[at_x] * w[at_w]), add(1, at_x, dy[at_y] * w[at_w]), add(2, at_w, dy[at_y] * x[at_x]);
-                  }
-                }
-      for (int form = 0; form < 8; ++form) {
-        const bool first = form & 1, second = form & 2, to = form & 4;
-        launch(other, "conv2d", {x.as(first), w.as(second), absent()}, {y.as(to)}, attributes);
-        y.check(sums[0], terms[0], sum_slack(9 * channels), "conv2d");
-        launch(other, "conv2d_input_grad", {dy.as(first), w.as(second)}, {dx.as(to)}, attributes);
-        dx.check(sums[1], terms[1], sum_slack(9 * out_channels), "conv2d_input_grad");
-        launch(other, "conv2d_weight_grad", {dy.as(first), x.as(second)}, {dw.as(false)}, attributes);
-        dw.check(sums[2], terms[2], sum_slack(2 * out * out), "conv2d_weight_grad");
-      }
-    }
+    for (auto [channels, out_channels, stride] : {std::array<int64_t, 3>{16, 8, 1}, {3, 5, 2}})
+      check_conv2d(other, {2, 4, 4, channels, out_channels, 3, stride, 1, 1}, {Part::forward, Part::input, Part::weight}, {0, 1, 2, 3, 4, 5, 6, 7}, 12);
+  });
+}
+
+// 66 tiles of 128 x 128 at least: enough for the large tile.
+TEST(cuda_bf16_storage_conv2d_large_tiles) {
+  for_each_bf16_device(device, [](Device& other) {
+    check_conv2d(other, {1, 60, 69, 3, 129, 2, 1, 0, 1}, {Part::forward}, {7}, 17);
+    check_conv2d(other, {1, 60, 69, 129, 3, 2, 1, 0, 1}, {Part::input}, {7}, 18);
+    check_conv2d(other, {1, 3, 4, 472, 129, 3, 1, 1, 1}, {Part::weight}, {7}, 19);
   });
 }
 
@@ -487,11 +521,11 @@ TEST(cuda_bf16_storage_group_norm) {
 }
 
 TEST(cuda_bf16_storage_layer_norm) {
+  const Variable multiprocessors("TREFOIL_EMULATED_MULTIPROCESSORS", "1");  // several rows for the same threads
   for_each_bf16_device(device, [](Device& other) {
     std::mt19937 generator(14);
-    // As for rms_norm: a warp or a block to a row; rows in registers, and read again.
-    for (int64_t n : {6, 64, 600, 2051, 16388}) {
-      const int64_t rows = n == 600 ? 70 : n == 16388 ? 1 : 3;
+    for (int64_t n : kRowWidths) {
+      const int64_t rows = n == 600 ? 70 : n > 16384 ? 1 : 3;  // 70: two rows to a block
       Stored x(generator, {rows, n}), dy(generator, {rows, n}), y({rows, n}), dx({rows, n});
       F32 weight = normal(generator, {n}), bias = normal(generator, {n}), mean({rows}), rstd({rows}), dweight({n}), dbias({n});
       Doubles exact_y(x.size()), terms_y(x.size()), exact_dx(x.size()), terms_dx(x.size()), exact_dw(n), terms_dw(n), exact_db(n), terms_db(n);
@@ -516,7 +550,7 @@ TEST(cuda_bf16_storage_layer_norm) {
           terms_dx[at] = root * (std::fabs(dy[at] * weight[i]) + most + std::fabs(z) * inner_most);
         });
       }
-      for (int form = 0; form < 8; ++form) {
+      for (int form = first_form(n); form < 8; form += next_form(n)) {
         const bool half_x = form & 1, half_dy = form & 2, half_to = form & 4;
         launch(other, "layer_norm", {x.as(half_x), view(weight), view(bias)}, {y.as(half_to), view(mean), view(rstd)}, {1e-5});
         y.check(exact_y, terms_y, kFew + sum_slack(n), "y");

@@ -83,10 +83,12 @@ struct Array {
 using F32 = Array<float>;
 using I32 = Array<int32_t>;
 using BF16 = Array<uint16_t>;
+using U8 = Array<uint8_t>;
 
 TrefoilView view(F32& array);
 TrefoilView view(I32& array);
 TrefoilView view(BF16& array);
+TrefoilView view(U8& array);
 TrefoilView absent();  // optional input not given, output not wanted
 
 F32 normal(std::mt19937& generator, std::vector<int64_t> shape, float scale = 1.0f);

@@ -55,6 +55,7 @@ static TrefoilView make_view(Array<T>& array, TrefoilDtype dtype) {
 TrefoilView view(F32& array) { return make_view(array, TREFOIL_F32); }
 TrefoilView view(I32& array) { return make_view(array, TREFOIL_I32); }
 TrefoilView view(BF16& array) { return make_view(array, TREFOIL_BF16); }
+TrefoilView view(U8& array) { return make_view(array, TREFOIL_U8); }
 TrefoilView absent() { return TrefoilView{}; }
 
 F32 normal(std::mt19937& generator, std::vector<int64_t> shape, float scale) {

@@ -62,59 +62,69 @@ Doubles kept_weights(const Doubles& logits, const Options& options) {
   return weights;
 }
 
+void check_definition(Device& device, int64_t sequences, int64_t positions, int64_t codes, const std::vector<Options>& cases) {
+  for (const Options& options : cases) {
+    Problem problem = make_problem(1, sequences, positions, codes);
+    problem.guided = options.guidance != 0;
+    const Result result = step(device, problem, options);
+    for (size_t b = 0; b < static_cast<size_t>(sequences); ++b) {
+      std::vector<std::pair<double, size_t>> masked;
+      for (size_t i = 0; i < static_cast<size_t>(positions); ++i) {
+        const size_t at = b * static_cast<size_t>(positions) + i;
+        if (problem.tokens[at] != kMask) {
+          CHECK(result.next[at] == problem.tokens[at] && result.sampled[at] == problem.tokens[at] && result.confidence[at] == kInfinity);
+          continue;
+        }
+        Doubles logits(static_cast<size_t>(codes));
+        for (size_t v = 0; v < logits.size(); ++v) {
+          const double c = problem.conditional[at * logits.size() + v], u = problem.unconditional[at * logits.size() + v];
+          logits[v] = (1.0 + double(options.guidance)) * c - double(options.guidance) * u;
+        }
+        const size_t token = static_cast<size_t>(result.sampled[at]);
+        CHECK(token < logits.size());
+        const auto words = philox_reference({static_cast<uint32_t>(at), 3, 5, 0}, {11, 22});
+        const double largest = *std::max_element(logits.begin(), logits.end());
+        if (options.temperature == 0) {
+          CHECK(logits[token] > largest - 1e-5);
+        } else {
+          const Doubles weights = kept_weights(logits, options);
+          const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
+          const double before = std::accumulate(weights.begin(), weights.begin() + static_cast<long>(token), 0.0);
+          const double u = unit_reference(words[0]);
+          // The drawn token's interval holds u, up to the rounding of f32 logits and weights.
+          CHECK(u > before / total - 1e-5 && u < (before + weights[token]) / total + 1e-5);
+        }
+        double sum = 0;
+        for (double logit : logits) sum += std::exp(logit - largest);
+        double confidence = logits[token] - largest - std::log(sum);
+        if (options.order == 1) confidence = unit_reference(words[1]);
+        else confidence += double(options.noise) * -std::log(-std::log((double(words[1] >> 8) + 0.5) / 16777216.0));
+        CHECK(std::fabs(result.confidence[at] - confidence) < 1e-5 * std::max(1.0, std::fabs(confidence)));
+        masked.push_back({result.confidence[at], i});
+      }
+      // The `remaining` least confident are masked again, never all.
+      std::stable_sort(masked.begin(), masked.end(), [](auto& x, auto& y) { return x.first > y.first; });
+      const size_t again = std::min<size_t>(static_cast<size_t>(problem.remaining[b]), masked.size() - 1);
+      for (size_t k = 0; k < masked.size(); ++k) {
+        const size_t at = b * static_cast<size_t>(positions) + masked[k].second;
+        CHECK(result.next[at] == (k < masked.size() - again ? result.sampled[at] : kMask));
+      }
+    }
+  }
+}
+
 }  // namespace
 
 TEST(masked_diffusion_matches_definition) {
-  const Options cases[] = {{}, {3, 1, 0}, {1.5f, 0.7f, 4.5f}, {0, 1.3f, 2, 5}, {2, 1, 1, 0, 0.8}, {0, 0.9f, 0, 40, 0.9}, {1, 0, 1}, {2, 1, 0, 0, 1, 1}};
   for (int64_t codes : {1, 3, 50, 1000})
-    for (const Options& options : cases) {
-      Problem problem = make_problem(1, 2, 12, codes);
-      problem.guided = options.guidance != 0;
-      const Result result = step(device, problem, options);
-      for (size_t b = 0; b < 2; ++b) {
-        std::vector<std::pair<double, size_t>> masked;
-        for (size_t i = 0; i < 12; ++i) {
-          const size_t at = b * 12 + i;
-          if (problem.tokens[at] != kMask) {
-            CHECK(result.next[at] == problem.tokens[at] && result.sampled[at] == problem.tokens[at] && result.confidence[at] == kInfinity);
-            continue;
-          }
-          Doubles logits(static_cast<size_t>(codes));
-          for (size_t v = 0; v < logits.size(); ++v) {
-            const double c = problem.conditional[at * logits.size() + v], u = problem.unconditional[at * logits.size() + v];
-            logits[v] = (1.0 + double(options.guidance)) * c - double(options.guidance) * u;
-          }
-          const size_t token = static_cast<size_t>(result.sampled[at]);
-          CHECK(token < logits.size());
-          const auto words = philox_reference({static_cast<uint32_t>(at), 3, 5, 0}, {11, 22});
-          const double largest = *std::max_element(logits.begin(), logits.end());
-          if (options.temperature == 0) {
-            CHECK(logits[token] > largest - 1e-5);
-          } else {
-            const Doubles weights = kept_weights(logits, options);
-            const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
-            const double before = std::accumulate(weights.begin(), weights.begin() + static_cast<long>(token), 0.0);
-            const double u = unit_reference(words[0]);
-            // The drawn token's interval holds u, up to the rounding of f32 logits and weights.
-            CHECK(u > before / total - 1e-5 && u < (before + weights[token]) / total + 1e-5);
-          }
-          double sum = 0;
-          for (double logit : logits) sum += std::exp(logit - largest);
-          double confidence = logits[token] - largest - std::log(sum);
-          if (options.order == 1) confidence = unit_reference(words[1]);
-          else confidence += double(options.noise) * -std::log(-std::log((double(words[1] >> 8) + 0.5) / 16777216.0));
-          CHECK(std::fabs(result.confidence[at] - confidence) < 1e-5 * std::max(1.0, std::fabs(confidence)));
-          masked.push_back({result.confidence[at], i});
-        }
-        // The `remaining` least confident are masked again, never all.
-        std::stable_sort(masked.begin(), masked.end(), [](auto& x, auto& y) { return x.first > y.first; });
-        const size_t again = std::min<size_t>(static_cast<size_t>(problem.remaining[b]), masked.size() - 1);
-        for (size_t k = 0; k < masked.size(); ++k) {
-          const size_t at = b * 12 + masked[k].second;
-          CHECK(result.next[at] == (k < masked.size() - again ? result.sampled[at] : kMask));
-        }
-      }
-    }
+    check_definition(device, 2, 12, codes, {{}, {3, 1, 0}, {1.5f, 0.7f, 4.5f}, {0, 1.3f, 2, 5}, {2, 1, 1, 0, 0.8}, {0, 0.9f, 0, 40, 0.9}, {1, 0, 1}, {2, 1, 0, 0, 1, 1}});
+}
+
+// The longest row that an H200's shared memory holds, and longer ones, which are worked out again at every use.
+TEST(masked_diffusion_long_rows) {
+  check_definition(device, 1, 3, 56064, {{1.5f, 0.7f, 4.5f}});
+  check_definition(device, 1, 3, 56065, {{1.5f, 0.7f, 4.5f}, {0, 0.9f, 0, 40, 0.9}});
+  check_definition(device, 1, 3, 60004, {{2, 1, 1, 0, 0.8}, {1, 0, 1}});
 }
 
 TEST(masked_diffusion_distribution) {

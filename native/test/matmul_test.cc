@@ -150,9 +150,18 @@ TEST(matmul_batches) {
     }
 }
 
+// 66 products of two by one tiles of 128 x 128: enough for the large tile of GPUs (other tests have it with both operands by depth).
+TEST(matmul_large_tiles) {
+  for (int form : {0, 1, 3}) {
+    Case c;
+    c.batch = 33, c.m = 130, c.n = 66, c.k = form == 3 ? 10 : 8, c.transpose_a = form & 1, c.transpose_b = form & 2;
+    check_case(device, c, 600 + static_cast<uint32_t>(form));
+  }
+}
+
 TEST(matmul_bf16_storage) {
   uint32_t seed = 400;
-  const int64_t sizes[][3] = {{1, 70, 300}, {5, 129, 65}, {33, 35, 37}, {230, 77, 501}, {300, 3, 40}, {3, 900, 1500}};
+  const int64_t sizes[][3] = {{1, 70, 300}, {5, 129, 65}, {33, 35, 37}, {230, 77, 501}, {300, 3, 40}, {3, 900, 1500}, {2, 72, 304}, {2, 37, 101}, {4, 72, 304}, {8, 37, 101}};
   for (auto& size : sizes)
     for (int form = 0; form < 4; ++form)
       for (int which = 1; which < 4; ++which) {

@@ -46,6 +46,10 @@ TEST(transpose_every_permutation) {
   F32 x({2, 3}), y({3, 2});
   CHECK(launch_error(device, "transpose", {view(x)}, {view(y)}, {1, 1}).code == TREFOIL_INVALID_ARGUMENT);
   CHECK(launch_error(device, "transpose", {view(x)}, {view(y)}, {0, 1}).code == TREFOIL_INVALID_ARGUMENT);
+  I32 other({3, 2});
+  U8 bytes({2, 3}), bytes_to({3, 2});
+  CHECK(launch_error(device, "transpose", {view(x)}, {view(other)}, {1, 0}).code == TREFOIL_INVALID_ARGUMENT);
+  CHECK(launch_error(device, "transpose", {view(bytes)}, {view(bytes_to)}, {1, 0}).code == TREFOIL_INVALID_ARGUMENT);
 }
 
 // Large results whose rows are whole lines are written past the caches.
@@ -59,7 +63,7 @@ TEST(transpose_past_the_caches) {
 }
 
 TEST(copy_and_convert) {
-  for (int64_t n : {0, 1, 1025, 100000}) {
+  for (int64_t n : {0, 1, 1025, 1028, 1030, 100000}) {
     F32 x({n}), y({n, 1}), back({n});
     I32 whole({n}), whole_back({n});
     BF16 half({n}), half_from_whole({n});
@@ -84,7 +88,10 @@ TEST(copy_and_convert) {
   CHECK(rounded[0] == 0x3f80 && rounded[1] == 0x3f82 && rounded[2] == 0x7f80);
 }
 
-TEST(concat_slice_pad) {
+namespace {
+
+template <class T>
+void check_concat_slice_pad(Device& device) {
   for (int axis = 0; axis < 3; ++axis)
     for (int64_t before : {0, 1, 3}) {
       std::vector<int64_t> shape = {4, 5, 6}, part_shape = shape, first_shape = shape, last_shape = shape;
@@ -92,22 +99,30 @@ TEST(concat_slice_pad) {
       part_shape[a] = 1;
       first_shape[a] = before;
       last_shape[a] = shape[a] - before - 1;
-      F32 x = counting<float>(shape), part(part_shape), first(first_shape), last(last_shape), joined(shape), padded(shape);
+      Array<T> x = counting<T>(shape), part(part_shape), first(first_shape), last(last_shape), joined(shape), padded(shape);
       launch(device, "slice", {view(x)}, {view(first)}, {double(axis), 0});
       launch(device, "slice", {view(x)}, {view(part)}, {double(axis), double(before)});
       launch(device, "slice", {view(x)}, {view(last)}, {double(axis), double(before + 1)});
       launch(device, "concat", {view(first), view(part), view(last)}, {view(joined)}, {double(axis)});
       CHECK(joined.values == x.values);
-      padded.values.assign(padded.size(), -1.0f);
+      padded.values.assign(padded.size(), T{255});
       launch(device, "pad", {view(part)}, {view(padded)}, {double(axis), double(before)});
       int64_t inner = axis == 0 ? 30 : axis == 1 ? 6 : 1;
       for (size_t i = 0; i < x.size(); ++i) {
         bool inside = static_cast<int64_t>(i) / inner % shape[a] == before;
-        CHECK(padded[i] == (inside ? x[i] : 0.0f));
+        CHECK(padded[i] == (inside ? x[i] : T{}));
       }
       if (before == 3) continue;
       CHECK(part[0] == x[static_cast<size_t>(before * inner)]);
     }
+}
+
+}  // namespace
+
+TEST(concat_slice_pad) {
+  check_concat_slice_pad<float>(device);
+  check_concat_slice_pad<uint16_t>(device);
+  check_concat_slice_pad<uint8_t>(device);
   BF16 left({2, 1}, {1, 2}), right({2, 2}, {3, 4, 5, 6}), joined({2, 3});
   launch(device, "concat", {view(left), view(right)}, {view(joined)}, {1});
   CHECK(joined.values == std::vector<uint16_t>({1, 3, 4, 2, 5, 6}));

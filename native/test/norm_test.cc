@@ -1,6 +1,7 @@
 #include <cstring>
 
 #include "numeric.h"
+#include "row_widths.h"
 
 using namespace trefoil::test;
 
@@ -106,6 +107,58 @@ TEST(layer_norm_matches_double) {
       check_close(dbias, numeric_gradient(of_bias, doubles(bias), dy), 1e-6, 1e-6, "layer_norm dbias");
     }
   }
+}
+
+namespace {
+
+// The gradients of RMSNorm (all means 0) and LayerNorm.
+struct Gradients {
+  Doubles dx, dweight, dbias;
+};
+Gradients reference_gradients(const F32& dy, const F32& x, const F32& weight, bool centred) {
+  const size_t n = weight.size();
+  Gradients result{Doubles(x.size()), Doubles(n), Doubles(n)};
+  for (size_t row = 0; row < x.size(); row += n) {
+    double mean = 0, squares = 0, plain = 0, inner = 0;
+    for (size_t i = 0; i < n && centred; ++i) mean += x[row + i] / static_cast<double>(n);
+    for (size_t i = 0; i < n; ++i) squares += (x[row + i] - mean) * (x[row + i] - mean);
+    const double rstd = 1 / std::sqrt(squares / static_cast<double>(n) + kEpsilon);
+    for (size_t i = 0; i < n; ++i) {
+      const double z = (x[row + i] - mean) * rstd, g = double(dy[row + i]) * weight[i];
+      plain += centred ? g / static_cast<double>(n) : 0, inner += g * z / static_cast<double>(n);
+      result.dweight[i] += dy[row + i] * z, result.dbias[i] += dy[row + i];
+    }
+    for (size_t i = 0; i < n; ++i) result.dx[row + i] = rstd * (double(dy[row + i]) * weight[i] - plain - (x[row + i] - mean) * rstd * inner);
+  }
+  return result;
+}
+
+}  // namespace
+
+TEST(norms_at_every_width) {
+  with_few_teams(device, [](Device& other) {
+    std::mt19937 generator(4);
+    for (auto [rows, n] : row_shapes()) {
+      F32 x = normal(generator, {rows, n}), dy = normal(generator, {rows, n}), weight = normal(generator, {n}), bias = normal(generator, {n});
+      // Neighbours apart: no row is of one number alone, whose differences from the mean would be noise.
+      for (size_t i = 0; i < x.size(); ++i) x[i] += static_cast<int64_t>(i) % n % 2 ? 3.0f : -2.0f;
+      F32 y(x.shape), mean({rows}), rstd({rows}), dx(x.shape), dweight({n}), dbias({n});
+      launch(other, "rms_norm", {view(x), view(weight)}, {view(y), view(rstd)}, {kEpsilon});
+      check_close(y, reference_rms(doubles(x), doubles(weight)), 5e-7, 0, "rms_norm");
+      launch(other, "rms_norm_grad", {view(dy), view(x), view(weight), view(rstd)}, {view(dx), view(dweight)});
+      const Gradients rms = reference_gradients(dy, x, weight, false);
+      check_close(dx, rms.dx, 1e-6, 1e-6, "rms_norm dx");
+      check_close(dweight, rms.dweight, 1e-6, 0, "rms_norm dweight");
+      if (n == 1) continue;  // x - mean is 0: nothing to compare
+      launch(other, "layer_norm", {view(x), view(weight), view(bias)}, {view(y), view(mean), view(rstd)}, {kEpsilon});
+      check_close(y, reference_layer(doubles(x), doubles(weight), doubles(bias)), 2e-6, 0, "layer_norm");
+      launch(other, "layer_norm_grad", {view(dy), view(x), view(weight), view(mean), view(rstd)}, {view(dx), view(dweight), view(dbias)});
+      const Gradients layer = reference_gradients(dy, x, weight, true);
+      check_close(dx, layer.dx, 3e-6, 1e-6, "layer_norm dx");
+      check_close(dweight, layer.dweight, 3e-6, 0, "layer_norm dweight");
+      check_close(dbias, layer.dbias, 1e-6, 0, "layer_norm dbias");
+    }
+  });
 }
 
 TEST(norms_of_extremes) {

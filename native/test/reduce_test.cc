@@ -1,7 +1,7 @@
 // Reductions against double precision at shapes that take every path: short and long rows, few and many columns, chunks.
 #include <limits>
 
-#include "harness.h"
+#include "row_widths.h"
 
 using namespace trefoil::test;
 
@@ -96,6 +96,26 @@ TEST(argmax_takes_the_first) {
     }
     CHECK(y[8] == n - 1);
   }
+}
+
+TEST(argmax_at_every_width) {
+  with_few_teams(device, [](Device& other) {
+    std::mt19937 generator(6);
+    for (auto [rows, n] : row_shapes()) {
+      F32 x = normal(generator, {rows, n});
+      I32 y({rows}), expected({rows});
+      for (int64_t row = 0; row < rows; ++row) {
+        float* values = &x[row * n];
+        // The last of a row; twice the same, of which the first counts; what was drawn; NaN.
+        if (row % 4 == 0) values[n - 1] = 50.0f;
+        if (row % 4 == 1) values[generator() % static_cast<size_t>(n)] = values[generator() % static_cast<size_t>(n)] = 50.0f;
+        expected[row] = static_cast<int32_t>(std::max_element(values, values + n) - values);
+        if (row % 4 == 3) values[expected[row] = static_cast<int32_t>(generator() % static_cast<size_t>(n))] = std::numeric_limits<float>::quiet_NaN();
+      }
+      launch(other, "argmax", {view(x)}, {view(y)});
+      CHECK(y.values == expected.values);
+    }
+  });
 }
 
 TEST(sum_squares_accumulates_in_f64) {

@@ -1,4 +1,5 @@
 #include "numeric.h"
+#include "row_widths.h"
 
 using namespace trefoil::test;
 
@@ -58,6 +59,37 @@ TEST(softmax_gradients_match_differences) {
     check_close(dx, numeric_gradient([&](const Doubles& at) { return reference_log_softmax(at, n); }, doubles(x), dy), 1e-6, 1e-6,
                 "log_softmax dx");
   }
+}
+
+TEST(softmax_at_every_width) {
+  with_few_teams(device, [](Device& other) {
+    std::mt19937 generator(4);
+    for (auto [rows, n] : row_shapes()) {
+      F32 x = normal(generator, {rows, n}, 3.0f), dy = normal(generator, {rows, n}), y(x.shape), dx(x.shape), total({rows});
+      launch(other, "logsumexp", {view(x)}, {view(total)});
+      check_close(total, reference_logsumexp(doubles(x), n), 3e-7, 0, "logsumexp");
+      for (bool logarithm : {false, true}) {
+        launch(other, logarithm ? "log_softmax" : "softmax", {view(x)}, {view(y)});
+        check_close(y, (logarithm ? reference_log_softmax : reference_softmax)(doubles(x), n), logarithm ? 3e-7 : 1e-6, 0, logarithm ? "log_softmax" : "softmax");
+        launch(other, logarithm ? "log_softmax_grad" : "softmax_grad", {view(y), view(dy)}, {view(dx)});
+        // From y as it is in f32, what the gradient is given.
+        Doubles expected(x.size()), terms(x.size());
+        for (int64_t row = 0; row < rows; ++row) {
+          double inner = 0, size = 0;
+          for (int64_t i = row * n; i < (row + 1) * n; ++i) {
+            const double term = logarithm ? dy[i] : double(y[i]) * dy[i];
+            inner += term, size += std::fabs(term);
+          }
+          for (int64_t i = row * n; i < (row + 1) * n; ++i) {
+            const double p = logarithm ? std::exp(double(y[i])) : y[i], of_dy = logarithm ? dy[i] : p * dy[i];
+            expected[i] = of_dy - p * inner, terms[i] = std::fabs(of_dy) + p * size;
+          }
+        }
+        // A few roundings of every term.
+        for (size_t i = 0; i < expected.size(); ++i) CHECK(std::fabs(dx[i] - expected[i]) <= 0x1p-21 * terms[i] + 1e-30);
+      }
+    }
+  });
 }
 
 TEST(softmax_of_extremes) {

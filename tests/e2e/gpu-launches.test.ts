@@ -28,6 +28,7 @@ const onePass = { ...wgmma, TREFOIL_CUDA_ATTENTION_GRADIENT: "one-pass" };
 describe.skipIf(!existsSync(library))("launches on a GPU that is played", { timeout: 300_000 }, () => {
   let folder: string;
   let runs = 0;
+  const idle: string[][] = []; // of each run of the op tests on the default device: kernels that were not launched
   beforeAll(() => {
     folder = mkdtempSync(join(tmpdir(), "trefoil-launches-"));
   });
@@ -57,6 +58,14 @@ describe.skipIf(!existsSync(library))("launches on a GPU that is played", { time
     expect(stdout).toMatch(/\n\d+ passed, 0 failed\n$/);
     expect(report.wrong).toEqual([]);
     expect(report.launches).toBeGreaterThan(500);
+    if (device === "h200") idle.push(report.idle);
+  });
+
+  // What no op test launches, neither the emulator nor a device would check.
+  it("leaves no kernel of the library out of the op tests", () => {
+    expect(idle).toHaveLength(3);
+    const untested = idle.reduce((left, names) => left.filter((name) => names.includes(name)));
+    expect(untested).toEqual(["trefoil::cuda::platform::(anonymous namespace)::no_kernel()"]);
   });
 
   it.each([

@@ -113,17 +113,20 @@ void transpose_as(const Context& context, const void* x, void* y, Axes& axes, in
   T* to = static_cast<T*>(y);
   if (axes.swapped == axes.rank - 1)
     return launch(context, {context.grid(count, 256), 256}, transpose_rows_kernel<T>, from, to, axes, count);
-  const int64_t across = ceil_divide(axes.size[axes.swapped], kTile), down = ceil_divide(axes.size[axes.rank - 1], kTile);
-  const int64_t items = count / (axes.size[axes.swapped] * axes.size[axes.rank - 1]) * across * down;
-  launch(context, {context.grid(items, 1), dim3(kTile, kTileRows)}, transpose_tiles_kernel<T>, from, to, axes, Divisor(across), Divisor(across * down), items);
+  if constexpr (sizeof(T) <= 4) {  // larger units are pieces of rows that stay whole
+    const int64_t across = ceil_divide(axes.size[axes.swapped], kTile), down = ceil_divide(axes.size[axes.rank - 1], kTile);
+    const int64_t items = count / (axes.size[axes.swapped] * axes.size[axes.rank - 1]) * across * down;
+    launch(context, {context.grid(items, 1), dim3(kTile, kTileRows)}, transpose_tiles_kernel<T>, from, to, axes, Divisor(across), Divisor(across * down), items);
+  }
 }
 
 void transpose(const Context& context, const TrefoilLaunch& args) {
   const TrefoilView &x = args.inputs[0], &y = args.outputs[0];
   const int64_t count = elements(y);
   if (!y.data || count == 0) return;
-  Axes axes = merged_axes(args);
   const int64_t size = element_bytes(x.dtype);
+  if (x.dtype != y.dtype || (size != 2 && size != 4)) fail(TREFOIL_INVALID_ARGUMENT, "transpose: elements must be of one dtype and have 2 or 4 bytes");
+  Axes axes = merged_axes(args);
   if (axes.rank <= 1) return platform::copy(context.stream, y.data, x.data, static_cast<size_t>(count * size));
   const int last = axes.rank - 1;
   // Rows that stay whole move in units of 16 bytes where they can.
@@ -134,8 +137,7 @@ void transpose(const Context& context, const TrefoilLaunch& args) {
     return transpose_as<uint4>(context, x.data, y.data, axes, count / per_unit);
   }
   if (size == 4) return transpose_as<uint32_t>(context, x.data, y.data, axes, count);
-  if (size == 2) return transpose_as<uint16_t>(context, x.data, y.data, axes, count);
-  transpose_as<uint8_t>(context, x.data, y.data, axes, count);
+  transpose_as<uint16_t>(context, x.data, y.data, axes, count);
 }
 
 }  // namespace
