@@ -31,6 +31,47 @@ __device__ __forceinline__ float2 load2(const bf16* p) {
 }
 __device__ __forceinline__ void store2(bf16* p, float2 x) { *reinterpret_cast<uint32_t*>(p) = pack_bf16(x.x, x.y); }
 
+// `width` neighbours from a multiple of it, 1, 4 or 8: with 8, 16 bytes of bf16 to a load.
+template <int width>
+struct Vector {
+  float values[width];
+  __device__ __forceinline__ float& operator[](int i) { return values[i]; }
+  __device__ __forceinline__ float operator[](int i) const { return values[i]; }
+};
+template <class T>
+constexpr int kVectorWidth = 16 / sizeof(T);
+
+template <int width, class T>
+__device__ __forceinline__ Vector<width> load_vector(const T* p) {
+  Vector<width> v;
+  if constexpr (width == 1) {
+    v[0] = widen(*p);
+  } else if constexpr (width == 8 && sizeof(T) == 2) {
+    const uint4 words = *reinterpret_cast<const uint4*>(p);
+    const uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+    for (int k = 0; k < 4; ++k) v[2 * k] = __uint_as_float(pairs[k] << 16), v[2 * k + 1] = __uint_as_float(pairs[k] & 0xffff0000u);
+  } else {
+#pragma unroll
+    for (int k = 0; k < width; k += 4) {
+      const float4 four = load4(p + k);
+      v[k] = four.x, v[k + 1] = four.y, v[k + 2] = four.z, v[k + 3] = four.w;
+    }
+  }
+  return v;
+}
+template <int width, class T>
+__device__ __forceinline__ void store_vector(T* p, const Vector<width>& v) {
+  if constexpr (width == 1) {
+    *p = narrow<T>(v[0]);
+  } else if constexpr (width == 8 && sizeof(T) == 2) {
+    *reinterpret_cast<uint4*>(p) = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
+  } else {
+#pragma unroll
+    for (int k = 0; k < width; k += 4) store4(p + k, make_float4(v[k], v[k + 1], v[k + 2], v[k + 3]));
+  }
+}
+
 // 2^x to about 2^-22 of it; results below 2^-126 are 0.
 __device__ __forceinline__ float exp2_fast(float x) {
 #if defined(__CUDA_ARCH__)
