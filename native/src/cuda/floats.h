@@ -51,17 +51,19 @@ struct Floats {
     if (half) cuda::store4(static_cast<bf16*>(data) + at, x);
     else cuda::store4(static_cast<float*>(data) + at, x);
   }
-  // One or eight neighbours, `at` a multiple of that.
+  // 1, 4 or 8 neighbours, `at` a multiple of that.
   template <int width>
   __device__ __forceinline__ void store_vector(int64_t at, const Vector<width>& x) const {
     if constexpr (width == 1) {
       store(at, x[0]);
-    } else if (half) {
-      store16(static_cast<bf16*>(data) + at, make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7])));
-    } else {
+    } else if (!half) {
 #pragma unroll
       for (int k = 0; k < width; k += 4)
         store16(static_cast<float*>(data) + at + k, make_uint4(__float_as_uint(x[k]), __float_as_uint(x[k + 1]), __float_as_uint(x[k + 2]), __float_as_uint(x[k + 3])));
+    } else if constexpr (width == 4) {
+      cuda::store4(static_cast<bf16*>(data) + at, make_float4(x[0], x[1], x[2], x[3]));
+    } else {
+      store16(static_cast<bf16*>(data) + at, make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7])));
     }
   }
 };
