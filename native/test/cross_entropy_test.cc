@@ -93,6 +93,7 @@ TEST(cross_entropy_rows) {
       check_logits(device, rows, classes, 3, false, seed++);
       check_logits(device, rows, classes, 30, true, seed++);
     }
+  for (int64_t classes : {33000, 33001}) check_logits(device, 2, classes, 3, classes % 2, seed++);  // more than a block keeps
 }
 
 TEST(cross_entropy_extremes) {
@@ -125,8 +126,8 @@ TEST(cross_entropy_projection) {
   check_projection(device, 1, 1, 1, false, 7, seed++);
   check_projection(device, 1, 64, 300, false, 7, seed++);
   check_projection(device, 13, 7, 513, true, 7, seed++);
-  check_projection(device, 1100, 20, 70, true, 7, seed++);   // several chunks
-  check_projection(device, 1100, 20, 70, false, 7, seed++);
+  check_projection(device, 2100, 20, 70, true, 7, seed++);   // several chunks
+  check_projection(device, 2100, 20, 70, false, 7, seed++);
   check_projection(device, 40, 24, 9001, true, 7, seed++);   // dx cuts its long k
   check_projection(device, 300, 40, 701, false, 7, seed++);
 }

@@ -154,6 +154,25 @@ TEST(cuda_bf16_matmul_by_cublaslt) {
     uint32_t seed = 400;
     for (auto& size : {std::array<int64_t, 4>{1, 32, 40, 70}, {2, 67, 33, 40}})
       for (int form = 0; form < 4; ++form) check_matmul(other, size[0], size[1], size[2], size[3], form & 1, form & 2, form == 2, seed++);
+    // A residual alone, which the library adds.
+    std::mt19937 generator(seed);
+    F32 a = normal(generator, {2, 40, 64}), b = normal(generator, {2, 64, 36}), residual = normal(generator, {2, 40, 36}), product({2, 40, 36}), sum({2, 40, 36});
+    launch(other, "matmul", {view(a), view(b), absent(), absent()}, {view(product), absent()}, {0, 0, 1, 0});
+    launch(other, "matmul", {view(a), view(b), absent(), view(residual)}, {view(sum), absent()}, {0, 0, 1, 0});
+    for (size_t i = 0; i < sum.size(); ++i) CHECK(sum[i] == product[i] + residual[i]);
+    // The losses' gradient of w, to which the rows past the first 2048 are added: that of all is the sum of either part's.
+    const int64_t width = 40, classes = 64;
+    F32 w = normal(generator, {classes, width}), dw[3] = {F32({classes, width}), F32({classes, width}), F32({classes, width})};
+    const F32 rows = normal(generator, {2090, width});
+    for (int part = 0; part < 3; ++part) {
+      const int64_t first = part == 2 ? 2048 : 0, count = part == 0 ? 2090 : part == 1 ? 2048 : 42;
+      F32 x({count, width}), weights({count});
+      I32 targets({count});
+      std::copy_n(rows.values.begin() + first * width, count * width, x.values.begin());
+      for (int64_t t = 0; t < count; ++t) targets[t] = static_cast<int32_t>((first + t) % classes), weights[t] = 1;
+      launch(other, "linear_cross_entropy", {view(x), view(w), view(targets), view(weights)}, {absent(), absent(), absent(), view(dw[part])});
+    }
+    for (size_t i = 0; i < dw[0].size(); ++i) CHECK(std::fabs(dw[0][i] - (dw[1][i] + dw[2][i])) < 1e-3f);  // of 2090 terms of about 1 in f32
   };
   for_each_bf16_device(device, [&](Device& other) {
     TrefoilDeviceInfo info{};

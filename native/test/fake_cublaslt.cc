@@ -83,13 +83,13 @@ Status cublasLtMatmulAlgoGetHeuristic(Handle, Descriptor, Layout, Layout, Layout
   return kSuccess;
 }
 Status cublasLtMatmul(Handle, Descriptor descriptor, const void* alpha, const void* a, Layout a_layout, const void* b, Layout b_layout, const void* beta,
-                      const void*, Layout, void* d, Layout d_layout, const Algorithm* algorithm, void* workspace, size_t workspace_bytes, void*) {
+                      const void* c, Layout c_layout, void* d, Layout d_layout, const Algorithm* algorithm, void* workspace, size_t workspace_bytes, void*) {
   const auto &left = *static_cast<FakeLayout*>(a_layout), &right = *static_cast<FakeLayout*>(b_layout), &result = *static_cast<FakeLayout*>(d_layout);
   const auto& operation = *static_cast<FakeDescriptor*>(descriptor);
   float scale, keep;
   std::memcpy(&scale, alpha, 4);
   std::memcpy(&keep, beta, 4);
-  if (algorithm->data[0] != 42 || keep != 0 || left.type != kRealBf16 || right.type != kRealBf16 || (result.type != kReal32F && result.type != kRealBf16) || !workspace || workspace_bytes == 0)
+  if (algorithm->data[0] != 42 || (keep != 0 && c_layout != d_layout) || left.type != kRealBf16 || right.type != kRealBf16 || (result.type != kReal32F && result.type != kRealBf16) || !workspace || workspace_bytes == 0)
     return kInvalidValue;
   const bool turn_left = operation.transpose[0] == kTransposed, turn_right = operation.transpose[1] == kTransposed;
   const uint64_t depth = turn_left ? left.rows : left.columns;
@@ -107,8 +107,10 @@ Status cublasLtMatmul(Handle, Descriptor descriptor, const void* alpha, const vo
           sum += widen(x[at_x]) * widen(y[at_y]);
         }
         const uint64_t at = static_cast<uint64_t>(batch * result.step) + j * static_cast<uint64_t>(result.leading) + i;
-        if (result.type == kRealBf16) static_cast<uint16_t*>(d)[at] = narrow(scale * sum);
-        else static_cast<float*>(d)[at] = scale * sum;
+        sum *= scale;
+        if (keep != 0) sum += keep * (result.type == kRealBf16 ? widen(static_cast<const uint16_t*>(c)[at]) : static_cast<const float*>(c)[at]);
+        if (result.type == kRealBf16) static_cast<uint16_t*>(d)[at] = narrow(sum);
+        else static_cast<float*>(d)[at] = sum;
       }
   }
   return kSuccess;

@@ -120,6 +120,9 @@ TEST(masked_diffusion_matches_definition) {
     check_definition(device, 2, 12, codes, {{}, {3, 1, 0}, {1.5f, 0.7f, 4.5f}, {0, 1.3f, 2, 5}, {2, 1, 1, 0, 0.8}, {0, 0.9f, 0, 40, 0.9}, {1, 0, 1}, {2, 1, 0, 0, 1, 1}});
 }
 
+// Rows that warps share again and again until one of them holds what is left.
+TEST(masked_diffusion_many_codes) { check_definition(device, 1, 6, 8190, {{}, {3, 1, 0}, {1.5f, 0.7f, 4.5f}, {0, 0.9f, 0, 40, 0.9}, {2, 1, 0, 0, 1, 1}}); }
+
 // The longest row that an H200's shared memory holds, and longer ones, which are worked out again at every use.
 TEST(masked_diffusion_long_rows) {
   check_definition(device, 1, 3, 56064, {{1.5f, 0.7f, 4.5f}});

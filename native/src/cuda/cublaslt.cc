@@ -99,8 +99,8 @@ std::string Cublaslt::version() const {
 }
 
 // The library's matrices go column by column: rows of ours are its columns, and c transposed is b transposed times a transposed.
-bool Cublaslt::multiply(platform::Stream stream, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, int count, float alpha, void* c,
-                        bool half, void* workspace) const {
+bool Cublaslt::multiply(platform::Stream stream, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, int count, float alpha,
+                        const void* residual, void* c, bool half, void* workspace) const {
   const Functions& f = *functions_;
   bool good = true;
   const auto check = [&](Status status) { good = good && status == kSuccess; };
@@ -131,9 +131,9 @@ bool Cublaslt::multiply(platform::Stream stream, const Operand& a, const Operand
   int found = 0;
   if (good) check(f.choose(handle_, product.object, left.object, right.object, result.object, result.object, preference.object, 1, &chosen, &found));
   if (!good || found == 0 || chosen.state != kSuccess) return false;
-  const float beta = 0;
-  return f.multiply(handle_, product.object, &alpha, b.data, left.object, a.data, right.object, &beta, c, result.object, c, result.object, &chosen.algorithm,
-                    workspace, kWorkspaceBytes, stream) == kSuccess;
+  const float beta = residual ? 1 : 0;
+  return f.multiply(handle_, product.object, &alpha, b.data, left.object, a.data, right.object, &beta, residual ? residual : c, result.object, c, result.object,
+                    &chosen.algorithm, workspace, kWorkspaceBytes, stream) == kSuccess;
 }
 
 }  // namespace trefoil::cuda

@@ -28,9 +28,10 @@ class Cublaslt {
     int64_t stride, step;
     bool by_depth;  // rows run along k; else the number of rows is k
   };
-  // c [count][m, n] of f32, or (half) bf16, = alpha a b. False: the library has no algorithm for it, and nothing was launched.
-  bool multiply(platform::Stream stream, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, int count, float alpha, void* c, bool half,
-                void* workspace) const;
+  // c [count][m, n] of f32, or (half) bf16, = alpha a b + residual, which is stored as c is, may be c, or null. False: the library has no
+  // algorithm for it, and nothing was launched.
+  bool multiply(platform::Stream stream, const Operand& a, const Operand& b, int64_t m, int64_t n, int64_t k, int count, float alpha, const void* residual,
+                void* c, bool half, void* workspace) const;
 
  private:
   struct Functions;

@@ -134,6 +134,17 @@ template <class T>
 __device__ __forceinline__ T warp_sum(T value) { return warp_reduce(value, Add{}); }
 __device__ __forceinline__ float warp_max(float value) { return warp_reduce(value, Largest{}); }
 
+// The sum of this lane's value and those of the lanes before it.
+template <class T>
+__device__ __forceinline__ T warp_through(T value) {
+#pragma unroll
+  for (int offset = 1; offset < kWarp; offset *= 2) {
+    const T before = __shfl_up_sync(kFullWarp, value, static_cast<unsigned>(offset));
+    if (lane_index() >= offset) value += before;
+  }
+  return value;
+}
+
 // All threads of the block get the result; every thread must call it. blockDim.x is a multiple of 32, the other dimensions are 1.
 template <class T, class Op>
 __device__ __forceinline__ T block_reduce(T value, T identity, Op op) {

@@ -165,6 +165,15 @@ inline uint32_t __ballot_sync(uint32_t mask, int predicate) {
     return result;
   });
 }
+template <class T>
+inline uint32_t __match_any_sync(uint32_t mask, T value) {
+  return trefoil::cuda::emulation::collective(mask, "__match_any_sync", value, [&](const auto& lanes) {
+    uint32_t result = 0;
+    for (int i = 0; i < 32; ++i)
+      if (lanes.present(i) && lanes[i] == value) result |= 1u << i;
+    return result;
+  });
+}
 inline int __any_sync(uint32_t mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 inline int __all_sync(uint32_t mask, int predicate) { return __ballot_sync(mask, !predicate) == 0; }
 

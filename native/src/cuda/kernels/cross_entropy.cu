@@ -1,6 +1,7 @@
 // Softmax cross-entropy over logits, and over a projection whose logits exist only some rows at a time.
 #include <algorithm>
 
+#include "floats.h"
 #include "index_check.h"
 #include "multiply.h"
 
@@ -8,79 +9,106 @@ namespace trefoil::cuda {
 
 namespace {
 
-constexpr int kThreads = 512;
-
-struct Running {
-  float most;   // largest so far; NaN is passed over here and shows in the sum
-  float total;  // sum of e^(x - most)
-};
-__device__ __forceinline__ void add(Running& r, float x) {
-  if (x > r.most) {
-    r.total = r.total * expf(r.most - x) + 1.0f;
-    r.most = x;
-  } else {
-    r.total += x == -INFINITY && r.most == -INFINITY ? 0.0f : expf(x - r.most);
-  }
-}
+constexpr int kMostThreads = 1024, kKept = 32;  // elements of a row to a thread, where a block keeps it
 
 // One row of logits [V]: its loss; w (softmax - onehot) into dlogits where it is not null (it may be logits) or, as bf16 in rows of
-// `half_stride`, into half. Two passes: the second reads what the first brought into the L2 cache.
+// `half_stride`, into half. An aligned row of up to kMostThreads * kKept is kept in registers and read once, a longer one twice. Loads of a thread are
+// asked for together; past the end the first elements are read and -inf is put in their place.
+template <int width, bool kept>
 __device__ void row_loss(const float* logits, int classes, int32_t target, float weight, double* loss, float* dlogits, bf16* half, int half_stride) {
-  const bool vectors = classes % 4 == 0;
-  Running mine = {-INFINITY, 0.0f};
-  if (vectors) {
-    for (int v = static_cast<int>(threadIdx.x) * 4; v < classes; v += kThreads * 4) {
-      const float4 x = load4(logits + v);
-      const float most = fmaxf(fmaxf(x.x, x.y), fmaxf(x.z, x.w));
-      if (most > mine.most) {
-        mine.total *= expf(mine.most - most);
-        mine.most = most;
+  constexpr int kBatch = (kept ? kKept : 16) / width;
+  const int first = static_cast<int>(threadIdx.x) * width, apart = static_cast<int>(blockDim.x) * width;
+  const float at_target = threadIdx.x == 0 ? logits[target] : 0.0f;
+  Vector<width> x[kBatch];
+  const auto load = [&](int from) {
+#pragma unroll
+    for (int k = 0; k < kBatch; ++k) x[k] = load_vector<width>(logits + (from + k * apart < classes ? from + k * apart : 0));
+    float most = -INFINITY;
+#pragma unroll
+    for (int k = 0; k < kBatch; ++k)
+#pragma unroll
+      for (int i = 0; i < width; ++i) {
+        if (from + k * apart >= classes) x[k][i] = -INFINITY;
+        most = fmaxf(most, x[k][i]);  // NaN is passed over here and shows in the sum
       }
-      const float shift = mine.most == -INFINITY ? 0.0f : mine.most;
-      mine.total += (expf(x.x - shift) + expf(x.y - shift)) + (expf(x.z - shift) + expf(x.w - shift));
-    }
+    return most;
+  };
+  // x = e^(x - shift), and their sum.
+  const auto exponentials = [&](float shift) {
+    float sum = 0;
+#pragma unroll
+    for (int k = 0; k < kBatch; ++k)
+#pragma unroll
+      for (int i = 0; i < width; ++i) sum += x[k][i] = expf(x[k][i] - shift);
+    return sum;
+  };
+  const auto finite = [](float most) { return most == -INFINITY ? 0.0f : most; };
+
+  float most = -INFINITY, total = 0, shift;
+  double all;
+  if constexpr (kept) {
+    shift = finite(block_max(load(first)));
+    total = exponentials(shift);
+    all = block_sum(static_cast<double>(total));
   } else {
-    for (int v = static_cast<int>(threadIdx.x); v < classes; v += kThreads) add(mine, logits[v]);
+    for (int from = first; from < classes; from += kBatch * apart) {
+      const float larger = fmaxf(most, load(from));
+      total = total * expf(most - finite(larger)) + exponentials(finite(larger));
+      most = larger;
+    }
+    shift = finite(block_max(most));
+    // A thread that saw nothing has shift 0: e^(0 - shift) may be infinite.
+    all = block_sum(total == 0.0f ? 0.0 : static_cast<double>(total) * static_cast<double>(expf(finite(most) - shift)));
   }
-  const float most = block_max(mine.most), shift = most == -INFINITY ? 0.0f : most;
-  const float own_shift = mine.most == -INFINITY ? 0.0f : mine.most;
-  // A thread that saw nothing has shift 0: e^(0 - shift) may be infinite.
-  const double total = block_sum(mine.total == 0.0f ? 0.0 : static_cast<double>(mine.total) * static_cast<double>(expf(own_shift - shift)));
-  if (threadIdx.x == 0) *loss = log(total) + (static_cast<double>(shift) - static_cast<double>(logits[target]));
+  if (threadIdx.x == 0) *loss = log(all) + (static_cast<double>(shift) - static_cast<double>(at_target));
   if (!dlogits && !half) return;
-  __syncthreads();  // logits[target] was read before its row is overwritten
-  const float scale = static_cast<float>(static_cast<double>(weight) / total);
-  auto gradient = [&](float x, int v) { return expf(x - shift) * scale - (v == target ? weight : 0.0f); };
-  if (vectors && (half == nullptr || half_stride == classes)) {
-    for (int v = static_cast<int>(threadIdx.x) * 4; v < classes; v += kThreads * 4) {
-      const float4 x = load4(logits + v);
-      const float4 y = make_float4(gradient(x.x, v), gradient(x.y, v + 1), gradient(x.z, v + 2), gradient(x.w, v + 3));
-      if (half) store4(half + v, y);
-      else store4(dlogits + v, y);
+  const Floats to = half ? Floats(half) : Floats(dlogits);
+  const float scale = static_cast<float>(static_cast<double>(weight) / all);
+  for (int from = first; from < classes; from += kBatch * apart) {
+    if constexpr (!kept) {
+      load(from);
+      exponentials(shift);
     }
-  } else if (half) {
-    for (int v = static_cast<int>(threadIdx.x); v < half_stride; v += kThreads) half[v] = narrow<bf16>(v < classes ? gradient(logits[v], v) : 0.0f);
-  } else {
-    for (int v = static_cast<int>(threadIdx.x); v < classes; v += kThreads) dlogits[v] = gradient(logits[v], v);
+#pragma unroll
+    for (int k = 0; k < kBatch; ++k) {
+      const int at = from + k * apart;
+      if (at >= classes) break;
+#pragma unroll
+      for (int i = 0; i < width; ++i) x[k][i] = x[k][i] * scale - (at + i == target ? weight : 0.0f);
+      to.store_vector(at, x[k]);
+    }
   }
+  if (half)
+    for (int v = classes + static_cast<int>(threadIdx.x); v < half_stride; v += static_cast<int>(blockDim.x)) half[v] = bf16{0};
 }
 
 // A block takes a row; rows whose target is -1 have loss and gradient 0.
-__global__ void __launch_bounds__(kThreads) cross_entropy_rows(const float* logits, const int32_t* targets, const float* weights, int classes,
-                                                               double* losses, float* dlogits, bf16* half, int half_stride) {
+template <int width, bool kept>
+__global__ void __launch_bounds__(kMostThreads) cross_entropy_rows(const float* logits, const int32_t* targets, const float* weights, int classes,
+                                                                   double* losses, float* dlogits, bf16* half, int half_stride) {
   const int64_t row = blockIdx.x;
   const int32_t target = targets[row];
   float* gradient = dlogits ? dlogits + row * classes : nullptr;
   bf16* half_gradient = half ? half + row * half_stride : nullptr;
   if (target >= 0 && target < classes) {
-    row_loss(logits + row * classes, classes, target, weights[row], losses + row, gradient, half_gradient, half_stride);
+    row_loss<width, kept>(logits + row * classes, classes, target, weights[row], losses + row, gradient, half_gradient, half_stride);
     return;
   }
   if (threadIdx.x == 0) losses[row] = 0;
   if (gradient)
-    for (int v = static_cast<int>(threadIdx.x); v < classes; v += kThreads) gradient[v] = 0;
+    for (int v = static_cast<int>(threadIdx.x); v < classes; v += static_cast<int>(blockDim.x)) gradient[v] = 0;
   if (half)
-    for (int v = static_cast<int>(threadIdx.x); v < half_stride; v += kThreads) half_gradient[v] = bf16{0};
+    for (int v = static_cast<int>(threadIdx.x); v < half_stride; v += static_cast<int>(blockDim.x)) half_gradient[v] = bf16{0};
+}
+
+void launch_rows(const Context& context, int64_t rows, int64_t classes, const float* logits, const int32_t* targets, const float* weights, double* losses,
+                 float* dlogits, bf16* half, int64_t half_stride) {
+  const bool aligned = classes % 4 == 0, kept = aligned && classes <= kMostThreads * kKept;
+  const auto run = [&](auto kernel) {
+    launch(context, {static_cast<unsigned>(rows), kept ? static_cast<unsigned>(ceil_divide(classes, 32 * kKept)) * 32 : 512u}, kernel, logits, targets, weights,
+           static_cast<int>(classes), losses, dlogits, half, static_cast<int>(half_stride));
+  };
+  run(kept ? cross_entropy_rows<4, true> : aligned ? cross_entropy_rows<4, false> : cross_entropy_rows<1, false>);
 }
 
 // nll, and loss = sum w nll in an order that depends on the number of rows alone.
@@ -105,8 +133,7 @@ void cross_entropy(const Context& context, const TrefoilLaunch& launch_) {
   double* losses = static_cast<double*>(launch_.workspace);
   check_index(context, Checked::cross_entropy_targets, targets, rows, -1, classes);
   if (rows > 0)
-    launch(context, {static_cast<unsigned>(rows), kThreads}, cross_entropy_rows, data<const float>(launch_.inputs[0]), targets, weights,
-           static_cast<int>(classes), losses, optional_output<float>(launch_, 2), nullptr, 0);
+    launch_rows(context, rows, classes, data<const float>(launch_.inputs[0]), targets, weights, losses, optional_output<float>(launch_, 2), nullptr, 0);
   launch(context, {1, 1024}, write_losses, losses, targets, weights, rows, optional_output<float>(launch_, 1), optional_output<float>(launch_, 0));
 }
 
@@ -121,7 +148,7 @@ struct Projection {
     classes = launch.inputs[1].shape[0];
     // About 256 MiB of logits, but rows enough to pay for a pass over dw.
     chunk = ((int64_t{1} << 26) / (classes + 1)) / 128 * 128;
-    chunk = chunk < 512 ? 512 : chunk > 8192 ? 8192 : chunk;
+    chunk = chunk < 2048 ? 2048 : chunk > 8192 ? 8192 : chunk;
     if (chunk > rows) chunk = rows;
   }
 
@@ -159,8 +186,7 @@ struct Projection {
       p.c = logits;
       multiply(context, workspace, left, packed, p);
       if (workspace.running())
-        cuda::launch(context, {static_cast<unsigned>(count), kThreads}, cross_entropy_rows, logits, targets + first, weights + first,
-                     static_cast<int>(classes), losses + first, half || !(dx || dw) ? nullptr : logits, half, static_cast<int>(half_stride));
+        launch_rows(context, count, classes, logits, targets + first, weights + first, losses + first, half || !(dx || dw) ? nullptr : logits, half, half_stride);
       Matrix gradient{in_bf16 ? static_cast<const void*>(half) : logits, packed.dtype, count, in_bf16 ? half_stride : classes, 1, true};
       if (dx) {
         Product q;

@@ -7,17 +7,6 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kColumns = 4;  // of C to a block where b is stored [n, k]
 
-// 16 bytes of b as floats.
-template <class T>
-struct Chunk {
-  static constexpr int kWidth = 16 / sizeof(T);
-  float values[kWidth];
-  __device__ __forceinline__ void read(const T* from) {
-#pragma unroll
-    for (int i = 0; i < kWidth; i += 4) *reinterpret_cast<float4*>(values + i) = load4(from + i);
-  }
-};
-
 // x [rows, k] in f32 from a stored either way round, in either type.
 template <class T>
 __global__ void __launch_bounds__(256) widen_rows(const T* a, float* x, int64_t total, int rows, int k, bool by_depth) {
@@ -38,10 +27,11 @@ __device__ __forceinline__ void store_element(const Product& p, int product, int
   }
 }
 
-// b [n, k]: a block takes four columns of C; its warps share k.
+// b [n, k]: a block takes four columns of C; its warps share k. Rows that are not there repeat the last one, so that nothing is decided between
+// the loads.
 template <class T, int rows>
-__global__ void __launch_bounds__(kWarps * 32) gemv_by_depth(const float* x, const T* b, int64_t b_step, Product p, bool vectors) {
-  constexpr int kWidth = Chunk<T>::kWidth;
+__global__ void __launch_bounds__(kWarps * 32, 2) gemv_by_depth(const float* x, const T* b, int64_t b_step, Product p, bool vectors) {
+  constexpr int kWidth = kVectorWidth<T>;
   TREFOIL_SHARED(parts, float[kWarps][rows * kColumns]);
   const int product = static_cast<int>(blockIdx.y), column = static_cast<int>(blockIdx.x) * kColumns;
   x += static_cast<int64_t>(product) * p.m * p.k;
@@ -51,35 +41,32 @@ __global__ void __launch_bounds__(kWarps * 32) gemv_by_depth(const float* x, con
   for (int j = 0; j < kColumns; ++j) line[j] = b + static_cast<int64_t>(column + j < p.n ? column + j : column) * p.k;
   float sums[rows][kColumns] = {};
   if (vectors) {
+#pragma unroll(rows == 1 ? 2 : 1)
     for (int k = static_cast<int>(threadIdx.x) * kWidth; k < p.k; k += kWarps * 32 * kWidth) {
-      Chunk<T> weights[kColumns];
+      Vector<kWidth> weights[kColumns];
 #pragma unroll
-      for (int j = 0; j < kColumns; ++j) weights[j].read(line[j] + k);
+      for (int j = 0; j < kColumns; ++j) weights[j] = load_vector<kWidth>(line[j] + k);
 #pragma unroll
-      for (int i = 0; i < rows; ++i) {
-        if (i >= p.m) break;
+      for (int part = 0; part < kWidth; part += 4) {
 #pragma unroll
-        for (int part = 0; part < kWidth; part += 4) {
-          const float4 at = load4(x + static_cast<int64_t>(i) * p.k + k + part);
+        for (int i = 0; i < rows; ++i) {
+          const Vector<4> at = load_vector<4>(x + (min(i, p.m - 1) * p.k + k + part));
 #pragma unroll
-          for (int j = 0; j < kColumns; ++j) {
-            sums[i][j] = fmaf(at.x, weights[j].values[part], sums[i][j]);
-            sums[i][j] = fmaf(at.y, weights[j].values[part + 1], sums[i][j]);
-            sums[i][j] = fmaf(at.z, weights[j].values[part + 2], sums[i][j]);
-            sums[i][j] = fmaf(at.w, weights[j].values[part + 3], sums[i][j]);
-          }
+          for (int step = 0; step < 4; ++step)
+#pragma unroll
+            for (int j = 0; j < kColumns; ++j) sums[i][j] = fmaf(at[step], weights[j][part + step], sums[i][j]);
         }
       }
     }
   } else {
+#pragma unroll 1
     for (int k = static_cast<int>(threadIdx.x); k < p.k; k += kWarps * 32) {
       float weights[kColumns];
 #pragma unroll
       for (int j = 0; j < kColumns; ++j) weights[j] = widen(line[j][k]);
 #pragma unroll
       for (int i = 0; i < rows; ++i) {
-        if (i >= p.m) break;
-        const float at = x[static_cast<int64_t>(i) * p.k + k];
+        const float at = x[min(i, p.m - 1) * p.k + k];
 #pragma unroll
         for (int j = 0; j < kColumns; ++j) sums[i][j] = fmaf(at, weights[j], sums[i][j]);
       }
@@ -102,8 +89,8 @@ __global__ void __launch_bounds__(kWarps * 32) gemv_by_depth(const float* x, con
 
 // b [k, n]: lanes take neighbouring columns, warps share the part of k that blockIdx.z has.
 template <class T, int rows>
-__global__ void __launch_bounds__(kWarps * 32) gemv_by_columns(const float* x, const T* b, int64_t b_step, Product p, bool vectors) {
-  constexpr int kWidth = Chunk<T>::kWidth, kSpan = 32 * kWidth;
+__global__ void __launch_bounds__(kWarps * 32, 2) gemv_by_columns(const float* x, const T* b, int64_t b_step, Product p, bool vectors) {
+  constexpr int kWidth = kVectorWidth<T>, kSpan = 32 * kWidth;
   TREFOIL_SHARED(parts, float[kWarps][kSpan]);
   const int product = static_cast<int>(blockIdx.y), column = static_cast<int>(blockIdx.x) * kSpan, lane = lane_index(), warp = warp_index();
   x += static_cast<int64_t>(product) * p.m * p.k;
@@ -113,22 +100,29 @@ __global__ void __launch_bounds__(kWarps * 32) gemv_by_columns(const float* x, c
   // Column j of this thread: neighbours where b is read in vectors, else 32 apart.
   auto offset = [&](int j) { return vectors ? lane * kWidth + j : lane + 32 * j; };
   float sums[rows][kWidth] = {};
-  for (int k = first + warp; k < last; k += kWarps) {
-    Chunk<T> weights;
-    const T* line = b + static_cast<int64_t>(k) * p.n;
-    if (vectors) {
-      if (column + lane * kWidth >= p.n) break;
-      weights.read(line + lane * kWidth);
-    } else {
+  constexpr int kTogether = rows == 8 ? 2 : 4;  // rows of b that are asked for before the first is used
+  for (int k = first + warp; k < last; k += kTogether * kWarps) {
+    if (vectors && column + lane * kWidth >= p.n) break;
+    Vector<kWidth> weights[kTogether];
 #pragma unroll
-      for (int j = 0; j < kWidth; ++j) weights.values[j] = column + lane + 32 * j < p.n ? widen(line[lane + 32 * j]) : 0.0f;
+    for (int t = 0; t < kTogether; ++t) {
+      const T* line = b + static_cast<int64_t>(min(k + t * kWarps, last - 1)) * p.n;
+      if (vectors) {
+        weights[t] = load_vector<kWidth>(line + lane * kWidth);
+      } else {
+#pragma unroll
+        for (int j = 0; j < kWidth; ++j) weights[t][j] = column + lane + 32 * j < p.n ? widen(line[lane + 32 * j]) : 0.0f;
+      }
     }
 #pragma unroll
-    for (int i = 0; i < rows; ++i) {
-      if (i >= p.m) break;
-      const float at = x[static_cast<int64_t>(i) * p.k + k];
+    for (int t = 0; t < kTogether; ++t) {
+      if (k + t * kWarps >= last) break;
 #pragma unroll
-      for (int j = 0; j < kWidth; ++j) sums[i][j] = fmaf(at, weights.values[j], sums[i][j]);
+      for (int i = 0; i < rows; ++i) {
+        const float at = x[min(i, p.m - 1) * p.k + k + t * kWarps];
+#pragma unroll
+        for (int j = 0; j < kWidth; ++j) sums[i][j] = fmaf(at, weights[t][j], sums[i][j]);
+      }
     }
   }
 #pragma unroll
@@ -148,7 +142,7 @@ __global__ void __launch_bounds__(kWarps * 32) gemv_by_columns(const float* x, c
 
 template <class T, int rows>
 void run(const Context& context, const float* x, const Matrix& b, const Product& p) {
-  constexpr int kWidth = Chunk<T>::kWidth;
+  constexpr int kWidth = kVectorWidth<T>;
   const int64_t step = b.count > 1 ? b.rows * b.columns : 0;
   const T* weights = static_cast<const T*>(b.data);
   const bool vectors = b.columns % kWidth == 0;

@@ -6,29 +6,49 @@ namespace trefoil::cuda {
 
 namespace {
 
-// An item is four elements of a row (vector) or one.
-template <bool vector, class Table, class Y>
-__global__ void gather_rows_kernel(const Table* table, const int32_t* index, Y* y, int64_t items, int64_t per_row, int64_t bound, ErrorRecord* errors) {
-  for (int64_t item = first_index(); item < items; item += index_stride()) {
-    const int64_t row = item / per_row, column = item - row * per_row, from = index[row];
+// blockDim.x threads take a row, blockDim.y rows a block. The index of the next row is asked for before this one is copied.
+template <int width, class Table, class Y>
+__global__ void __launch_bounds__(256) gather_rows_kernel(const Table* table, const int32_t* index, Y* y, int64_t rows, int columns, int64_t bound,
+                                                          ErrorRecord* errors) {
+  constexpr int kTogether = width == 8 ? 2 : 4;  // vectors that a thread asks for before it stores the first
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.y;
+  int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
+  int32_t next = row < rows ? index[row] : -1;
+  for (; row < rows; row += step) {
+    const int32_t from = next;
+    if (row + step < rows) next = index[row + step];
     const bool valid = index_in_range(errors, Checked::gather_rows_index, from, row, -1, bound) && from >= 0;
-    if constexpr (vector)
-      store4(y + item * 4, valid ? load4(table + (from * per_row + column) * 4) : make_float4(0, 0, 0, 0));
-    else
-      y[item] = narrow<Y>(valid ? widen(table[from * per_row + column]) : 0.0f);
+    const Floats to = Floats(y).from(row * columns);
+    const int apart = static_cast<int>(blockDim.x) * width;
+    int column = static_cast<int>(threadIdx.x) * width;
+    if (!valid) {
+      for (; column < columns; column += apart) to.store_vector(column, Vector<width>{});
+      continue;
+    }
+    const Table* source = table + from * static_cast<int64_t>(columns);
+    for (; column < columns; column += kTogether * apart) {
+      Vector<width> values[kTogether];
+#pragma unroll
+      for (int k = 0; k < kTogether; ++k) values[k] = load_vector<width>(source + (column + k * apart < columns ? column + k * apart : column));
+#pragma unroll
+      for (int k = 0; k < kTogether; ++k)
+        if (column + k * apart < columns) to.store_vector(column + k * apart, values[k]);
+    }
   }
 }
 
 void gather_rows(const Context& context, const TrefoilLaunch& args) {
   const TrefoilView &table = args.inputs[0], &y = args.outputs[0];
   if (!y.data || elements(y) == 0) return;
-  const int64_t width = elements(y) / elements(args.inputs[1]), bound = table.shape[0];
-  if (width * bound != elements(table)) fail(TREFOIL_INVALID_ARGUMENT, "gather_rows: rows of the table and the output differ in length");
-  const bool vector = width % 4 == 0;
-  const int64_t items = elements(y) / (vector ? 4 : 1);
+  const int64_t rows = elements(args.inputs[1]), columns = elements(y) / rows, bound = table.shape[0];
+  if (columns * bound != elements(table)) fail(TREFOIL_INVALID_ARGUMENT, "gather_rows: rows of the table and the output differ in length");
+  if (columns > INT32_MAX / 2) fail(TREFOIL_INVALID_ARGUMENT, "gather_rows: rows of 2^30 elements or more");
+  const int width = columns % 8 == 0 ? 8 : 1;
+  unsigned threads = 1;  // to a row
+  while (threads < 256 && threads * static_cast<unsigned>(width) < columns) threads *= 2;
   with_floats(table, y, [&]<class Table, class Y>(Table* from, Y* to) {
-    launch(context, {context.grid(items, 256), 256}, vector ? gather_rows_kernel<true, Table, Y> : gather_rows_kernel<false, Table, Y>, from,
-           data<int32_t>(args.inputs[1]), to, items, vector ? width / 4 : width, bound, context.errors);
+    launch(context, {context.grid(rows, 256 / threads), dim3(threads, 256 / threads)}, width == 8 ? gather_rows_kernel<8, Table, Y> : gather_rows_kernel<1, Table, Y>,
+           from, data<int32_t>(args.inputs[1]), to, rows, static_cast<int>(columns), bound, context.errors);
   });
 }
 
@@ -38,11 +58,10 @@ __global__ void count_uses_kernel(const int32_t* index, int64_t count, int64_t b
     if (index_in_range(errors, Checked::scatter_add_rows_index, index[i], i, -1, bound) && index[i] >= 0) atomicAdd(uses + index[i], 1);
 }
 
-// A place in the list for the uses of each row that has at most a warp of them. Which place depends on the order of the blocks, but only
+// A place in the list for the uses of each row that has at most a warp of them, 0 for others. Which place depends on the order of the blocks, but only
 // the place does.
 __global__ void reserve_uses_kernel(const int32_t* uses, int64_t bound, int32_t* places, int32_t* taken) {
-  for (int64_t v = first_index(); v < bound; v += index_stride())
-    if (uses[v] > 0 && uses[v] <= kWarp) places[v] = atomicAdd(taken, uses[v]);
+  for (int64_t v = first_index(); v < bound; v += index_stride()) places[v] = uses[v] > 0 && uses[v] <= kWarp ? atomicAdd(taken, uses[v]) : 0;
 }
 
 // places[v] moves past the row's uses, which the list then holds in some order.
@@ -65,8 +84,9 @@ __device__ int32_t sorted_lanes(int32_t own) {
   return result;
 }
 
+template <class T>
 struct Scatter {
-  Floats rows;
+  const T* rows;
   const int32_t* index;
   int64_t count;
   const int32_t *uses, *places, *list;
@@ -74,40 +94,44 @@ struct Scatter {
   int64_t bound, width;
 };
 
-// One block per row of the result, a warp to every 128 columns (or 32). Sums are made in the order of N: the few uses of a row are sorted
-// within the warp; of many, the warp walks all indices, 32 at a time, until it has met them.
-template <int vector>
-__global__ void scatter_add_rows_kernel(Scatter s) {
+// One block per row of the result. Sums are made in the order of N: the few uses of a row are sorted within each warp, and four are asked for
+// before the first is added; of many, the warp walks all indices, 32 at a time, until it has met them.
+template <int vector, class T>
+__global__ void __launch_bounds__(256, 4) scatter_add_rows_kernel(Scatter<T> s) {
+  constexpr int kTogether = 4;
   const int lane = lane_index();
   for (int64_t v = blockIdx.x; v < s.bound; v += gridDim.x) {
-    const int32_t used = s.uses[v];
+    const int32_t used = s.uses[v], place = s.places[v];
     const bool listed = used <= kWarp;
-    const int32_t uses = listed ? sorted_lanes(lane < used ? s.list[s.places[v] - used + lane] : INT32_MAX) : 0;
-    for (int64_t column = (static_cast<int64_t>(warp_index()) * kWarp + lane) * vector; column - lane * vector < s.width; column += static_cast<int64_t>(blockDim.x) * vector) {
-      float sum[vector] = {};
-      const auto add = [&](int64_t row) {
-        if (column >= s.width) return;
-        if constexpr (vector == 4) {
-          const float4 four = s.rows.load4(row * s.width + column);
-          sum[0] += four.x, sum[1] += four.y, sum[2] += four.z, sum[3] += four.w;
-        } else {
-          sum[0] += s.rows.load(row * s.width + column);
-        }
-      };
+    const int32_t uses = listed && used > 0 ? sorted_lanes(lane < used ? s.list[place - used + lane] : INT32_MAX) : 0;
+    for (int64_t base = static_cast<int64_t>(warp_index()) * kWarp * vector; base < s.width; base += static_cast<int64_t>(blockDim.x) * vector) {
+      const int64_t own = base + lane * vector, column = own < s.width ? own : 0;  // all lanes go along
+      Vector<vector> sum = {};
       if (listed) {
-        for (int i = 0; i < used; ++i) add(__shfl_sync(kFullWarp, uses, i));
+        for (int first = 0; first < used; first += kTogether) {
+          const T* from[kTogether];
+          Vector<vector> values[kTogether];
+#pragma unroll
+          for (int k = 0; k < kTogether; ++k) from[k] = s.rows + __shfl_sync(kFullWarp, uses, first + k < used ? first + k : first) * s.width + column;
+#pragma unroll
+          for (int k = 0; k < kTogether; ++k) values[k] = load_vector<vector>(from[k]);
+#pragma unroll
+          for (int k = 0; k < kTogether; ++k)
+#pragma unroll
+            for (int i = 0; i < vector; ++i) sum[i] = first + k < used ? sum[i] + values[k][i] : sum[i];
+        }
       } else {
         int32_t met = 0;
-        for (int64_t base = 0; met < used && base < s.count; base += kWarp) {
-          uint32_t matches = __ballot_sync(kFullWarp, base + lane < s.count && s.index[base + lane] == v);
-          for (; matches; matches &= matches - 1, ++met) add(base + __ffs(static_cast<int>(matches)) - 1);
+        for (int64_t at = 0; met < used && at < s.count; at += kWarp) {
+          uint32_t matches = __ballot_sync(kFullWarp, at + lane < s.count && s.index[at + lane] == v);
+          for (; matches; matches &= matches - 1, ++met) {
+            const Vector<vector> values = load_vector<vector>(s.rows + (at + __ffs(static_cast<int>(matches)) - 1) * s.width + column);
+#pragma unroll
+            for (int i = 0; i < vector; ++i) sum[i] += values[i];
+          }
         }
       }
-      if (column >= s.width) continue;
-      if constexpr (vector == 4)
-        s.y.store4(v * s.width + column, make_float4(sum[0], sum[1], sum[2], sum[3]));
-      else
-        s.y.store(v * s.width + column, sum[0]);
+      if (own < s.width) s.y.store_vector(v * s.width + column, sum);
     }
   }
 }
@@ -127,10 +151,13 @@ void scatter_add_rows(const Context& context, Workspace& workspace, const Trefoi
     launch(context, {context.grid(bound, 256), 256}, reserve_uses_kernel, uses, bound, places, uses + bound);
     launch(context, {context.grid(count, 256), 256}, list_uses_kernel, index, count, bound, uses, places, list);
   }
-  const bool vector = width % 4 == 0;
-  const unsigned threads = ceil_divide(width, vector ? 4 : 1) > 64 ? 128 : 32;
-  launch(context, {context.grid(bound, 1, 16), threads}, vector ? scatter_add_rows_kernel<4> : scatter_add_rows_kernel<1>,
-         Scatter{Floats(rows), index, count, uses, places, list, Floats(y), bound, width});
+  const bool vector = width % 8 == 0;
+  const int64_t lanes = width / (vector ? 8 : 1);
+  const unsigned threads = lanes > 128 ? 256 : lanes > 64 ? 128 : 32;
+  with_floats(rows, [&]<class T>(T* from) {
+    launch(context, {context.grid(bound, 1, 16), threads}, vector ? scatter_add_rows_kernel<8, T> : scatter_add_rows_kernel<1, T>,
+           Scatter<T>{from, index, count, uses, places, list, Floats(y), bound, width});
+  });
 }
 
 __global__ void gather_last_kernel(const float* x, const int32_t* index, float* y, int64_t count, int64_t kept, int64_t width, ErrorRecord* errors) {

@@ -29,112 +29,67 @@ template <bool staged>
 struct Logits {
   const float *conditional, *unconditional;
   float guidance;
+  int64_t n;
   const float* kept;
-  __device__ __forceinline__ float guided(int64_t i) const {
-    const float c = conditional[i], x = unconditional ? fmaf(c - unconditional[i], guidance, c) : c;
-    return x == x ? x : -INFINITY;
+  __device__ __forceinline__ float guide(float c, float u) const { return fmaxf(unconditional ? fmaf(c - u, guidance, c) : c, -INFINITY); }
+  __device__ __forceinline__ float4 guided(int64_t i) const {
+    const float4 c = load_logits(conditional, i, n), u = unconditional ? load_logits(unconditional, i, n) : make_float4(0, 0, 0, 0);
+    return make_float4(guide(c.x, u.x), guide(c.y, u.y), guide(c.z, u.z), guide(c.w, u.w));
   }
   __device__ __forceinline__ float operator()(int64_t i) const {
     if constexpr (staged) return kept[i];
+    return guide(conditional[i], unconditional ? unconditional[i] : 0.0f);
+  }
+  __device__ __forceinline__ float4 four(int64_t i) const {
+    if constexpr (staged) return load4(kept + i);
     return guided(i);
   }
 };
 
+// Four blocks to a multiprocessor: while some wait for logits, the others draw.
 template <bool staged>
-__global__ void __launch_bounds__(kThreads) draw_kernel(Step step) {
-  TREFOIL_SHARED(warp_totals, Fixed[kThreads / kWarp]);
+__global__ void __launch_bounds__(kThreads, 4) draw_kernel(Step step) {
+  TREFOIL_SHARED(words, uint4);
   const float guidance = step.controls[0], temperature = step.controls[1], noise = step.controls[2];
-  const bool greedy = !(temperature > 0);
-  const float inverse = greedy ? 1.0f : 1.0f / temperature;
-  const float scale = inverse < 1e38f ? inverse : 1e38f;  // finite: 0 * scale is the top logit's exponent
+  const float inverse = temperature > 0 ? 1.0f / temperature : 0.0f;  // 0: greedy
+  const float scale = inverse < 1e38f ? inverse : 1e38f;              // finite: 0 * scale is the top logit's exponent
   const int64_t n = step.n;
+  int32_t known = step.tokens[blockIdx.x];
   for (int64_t at = blockIdx.x; at < step.count; at += gridDim.x) {
-    if (step.tokens[at] != step.mask) {
+    const int32_t token_there = known;
+    if (at + gridDim.x < step.count) known = step.tokens[at + gridDim.x];  // the next one's, asked for early
+    if (token_there != step.mask) {
       if (threadIdx.x == 0) {
-        step.sampled[at] = step.tokens[at];
+        step.sampled[at] = token_there;
         step.confidence[at] = INFINITY;
       }
       continue;
     }
     float* row = staged ? dynamic_shared<float>() : nullptr;
-    const Logits<staged> x{step.conditional + at * n, step.unconditional ? step.unconditional + at * n : nullptr, guidance, row};
+    const Logits<staged> x{step.conditional + at * n, step.unconditional ? step.unconditional + at * n : nullptr, guidance, n, row};
     float top = -INFINITY;
-    if (staged && n % 4 == 0) {
-      for (int64_t i = threadIdx.x * 4; i < n; i += kThreads * 4) {
-        float4 c = load4(x.conditional + i);
-        if (x.unconditional) {
-          const float4 u = load4(x.unconditional + i);
-          c = make_float4(fmaf(c.x - u.x, guidance, c.x), fmaf(c.y - u.y, guidance, c.y), fmaf(c.z - u.z, guidance, c.z), fmaf(c.w - u.w, guidance, c.w));
-        }
-        c = make_float4(c.x == c.x ? c.x : -INFINITY, c.y == c.y ? c.y : -INFINITY, c.z == c.z ? c.z : -INFINITY, c.w == c.w ? c.w : -INFINITY);
-        store4(row + i, c);
-        top = fmaxf(fmaxf(top, fmaxf(c.x, c.y)), fmaxf(c.z, c.w));
-      }
-    } else {
-      for (int64_t i = threadIdx.x; i < n; i += kThreads) {
-        const float value = x.guided(i);
-        if constexpr (staged) row[i] = value;
-        top = fmaxf(top, value);
-      }
+#pragma unroll 4
+    for (int64_t i = threadIdx.x * 4; i < n; i += kThreads * 4) {
+      const float4 v = x.guided(i);
+      if constexpr (staged) store4(row + i, v);
+      top = fmaxf(fmaxf(top, fmaxf(v.x, v.y)), fmaxf(v.z, v.w));
     }
+    const uint32_t b = static_cast<uint32_t>(at) / static_cast<uint32_t>(step.positions), i = static_cast<uint32_t>(at) - b * static_cast<uint32_t>(step.positions);
+    if (threadIdx.x == 0) words = philox(step.own_state ? step.state + 4 * b : step.state, step.stream, step.own_state ? i : static_cast<uint32_t>(at));
     top = block_max(top);  // a barrier too: the row is complete
-
-    const bool finite = top < INFINITY && top > -INFINITY;
-    int64_t token = 0;
-    double log_probability = top > 0 ? 0.0 : -INFINITY;
-    if (greedy || !finite) {
-      token = block_find(n, x, top);
-      if (token == n) token = 0;
-    }
-    if (finite) {
-      const auto key = [&](int64_t i) { return candidate_key(x(i), i); };
-      const auto weight = [&](int64_t i) { return fixed_weight(expf((x(i) - top) * scale)); };
-      unsigned long long last = ~0ull;
-      if (!greedy && ((step.top_k > 0 && step.top_k < n) || step.top_p < 1)) {
-        Fixed total = 0;
-        for (int64_t i = threadIdx.x; i < n; i += kThreads) total += weight(i);
-        last = block_filter(n, key, weight, block_sum(total), step.top_k, step.top_p).last;
-      }
-      // Weights of this warp's stretch, and the normaliser at temperature 1.
-      const int64_t stretch = (n + kThreads - 1) / kThreads * kWarp, begin = warp_index() * stretch, end = begin + stretch < n ? begin + stretch : n;
-      Fixed own = 0;
-      float sum = 0;
-      for (int64_t i = begin + lane_index(); i < end; i += kWarp) {
-        const float value = x(i), exponential = expf(value - top);
-        sum += exponential;
-        if (greedy || candidate_key(value, i) > last) continue;
-        own += fixed_weight(scale == 1.0f ? exponential : expf((value - top) * scale));
-      }
-      const double normaliser = block_sum(static_cast<double>(sum));
-      if (!greedy) {
-        own = warp_sum(own);
-        if (lane_index() == 0) warp_totals[warp_index()] = own;
-        __syncthreads();
-        Fixed ahead = 0, total = 0;
-        for (int w = 0; w < static_cast<int>(kThreads / kWarp); ++w) {
-          if (w < warp_index()) ahead += warp_totals[w];
-          total += warp_totals[w];
-        }
-        const int64_t i = at % step.positions;
-        const int32_t* state = step.own_state ? step.state + 4 * (at / step.positions) : step.state;
-        const float u = unit_interval(philox(state, step.stream, static_cast<uint32_t>(step.own_state ? i : at)).x);
-        const auto kept = [&](int64_t k) { return key(k) <= last ? weight(k) : Fixed{0}; };
-        token = block_draw(n, stretch, kept, ahead, own, fixed_target(u, total));
-      }
-      log_probability = static_cast<double>(x(token) - top) - log(normaliser);
-    }
-    if (threadIdx.x == 0) {
-      const int64_t b = at / step.positions, i = at - b * step.positions;
-      const int32_t* state = step.own_state ? step.state + 4 * b : step.state;
-      const uint32_t word = philox(state, step.stream, static_cast<uint32_t>(step.own_state ? i : at)).y;
-      step.sampled[at] = static_cast<int32_t>(token);
-      // Standard Gumbel from 24 bits, never infinite.
-      const double gumbel = noise != 0 ? static_cast<double>(noise) * -log(-log((static_cast<double>(word >> 8) + 0.5) * 0x1p-24)) : 0.0;
-      step.confidence[at] = step.priority       ? step.priority[b * step.priority_step + i]
-                            : step.random_order ? unit_interval(word)
-                                                : static_cast<float>(log_probability + gumbel);
-    }
+    double normaliser;
+    const int64_t token = block_sample(n, x, top, scale, step.top_k, step.top_p, unit_interval(words.x), normaliser);
+    const float drawn = x(token);
+    const uint32_t noise_word = words.y;
     __syncthreads();  // shared memory is free for the next position
+    if (threadIdx.x != 0) continue;
+    step.sampled[at] = static_cast<int32_t>(token);
+    const double log_probability = top < INFINITY && top > -INFINITY ? static_cast<double>(drawn - top) - log(normaliser) : top > 0 ? 0.0 : -INFINITY;
+    // Standard Gumbel from 24 bits, never infinite.
+    const double gumbel = noise != 0 ? static_cast<double>(noise) * -log(-log((static_cast<double>(noise_word >> 8) + 0.5) * 0x1p-24)) : 0.0;
+    step.confidence[at] = step.priority       ? step.priority[b * step.priority_step + i]
+                          : step.random_order ? unit_interval(noise_word)
+                                              : static_cast<float>(log_probability + gumbel);
   }
 }
 
@@ -153,7 +108,7 @@ __global__ void remask_kernel(const int32_t* tokens, const int32_t* remaining, c
     unsigned long long last = ~0ull;
     if (again > 0)
       last = block_select(positions, [&](int64_t i) { return candidate_key(sure[i], i); },
-                          [&](int64_t i, unsigned long long) { return static_cast<Fixed>(known[i] == mask); }, masked - static_cast<Fixed>(again) - 1).key;
+                          [&](int64_t i, unsigned long long) { return static_cast<Fixed>(known[i] == mask); }, masked - static_cast<Fixed>(again) - 1);
     for (int64_t i = threadIdx.x; i < positions; i += blockDim.x)
       next[b * positions + i] = known[i] == mask && candidate_key(sure[i], i) > last ? mask : sampled[b * positions + i];
     __syncthreads();
@@ -172,6 +127,7 @@ void masked_diffusion_step(const Context& context, const TrefoilLaunch& args) {
   const int64_t batch = logits.shape[0], positions = logits.shape[1], n = logits.shape[2], count = batch * positions;
   if (count == 0) return;
   if (n == 0) fail(TREFOIL_INVALID_ARGUMENT, "masked_diffusion_step: there are no logits to choose from");
+  if (count > INT32_MAX) fail(TREFOIL_INVALID_ARGUMENT, "masked_diffusion_step: there are 2^31 positions or more");
   int32_t *next = data<int32_t>(args.outputs[0]), *sampled = data<int32_t>(args.outputs[1]);
   float* confidence = data<float>(args.outputs[2]);
   if (!sampled) sampled = static_cast<int32_t*>(args.workspace);
@@ -181,8 +137,8 @@ void masked_diffusion_step(const Context& context, const TrefoilLaunch& args) {
                   sampled, confidence, count, positions, n, static_cast<int64_t>(args.attributes[1]), priority && args.inputs[6].rank == 2 ? positions : 0,
                   args.attributes[2], static_cast<int32_t>(args.attributes[0]), state.rank == 2, args.attributes[3] == 1,
                   static_cast<uint32_t>(static_cast<int64_t>(args.attributes[4]))};
-  const size_t row_bytes = static_cast<size_t>(n) * sizeof(float);
-  // 8 KiB stay for what the kernel declares itself, which is 5.
+  const size_t row_bytes = static_cast<size_t>(ceil_divide(n, 4)) * sizeof(float4);
+  // 8 KiB stay for what the kernel declares itself, which is 6.
   if (row_bytes + 8192 <= context.shared_limit)
     launch(context, {context.grid(count, 1), kThreads, row_bytes}, draw_kernel<true>, step);
   else

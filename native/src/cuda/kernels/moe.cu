@@ -124,7 +124,7 @@ struct Chunks {
   explicit Chunks(int64_t slots) {
     size = ceil_divide(ceil_divide(slots, 1024), 32) * 32;
     if (size < 256) size = 256;
-    count = ceil_divide(slots, size);
+    count = ceil_divide(ceil_divide(slots, size), 4) * 4;  // the last ones may be empty: counts are read in fours
   }
 };
 
@@ -140,36 +140,33 @@ __global__ void __launch_bounds__(32) count_experts(ErrorRecord* errors, Checked
   for (int e = lane_index(); e < experts; e += 32) counts[static_cast<int64_t>(e) * gridDim.x + blockIdx.x] = count[e];
 }
 
-// Exclusive prefix sums of counts [experts * chunks] in place; offsets[e] is the start of expert e.
-__global__ void __launch_bounds__(1024) scan_counts(int32_t* counts, int64_t total, int64_t chunks, int experts, int32_t* offsets) {
-  TREFOIL_SHARED(sums, int32_t[32]);
+// Exclusive prefix sums of counts [experts * chunks] in place, four to a thread at a time; offsets[e] is the start of expert e.
+__global__ void __launch_bounds__(1024) scan_counts(int4* counts, int64_t total, int64_t chunks, int experts, int32_t* offsets) {
+  TREFOIL_SHARED(sums, int32_t[2][32]);  // of one round while the last one's are read
   const int lane = lane_index(), warp = warp_index();
+  const int64_t fours = total / 4;
   int32_t before = 0;
-  for (int64_t first = 0; first < total; first += 1024) {
+  int4 next = threadIdx.x < fours ? counts[threadIdx.x] : int4{};
+  for (int64_t first = 0, round = 0; first < fours; first += 1024, round ^= 1) {
     const int64_t i = first + threadIdx.x;
-    const int32_t own = i < total ? counts[i] : 0;
-    int32_t through = own;
-#pragma unroll
-    for (int offset = 1; offset < 32; offset *= 2) {
-      const int32_t below = __shfl_up_sync(kFullWarp, through, offset);
-      if (lane >= offset) through += below;
-    }
+    const int4 own = next;
+    if (i + 1024 < fours) next = counts[i + 1024];
+    else next = int4{};
+    const int32_t through = warp_through(own.x + own.y + own.z + own.w);
+    if (lane == 31) sums[round][warp] = through;
     __syncthreads();
-    if (lane == 31) sums[warp] = through;
-    __syncthreads();
-    int32_t warps_before = 0, all = 0;
-    for (int w = 0; w < 32; ++w) {
-      if (w < warp) warps_before += sums[w];
-      all += sums[w];
-    }
-    const int32_t start = before + warps_before + through - own;
-    if (i < total) {
-      counts[i] = start;
-      if (offsets && i % chunks == 0) offsets[i / chunks] = start;
-    }
-    before += all;
+    const int32_t warps_through = warp_through(sums[round][lane]);
+    int4 start;
+    start.x = before + __shfl_sync(kFullWarp, warps_through - sums[round][lane], warp) + through - (own.x + own.y + own.z + own.w);
+    start.y = start.x + own.x, start.z = start.y + own.y, start.w = start.z + own.z;
+    if (i < fours) counts[i] = start;
+    before += __shfl_sync(kFullWarp, warps_through, 31);
   }
-  if (offsets && threadIdx.x == 0) offsets[experts] = before;
+  if (!offsets) return;
+  __syncthreads();
+  const auto* starts = reinterpret_cast<const int32_t*>(counts);
+  for (int e = static_cast<int>(threadIdx.x); e < experts; e += 1024) offsets[e] = starts[e * chunks];
+  if (threadIdx.x == 0) offsets[experts] = before;
 }
 
 __global__ void __launch_bounds__(32) place_slots(const int32_t* expert, int64_t slots, int64_t chunk, int kept, int experts, const int32_t* starts,
@@ -178,27 +175,27 @@ __global__ void __launch_bounds__(32) place_slots(const int32_t* expert, int64_t
   for (int e = lane_index(); e < experts; e += 32) next[e] = starts[static_cast<int64_t>(e) * gridDim.x + blockIdx.x];
   __syncwarp();
   const int64_t first = blockIdx.x * chunk, last = first + chunk < slots ? first + chunk : slots;
-  for (int64_t group = first; group < last; group += 32) {
-    const int64_t s = group + lane_index();
-    const int32_t e = s < last ? expert[s] : -1;
-    const bool valid = e >= 0 && e < experts;
-    // Lanes with the same expert: one round per expert that occurs among them.
-    uint32_t same = 0, left = __ballot_sync(kFullWarp, valid);
-    while (left) {
-      const int32_t leader = __shfl_sync(kFullWarp, e, __ffs(static_cast<int>(left)) - 1);
-      const uint32_t alike = __ballot_sync(kFullWarp, valid && e == leader);
-      if (valid && e == leader) same = alike;
-      left &= ~alike;
+  constexpr int kGroups = 4;  // of 32 slots, asked for together
+  for (int64_t groups = first; groups < last; groups += kGroups * 32) {
+    int32_t chosen[kGroups];
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g) chosen[g] = groups + g * 32 + lane_index() < last ? expert[groups + g * 32 + lane_index()] : -1;
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g) {
+      const int64_t s = groups + g * 32 + lane_index();
+      const int32_t e = chosen[g];
+      const bool valid = e >= 0 && e < experts;
+      const uint32_t same = __match_any_sync(kFullWarp, e);  // lanes with the same expert
+      int32_t r = 0;
+      if (valid) r = next[e] + __popc(same & ((1u << lane_index()) - 1u));
+      __syncwarp();
+      if (valid && (same >> lane_index()) == 1u) next[e] = r + 1;  // the last of them
+      __syncwarp();
+      if (!valid) continue;
+      if (permutation) permutation[r] = static_cast<int32_t>(s);
+      if (token) token[r] = static_cast<int32_t>(s) / kept;
+      if (inverse) inverse[s] = r;
     }
-    int32_t r = 0;
-    if (valid) r = next[e] + __popc(same & ((1u << lane_index()) - 1u));
-    __syncwarp();
-    if (valid && (same >> lane_index()) == 1u) next[e] = r + 1;  // the last of them
-    __syncwarp();
-    if (!valid) continue;
-    if (permutation) permutation[r] = static_cast<int32_t>(s);
-    if (token) token[r] = static_cast<int32_t>(s / kept);
-    if (inverse) inverse[s] = r;
   }
 }
 
@@ -232,102 +229,130 @@ void moe_sort(const Context& context, const TrefoilLaunch& launch_) {
   int32_t* counts = static_cast<int32_t*>(launch_.workspace);
   const int32_t* expert = data<const int32_t>(launch_.inputs[0]);
   launch(context, {blocks, 32, shared}, count_experts, context.errors, Checked::moe_sort_expert, expert, slots, chunks.size, experts, counts);
-  launch(context, {1, 1024}, scan_counts, counts, chunks.count * experts, chunks.count, experts, offsets);
+  launch(context, {1, 1024}, scan_counts, reinterpret_cast<int4*>(counts), chunks.count * experts, chunks.count, experts, offsets);
   launch(context, {blocks, 32, shared}, place_slots, expert, slots, chunks.size, kept, experts, counts, optional_output<int32_t>(launch_, 0),
          optional_output<int32_t>(launch_, 1), optional_output<int32_t>(launch_, 3));
 }
 
-// out[t] = sum_j w[t, j] y[inverse[t K + j]] in order of j; weights null: all 1. A block takes a token.
-template <int width>
-__global__ void __launch_bounds__(128) moe_combine_kernel(ErrorRecord* errors, Checked what, Floats y, const int32_t* inverse,
-                                                          const float* weights, int rows, int columns, int kept, Floats out) {
-  const int64_t token = blockIdx.x;
-  for (int d = static_cast<int>(threadIdx.x) * width; d < columns; d += 128 * width) {
-    float total[width] = {};
-    for (int j = 0; j < kept; ++j) {
-      const int32_t row = inverse[token * kept + j];
-      if (row < 0 || row >= rows) {
-        if (d == 0) report_index(errors, what, row, token * kept + j, 0, rows);
-        continue;
-      }
-      const float weight = weights ? weights[token * kept + j] : 1.0f;
-      const int64_t from = static_cast<int64_t>(row) * columns + d;
-      float values[width];
-      if constexpr (width == 4) *reinterpret_cast<float4*>(values) = y.load4(from);
-      else values[0] = y.load(from);
+constexpr int kTogether = 4;  // rows that a thread asks for before it adds the first
+
+// out[t] = sum_j w[t, j] y[inverse[t K + j]] in order of j; weights null: all 1. A block takes a token. Where an index is missing or wrong, row 0
+// is read and not added, so that nothing is decided between the loads.
+template <int width, class Y>
+__global__ void __launch_bounds__(256, 4) moe_combine_kernel(ErrorRecord* errors, Checked what, const Y* y, const int32_t* inverse,
+                                                             const float* weights, int rows, int columns, int kept, Floats out) {
+  const int64_t token = blockIdx.x, slots = token * kept;
+  for (int j = static_cast<int>(threadIdx.x); j < kept; j += static_cast<int>(blockDim.x)) index_in_range(errors, what, inverse[slots + j], slots + j, 0, rows);
+  if (rows == 0) kept = 0;
+  for (int d = static_cast<int>(threadIdx.x) * width; d < columns; d += static_cast<int>(blockDim.x) * width) {
+    Vector<width> total = {};
+    for (int first = 0; first < kept; first += kTogether) {
+      int32_t row[kTogether];
+      float weight[kTogether];
 #pragma unroll
-      for (int i = 0; i < width; ++i) total[i] = fmaf(weight, values[i], total[i]);
+      for (int j = 0; j < kTogether; ++j) {
+        const int64_t slot = slots + (first + j < kept ? first + j : first);
+        row[j] = inverse[slot];
+        if (first + j >= kept) row[j] = -1;
+        weight[j] = weights ? weights[slot] : 1.0f;
+      }
+      Vector<width> values[kTogether];
+#pragma unroll
+      for (int j = 0; j < kTogether; ++j) {
+        if (row[j] < 0 || row[j] >= rows) row[j] = -1;
+        values[j] = load_vector<width>(y + static_cast<int64_t>(row[j] < 0 ? 0 : row[j]) * columns + d);
+      }
+#pragma unroll
+      for (int j = 0; j < kTogether; ++j)
+#pragma unroll
+        for (int i = 0; i < width; ++i) total[i] = row[j] < 0 ? total[i] : fmaf(weight[j], values[j][i], total[i]);
     }
-    if constexpr (width == 4) out.store4(token * columns + d, make_float4(total[0], total[1], total[2], total[3]));
-    else out.store(token * columns + d, total[0]);
+    out.store_vector(token * columns + d, total);
   }
 }
+
+// Threads to a row of so many columns, `width` at a time.
+unsigned row_threads(int64_t columns, int width) { return columns > 128 * width ? 256 : 128; }
 
 void moe_combine(const Context& context, const TrefoilLaunch& launch_) {
   const TrefoilView &y = launch_.inputs[0], &out = launch_.outputs[0];
   if (!out.data || elements(out) == 0) return;
-  const int64_t tokens = out.shape[0], width = out.shape[1], slots = elements(launch_.inputs[1]), kept = slots / tokens;
+  const int64_t tokens = out.shape[0], columns = out.shape[1], slots = elements(launch_.inputs[1]), kept = slots / tokens;
   const float* weights = optional_input<const float>(launch_, 2);
-  if (kept * tokens != slots || last_dimension(y) != width || (weights && elements(launch_.inputs[2]) != slots))
+  if (kept * tokens != slots || last_dimension(y) != columns || (weights && elements(launch_.inputs[2]) != slots))
     fail(TREFOIL_INVALID_ARGUMENT, "moe_combine: y, inverse, weights and output do not fit each other");
-  auto run = [&](auto kernel) {
-    launch(context, {static_cast<unsigned>(tokens), 128}, kernel, context.errors, Checked::moe_combine_row, Floats(y),
-           data<const int32_t>(launch_.inputs[1]), weights, static_cast<int>(y.shape[0]), static_cast<int>(width), static_cast<int>(kept), Floats(out));
-  };
-  if (width % 4 == 0) run(moe_combine_kernel<4>);
-  else run(moe_combine_kernel<1>);
+  with_floats(y, [&]<class Y>(Y* from) {
+    const auto run = [&](auto kernel, int width) {
+      launch(context, {static_cast<unsigned>(tokens), row_threads(columns, width)}, kernel, context.errors, Checked::moe_combine_row, from,
+             data<const int32_t>(launch_.inputs[1]), weights, static_cast<int>(y.shape[0]), static_cast<int>(columns), static_cast<int>(kept), Floats(out));
+    };
+    if (columns % 8 == 0) run(moe_combine_kernel<8, Y>, 8);
+    else run(moe_combine_kernel<1, Y>, 1);
+  });
 }
 
-// dy[r] = w dout (where dy is wanted), dweights[s] = <y[r], dout>. A block takes a row.
-template <int width>
-__global__ void __launch_bounds__(128) moe_combine_grad_kernel(ErrorRecord* errors, Checked what, Floats dout, Floats y,
-                                                               const int32_t* permutation, const float* weights, int rows, int columns, int kept,
-                                                               Floats dy, float* dweights) {
-  const int64_t r = blockIdx.x;
-  const int32_t s = permutation[r];
-  if (s < 0 || s >= rows) {
-    if (threadIdx.x == 0) report_index(errors, what, s, r, 0, rows);
-    return;
-  }
-  const float weight = weights[s];
-  const Floats upstream = dout.from(static_cast<int64_t>(s / kept) * columns), from = y.from(r * columns);
-  float total = 0;
-  for (int d = static_cast<int>(threadIdx.x) * width; d < columns; d += 128 * width) {
-    float up[width], values[width] = {};
-    if constexpr (width == 4) *reinterpret_cast<float4*>(up) = upstream.load4(d);
-    else up[0] = upstream.load(d);
-    if (dweights) {
-      if constexpr (width == 4) *reinterpret_cast<float4*>(values) = from.load4(d);
-      else values[0] = from.load(d);
-#pragma unroll
-      for (int i = 0; i < width; ++i) total = fmaf(up[i], values[i], total);
+// dy[r] = w dout (where dy is wanted), dweights[s] = <y[r], dout>. A warp takes a row, and asks for the next one's slot while it works.
+template <int width, class Dout, class Y>
+__global__ void __launch_bounds__(kWarps * 32) moe_combine_grad_kernel(ErrorRecord* errors, Checked what, const Dout* dout, const Y* y,
+                                                                       const int32_t* permutation, const float* weights, int rows, int columns, int kept,
+                                                                       Floats dy, float* dweights) {
+  const int warps = static_cast<int>(gridDim.x) * kWarps;
+  int r = static_cast<int>(blockIdx.x) * kWarps + warp_index();
+  int32_t next = r < rows ? permutation[r] : 0;
+  for (; r < rows; r += warps) {
+    const int32_t s = next;
+    if (r + warps < rows) next = permutation[r + warps];
+    if (s < 0 || s >= rows) {
+      if (lane_index() == 0) report_index(errors, what, s, r, 0, rows);
+      continue;
     }
-    if (!dy) continue;
-    if constexpr (width == 4) dy.store4(r * columns + d, make_float4(up[0] * weight, up[1] * weight, up[2] * weight, up[3] * weight));
-    else dy.store(r * columns + d, up[0] * weight);
+    const float weight = weights[s];
+    const Dout* upstream = dout + static_cast<int64_t>(s / kept) * columns;
+    const Y* from = y + static_cast<int64_t>(r) * columns;
+    float total = 0;
+    constexpr int kSteps = 2;  // a thread's loads before the first product
+    for (int first = lane_index() * width; first < columns; first += kSteps * 32 * width) {
+      Vector<width> up[kSteps] = {}, values[kSteps] = {};
+#pragma unroll
+      for (int k = 0; k < kSteps; ++k) {
+        const int d = first + k * 32 * width;
+        if (d >= columns) continue;
+        if (dweights) values[k] = load_vector<width>(from + d);
+        up[k] = load_vector<width>(upstream + d);
+      }
+#pragma unroll
+      for (int k = 0; k < kSteps; ++k) {
+        const int d = first + k * 32 * width;
+#pragma unroll
+        for (int i = 0; i < width; ++i) {
+          total = fmaf(up[k][i], values[k][i], total);
+          up[k][i] *= weight;
+        }
+        if (dy && d < columns) dy.store_vector(static_cast<int64_t>(r) * columns + d, up[k]);
+      }
+    }
+    if (!dweights) continue;
+    total = warp_sum(total);
+    if (lane_index() == 0) dweights[s] = total;
   }
-  if (!dweights) return;
-  total = block_sum(total);
-  if (threadIdx.x == 0) dweights[s] = total;
 }
 
 void moe_combine_grad(const Context& context, const TrefoilLaunch& launch_) {
   const TrefoilView &dout = launch_.inputs[0], &y = launch_.inputs[1], &weights = launch_.inputs[3];
   const Floats dy = optional_floats(launch_.outputs, launch_.output_count, 0);
   float* dweights = optional_output<float>(launch_, 1);
-  const int64_t rows = y.shape[0], width = y.shape[1], slots = elements(weights), kept = last_dimension(weights);
-  if (rows == 0 || width == 0) {
+  const int64_t rows = y.shape[0], columns = y.shape[1], slots = elements(weights), kept = last_dimension(weights);
+  if (rows == 0 || columns == 0) {
     if (dweights && slots > 0) platform::fill_zero(context.stream, dweights, static_cast<size_t>(slots) * sizeof(float));
     return;
   }
-  if (rows != slots || elements(launch_.inputs[2]) != rows || elements(dout) * kept != rows * width)
+  if (rows != slots || elements(launch_.inputs[2]) != rows || elements(dout) * kept != rows * columns)
     fail(TREFOIL_INVALID_ARGUMENT, "moe_combine_grad: dout, y, permutation and weights do not fit each other");
-  auto run = [&](auto kernel) {
-    launch(context, {static_cast<unsigned>(rows), 128}, kernel, context.errors, Checked::moe_combine_grad_slot, Floats(dout), Floats(y),
-           data<const int32_t>(launch_.inputs[2]), data<const float>(weights), static_cast<int>(rows), static_cast<int>(width), static_cast<int>(kept), dy, dweights);
-  };
-  if (width % 4 == 0) run(moe_combine_grad_kernel<4>);
-  else run(moe_combine_grad_kernel<1>);
+  with_floats(dout, y, [&]<class Dout, class Y>(Dout* upstream, Y* from) {
+    launch(context, {context.grid(rows, kWarps), kWarps * 32}, columns % 8 == 0 ? moe_combine_grad_kernel<8, Dout, Y> : moe_combine_grad_kernel<1, Dout, Y>,
+           context.errors, Checked::moe_combine_grad_slot, upstream, from, data<const int32_t>(launch_.inputs[2]), data<const float>(weights),
+           static_cast<int>(rows), static_cast<int>(columns), static_cast<int>(kept), dy, dweights);
+  });
 }
 
 }  // namespace

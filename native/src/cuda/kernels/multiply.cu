@@ -68,22 +68,26 @@ __global__ void __launch_bounds__(kLoopThreads, kAddBlocks) add_partials(const _
   }
 }
 
-// Plain products of some size go to cuBLASLt where it is there; false: they do not. An epilogue passes over C once more.
+// Plain products of some size go to cuBLASLt where it is there; false: they do not. The library adds a residual that is stored as C is; any other
+// epilogue passes over C once more.
 bool multiply_by_library(const Context& context, Workspace& workspace, const Rows<bf16>& a, bool a_by_depth, const Rows<bf16>& b, bool b_by_depth, Product p) {
-  const bool plain = p.schedule == Schedule::batch && p.placement.columns == 0 && !a.index && !b.index &&
-                     (p.count == 1 || p.c_step == int64_t{p.m} * p.n) && (!p.c || p.epilogue.residual.data != p.c.data);  // C as its own residual would be lost
+  const Epilogue& e = p.epilogue;
+  const int64_t size = int64_t{p.m} * p.n;
+  const bool scaled = !e.bias && !e.preactivation && e.activation == Activation::none;
+  const bool added = scaled && e.residual && e.residual.half == p.c.half && (p.count == 1 || p.residual_step == size);
+  const bool plain = p.schedule == Schedule::batch && p.placement.columns == 0 && !a.index && !b.index && (p.count == 1 || p.c_step == size) &&
+                     (!p.c || added || e.residual.data != p.c.data);  // C as its own residual would be lost
   if (!context.cublaslt || !plain || p.m < 32 || p.n < 32 || p.k == 0) return false;
   // At a multiple of 256 bytes, which is more than planned memory promises.
   auto scratch = reinterpret_cast<uintptr_t>(workspace.take<char>(static_cast<int64_t>(Cublaslt::kWorkspaceBytes) + 192));
   scratch = (scratch + 255) / 256 * 256;
   // What an epilogue still has to pass over stays f32. Whether there is one is not known while the workspace is measured.
-  float* sums = p.c.half ? workspace.take<float>(int64_t{p.count} * p.m * p.n) : nullptr;
+  float* sums = p.c.half ? workspace.take<float>(p.count * size) : nullptr;
   if (!workspace.running()) return false;  // our own kernel's needs count too: the library may have no algorithm
-  const Epilogue& e = p.epilogue;
-  const bool finished = !e.bias && !e.residual && !e.preactivation && e.activation == Activation::none;
+  const bool finished = added || (scaled && !e.residual);
   const Floats c = finished || !sums ? p.c : Floats(sums);
   if (!context.cublaslt->multiply(context.stream, {a.data, a.stride, a.step, a_by_depth}, {b.data, b.stride, b.step, b_by_depth}, p.m, p.n, p.k, p.count,
-                                  finished ? e.alpha : 1.0f, c.data, c.half, reinterpret_cast<void*>(scratch)))
+                                  finished ? e.alpha : 1.0f, added ? e.residual.data : nullptr, c.data, c.half, reinterpret_cast<void*>(scratch)))
     return false;
   if (!finished) {
     p.splits = 1;
