@@ -50,38 +50,55 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     float scores[kWgmmaRows / 2], slopes[kWgmmaRows / 2], sums[dim / 2];
     uint32_t weights[kWgmmaRows / 16][4];
     set_zero(sums);
-    if (at.tiles > 0) barrier_wait(ready, 0);
-    for (int j = 0; j < at.tiles; ++j) {
-      unsigned char *k_tile = ring.tile(j), *v_tile = k_tile + kTileBytes;
-      const int own = rows.side * 64 * 128, left = at.end - j * kWgmmaRows;
+    const int own = rows.side * 64 * 128;
+    const auto multiply_keys = [&](int j) {
       ring.wait(j);
+      const int left = at.end - j * kWgmmaRows;
       if (left < kWgmmaRows && at.end < a.keys) {
-        clear_keys<dim>(k_tile, left);
-        clear_keys<dim>(v_tile, left);
+        clear_keys<dim>(ring.tile(j), left);
+        clear_keys<dim>(ring.tile(j) + kTileBytes, left);
         end_clearing();
       }
       wgmma_fence();
-      multiply_along<dim, kWgmmaRows>(scores, q_tile + own, kHalfBytes, k_tile, kHalfBytes);
+      multiply_along<dim, kWgmmaRows>(scores, q_tile + own, kHalfBytes, ring.tile(j), kHalfBytes);
       wgmma_commit();
+    };
+    // Exponentials run beside the product of slopes. The wait for that one is in the next step: ptxas would move it above them here.
+    const auto multiply_values = [&](int j) {
       wgmma_fence();
-      multiply_along<dim, kWgmmaRows>(slopes, dout_tile + own, kHalfBytes, v_tile, kHalfBytes);
+      multiply_along<dim, kWgmmaRows>(slopes, dout_tile + own, kHalfBytes, ring.tile(j) + kTileBytes, kHalfBytes);
       wgmma_commit();
       wgmma_wait<1>();
       keep(scores);
       rows.hide(scores, j * kWgmmaRows);
 #pragma unroll
       for (int i = 0; i < kWgmmaRows / 2; ++i) scores[i] = exp2_fast(fmaf(scores[i], slope, -lse[i / 2 % 2]));
+    };
+    const auto add_keys = [&](int j) {
       wgmma_wait<0>();
       keep(slopes);
 #pragma unroll
       for (int i = 0; i < kWgmmaRows / 2; ++i) scores[i] *= slopes[i] - delta[i / 2 % 2];
       round_weights(weights, scores);
       wgmma_fence();
-      add_across<dim>(sums, weights, k_tile, kHalfBytes);
+      add_across<dim>(sums, weights, ring.tile(j), kHalfBytes);
       wgmma_commit();
+    };
+    if (at.tiles > 0) {
+      barrier_wait(ready, 0);
+      multiply_keys(0);
+      multiply_values(0);
+      for (int j = 1; j < at.tiles; ++j) {
+        add_keys(j - 1);
+        multiply_keys(j);
+        wgmma_wait<1>();  // the weights' registers are free
+        keep(sums);
+        ring.release(j - 1);
+        multiply_values(j);
+      }
+      add_keys(at.tiles - 1);
       wgmma_wait<0>();
       keep(sums);
-      ring.release(j);
     }
     store_pairs<dim>(a.size, dq, [&](int half) { return rows.result_at(half); },
                      [&](int half, int j) { return make_float2(sums[4 * j + 2 * half] * a.scale, sums[4 * j + 2 * half + 1] * a.scale); });

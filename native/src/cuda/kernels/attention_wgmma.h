@@ -71,6 +71,7 @@ __device__ __forceinline__ void copy_keys(unsigned char* tile, const CUtensorMap
 template <int dim>
 __device__ __forceinline__ void clear_keys(unsigned char* tile, int left) {
   const int chunks = (kWgmmaRows - left) * 8;
+#pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x) - 128; i < chunks * (dim / 64); i += 256)
     store_for_engine(tile + i / chunks * kHalfBytes + left * 128 + i % chunks * 16, uint4{});
 }
@@ -112,6 +113,9 @@ __device__ __forceinline__ void set_zero(float (&sums)[n]) {
   for (int i = 0; i < n; ++i) sums[i] = 0;
   keep(sums);
 }
+
+// Of the two warp groups that multiply. Asked of one lane it is in a uniform register, and so are the descriptors of what the group reads.
+__device__ __forceinline__ int own_group() { return __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) / 128 - 1, 0); }
 
 // Of a tile of 128 keys a thread has 32 of each row: 8 j + i, from its first one on, is bit 2 j + i. Those from `limit` on:
 __device__ __forceinline__ uint32_t keys_past(int limit) {
@@ -156,26 +160,26 @@ struct GroupRows {
   const Attention& a;
   const RowPlace& at;
   int side, pair, every;  // all rows see the keys before `every`
-  int row_end[2];
-  int32_t segment[2];
+  int query[2];
 
-  __device__ __forceinline__ GroupRows(const Attention& a, const RowPlace& at) : a(a), at(at), side(static_cast<int>(threadIdx.x) / 128 - 1), pair(lane_index() % 4 * 2) {
-    const int64_t own = at.first + (side * 64 < at.valid ? side * 64 : at.valid - 1);
-    every = static_cast<int>(a.limit(at.n, own / a.shared_heads));
+  __device__ __forceinline__ GroupRows(const Attention& a, const RowPlace& at) : a(a), at(at), side(own_group()), pair(lane_index() % 4 * 2) {
+    const int shared = static_cast<int>(a.shared_heads), first = static_cast<int>(at.first);
+    every = a.segments ? 0 : static_cast<int>(a.limit(at.n, (first + min(side * 64, at.valid - 1)) / shared));
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int64_t query = (at.first + (row(half) < at.valid ? row(half) : at.valid - 1)) / a.shared_heads;
-      row_end[half] = static_cast<int>(a.limit(at.n, query));
-      segment[half] = a.segments ? a.segments[at.b * a.keys + query] : 0;
-    }
+    for (int half = 0; half < 2; ++half) query[half] = (first + min(row(half), at.valid - 1)) / shared;
   }
   __device__ __forceinline__ int row(int half) const { return side * 64 + warp_index() % 4 * 16 + lane_index() / 4 + 8 * half; }
 
   // Scores of keys from..+127 that a row does not see become -inf.
   __device__ __forceinline__ void hide(float (&scores)[kWgmmaRows / 2], int from) const {
-    if (from + kWgmmaRows <= every && !a.segments) return;
-    uint32_t hidden[2] = {keys_past(row_end[0] - from - pair), keys_past(row_end[1] - from - pair)};
-    if (a.segments) add_other_segments(hidden, a.segments + at.b * a.keys, segment, from + pair, at.end);
+    if (from + kWgmmaRows <= every) return;
+    uint32_t hidden[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) hidden[half] = keys_past(static_cast<int>(a.limit(at.n, query[half])) - from - pair);
+    if (a.segments) {
+      const int32_t* segments = a.segments + at.b * a.keys;
+      add_other_segments(hidden, segments, {segments[query[0]], segments[query[1]]}, from + pair, at.end);
+    }
     hide_scores(scores, hidden);
   }
   // A result's row, for store_pairs.
