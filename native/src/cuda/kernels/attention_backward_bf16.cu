@@ -4,26 +4,52 @@ namespace trefoil::cuda {
 
 namespace {
 
-// q and dout rounded, lse and delta, in the order of BackwardRows: one warp per row.
-__global__ void __launch_bounds__(256) lay_out_rows_kernel(Attention a, Floats q, Floats dout, Floats out, const float* lse, int64_t padded, int64_t stride,
-                                                           bf16* q_rows, bf16* dout_rows, float* lse_rows, float* delta_rows) {
-  const int64_t count = a.batch * a.groups * padded, warps = static_cast<int64_t>(gridDim.x) * (blockDim.x / kWarp);
-  for (int64_t at = static_cast<int64_t>(blockIdx.x) * (blockDim.x / kWarp) + warp_index(); at < count; at += warps) {
-    const int64_t head = at / padded, row = at - head * padded;
-    const bool there = row < a.rows;
-    const int64_t b = head / a.groups, g = head - b * a.groups, from = there ? a.row_at(b, g, row) : 0;
+// Eight neighbours of a row, of which the first `left` are there.
+__device__ __forceinline__ void load8(float (&x)[8], const Floats& from, int64_t at, int64_t left, bool whole) {
+  if (whole && left > 0) {
+    const float4 low = from.load4(at), high = from.load4(at + 4);
+    x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w, x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i) x[i] = i < left ? from.load(at + i) : 0.0f;
+}
+__device__ __forceinline__ void round8(bf16* to, const float (&x)[8]) {
+  store4(to, make_float4(x[0], x[1], x[2], x[3]));
+  store4(to + 4, make_float4(x[4], x[5], x[6], x[7]));
+}
+
+// lse and delta of 64 places, and q and dout rounded where they are wanted: place after place, or (`as_given`) row after row as the op has them.
+// `lanes` threads to a row, eight elements each.
+template <int lanes>
+__global__ void __launch_bounds__(256) lay_out_rows_kernel(Attention a, RowUnits units, Floats q, Floats dout, Floats out, const float* lse, int64_t padded, int64_t stride,
+                                                           bool as_given, bf16* q_rows, bf16* dout_rows, float* lse_rows, float* delta_rows) {
+  const unsigned blocks = static_cast<unsigned>(padded / kBackwardTile), head = blockIdx.x / blocks, groups = static_cast<unsigned>(a.groups);
+  const int64_t b = head / groups, g = head % groups;
+  const int first = static_cast<int>(blockIdx.x % blocks) * kBackwardTile, column = static_cast<int>(threadIdx.x) % lanes * 8;
+  const bool whole = a.size % 8 == 0;
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x) / lanes; i < kBackwardTile; i += 256 / lanes) {
+    const PlacedRow placed(a, units, first + i);
+    const int64_t given = placed.row(a, b, g), from = given * a.size, at = head * padded + first + i, left = placed.there ? a.size - column : 0;
+    float x[8], y[8];
+    load8(x, dout, from + column, left, whole);
+    load8(y, out, from + column, left, whole);
     float delta = 0;
-    for (int64_t d = 2 * lane_index(); d < stride; d += 2 * kWarp) {
-      const bool low = there && d < a.size, high = there && d + 1 < a.size;
-      const float dout_low = low ? dout.load(from + d) : 0.0f, dout_high = high ? dout.load(from + d + 1) : 0.0f;
-      delta += dout_low * (low ? out.load(from + d) : 0.0f) + dout_high * (high ? out.load(from + d + 1) : 0.0f);
-      *reinterpret_cast<uint32_t*>(q_rows + at * stride + d) = pack_bf16(low ? q.load(from + d) : 0.0f, high ? q.load(from + d + 1) : 0.0f);
-      *reinterpret_cast<uint32_t*>(dout_rows + at * stride + d) = pack_bf16(dout_low, dout_high);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) delta += x[j] * y[j];
+#pragma unroll
+    for (int step = lanes / 2; step > 0; step /= 2) delta += __shfl_xor_sync(kFullWarp, delta, step);
+    const int64_t to = (as_given ? given : at) * stride + column;
+    const bool kept = column < stride && (placed.there || !as_given);
+    if (dout_rows && kept) round8(dout_rows + to, x);
+    if (q_rows && kept) {
+      load8(x, q, from + column, left, whole);
+      round8(q_rows + to, x);
     }
-    delta = warp_sum(delta);
-    if (lane_index() != 0) continue;
-    const float x = there ? lse[a.statistic_at(b, g, row)] : -INFINITY;
-    lse_rows[at] = x == -INFINITY ? INFINITY : x * kLog2E;
+    if (column > 0) continue;
+    const float sum = placed.there ? lse[(b * a.heads + g * a.shared_heads + placed.head) * a.queries + placed.query] : -INFINITY;
+    lse_rows[at] = sum == -INFINITY ? INFINITY : sum * kLog2E;
     delta_rows[at] = delta;
   }
 }
@@ -31,23 +57,35 @@ __global__ void __launch_bounds__(256) lay_out_rows_kernel(Attention a, Floats q
 }  // namespace
 
 void attention_backward_bf16(const Context& context, Workspace& workspace, const Attention& a, const TrefoilLaunch& args) {
-  // One pass makes all three: what wants only some of them goes the other way.
-  const bool one_pass = suits_one_pass(context, a);
-  const int64_t tile = one_pass ? kOnePassTile : kBackwardTile, padded = ceil_divide(a.rows, tile) * tile, count = a.batch * a.groups * padded, stride = ceil_divide(a.size, 8) * 8;
-  bf16 *q = workspace.take<bf16>(count * stride), *dout = workspace.take<bf16>(count * stride);
+  const bool by_wgmma = suits_wgmma(context, a), one_pass = by_wgmma && context.one_pass_gradient;
+  const int shared = static_cast<int>(a.shared_heads);
+  const RowUnits units = by_wgmma ? RowUnits{64, 64 / shared, shared} : RowUnits{shared, 1, shared};
+  const int64_t tile = by_wgmma ? kWgmmaBackwardTile : kBackwardTile, padded = ceil_divide(ceil_divide(a.queries, units.queries) * units.rows, tile) * tile;
+  const int64_t count = a.batch * a.groups * padded, stride = ceil_divide(a.size, 8) * 8;
+  // The copy engine takes rows of bf16 from where they are.
+  const TrefoilView &q = args.inputs[1], &dout = args.inputs[0];
+  const auto take_rows = [&](const TrefoilView& view) {
+    if (by_wgmma && view.dtype == TREFOIL_BF16 && a.size % 8 == 0) return static_cast<bf16*>(nullptr);
+    return workspace.take<bf16>((by_wgmma ? a.batch * a.groups * a.rows : count) * stride);
+  };
+  bf16 *q_rows = take_rows(q), *dout_rows = take_rows(dout);
   float *lse = workspace.take<float>(count), *delta = workspace.take<float>(count);
   const Rows<bf16> k = key_rows(context, workspace, a, args.inputs[2]), v = key_rows(context, workspace, a, args.inputs[3]);
   const QuerySums sums = one_pass ? take_query_sums(context, workspace, a, padded) : QuerySums{};
   if (!workspace.running()) return;
   if (count > 0)
-    launch(context, {context.grid(count, 8), 256}, lay_out_rows_kernel, a, Floats(args.inputs[1]), Floats(args.inputs[0]), Floats(args.inputs[4]),
-           data<float>(args.inputs[5]), padded, stride, q, dout, lse, delta);
-  const BackwardRows rows{q, dout, lse, delta, padded};
-  Floats dq(args.outputs[0]), dk(args.outputs[1]), dv(args.outputs[2]);
-  if (one_pass) return attention_one_pass_gradient_wgmma(context, a, rows, k, v, sums, dq, dk, dv);
-  if (attention_query_gradient_wgmma(context, a, rows, k, v, dq)) dq = {};
-  if (attention_key_gradient_wgmma(context, a, rows, k, v, dk, dv)) dk = dv = {};
-  if (dq || dk) with_head(a.size, [&](auto dim) { launch_attention_backward<dim()>(context, a, rows, k, v, dq, dk, dv); });
+    with_head(a.size, [&](auto dim) {
+      constexpr int kLanes = dim() / 8;
+      launch(context, {static_cast<unsigned>(count / kBackwardTile), 256}, lay_out_rows_kernel<kLanes>, a, units, Floats(q), Floats(dout), Floats(args.inputs[4]), data<float>(args.inputs[5]),
+             padded, stride, by_wgmma, q_rows, dout_rows, lse, delta);
+    });
+  const BackwardRows rows{q_rows ? q_rows : data<bf16>(q), dout_rows ? dout_rows : data<bf16>(dout), lse, delta, padded, stride, units};
+  const Floats dq(args.outputs[0]), dk(args.outputs[1]), dv(args.outputs[2]);
+  if (!by_wgmma) return with_head(a.size, [&](auto dim) { launch_attention_backward<dim()>(context, a, rows, k, v, dq, dk, dv); });
+  // One pass makes all three: what wants only some of them goes the other way.
+  if (one_pass && dq && dk) return attention_one_pass_gradient_wgmma(context, a, rows, k, v, sums, dq, dk, dv);
+  if (dq) attention_query_gradient_wgmma(context, a, rows, k, v, dq);
+  if (dk) attention_key_gradient_wgmma(context, a, rows, k, v, dk, dv);
 }
 
 }  // namespace trefoil::cuda

@@ -22,10 +22,10 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   TREFOIL_SHARED(at, KeyPlace);
   TREFOIL_SHARED(statistics, float4[kStages][2][kRows / 4]);  // lse, then delta
   unsigned char *k_tile = aligned_tiles(), *v_tile = k_tile + kTileBytes;
-  const Ring<kStages, 2 * kRowBytes<dim>, 2 * kRowBytes<dim> + 2 * kStatisticBytes> ring{v_tile + kTileBytes, barriers};  // q, then dout
+  const Ring<kStages, 2 * kRowBytes<dim>> ring{v_tile + kTileBytes, barriers};  // q, then dout
   start_block(at, ring, ready, [&] {
     const int64_t key_tiles = (a.keys + kKeys - 1) / kKeys, head = blockIdx.x / key_tiles;
-    return find_keys<kRows>(a, head, blockIdx.x - head * key_tiles);
+    return find_keys<kRows>(a, laid_out.units, head, blockIdx.x - head * key_tiles);
   });
   if (threadIdx.x < 128) {
     give_registers<24>();
@@ -37,16 +37,16 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
       for (int j = 0; j < at.tiles; ++j) {
         const int from = at.begin + j * kRows;
         const int64_t statistic = head * laid_out.padded + from;
-        uint64_t* full = ring.claim(j);
-        copy_rows<dim, kRows>(ring.tile(j), &q_map, head, from, full);
-        copy_rows<dim, kRows>(ring.tile(j) + kRowBytes<dim>, &dout_map, head, from, full);
+        uint64_t* full = ring.claim(j, 2 * row_bytes<dim, kRows>(laid_out.units) + 2 * kStatisticBytes);
+        copy_rows<dim, kRows>(ring.tile(j), &q_map, laid_out.units, at.b, at.g, from, full);
+        copy_rows<dim, kRows>(ring.tile(j) + kRowBytes<dim>, &dout_map, laid_out.units, at.b, at.g, from, full);
         copy_bytes(statistics[j % kStages][0], laid_out.lse + statistic, kStatisticBytes, full);
         copy_bytes(statistics[j % kStages][1], laid_out.delta + statistic, kStatisticBytes, full);
       }
     }
   } else {
     take_registers<240>();
-    const GroupKeys<kRows> keys(a, at);
+    const GroupKeys<kRows> keys(a, at, laid_out.units);
     const float slope = a.scale * kLog2E;
     float scores[kRows / 2], slopes[kRows / 2], dk_sums[dim / 2], dv_sums[dim / 2];
     uint32_t weights[kRows / 16][4], slope_weights[kRows / 16][4];
@@ -58,6 +58,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
         clear_keys<dim>(v_tile, at.valid);
         end_clearing();
       }
+      clear_empty(ring.tiles, 2 * kStages * kRowBytes<dim>, laid_out.units);
     }
     for (int j = 0; j < at.tiles; ++j) {
       const unsigned char *q_tile = ring.tile(j), *dout_tile = q_tile + kRowBytes<dim>;
@@ -104,13 +105,11 @@ void launch_gradients(const Context& context, const CUtensorMap (&maps)[4], cons
 
 }  // namespace
 
-bool attention_key_gradient_wgmma(const Context& context, const Attention& a, const BackwardRows& rows, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& dk,
+void attention_key_gradient_wgmma(const Context& context, const Attention& a, const BackwardRows& rows, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& dk,
                                   const Floats& dv) {
-  if (!dk || !suits_wgmma(context, a)) return false;
-  const CUtensorMap maps[4] = {encode_rows(a, rows, rows.q, k.stride, kRows), encode_rows(a, rows, rows.dout, k.stride, kRows), encode_keys(a, k), encode_keys(a, v)};
+  const CUtensorMap maps[4] = {encode_queries(a, rows.q, rows.stride), encode_queries(a, rows.dout, rows.stride), encode_keys(a, k), encode_keys(a, v)};
   if (a.size <= 64) launch_gradients<64>(context, maps, a, rows, dk, dv);
   else launch_gradients<128>(context, maps, a, rows, dk, dv);
-  return true;
 }
 
 }  // namespace trefoil::cuda

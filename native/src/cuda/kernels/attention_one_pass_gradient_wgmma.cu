@@ -25,11 +25,11 @@ constexpr int kReadBarrier = 6, kSumBarrier = 8;  // named barriers: of the slop
 
 // Blocks start with the first tiles of keys of `heads_at_once` heads, then come their second ones, …: neighbours in the order of sums are that far apart.
 template <int rows>
-__device__ __forceinline__ KeyPlace find_ticket(const Attention& a, const QuerySums& sums) {
+__device__ __forceinline__ KeyPlace find_ticket(const Attention& a, const RowUnits& units, const QuerySums& sums) {
   const int64_t ticket = take_ticket(sums.ticket), key_tiles = (a.keys + kKeys - 1) / kKeys, heads = a.batch * a.groups;
   const int64_t first = ticket / (sums.heads_at_once * key_tiles) * sums.heads_at_once;
   const int64_t count = heads - first < sums.heads_at_once ? heads - first : sums.heads_at_once, rest = ticket - first * key_tiles;
-  return find_keys<rows>(a, first + rest % count, rest / count);
+  return find_keys<rows>(a, units, first + rest % count, rest / count);
 }
 
 // A warp group's slopes, [64 keys x rows] as add_across takes them, to a tile of [128 keys x rows] in halves of 64 rows.
@@ -91,10 +91,10 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   TREFOIL_SHARED(statistics, float4[kStages][2][kTileRows / 4]);  // lse, then delta
   unsigned char *k_tile = aligned_tiles(), *v_tile = k_tile + kTileBytes, *slope_tile = v_tile + kTileBytes, *buffers = slope_tile + kSlopeBytes<dim>;
   uint64_t* read = ready + 1;
-  const Ring<kStages, 2 * kRowBytes, 2 * kRowBytes + 2 * kStatisticBytes> ring{buffers + kBuffers * kSumBytes, barriers};  // q, then dout
+  const Ring<kStages, 2 * kRowBytes> ring{buffers + kBuffers * kSumBytes, barriers};  // q, then dout
   start_block(at, ring, ready, [&] {
     for (int i = 0; i < kBuffers; ++i) barrier_init(&read[i], 1);
-    return find_ticket<kTileRows>(a, query_sums);
+    return find_ticket<kTileRows>(a, laid_out.units, query_sums);
   });
   const auto row_of = [&](int j) { return at.begin + (at.tiles - 1 - j) * kTileRows; };  // late rows first: all of a head's blocks begin with the same
   if (threadIdx.x < 128) {
@@ -107,9 +107,9 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
       for (int j = 0; j < at.tiles; ++j) {
         const int from = row_of(j);
         const int64_t statistic = head * laid_out.padded + from;
-        uint64_t* full = ring.claim(j);
-        copy_rows<dim, kTileRows>(ring.tile(j), &q_map, head, from, full);
-        copy_rows<dim, kTileRows>(ring.tile(j) + kRowBytes, &dout_map, head, from, full);
+        uint64_t* full = ring.claim(j, 2 * row_bytes<dim, kTileRows>(laid_out.units) + 2 * kStatisticBytes);
+        copy_rows<dim, kTileRows>(ring.tile(j), &q_map, laid_out.units, at.b, at.g, from, full);
+        copy_rows<dim, kTileRows>(ring.tile(j) + kRowBytes, &dout_map, laid_out.units, at.b, at.g, from, full);
         copy_bytes(statistics[j % kStages][0], laid_out.lse + statistic, kStatisticBytes, full);
         copy_bytes(statistics[j % kStages][1], laid_out.delta + statistic, kStatisticBytes, full);
       }
@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     }
   } else {
     take_registers<240>();
-    const GroupKeys<kTileRows> keys(a, at);
+    const GroupKeys<kTileRows> keys(a, at, laid_out.units);
     const float slope = a.scale * kLog2E;
     float scores[kTileRows / 2], slopes[kTileRows / 2], dk_sums[dim / 2], dv_sums[dim / 2], dq_sums[32];
     uint32_t weights[kTileRows / 16][4], slope_weights[kTileRows / 16][4];
@@ -138,6 +138,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
         clear_keys<dim>(v_tile, at.valid);
         end_clearing();
       }
+      clear_empty(ring.tiles, 2 * kStages * kRowBytes, laid_out.units);
     }
     for (int j = 0; j < at.tiles; ++j) {
       const unsigned char *q_tile = ring.tile(j), *dout_tile = q_tile + kRowBytes;
@@ -189,38 +190,37 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
 #endif
 }
 
-// dq from its sums: a thread takes eight columns of two rows, which four neighbours of a warp group left. Tiles that no keys see were not written.
+// dq from its sums: a block takes a piece of a tile, a thread eight columns of the rows at two places, which four neighbours of a warp group left.
+// Tiles that no keys see were not written.
 template <int dim>
-__global__ void __launch_bounds__(256) finish_queries_kernel(Attention a, int64_t row_tiles, QuerySums sums, Floats dq) {
-  const int64_t count = a.batch * a.groups * row_tiles * (kTileElements / 16);
-  for (int64_t i = first_index(); i < count; i += index_stride()) {
-    const int chunk = static_cast<int>(i % 8), quad = static_cast<int>(i / 8 % 32), piece = static_cast<int>(i / 256 % 2);
-    const int64_t tile = i / 512, head = tile / row_tiles, b = head / a.groups, g = head - b * a.groups;
-    const int64_t first = (tile - head * row_tiles) * kRows<dim> + (dim == 64 ? piece * 64 : 0) + quad / 8 * 16 + quad % 8;
-    const int column = (dim == 128 ? piece * 64 : 0) + chunk * 8, left = static_cast<int>(a.size) - column;
-    if (first >= a.rows || left <= 0) continue;
-    float4 pairs[4] = {};
-    if (sums.turns[tile] > 0)
+__global__ void __launch_bounds__(256) finish_queries_kernel(Attention a, RowUnits units, int row_tiles, QuerySums sums, Floats dq) {
+  const int tile = static_cast<int>(blockIdx.x / 2), piece = static_cast<int>(blockIdx.x % 2), head = tile / row_tiles, groups = static_cast<int>(a.groups), b = head / groups;
+  const int chunk = static_cast<int>(threadIdx.x) % 8, quad = static_cast<int>(threadIdx.x) / 8;
+  const int first = (tile - head * row_tiles) * kRows<dim> + (dim == 64 ? piece * 64 : 0) + quad / 8 * 16 + quad % 8;
+  const int column = (dim == 128 ? piece * 64 : 0) + chunk * 8, left = static_cast<int>(a.size) - column;
+  if (left <= 0) return;
+  float4 pairs[4] = {};
+  if (sums.turns[tile] > 0)
 #pragma unroll
-      for (int lane = 0; lane < 4; ++lane) pairs[lane] = load4(sums.sums + tile * kTileElements + piece * kPieceElements + (chunk * 128 + quad * 4 + lane) * 4);
+    for (int lane = 0; lane < 4; ++lane) pairs[lane] = load4(sums.sums + int64_t{tile} * kTileElements + piece * kPieceElements + (chunk * 128 + quad * 4 + lane) * 4);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      if (first + 8 * half >= a.rows) continue;
-      const Floats row = dq.from(a.row_at(b, g, first + 8 * half) + column);
-      float x[8];
+  for (int half = 0; half < 2; ++half) {
+    const PlacedRow placed(a, units, first + 8 * half);
+    if (!placed.there) continue;
+    const Floats row = dq.from(placed.row(a, b, head - b * groups) * a.size + column);
+    float x[8];
 #pragma unroll
-      for (int lane = 0; lane < 4; ++lane) {
-        x[2 * lane] = (half ? pairs[lane].z : pairs[lane].x) * a.scale;
-        x[2 * lane + 1] = (half ? pairs[lane].w : pairs[lane].y) * a.scale;
-      }
-      if (a.size % 8 == 0) {
-        row.store4(0, make_float4(x[0], x[1], x[2], x[3]));
-        row.store4(4, make_float4(x[4], x[5], x[6], x[7]));
-      } else {
+    for (int lane = 0; lane < 4; ++lane) {
+      x[2 * lane] = (half ? pairs[lane].z : pairs[lane].x) * a.scale;
+      x[2 * lane + 1] = (half ? pairs[lane].w : pairs[lane].y) * a.scale;
+    }
+    if (a.size % 8 == 0) {
+      row.store4(0, make_float4(x[0], x[1], x[2], x[3]));
+      row.store4(4, make_float4(x[4], x[5], x[6], x[7]));
+    } else {
 #pragma unroll
-        for (int j = 0; j < 8; ++j)
-          if (j < left) row.store(j, x[j]);
-      }
+      for (int j = 0; j < 8; ++j)
+        if (j < left) row.store(j, x[j]);
     }
   }
 }
@@ -232,14 +232,11 @@ void launch_gradients(const Context& context, const Attention& a, const Backward
   const int64_t row_tiles = rows.padded / kRows<dim>, count = a.batch * a.groups * row_tiles;
   platform::fill_zero(context.stream, sums.ticket, static_cast<size_t>(count + 1) * sizeof(int32_t));
   launch(context, {blocks, kWgmmaThreads, size_t{2 * kWgmmaTileBytes<dim> + kSlopeBytes<dim> + kBuffers * kSumBytes + 2 * kStages * kRowBytes} + 1024},
-         attention_one_pass_gradient_kernel<dim>, encode_rows(a, rows, rows.q, k.stride, kRows<dim>), encode_rows(a, rows, rows.dout, k.stride, kRows<dim>), encode_keys(a, k),
-         encode_keys(a, v), a, rows, sums, dk, dv);
-  launch(context, {context.grid(count * (kTileElements / 16), 256), 256}, finish_queries_kernel<dim>, a, row_tiles, sums, dq);
+         attention_one_pass_gradient_kernel<dim>, encode_queries(a, rows.q, rows.stride), encode_queries(a, rows.dout, rows.stride), encode_keys(a, k), encode_keys(a, v), a, rows, sums, dk, dv);
+  launch(context, {static_cast<unsigned>(2 * count), 256}, finish_queries_kernel<dim>, a, rows.units, static_cast<int>(row_tiles), sums, dq);
 }
 
 }  // namespace
-
-bool suits_one_pass(const Context& context, const Attention& a) { return context.one_pass_gradient && suits_wgmma(context, a); }
 
 QuerySums take_query_sums(const Context& context, Workspace& workspace, const Attention& a, int64_t padded) {
   const int64_t count = padded * (a.size <= 64 ? 64 : 128), tiles = a.batch * a.groups * count / kTileElements;  // elements of a head

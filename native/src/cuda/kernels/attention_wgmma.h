@@ -12,12 +12,16 @@ constexpr int kWgmmaThreads = 384, kWgmmaRows = 128;  // rows of a block, and ke
 template <int dim>
 constexpr int kWgmmaTileBytes = kWgmmaRows * dim * static_cast<int>(sizeof(bf16));
 
-// Heads that fill more than a half of what the kernels are made for; others, and what has no keys, stay with the kernels by mma.sync.
-inline bool suits_wgmma(const Context& context, const Attention& a) { return context.wgmma && a.size > 32 && a.keys > 0 && a.batch * a.rows > 0; }
-
 // Keys or values, [batch, keys, groups, size]: boxes of 128 keys of one head.
 inline CUtensorMap encode_keys(const Attention& a, const Rows<bf16>& rows) {
   return encode_boxes<4>(rows.data, {a.size, a.groups, a.keys, a.batch}, {rows.stride, rows.stride * a.groups, rows.stride * a.groups * a.keys}, {64, 1, kWgmmaRows, 1});
+}
+
+// q, dout or out, [batch, queries, groups, shared heads, size]: boxes of as many whole queries as 64 rows hold.
+inline CUtensorMap encode_queries(const Attention& a, const bf16* data, int64_t stride) {
+  const int64_t s = a.shared_heads;
+  return encode_boxes<5>(data, {a.size, s, a.groups, a.queries, a.batch}, {stride, s * stride, a.heads * stride, a.queries * a.heads * stride},
+                         {64, static_cast<int>(s), 1, static_cast<int>(64 / s), 1});
 }
 
 #if defined(TREFOIL_HOPPER)
@@ -47,10 +51,10 @@ struct Ring {
   static __device__ __forceinline__ uint32_t parity_of(int j) { return static_cast<unsigned>(j) / stages & 1u; }
   __device__ __forceinline__ unsigned char* tile(int j) const { return tiles + stage_of(j) * pitch; }
   // By the producer, once the stage is free: the barrier at which its bytes are to count. What lies outside of a tensor counts too: it arrives as zeros.
-  __device__ __forceinline__ uint64_t* claim(int j) const {
+  __device__ __forceinline__ uint64_t* claim(int j, uint32_t expected = bytes) const {
     const int stage = stage_of(j);
     if (j >= stages) barrier_wait(&barriers[stages + stage], parity_of(j) ^ 1u);
-    barrier_expect(&barriers[stage], bytes);
+    barrier_expect(&barriers[stage], expected);
     return &barriers[stage];
   }
   __device__ __forceinline__ void wait(int j) const { barrier_wait(&barriers[stage_of(j)], parity_of(j)); }
@@ -117,8 +121,8 @@ __device__ __forceinline__ void set_zero(float (&sums)[n]) {
 // Of the two warp groups that multiply. Asked of one lane it is in a uniform register, and so are the descriptors of what the group reads.
 __device__ __forceinline__ int own_group() { return __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) / 128 - 1, 0); }
 
-// Of a tile of 128 keys a thread has 32 of each row: 8 j + i, from its first one on, is bit 2 j + i. Those from `limit` on:
-__device__ __forceinline__ uint32_t keys_past(int limit) {
+// Of a tile of 128 columns of scores a thread has 32 of each row: 8 j + i, from its first one on, is bit 2 j + i. Those from `limit` on:
+__device__ __forceinline__ uint32_t columns_past(int limit) {
   const int seen = limit <= 0 ? 0 : limit / 8 * 2 + min(limit % 8, 2);
   return seen < 32 ? ~0u << seen : 0;
 }
@@ -132,59 +136,12 @@ __device__ __forceinline__ void add_other_segments(uint32_t (&hidden)[2], const 
     for (int half = 0; half < 2; ++half) hidden[half] |= static_cast<uint32_t>(found != own[half]) << j;
   }
 }
-__device__ __forceinline__ void hide_scores(float (&scores)[kWgmmaRows / 2], const uint32_t (&hidden)[2]) {
+template <int n>
+__device__ __forceinline__ void hide_scores(float (&scores)[n], const uint32_t (&hidden)[2]) {
 #pragma unroll
-  for (int i = 0; i < kWgmmaRows / 2; ++i)
+  for (int i = 0; i < n; ++i)
     if (hidden[i / 2 % 2] >> (i / 4 * 2 + i % 2) & 1u) scores[i] = -INFINITY;
 }
-
-// Where a block's 128 rows are, and what they see. In shared memory, so that it takes no registers.
-struct RowPlace {
-  int64_t b, g, n, first;
-  int valid, end, tiles;  // rows; keys before `end` are seen by any of them
-};
-__device__ __forceinline__ RowPlace find_rows(const Attention& a) {
-  RowPlace at;
-  // Late tiles first: under a causal mask they are the long ones.
-  const int64_t row_tiles = (a.rows + kWgmmaRows - 1) / kWgmmaRows, head = blockIdx.x / row_tiles;
-  at.first = (row_tiles - 1 - (blockIdx.x - head * row_tiles)) * kWgmmaRows;
-  at.b = head / a.groups, at.g = head - at.b * a.groups, at.n = a.length(at.b);
-  at.valid = static_cast<int>(a.rows - at.first < kWgmmaRows ? a.rows - at.first : kWgmmaRows);
-  at.end = static_cast<int>(a.limit(at.n, (at.first + at.valid - 1) / a.shared_heads));
-  at.tiles = (at.end + kWgmmaRows - 1) / kWgmmaRows;
-  return at;
-}
-
-// A warp group's 64 rows. Of a thread's scores [4 j + 2 half + i] is that of row `row(half)` and key 8 j + pair + i of a tile.
-struct GroupRows {
-  const Attention& a;
-  const RowPlace& at;
-  int side, pair, every;  // all rows see the keys before `every`
-  int query[2];
-
-  __device__ __forceinline__ GroupRows(const Attention& a, const RowPlace& at) : a(a), at(at), side(own_group()), pair(lane_index() % 4 * 2) {
-    const int shared = static_cast<int>(a.shared_heads), first = static_cast<int>(at.first);
-    every = a.segments ? 0 : static_cast<int>(a.limit(at.n, (first + min(side * 64, at.valid - 1)) / shared));
-#pragma unroll
-    for (int half = 0; half < 2; ++half) query[half] = (first + min(row(half), at.valid - 1)) / shared;
-  }
-  __device__ __forceinline__ int row(int half) const { return side * 64 + warp_index() % 4 * 16 + lane_index() / 4 + 8 * half; }
-
-  // Scores of keys from..+127 that a row does not see become -inf.
-  __device__ __forceinline__ void hide(float (&scores)[kWgmmaRows / 2], int from) const {
-    if (from + kWgmmaRows <= every) return;
-    uint32_t hidden[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) hidden[half] = keys_past(static_cast<int>(a.limit(at.n, query[half])) - from - pair);
-    if (a.segments) {
-      const int32_t* segments = a.segments + at.b * a.keys;
-      add_other_segments(hidden, segments, {segments[query[0]], segments[query[1]]}, from + pair, at.end);
-    }
-    hide_scores(scores, hidden);
-  }
-  // A result's row, for store_pairs.
-  __device__ __forceinline__ int64_t result_at(int half) const { return row(half) < at.valid ? a.row_at(at.b, at.g, at.first + row(half)) : -1; }
-};
 
 #endif
 
