@@ -49,6 +49,7 @@ struct KeyPlace {
   int64_t b, g, n, first;
   int stored, valid;        // keys of the tile that there are, and that are within the length
   int begin, whole, tiles;  // of places: rows from `whole` on see every key within the length
+  int seen_from;            // the first query that sees key i of the tile is that much after i, or 0
 };
 // Of tile `tile` of a head's keys; places in tiles of `rows`.
 template <int rows>
@@ -59,8 +60,9 @@ __device__ __forceinline__ KeyPlace find_keys(const Attention& a, const RowUnits
   at.stored = static_cast<int>(a.keys - at.first < kWgmmaRows ? a.keys - at.first : kWgmmaRows);
   at.valid = static_cast<int>(at.n > at.first ? (at.n - at.first < at.stored ? at.n - at.first : at.stored) : 0);
   const int end = (static_cast<int>(a.queries) + units.queries - 1) / units.queries * 64;
-  at.begin = units.place_of(static_cast<int>(a.first_query(at.n, at.first))) / rows * rows;
-  at.whole = units.place_of(static_cast<int>(a.first_query(at.n, at.first + kWgmmaRows - 1)));
+  at.seen_from = a.causal ? static_cast<int>(at.first - (at.n - a.queries)) : -kWgmmaRows;
+  at.begin = units.place_of(max(at.seen_from, 0)) / rows * rows;
+  at.whole = units.place_of(max(kWgmmaRows - 1 + at.seen_from, 0));
   at.tiles = at.valid > 0 && at.begin < end ? (end - at.begin + rows - 1) / rows : 0;
   return at;
 }
@@ -82,7 +84,7 @@ struct GroupKeys {
     uint32_t hidden[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int begin = units.place_of(static_cast<int>(a.first_query(at.n, at.first + key(half))));
+      const int begin = units.place_of(max(key(half) + at.seen_from, 0));
       hidden[half] = key(half) < at.valid ? ~columns_past(begin - from - pair) : ~0u;
     }
     if (a.segments) add_other_segments(hidden, from);

@@ -60,36 +60,52 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
       }
       clear_empty(ring.tiles, 2 * kStages * kRowBytes<dim>, laid_out.units);
     }
-    for (int j = 0; j < at.tiles; ++j) {
-      const unsigned char *q_tile = ring.tile(j), *dout_tile = q_tile + kRowBytes<dim>;
-      const float *lse = reinterpret_cast<const float*>(statistics[j % kStages][0]), *delta = reinterpret_cast<const float*>(statistics[j % kStages][1]);
-      const int own = keys.side * 64 * 128;
+    const int own = keys.side * 64 * 128;
+    const auto multiply_queries = [&](int j) {
       ring.wait(j);
       wgmma_fence();
-      multiply_along<dim, kRows>(scores, k_tile + own, kHalfBytes, q_tile, kRowHalf);
+      multiply_along<dim, kRows>(scores, k_tile + own, kHalfBytes, ring.tile(j), kRowHalf);
       wgmma_commit();
+    };
+    const auto make_weights = [&](int j) {
       wgmma_fence();
-      multiply_along<dim, kRows>(slopes, v_tile + own, kHalfBytes, dout_tile, kRowHalf);
+      multiply_along<dim, kRows>(slopes, v_tile + own, kHalfBytes, ring.tile(j) + kRowBytes<dim>, kRowHalf);
       wgmma_commit();
       wgmma_wait<1>();
       keep(scores);
       keys.hide(scores, at.begin + j * kRows);
-      keys.weigh(scores, lse, slope);
+      keys.weigh(scores, reinterpret_cast<const float*>(statistics[j % kStages][0]), slope);
       round_weights(weights, scores);
-      wgmma_fence();
-      add_across<dim>(dv_sums, weights, dout_tile, kRowHalf);
-      wgmma_commit();
-      wgmma_wait<1>();  // the slopes are there
+    };
+    const auto add_up = [&](int j) {
+      wgmma_wait<0>();  // the slopes are there
       keep(slopes);
-      keys.pass_softmax(slopes, scores, delta);
+      wgmma_fence();
+      add_across<dim>(dv_sums, weights, ring.tile(j) + kRowBytes<dim>, kRowHalf);
+      wgmma_commit();
+      keys.pass_softmax(slopes, scores, reinterpret_cast<const float*>(statistics[j % kStages][1]));
       round_weights(slope_weights, slopes);
       wgmma_fence();
-      add_across<dim>(dk_sums, slope_weights, q_tile, kRowHalf);
+      add_across<dim>(dk_sums, slope_weights, ring.tile(j), kRowHalf);
       wgmma_commit();
+    };
+    // dk goes on beside the next scores. Once in a step nothing is under way, or ptxas would run products one by one (C7514).
+    if (at.tiles > 0) {
+      multiply_queries(0);
+      make_weights(0);
+      for (int j = 1; j < at.tiles; ++j) {
+        add_up(j - 1);
+        multiply_queries(j);
+        wgmma_wait<1>();
+        keep(dv_sums);
+        keep(dk_sums);
+        ring.release(j - 1);
+        make_weights(j);
+      }
+      add_up(at.tiles - 1);
       wgmma_wait<0>();
       keep(dv_sums);
       keep(dk_sums);
-      ring.release(j);
     }
     keys.template store<dim>(dk, dk_sums, dv, dv_sums);
   }

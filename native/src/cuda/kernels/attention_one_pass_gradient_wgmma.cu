@@ -35,7 +35,8 @@ __device__ __forceinline__ KeyPlace find_ticket(const Attention& a, const RowUni
 // A warp group's slopes, [64 keys x rows] as add_across takes them, to a tile of [128 keys x rows] in halves of 64 rows.
 template <int steps>
 __device__ __forceinline__ void store_slopes(unsigned char* tile, int side, const uint32_t (&slopes)[steps][4]) {
-  const int lane = lane_index(), key = side * 64 + warp_index() % 4 * 16 + lane % 16, above = lane / 16;
+  const int lane = lane_index();
+  const int key = side * 64 + warp_index() % 4 * 16 + lane % 16, above = lane / 16;
 #pragma unroll
   for (int j = 0; j < steps; ++j) store_matrices_for_engine(tile + j / 4 * kHalfBytes + chunk_of_128(key, j % 4 * 2 + above), slopes[j]);
 }
@@ -45,9 +46,9 @@ __device__ __forceinline__ void multiply_slopes(float (&sums)[32], const unsigne
   const uint64_t a = describe_columns_of_128(slope_tile, kHalfBytes), b = describe_columns_of_128(k_tile, kHalfBytes);
 #pragma unroll
   for (int j = 0; j < kKeys / 16; ++j) {
-    const uint64_t step = 128 * static_cast<uint64_t>(j);
+    const uint32_t step = 128u * static_cast<uint32_t>(j);
     if (j == 0) wgmma_anew<64, true, true>(sums, a, b);
-    else wgmma<64, true, true>(sums, a + step, b + step, true);
+    else wgmma<64, true, true>(sums, further(a, step), further(b, step), true);
   }
 }
 
@@ -140,28 +141,31 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
       }
       clear_empty(ring.tiles, 2 * kStages * kRowBytes, laid_out.units);
     }
-    for (int j = 0; j < at.tiles; ++j) {
-      const unsigned char *q_tile = ring.tile(j), *dout_tile = q_tile + kRowBytes;
-      const float *lse = reinterpret_cast<const float*>(statistics[j % kStages][0]), *delta = reinterpret_cast<const float*>(statistics[j % kStages][1]);
-      const int own = keys.side * 64 * 128;
+    const int own = keys.side * 64 * 128;
+    const auto multiply_queries = [&](int j) {
       ring.wait(j);
       wgmma_fence();
-      multiply_along<dim, kTileRows>(scores, k_tile + own, kHalfBytes, q_tile, kRowHalf);
+      multiply_along<dim, kTileRows>(scores, k_tile + own, kHalfBytes, ring.tile(j), kRowHalf);
       wgmma_commit();
+    };
+    const auto make_weights = [&](int j) {
       wgmma_fence();
-      multiply_along<dim, kTileRows>(slopes, v_tile + own, kHalfBytes, dout_tile, kRowHalf);
+      multiply_along<dim, kTileRows>(slopes, v_tile + own, kHalfBytes, ring.tile(j) + kRowBytes, kRowHalf);
       wgmma_commit();
       wgmma_wait<1>();
       keep(scores);
       keys.hide(scores, row_of(j));
-      keys.weigh(scores, lse, slope);
+      keys.weigh(scores, reinterpret_cast<const float*>(statistics[j % kStages][0]), slope);
       round_weights(weights, scores);
+    };
+    const auto add_up = [&](int j) {
+      const unsigned char *q_tile = ring.tile(j), *dout_tile = q_tile + kRowBytes;
+      wgmma_wait<0>();  // the slopes are there
+      keep(slopes);
       wgmma_fence();
       add_across<dim>(dv_sums, weights, dout_tile, kRowHalf);
       wgmma_commit();
-      wgmma_wait<1>();  // the slopes are there
-      keep(slopes);
-      keys.pass_softmax(slopes, scores, delta);
+      keys.pass_softmax(slopes, scores, reinterpret_cast<const float*>(statistics[j % kStages][1]));
       round_weights(slope_weights, slopes);
       if (j > 0) named_sync(kReadBarrier + keys.side, 256);  // the other group has read the last slopes
       store_slopes(slope_tile, keys.side, slope_weights);
@@ -180,10 +184,24 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
       store_piece(buffers + j % kBuffers * kSumBytes + keys.side * kPieceElements * static_cast<int>(sizeof(float)), dq_sums);
       engine_fence();
       named_arrive(kSumBarrier + j % kBuffers, 256 + kWarp);
+    };
+    // dk goes on beside the next scores. Once in a step nothing is under way, or ptxas would run products one by one (C7514).
+    if (at.tiles > 0) {
+      multiply_queries(0);
+      make_weights(0);
+      for (int j = 1; j < at.tiles; ++j) {
+        add_up(j - 1);
+        multiply_queries(j);
+        wgmma_wait<1>();
+        keep(dv_sums);
+        keep(dk_sums);
+        ring.release(j - 1);
+        make_weights(j);
+      }
+      add_up(at.tiles - 1);
       wgmma_wait<0>();
       keep(dv_sums);
       keep(dk_sums);
-      ring.release(j);
     }
     keys.template store<dim>(dk, dk_sums, dv, dv_sums);
   }

@@ -22,12 +22,11 @@ struct Attention {
     const int64_t end = n - queries + query + 1;
     return end < 0 ? 0 : end < n ? end : n;
   }
-  // The first query whose limit lies past this key, and its first row.
-  __device__ __forceinline__ int64_t first_query(int64_t n, int64_t key) const {
+  // The first row whose limit lies past this key.
+  __device__ __forceinline__ int64_t first_row(int64_t n, int64_t key) const {
     const int64_t query = causal ? key - (n - queries) : 0;
-    return query > 0 ? query : 0;
+    return query > 0 ? query * shared_heads : 0;
   }
-  __device__ __forceinline__ int64_t first_row(int64_t n, int64_t key) const { return first_query(n, key) * shared_heads; }
   // The first element of row r of key-value head g in q, out, …
   __device__ __forceinline__ int64_t row_at(int64_t b, int64_t g, int64_t r) const {
     const int64_t query = r / shared_heads;
