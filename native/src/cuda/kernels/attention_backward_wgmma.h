@@ -6,6 +6,17 @@
 
 namespace trefoil::cuda {
 
+// The copy engine writes results of bf16 in rows of whole 16 bytes, threads all others.
+inline bool by_engine(const Attention& a, const Floats& to) { return to.half && a.size % 8 == 0; }
+struct KeyResults {
+  Floats dk, dv;
+  bool by_engine;
+};
+// dk or dv, by the copy engine: 64 keys of one head. What stands in for a map that nobody reads is that of the keys.
+inline CUtensorMap encode_key_results(const Attention& a, const KeyResults& to, const Floats& result, const CUtensorMap& otherwise) {
+  return to.by_engine ? encode_keys(a, static_cast<const bf16*>(result.data), a.size, 64) : otherwise;
+}
+
 #if defined(TREFOIL_HOPPER)
 
 constexpr int kUnitBytes = 64 * 128;
@@ -32,6 +43,17 @@ __device__ __forceinline__ void clear_empty(unsigned char* tiles, int bytes, con
   end_clearing();
 }
 
+// What a warp group's threads have written for the copy engine goes to global memory, by one of them: store(half) for each half.
+template <class Store>
+__device__ __forceinline__ void store_own(int side, int halves, const Store& store) {
+  engine_fence();
+  named_sync(kOwnBarrier + side, 128);
+  if (threadIdx.x % 128 != 0) return;
+  for (int half = 0; half < halves; ++half) store(half);
+  commit_stores();
+  wait_stores_read<0>();
+}
+
 // How a block starts: thread 0 finds where it is, and makes the barriers of its ring and of the tiles that stay.
 template <class Place, class Stages, class Find>
 __device__ __forceinline__ void start_block(Place& at, const Stages& ring, uint64_t* ready, const Find& find) {
@@ -48,8 +70,9 @@ __device__ __forceinline__ void start_block(Place& at, const Stages& ring, uint6
 struct KeyPlace {
   int64_t b, g, n, first;
   int stored, valid;        // keys of the tile that there are, and that are within the length
-  int begin, whole, tiles;  // of places: rows from `whole` on see every key within the length
+  int begin, whole, tiles;  // of places: rows from `whole` on see all 128 keys
   int seen_from;            // the first query that sees key i of the tile is that much after i, or 0
+  const int32_t* segments;  // of the batch, or null
 };
 // Of tile `tile` of a head's keys; places in tiles of `rows`.
 template <int rows>
@@ -62,7 +85,8 @@ __device__ __forceinline__ KeyPlace find_keys(const Attention& a, const RowUnits
   const int end = (static_cast<int>(a.queries) + units.queries - 1) / units.queries * 64;
   at.seen_from = a.causal ? static_cast<int>(at.first - (at.n - a.queries)) : -kWgmmaRows;
   at.begin = units.place_of(max(at.seen_from, 0)) / rows * rows;
-  at.whole = units.place_of(max(kWgmmaRows - 1 + at.seen_from, 0));
+  at.segments = a.segments ? a.segments + at.b * a.keys : nullptr;
+  at.whole = at.segments || at.valid < kWgmmaRows ? INT32_MAX : units.place_of(max(kWgmmaRows - 1 + at.seen_from, 0));
   at.tiles = at.valid > 0 && at.begin < end ? (end - at.begin + rows - 1) / rows : 0;
   return at;
 }
@@ -80,19 +104,19 @@ struct GroupKeys {
 
   // Scores of rows at from..from + rows - 1 that do not see a key become -inf.
   __device__ __forceinline__ void hide(float (&scores)[rows / 2], int from) const {
-    if (from >= at.whole && at.valid == kWgmmaRows && !a.segments) return;
+    if (from >= at.whole) return;
     uint32_t hidden[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int begin = units.place_of(max(key(half) + at.seen_from, 0));
       hidden[half] = key(half) < at.valid ? ~columns_past(begin - from - pair) : ~0u;
     }
-    if (a.segments) add_other_segments(hidden, from);
+    if (at.segments) add_other_segments(hidden, from);
     hide_scores(scores, hidden);
   }
   // And those of other segments than the keys'. One after another: registers for all loads at once would be missing.
   __device__ __forceinline__ void add_other_segments(uint32_t (&hidden)[2], int from) const {
-    const int32_t* segments = a.segments + at.b * a.keys;
+    const int32_t* segments = at.segments;
     int32_t own[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) own[half] = segments[at.first + min(key(half), at.valid - 1)];
@@ -123,11 +147,30 @@ struct GroupKeys {
       for (int i = 0; i < 4; ++i) slopes[4 * column + i] = weights[4 * column + i] * (slopes[4 * column + i] - (i % 2 ? mean.y : mean.x));
     }
   }
+  // By the copy engine the results take the place of tiles of which no product reads the group's rows any more.
   template <int dim>
-  __device__ __forceinline__ void store(const Floats& dk, const float (&dk_sums)[dim / 2], const Floats& dv, const float (&dv_sums)[dim / 2]) const {
+  __device__ __forceinline__ void store(const KeyResults& to, const CUtensorMap* dk_map, const CUtensorMap* dv_map, unsigned char* dk_tile, unsigned char* dv_tile, float (&dk_sums)[dim / 2],
+                                        const float (&dv_sums)[dim / 2]) const {
+#pragma unroll
+    for (int i = 0; i < dim / 2; ++i) dk_sums[i] *= a.scale;
+    if (to.by_engine) {
+      unsigned char *dk_own = dk_tile + side * kUnitBytes, *dv_own = dv_tile + side * kUnitBytes;
+      uint32_t rows_of_dk[dim / 16][4], rows_of_dv[dim / 16][4];
+      round_weights(rows_of_dk, dk_sums);
+      round_weights(rows_of_dv, dv_sums);
+      named_sync(kOwnBarrier + side, 128);  // the group's products have read what was there
+      store_rows_for_engine(dk_own, kHalfBytes, rows_of_dk);
+      store_rows_for_engine(dv_own, kHalfBytes, rows_of_dv);
+      const int first = static_cast<int>(at.first) + side * 64, g = static_cast<int>(at.g), b = static_cast<int>(at.b);
+      store_own(side, dim / 64, [&](int half) {
+        store_box(dk_map, {64 * half, g, first, b}, dk_own + half * kHalfBytes);
+        store_box(dv_map, {64 * half, g, first, b}, dv_own + half * kHalfBytes);
+      });
+      return;
+    }
     const auto result_at = [&](int half) { return key(half) < at.stored ? a.key_at(at.b, at.g, at.first + key(half)) : -1; };
-    store_pairs<dim>(a.size, dk, result_at, [&](int half, int j) { return make_float2(dk_sums[4 * j + 2 * half] * a.scale, dk_sums[4 * j + 2 * half + 1] * a.scale); });
-    store_pairs<dim>(a.size, dv, result_at, [&](int half, int j) { return make_float2(dv_sums[4 * j + 2 * half], dv_sums[4 * j + 2 * half + 1]); });
+    store_pairs<dim>(a.size, to.dk, result_at, [&](int half, int j) { return make_float2(dk_sums[4 * j + 2 * half], dk_sums[4 * j + 2 * half + 1]); });
+    store_pairs<dim>(a.size, to.dv, result_at, [&](int half, int j) { return make_float2(dv_sums[4 * j + 2 * half], dv_sums[4 * j + 2 * half + 1]); });
   }
 };
 

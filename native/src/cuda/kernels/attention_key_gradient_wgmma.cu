@@ -14,7 +14,8 @@ constexpr int kRowBytes = kRows * dim * static_cast<int>(sizeof(bf16));
 template <int dim>
 __global__ void __launch_bounds__(kWgmmaThreads, 1)
     attention_key_gradient_wgmma_kernel(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap dout_map, const __grid_constant__ CUtensorMap k_map,
-                                        const __grid_constant__ CUtensorMap v_map, Attention a, BackwardRows laid_out, Floats dk, Floats dv) {
+                                        const __grid_constant__ CUtensorMap v_map, const __grid_constant__ CUtensorMap dk_map, const __grid_constant__ CUtensorMap dv_map, Attention a,
+                                        BackwardRows laid_out, KeyResults results) {
 #if defined(TREFOIL_HOPPER)
   constexpr int kTileBytes = kWgmmaTileBytes<dim>, kRowHalf = kRows * 128, kStatisticBytes = kRows * static_cast<int>(sizeof(float));
   TREFOIL_SHARED(barriers, uint64_t[2 * kStages]);
@@ -107,25 +108,28 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
       keep(dv_sums);
       keep(dk_sums);
     }
-    keys.template store<dim>(dk, dk_sums, dv, dv_sums);
+    keys.template store<dim>(results, &dk_map, &dv_map, k_tile, v_tile, dk_sums, dv_sums);
   }
 #endif
 }
 
 template <int dim>
-void launch_gradients(const Context& context, const CUtensorMap (&maps)[4], const Attention& a, const BackwardRows& rows, const Floats& dk, const Floats& dv) {
+void launch_gradients(const Context& context, const CUtensorMap (&maps)[6], const Attention& a, const BackwardRows& rows, const KeyResults& results) {
   const auto blocks = static_cast<unsigned>(a.batch * a.groups * ceil_divide(a.keys, kKeys));
   launch(context, {blocks, kWgmmaThreads, size_t{2 * kWgmmaTileBytes<dim> + 2 * kStages * kRowBytes<dim>} + 1024}, attention_key_gradient_wgmma_kernel<dim>, maps[0], maps[1],
-         maps[2], maps[3], a, rows, dk, dv);
+         maps[2], maps[3], maps[4], maps[5], a, rows, results);
 }
 
 }  // namespace
 
 void attention_key_gradient_wgmma(const Context& context, const Attention& a, const BackwardRows& rows, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& dk,
                                   const Floats& dv) {
-  const CUtensorMap maps[4] = {encode_queries(a, rows.q, rows.stride), encode_queries(a, rows.dout, rows.stride), encode_keys(a, k), encode_keys(a, v)};
-  if (a.size <= 64) launch_gradients<64>(context, maps, a, rows, dk, dv);
-  else launch_gradients<128>(context, maps, a, rows, dk, dv);
+  const KeyResults results{dk, dv, by_engine(a, dk) && by_engine(a, dv)};
+  const CUtensorMap k_map = encode_keys(a, k);
+  const CUtensorMap maps[6] = {encode_queries(a, rows.q, rows.stride), encode_queries(a, rows.dout, rows.stride), k_map, encode_keys(a, v), encode_key_results(a, results, dk, k_map),
+                               encode_key_results(a, results, dv, k_map)};
+  if (a.size <= 64) launch_gradients<64>(context, maps, a, rows, results);
+  else launch_gradients<128>(context, maps, a, rows, results);
 }
 
 }  // namespace trefoil::cuda

@@ -32,15 +32,6 @@ __device__ __forceinline__ KeyPlace find_ticket(const Attention& a, const RowUni
   return find_keys<rows>(a, units, first + rest % count, rest / count);
 }
 
-// A warp group's slopes, [64 keys x rows] as add_across takes them, to a tile of [128 keys x rows] in halves of 64 rows.
-template <int steps>
-__device__ __forceinline__ void store_slopes(unsigned char* tile, int side, const uint32_t (&slopes)[steps][4]) {
-  const int lane = lane_index();
-  const int key = side * 64 + warp_index() % 4 * 16 + lane % 16, above = lane / 16;
-#pragma unroll
-  for (int j = 0; j < steps; ++j) store_matrices_for_engine(tile + j / 4 * kHalfBytes + chunk_of_128(key, j % 4 * 2 + above), slopes[j]);
-}
-
 // sums[64 x 64] = 64 rows of slopes times 64 elements of keys, over the 128 keys. To be committed.
 __device__ __forceinline__ void multiply_slopes(float (&sums)[32], const unsigned char* slope_tile, const unsigned char* k_tile) {
   const uint64_t a = describe_columns_of_128(slope_tile, kHalfBytes), b = describe_columns_of_128(k_tile, kHalfBytes);
@@ -83,7 +74,8 @@ __device__ __forceinline__ void add_to_queries(const QuerySums& sums, int64_t ti
 template <int dim>
 __global__ void __launch_bounds__(kWgmmaThreads, 1)
     attention_one_pass_gradient_kernel(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap dout_map, const __grid_constant__ CUtensorMap k_map,
-                                       const __grid_constant__ CUtensorMap v_map, Attention a, BackwardRows laid_out, QuerySums query_sums, Floats dk, Floats dv) {
+                                       const __grid_constant__ CUtensorMap v_map, const __grid_constant__ CUtensorMap dk_map, const __grid_constant__ CUtensorMap dv_map, Attention a,
+                                       BackwardRows laid_out, QuerySums query_sums, KeyResults results) {
 #if defined(TREFOIL_HOPPER)
   constexpr int kTileBytes = kWgmmaTileBytes<dim>, kTileRows = kRows<dim>, kRowHalf = kTileRows * 128, kStatisticBytes = kTileRows * static_cast<int>(sizeof(float));
   TREFOIL_SHARED(barriers, uint64_t[2 * kStages]);
@@ -168,7 +160,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
       keys.pass_softmax(slopes, scores, reinterpret_cast<const float*>(statistics[j % kStages][1]));
       round_weights(slope_weights, slopes);
       if (j > 0) named_sync(kReadBarrier + keys.side, 256);  // the other group has read the last slopes
-      store_slopes(slope_tile, keys.side, slope_weights);
+      store_rows_for_engine(slope_tile + own, kHalfBytes, slope_weights);
       engine_fence();
       named_sync(kBothBarrier, 256);
       wgmma_fence();
@@ -203,7 +195,8 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
       keep(dv_sums);
       keep(dk_sums);
     }
-    keys.template store<dim>(dk, dk_sums, dv, dv_sums);
+    // The stage that is not the last one's: both groups have gone on from it.
+    keys.template store<dim>(results, &dk_map, &dv_map, ring.tile(at.tiles), v_tile, dk_sums, dv_sums);
   }
 #endif
 }
@@ -248,9 +241,12 @@ void launch_gradients(const Context& context, const Attention& a, const Backward
                       const Floats& dk, const Floats& dv) {
   const auto blocks = static_cast<unsigned>(a.batch * a.groups * ceil_divide(a.keys, kKeys));
   const int64_t row_tiles = rows.padded / kRows<dim>, count = a.batch * a.groups * row_tiles;
+  const KeyResults results{dk, dv, by_engine(a, dk) && by_engine(a, dv)};
+  const CUtensorMap k_map = encode_keys(a, k);
   platform::fill_zero(context.stream, sums.ticket, static_cast<size_t>(count + 1) * sizeof(int32_t));
   launch(context, {blocks, kWgmmaThreads, size_t{2 * kWgmmaTileBytes<dim> + kSlopeBytes<dim> + kBuffers * kSumBytes + 2 * kStages * kRowBytes} + 1024},
-         attention_one_pass_gradient_kernel<dim>, encode_queries(a, rows.q, rows.stride), encode_queries(a, rows.dout, rows.stride), encode_keys(a, k), encode_keys(a, v), a, rows, sums, dk, dv);
+         attention_one_pass_gradient_kernel<dim>, encode_queries(a, rows.q, rows.stride), encode_queries(a, rows.dout, rows.stride), k_map, encode_keys(a, v),
+         encode_key_results(a, results, dk, k_map), encode_key_results(a, results, dv, k_map), a, rows, sums, results);
   launch(context, {static_cast<unsigned>(2 * count), 256}, finish_queries_kernel<dim>, a, rows.units, static_cast<int>(row_tiles), sums, dq);
 }
 

@@ -69,7 +69,8 @@ struct GroupRows {
 template <int dim>
 __global__ void __launch_bounds__(kWgmmaThreads, 1)
     attention_query_gradient_wgmma_kernel(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap dout_map, const __grid_constant__ CUtensorMap k_map,
-                                          const __grid_constant__ CUtensorMap v_map, Attention a, BackwardRows laid_out, Floats dq) {
+                                          const __grid_constant__ CUtensorMap v_map, const __grid_constant__ CUtensorMap dq_map, Attention a, BackwardRows laid_out, Floats dq,
+                                          bool engine_stores) {
 #if defined(TREFOIL_HOPPER)
   constexpr int kTileBytes = kWgmmaTileBytes<dim>;
   TREFOIL_SHARED(barriers, uint64_t[2 * kStages<dim>]);
@@ -154,23 +155,37 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
       wgmma_wait<0>();
       keep(sums);
     }
-    store_pairs<dim>(a.size, dq, [&](int half) { return rows.result_at(half); },
-                     [&](int half, int j) { return make_float2(sums[4 * j + 2 * half] * a.scale, sums[4 * j + 2 * half + 1] * a.scale); });
+#pragma unroll
+    for (int i = 0; i < dim / 2; ++i) sums[i] *= a.scale;
+    if (engine_stores) {
+      // In the place of the group's rows of q.
+      uint32_t results[dim / 16][4];
+      round_weights(results, sums);
+      named_sync(kOwnBarrier + rows.side, 128);  // the group's products have read them
+      store_rows_for_engine(q_tile + own, kHalfBytes, results);
+      store_own(rows.side, dim / 64, [&](int half) {
+        store_box(&dq_map, {64 * half, 0, static_cast<int>(at.g), (at.first / 64 + rows.side) * laid_out.units.queries, static_cast<int>(at.b)}, q_tile + own + half * kHalfBytes);
+      });
+    } else {
+      store_pairs<dim>(a.size, dq, [&](int half) { return rows.result_at(half); }, [&](int half, int j) { return make_float2(sums[4 * j + 2 * half], sums[4 * j + 2 * half + 1]); });
+    }
   }
 #endif
 }
 
 template <int dim>
-void launch_gradient(const Context& context, const CUtensorMap (&maps)[4], const Attention& a, const BackwardRows& rows, const Floats& dq) {
+void launch_gradient(const Context& context, const CUtensorMap (&maps)[5], const Attention& a, const BackwardRows& rows, const Floats& dq) {
   const auto blocks = static_cast<unsigned>(a.batch * a.groups * (rows.padded / kWgmmaRows));
   launch(context, {blocks, kWgmmaThreads, size_t{(2 + 2 * kStages<dim>) * kWgmmaTileBytes<dim>} + 1024}, attention_query_gradient_wgmma_kernel<dim>, maps[0], maps[1], maps[2],
-         maps[3], a, rows, dq);
+         maps[3], maps[4], a, rows, dq, by_engine(a, dq));
 }
 
 }  // namespace
 
 void attention_query_gradient_wgmma(const Context& context, const Attention& a, const BackwardRows& rows, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& dq) {
-  const CUtensorMap maps[4] = {encode_queries(a, rows.q, rows.stride), encode_queries(a, rows.dout, rows.stride), encode_keys(a, k), encode_keys(a, v)};
+  const CUtensorMap q_map = encode_queries(a, rows.q, rows.stride);
+  const CUtensorMap maps[5] = {q_map, encode_queries(a, rows.dout, rows.stride), encode_keys(a, k), encode_keys(a, v),
+                               by_engine(a, dq) ? encode_queries(a, static_cast<const bf16*>(dq.data), a.size) : q_map};
   if (a.size <= 64) launch_gradient<64>(context, maps, a, rows, dq);
   else launch_gradient<128>(context, maps, a, rows, dq);
 }

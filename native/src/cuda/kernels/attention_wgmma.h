@@ -12,10 +12,11 @@ constexpr int kWgmmaThreads = 384, kWgmmaRows = 128;  // rows of a block, and ke
 template <int dim>
 constexpr int kWgmmaTileBytes = kWgmmaRows * dim * static_cast<int>(sizeof(bf16));
 
-// Keys or values, [batch, keys, groups, size]: boxes of 128 keys of one head.
-inline CUtensorMap encode_keys(const Attention& a, const Rows<bf16>& rows) {
-  return encode_boxes<4>(rows.data, {a.size, a.groups, a.keys, a.batch}, {rows.stride, rows.stride * a.groups, rows.stride * a.groups * a.keys}, {64, 1, kWgmmaRows, 1});
+// Keys or values, [batch, keys, groups, size]: boxes of so many keys of one head.
+inline CUtensorMap encode_keys(const Attention& a, const bf16* data, int64_t stride, int count) {
+  return encode_boxes<4>(data, {a.size, a.groups, a.keys, a.batch}, {stride, stride * a.groups, stride * a.groups * a.keys}, {64, 1, count, 1});
 }
+inline CUtensorMap encode_keys(const Attention& a, const Rows<bf16>& rows) { return encode_keys(a, rows.data, rows.stride, kWgmmaRows); }
 
 // q, dout or out, [batch, queries, groups, shared heads, size]: boxes of as many whole queries as 64 rows hold.
 inline CUtensorMap encode_queries(const Attention& a, const bf16* data, int64_t stride) {
@@ -109,6 +110,13 @@ __device__ __forceinline__ void round_weights(uint32_t (&weights)[steps][4], con
   for (int j = 0; j < steps; ++j)
 #pragma unroll
     for (int i = 0; i < 4; ++i) weights[j][i] = pack_bf16(sums[8 * j + 2 * i], sums[8 * j + 2 * i + 1]);
+}
+// Such weights, of a warp group's 64 rows, to shared memory for the copy engine or for products: halves of 64 columns, so many bytes apart.
+template <int steps>
+__device__ __forceinline__ void store_rows_for_engine(unsigned char* own, int half, const uint32_t (&weights)[steps][4]) {
+  const int lane = lane_index(), row = warp_index() % 4 * 16 + lane % 16, above = lane / 16;
+#pragma unroll
+  for (int j = 0; j < steps; ++j) store_matrices_for_engine(own + j / 4 * half + chunk_of_128(row, j % 4 * 2 + above), weights[j]);
 }
 // ptxas would run products one by one if it found these zeros among them.
 template <int n>
