@@ -46,7 +46,7 @@ void attention_key_gradient_wgmma(const Context& context, const Attention& a, co
 struct QuerySums {
   float* sums;
   int32_t *ticket, *turns;  // of the launch; of each tile: how many tiles of keys have been added
-  int64_t heads_at_once;    // whose blocks take turns to start
+  unsigned heads_at_once;   // whose blocks take turns to start
 };
 QuerySums take_query_sums(const Context& context, Workspace& workspace, const Attention& a, int64_t padded);
 void attention_one_pass_gradient_wgmma(const Context& context, const Attention& a, const BackwardRows& rows, const Rows<bf16>& k, const Rows<bf16>& v, const QuerySums& sums,

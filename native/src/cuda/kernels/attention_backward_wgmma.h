@@ -55,8 +55,9 @@ __device__ __forceinline__ void store_own(int side, int halves, const Store& sto
 }
 
 // How a block starts: thread 0 finds where it is, and makes the barriers of its ring and of the tiles that stay.
-template <class Place, class Stages, class Find>
-__device__ __forceinline__ void start_block(Place& at, const Stages& ring, uint64_t* ready, const Find& find) {
+template <class Place, class Stages, class Find, class... Maps>
+__device__ __forceinline__ void start_block(Place& at, const Stages& ring, uint64_t* ready, const Find& find, const Maps&... maps) {
+  if (threadIdx.x == kWarp) (prefetch_map(&maps), ...);
   if (threadIdx.x == 0) {
     at = find();
     ring.init();
@@ -76,10 +77,11 @@ struct KeyPlace {
 };
 // Of tile `tile` of a head's keys; places in tiles of `rows`.
 template <int rows>
-__device__ __forceinline__ KeyPlace find_keys(const Attention& a, const RowUnits& units, int64_t head, int64_t tile) {
+__device__ __forceinline__ KeyPlace find_keys(const Attention& a, const RowUnits& units, unsigned head, unsigned tile) {
   KeyPlace at;
-  at.first = tile * kWgmmaRows;
-  at.b = head / a.groups, at.g = head - at.b * a.groups, at.n = a.length(at.b);
+  const auto groups = static_cast<unsigned>(a.groups);
+  at.first = int64_t{tile} * kWgmmaRows;
+  at.b = head / groups, at.g = head % groups, at.n = a.length(at.b);
   at.stored = static_cast<int>(a.keys - at.first < kWgmmaRows ? a.keys - at.first : kWgmmaRows);
   at.valid = static_cast<int>(at.n > at.first ? (at.n - at.first < at.stored ? at.n - at.first : at.stored) : 0);
   const int end = (static_cast<int>(a.queries) + units.queries - 1) / units.queries * 64;

@@ -25,9 +25,9 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   unsigned char *k_tile = aligned_tiles(), *v_tile = k_tile + kTileBytes;
   const Ring<kStages, 2 * kRowBytes<dim>> ring{v_tile + kTileBytes, barriers};  // q, then dout
   start_block(at, ring, ready, [&] {
-    const int64_t key_tiles = (a.keys + kKeys - 1) / kKeys, head = blockIdx.x / key_tiles;
-    return find_keys<kRows>(a, laid_out.units, head, blockIdx.x - head * key_tiles);
-  });
+    const auto key_tiles = static_cast<unsigned>((a.keys + kKeys - 1) / kKeys);
+    return find_keys<kRows>(a, laid_out.units, blockIdx.x / key_tiles, blockIdx.x % key_tiles);
+  }, q_map, dout_map, k_map, v_map);
   if (threadIdx.x < 128) {
     give_registers<24>();
     if (threadIdx.x == 0 && at.tiles > 0) {

@@ -26,9 +26,9 @@ constexpr int kReadBarrier = 6, kSumBarrier = 8;  // named barriers: of the slop
 // Blocks start with the first tiles of keys of `heads_at_once` heads, then come their second ones, …: neighbours in the order of sums are that far apart.
 template <int rows>
 __device__ __forceinline__ KeyPlace find_ticket(const Attention& a, const RowUnits& units, const QuerySums& sums) {
-  const int64_t ticket = take_ticket(sums.ticket), key_tiles = (a.keys + kKeys - 1) / kKeys, heads = a.batch * a.groups;
-  const int64_t first = ticket / (sums.heads_at_once * key_tiles) * sums.heads_at_once;
-  const int64_t count = heads - first < sums.heads_at_once ? heads - first : sums.heads_at_once, rest = ticket - first * key_tiles;
+  // In 32 bits, as blocks are counted: nothing else happens meanwhile.
+  const auto ticket = static_cast<unsigned>(take_ticket(sums.ticket)), key_tiles = static_cast<unsigned>((a.keys + kKeys - 1) / kKeys), heads = static_cast<unsigned>(a.batch * a.groups);
+  const unsigned first = ticket / (sums.heads_at_once * key_tiles) * sums.heads_at_once, count = min(heads - first, sums.heads_at_once), rest = ticket - first * key_tiles;
   return find_keys<rows>(a, units, first + rest % count, rest / count);
 }
 
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   start_block(at, ring, ready, [&] {
     for (int i = 0; i < kBuffers; ++i) barrier_init(&read[i], 1);
     return find_ticket<kTileRows>(a, laid_out.units, query_sums);
-  });
+  }, q_map, dout_map, k_map, v_map);
   const auto row_of = [&](int j) { return at.begin + (at.tiles - 1 - j) * kTileRows; };  // late rows first: all of a head's blocks begin with the same
   if (threadIdx.x < 128) {
     give_registers<24>();
@@ -261,7 +261,8 @@ QuerySums take_query_sums(const Context& context, Workspace& workspace, const At
   sums.sums = workspace.take<float>(tiles * kTileElements);
   sums.ticket = workspace.take<int32_t>(1 + tiles);
   sums.turns = sums.ticket + 1;
-  sums.heads_at_once = std::max<int64_t>({cached, context.multiprocessors / 8, 1});
+  // No more than there are, so that they and their tiles of keys are no more than blocks.
+  sums.heads_at_once = static_cast<unsigned>(std::min(std::max<int64_t>({cached, context.multiprocessors / 8, 1}), a.batch * a.groups));
   return sums;
 }
 

@@ -20,9 +20,9 @@ struct RowPlace {
 __device__ __forceinline__ RowPlace find_rows(const Attention& a, const BackwardRows& rows) {
   RowPlace at;
   // Late tiles first: under a causal mask they are the long ones.
-  const int64_t row_tiles = rows.padded / kWgmmaRows, head = blockIdx.x / row_tiles;
-  at.first = static_cast<int>(row_tiles - 1 - (blockIdx.x - head * row_tiles)) * kWgmmaRows;
-  at.b = head / a.groups, at.g = head - at.b * a.groups, at.n = a.length(at.b);
+  const auto row_tiles = static_cast<unsigned>(rows.padded / kWgmmaRows), head = blockIdx.x / row_tiles, groups = static_cast<unsigned>(a.groups);
+  at.first = static_cast<int>(row_tiles - 1 - blockIdx.x % row_tiles) * kWgmmaRows;
+  at.b = head / groups, at.g = head % groups, at.n = a.length(at.b);
   at.end = static_cast<int>(a.limit(at.n, min((at.first / 64 + 2) * rows.units.queries, static_cast<int>(a.queries)) - 1));
   at.tiles = (at.end + kWgmmaRows - 1) / kWgmmaRows;
   return at;
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   TREFOIL_SHARED(at, RowPlace);
   unsigned char *q_tile = aligned_tiles(), *dout_tile = q_tile + kTileBytes;
   const Ring<kStages<dim>, 2 * kTileBytes> ring{dout_tile + kTileBytes, barriers};  // keys, then values
-  start_block(at, ring, ready, [&] { return find_rows(a, laid_out); });
+  start_block(at, ring, ready, [&] { return find_rows(a, laid_out); }, q_map, dout_map, k_map, v_map);
   if (threadIdx.x < 128) {
     give_registers<24>();
     if (threadIdx.x == 0 && at.tiles > 0) {
