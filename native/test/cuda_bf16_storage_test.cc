@@ -250,6 +250,7 @@ TEST(cuda_bf16_storage_attention) {
 
 namespace {
 
+// The copy engine reads bf16 where it is, but rows that are no multiple of 16 bytes.
 void check_attention_by_wgmma(Device& device) {
   int seed = 530;
   for (bool mixed : {false, true})
@@ -257,10 +258,25 @@ void check_attention_by_wgmma(Device& device) {
       check_attention(device, {.batch = 2, .queries = 40, .keys = 150, .heads = 2, .groups = 1, .size = size, .causal = true, .key_lengths = {150, 33}}, mixed, seed++);
 }
 
+// 64 rows of a key head are whole queries: none, one or more of the 64 places stay empty. One to five units of them, of two key heads and two batches;
+// more heads than that go elsewhere.
+void check_attention_by_wgmma_shares_key_heads(Device& device) {
+  int seed = 560;
+  for (int64_t size : {64, 128})
+    for (auto [queries, shared] : {std::array<int64_t, 2>{200, 1}, {70, 3}, {33, 8}, {13, 20}, {3, 33}, {2, 64}, {2, 65}}) {
+      const int64_t keys = queries + 70;
+      check_attention(device, {.batch = 2, .queries = queries, .keys = keys, .heads = 2 * shared, .groups = 2, .size = size, .causal = true, .key_lengths = {static_cast<int32_t>(keys), static_cast<int32_t>(queries)}}, shared == 8, seed++);
+      if (shared != 3 && shared != 8) continue;
+      check_attention(device, {.batch = 2, .queries = queries, .keys = queries, .heads = 2 * shared, .groups = 2, .size = size, .causal = shared == 8, .segments = runs_of_segments(2, queries, {3, -1, 65536}, 7)}, shared == 3, seed++);
+    }
+}
+
 }  // namespace
 
 TEST(cuda_bf16_storage_attention_by_wgmma) { for_each_wgmma_device(device, false, check_attention_by_wgmma); }
 TEST(cuda_bf16_storage_attention_in_one_pass) { for_each_wgmma_device(device, true, check_attention_by_wgmma); }
+TEST(cuda_bf16_storage_attention_by_wgmma_shares_key_heads) { for_each_wgmma_device(device, false, check_attention_by_wgmma_shares_key_heads); }
+TEST(cuda_bf16_storage_attention_in_one_pass_shares_key_heads) { for_each_wgmma_device(device, true, check_attention_by_wgmma_shares_key_heads); }
 
 // Blocks of 128 rows.
 TEST(cuda_bf16_storage_attention_large_blocks) {

@@ -40,6 +40,7 @@ template <int rank>
 void copy_box_to(uint16_t blocks, void* to, const CUtensorMap* map, const int (&at)[rank], uint64_t* barrier) { emulation::copy_box_to(blocks, to, map, at, rank, barrier); }
 template <int rank>
 void store_box(const CUtensorMap* map, const int (&at)[rank], const void* from) { emulation::store_box(map, at, rank, from); }
+inline void prefetch_map(const CUtensorMap*) {}
 template <int newest>
 void wait_stores_read() { emulation::wait_stores(newest, false); }
 template <int newest>
@@ -77,6 +78,8 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity)
       "over:\n"
       "}\n" ::"r"(shared_address(barrier)), "r"(parity) : "memory");
 }
+// The first copy need not wait for its map.
+__device__ __forceinline__ void prefetch_map(const CUtensorMap* map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
 // The box of the tensor that starts at `at`, fastest dimension first, to shared memory; its bytes count at the barrier.
 template <int rank>
 __device__ __forceinline__ void copy_box(void* to, const CUtensorMap* map, const int (&at)[rank], uint64_t* barrier) {
@@ -147,13 +150,16 @@ __device__ __forceinline__ void engine_fence() { asm volatile("fence.proxy.async
 // commit_stores are a group.
 template <int rank>
 __device__ __forceinline__ void store_box(const CUtensorMap* map, const int (&at)[rank], const void* from) {
-  static_assert(rank == 3 || rank == 5);
+  static_assert(rank >= 3 && rank <= 5);
   if constexpr (rank == 5)
     asm volatile("cp.async.bulk.tensor.5d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5, %6}], [%1];" ::"l"(map), "r"(shared_address(from)), "r"(at[0]), "r"(at[1]),
                  "r"(at[2]), "r"(at[3]), "r"(at[4]) : "memory");
-  else
+  else if constexpr (rank == 3)
     asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map), "r"(shared_address(from)), "r"(at[0]), "r"(at[1]),
                  "r"(at[2]) : "memory");
+  else
+    asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(map), "r"(shared_address(from)), "r"(at[0]), "r"(at[1]),
+                 "r"(at[2]), "r"(at[3]) : "memory");
 }
 __device__ __forceinline__ void commit_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 // Until of this thread's groups all but the `newest` last have read shared memory; until they have written what they write.

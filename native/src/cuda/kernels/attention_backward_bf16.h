@@ -1,5 +1,5 @@
 // Gradients of attention on the tensor cores (flash attention 2). q and dout are first laid out row after row of their key-value head, as
-// bf16. One pass over tiles of rows makes dq, one over tiles of keys dk and dv: the probabilities are made twice, and nothing is added
+// bf16 (wgmma: only the rows' statistics are). One pass over tiles of rows makes dq, one over tiles of keys dk and dv: the probabilities are made twice, and nothing is added
 // by atomics, so that sums have an order. Scores stay in registers, as in the forward pass.
 #pragma once
 #include "attention_keys.h"
@@ -8,27 +8,46 @@ namespace trefoil::cuda {
 
 constexpr int kBackwardTile = 64;  // rows, or keys, of a block; and of the tiles that it walks
 
-// [batch, groups, padded rows]: rows past the last are zero, and their lse is +inf.
+// Places of a key-value head's rows: units of `rows` that begin with `queries` whole queries of `shared` rows each; what is left of one is empty.
+struct RowUnits {
+  int rows, queries, shared;
+
+  __device__ __forceinline__ int place_of(int query) const { return query / queries * rows + query % queries * shared; }
+};
+// Of a place: its query, and which of the heads that share the keys; `there`: neither empty nor past the last query.
+struct PlacedRow {
+  int query, head;
+  bool there;
+
+  __device__ __forceinline__ PlacedRow(const Attention& a, const RowUnits& units, int place) {
+    const int unit = place / units.rows, within = place - unit * units.rows, n = within / units.shared;
+    query = unit * units.queries + n, head = within - n * units.shared;
+    there = n < units.queries && query < a.queries;
+  }
+  // Of the op's rows, [batch, queries, heads].
+  __device__ __forceinline__ int64_t row(const Attention& a, int64_t b, int64_t g) const { return (b * a.queries + query) * a.heads + g * a.shared_heads + head; }
+};
+
+// [batch, groups, padded places]: where no row is, q and dout are zero and lse is +inf. By wgmma q and dout are rows as the op has them, [batch, queries, heads].
 struct BackwardRows {
   const bf16 *q, *dout;
   const float *lse, *delta;  // lse in units of log 2, +inf where a row sees no key; delta = Σ dout out
-  int64_t padded;            // a multiple of kBackwardTile
-  // The stride of q and dout is that of k and v.
+  int64_t padded, stride;    // a multiple of kBackwardTile (by wgmma: of kWgmmaBackwardTile); of q and dout
+  RowUnits units;            // of one query, so that all places have a row; by wgmma of 64 places
 };
 
-// By Hopper's wgmma, see attention_wgmma.h. False: not these heads, not this device, or not asked for; nothing was launched.
-bool attention_query_gradient_wgmma(const Context& context, const Attention& a, const BackwardRows& rows, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& dq);
-bool attention_key_gradient_wgmma(const Context& context, const Attention& a, const BackwardRows& rows, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& dk,
+// By Hopper's wgmma, where suits_wgmma.
+constexpr int kWgmmaBackwardTile = 128;
+void attention_query_gradient_wgmma(const Context& context, const Attention& a, const BackwardRows& rows, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& dq);
+void attention_key_gradient_wgmma(const Context& context, const Attention& a, const BackwardRows& rows, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& dk,
                                   const Floats& dv);
 
-// All three in one pass, where suits_one_pass: dq's sums in f32, tile after tile of rows, and what gives them their order.
+// All three in one pass: dq's sums in f32, tile after tile of rows, and what gives them their order.
 struct QuerySums {
   float* sums;
   int32_t *ticket, *turns;  // of the launch; of each tile: how many tiles of keys have been added
-  int64_t heads_at_once;    // whose blocks take turns to start
+  unsigned heads_at_once;   // whose blocks take turns to start
 };
-constexpr int kOnePassTile = 128;  // BackwardRows::padded is a multiple of it
-bool suits_one_pass(const Context& context, const Attention& a);
 QuerySums take_query_sums(const Context& context, Workspace& workspace, const Attention& a, int64_t padded);
 void attention_one_pass_gradient_wgmma(const Context& context, const Attention& a, const BackwardRows& rows, const Rows<bf16>& k, const Rows<bf16>& v, const QuerySums& sums,
                                        const Floats& dq, const Floats& dk, const Floats& dv);

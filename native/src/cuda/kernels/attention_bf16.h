@@ -15,12 +15,18 @@ inline bool suits_tensor_cores(const Context& context, const Attention& a) {
 // Few rows: keys are cut into parts that blocks of their own walk.
 inline bool suits_decode(const Attention& a) { return a.rows <= kMostDecodeRows && !a.segments; }
 
+// By Hopper's wgmma: heads that fill more than a half of what the kernels are made for. A warp group's 64 rows are whole queries.
+constexpr int64_t kMostSharedHeads = 64;
+inline bool suits_wgmma(const Context& context, const Attention& a) {
+  return context.wgmma && a.size > 32 && a.keys > 0 && a.batch * a.rows > 0 && a.shared_heads <= kMostSharedHeads;
+}
+
 // Each takes what it needs of the workspace: without memory there it only counts.
 void attention_forward_bf16(const Context& context, Workspace& workspace, const Attention& a, const TrefoilLaunch& args);
 void attention_decode_bf16(const Context& context, Workspace& workspace, const Attention& a, const TrefoilLaunch& args);
 void attention_backward_bf16(const Context& context, Workspace& workspace, const Attention& a, const TrefoilLaunch& args);
 
-// By Hopper's wgmma, see attention_wgmma.h, where that suits these heads and this device.
+// See attention_wgmma.h.
 bool suits_forward_wgmma(const Context& context, const Attention& a);
 void attention_forward_wgmma(const Context& context, Workspace& workspace, const Attention& a, const TrefoilView& q, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& out, float* lse);
 

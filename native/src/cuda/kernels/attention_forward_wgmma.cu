@@ -22,7 +22,6 @@ constexpr int kThreads = 128 + 128 * kGroups<dim>;
 constexpr int kOwnBytes = 64 * 128;  // a group's rows of a half
 template <int dim>
 constexpr int kQueryBytes = kGroups<dim> * dim / 64 * kOwnBytes;
-constexpr int kMostSharedHeads = 64;  // a group's rows are whole queries
 
 // The order in which tiles of rows are worked on. Long ones first; but only of as many heads at once as have their keys in the L2 cache.
 struct Order {
@@ -85,7 +84,7 @@ struct OwnRows {
   __device__ __forceinline__ void hide(float (&scores)[kWgmmaRows / 2], int from) const {
     uint32_t hidden[2];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) hidden[half] = keys_past(static_cast<int>(a.limit(at.n, query[half])) - from - pair);
+    for (int half = 0; half < 2; ++half) hidden[half] = columns_past(static_cast<int>(a.limit(at.n, query[half])) - from - pair);
     if (a.segments) {
       const int32_t* segments = a.segments + at.b * a.keys;
       add_other_segments(hidden, segments, {segments[query[0]], segments[query[1]]}, from + pair, at.n);
@@ -321,18 +320,11 @@ __global__ void __launch_bounds__(kThreads<dim>, 1)
 #endif
 }
 
-// A group's rows: boxes of whole queries of the heads that share their keys.
-CUtensorMap encode_queries(const Attention& a, const bf16* data, int64_t stride, const Order& order) {
-  const int64_t s = a.shared_heads;
-  return encode_boxes<5>(data, {a.size, s, a.groups, a.queries, a.batch}, {stride, s * stride, a.heads * stride, a.queries * a.heads * stride},
-                         {64, static_cast<int>(s), 1, order.queries, 1});
-}
-
 template <int dim>
 void launch_attention(const Context& context, const Attention& a, int* taken, const Rows<bf16>& q, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& out, float* lse) {
   const Order order = order_of(a, k.stride, kGroups<dim>);
   const bool engine_stores = out.half && a.size % 8 == 0;
-  const CUtensorMap q_map = encode_queries(a, q.data, q.stride, order), out_map = engine_stores ? encode_queries(a, static_cast<const bf16*>(out.data), a.size, order) : q_map;
+  const CUtensorMap q_map = encode_queries(a, q.data, q.stride), out_map = engine_stores ? encode_queries(a, static_cast<const bf16*>(out.data), a.size) : q_map;
   const auto blocks = static_cast<unsigned>(std::min(context.multiprocessors, order.tiles));
   launch(context, {blocks, kThreads<dim>, size_t{2 * kQueryBytes<dim> + 2 * kStages<dim> * kWgmmaTileBytes<dim>} + 1024}, attention_forward_wgmma_kernel<dim>, q_map, encode_keys(a, k),
          encode_keys(a, v), out_map, a, order, taken, engine_stores, out, lse);
@@ -341,7 +333,7 @@ void launch_attention(const Context& context, const Attention& a, int* taken, co
 }  // namespace
 
 bool suits_forward_wgmma(const Context& context, const Attention& a) {
-  return suits_wgmma(context, a) && a.shared_heads <= kMostSharedHeads && a.batch * a.heads * a.queries < INT32_MAX;
+  return suits_wgmma(context, a) && a.batch * a.heads * a.queries < INT32_MAX;
 }
 
 void attention_forward_wgmma(const Context& context, Workspace& workspace, const Attention& a, const TrefoilView& q, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& out, float* lse) {

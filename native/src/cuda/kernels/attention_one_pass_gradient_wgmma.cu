@@ -25,19 +25,11 @@ constexpr int kReadBarrier = 6, kSumBarrier = 8;  // named barriers: of the slop
 
 // Blocks start with the first tiles of keys of `heads_at_once` heads, then come their second ones, …: neighbours in the order of sums are that far apart.
 template <int rows>
-__device__ __forceinline__ KeyPlace find_ticket(const Attention& a, const QuerySums& sums) {
-  const int64_t ticket = take_ticket(sums.ticket), key_tiles = (a.keys + kKeys - 1) / kKeys, heads = a.batch * a.groups;
-  const int64_t first = ticket / (sums.heads_at_once * key_tiles) * sums.heads_at_once;
-  const int64_t count = heads - first < sums.heads_at_once ? heads - first : sums.heads_at_once, rest = ticket - first * key_tiles;
-  return find_keys<rows>(a, first + rest % count, rest / count);
-}
-
-// A warp group's slopes, [64 keys x rows] as add_across takes them, to a tile of [128 keys x rows] in halves of 64 rows.
-template <int steps>
-__device__ __forceinline__ void store_slopes(unsigned char* tile, int side, const uint32_t (&slopes)[steps][4]) {
-  const int lane = lane_index(), key = side * 64 + warp_index() % 4 * 16 + lane % 16, above = lane / 16;
-#pragma unroll
-  for (int j = 0; j < steps; ++j) store_matrices_for_engine(tile + j / 4 * kHalfBytes + chunk_of_128(key, j % 4 * 2 + above), slopes[j]);
+__device__ __forceinline__ KeyPlace find_ticket(const Attention& a, const RowUnits& units, const QuerySums& sums) {
+  // In 32 bits, as blocks are counted: nothing else happens meanwhile.
+  const auto ticket = static_cast<unsigned>(take_ticket(sums.ticket)), key_tiles = static_cast<unsigned>((a.keys + kKeys - 1) / kKeys), heads = static_cast<unsigned>(a.batch * a.groups);
+  const unsigned first = ticket / (sums.heads_at_once * key_tiles) * sums.heads_at_once, count = min(heads - first, sums.heads_at_once), rest = ticket - first * key_tiles;
+  return find_keys<rows>(a, units, first + rest % count, rest / count);
 }
 
 // sums[64 x 64] = 64 rows of slopes times 64 elements of keys, over the 128 keys. To be committed.
@@ -45,9 +37,9 @@ __device__ __forceinline__ void multiply_slopes(float (&sums)[32], const unsigne
   const uint64_t a = describe_columns_of_128(slope_tile, kHalfBytes), b = describe_columns_of_128(k_tile, kHalfBytes);
 #pragma unroll
   for (int j = 0; j < kKeys / 16; ++j) {
-    const uint64_t step = 128 * static_cast<uint64_t>(j);
+    const uint32_t step = 128u * static_cast<uint32_t>(j);
     if (j == 0) wgmma_anew<64, true, true>(sums, a, b);
-    else wgmma<64, true, true>(sums, a + step, b + step, true);
+    else wgmma<64, true, true>(sums, further(a, step), further(b, step), true);
   }
 }
 
@@ -82,7 +74,8 @@ __device__ __forceinline__ void add_to_queries(const QuerySums& sums, int64_t ti
 template <int dim>
 __global__ void __launch_bounds__(kWgmmaThreads, 1)
     attention_one_pass_gradient_kernel(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap dout_map, const __grid_constant__ CUtensorMap k_map,
-                                       const __grid_constant__ CUtensorMap v_map, Attention a, BackwardRows laid_out, QuerySums query_sums, Floats dk, Floats dv) {
+                                       const __grid_constant__ CUtensorMap v_map, const __grid_constant__ CUtensorMap dk_map, const __grid_constant__ CUtensorMap dv_map, Attention a,
+                                       BackwardRows laid_out, QuerySums query_sums, KeyResults results) {
 #if defined(TREFOIL_HOPPER)
   constexpr int kTileBytes = kWgmmaTileBytes<dim>, kTileRows = kRows<dim>, kRowHalf = kTileRows * 128, kStatisticBytes = kTileRows * static_cast<int>(sizeof(float));
   TREFOIL_SHARED(barriers, uint64_t[2 * kStages]);
@@ -91,11 +84,11 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   TREFOIL_SHARED(statistics, float4[kStages][2][kTileRows / 4]);  // lse, then delta
   unsigned char *k_tile = aligned_tiles(), *v_tile = k_tile + kTileBytes, *slope_tile = v_tile + kTileBytes, *buffers = slope_tile + kSlopeBytes<dim>;
   uint64_t* read = ready + 1;
-  const Ring<kStages, 2 * kRowBytes, 2 * kRowBytes + 2 * kStatisticBytes> ring{buffers + kBuffers * kSumBytes, barriers};  // q, then dout
+  const Ring<kStages, 2 * kRowBytes> ring{buffers + kBuffers * kSumBytes, barriers};  // q, then dout
   start_block(at, ring, ready, [&] {
     for (int i = 0; i < kBuffers; ++i) barrier_init(&read[i], 1);
-    return find_ticket<kTileRows>(a, query_sums);
-  });
+    return find_ticket<kTileRows>(a, laid_out.units, query_sums);
+  }, q_map, dout_map, k_map, v_map);
   const auto row_of = [&](int j) { return at.begin + (at.tiles - 1 - j) * kTileRows; };  // late rows first: all of a head's blocks begin with the same
   if (threadIdx.x < 128) {
     give_registers<24>();
@@ -107,9 +100,9 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
       for (int j = 0; j < at.tiles; ++j) {
         const int from = row_of(j);
         const int64_t statistic = head * laid_out.padded + from;
-        uint64_t* full = ring.claim(j);
-        copy_rows<dim, kTileRows>(ring.tile(j), &q_map, head, from, full);
-        copy_rows<dim, kTileRows>(ring.tile(j) + kRowBytes, &dout_map, head, from, full);
+        uint64_t* full = ring.claim(j, 2 * row_bytes<dim, kTileRows>(laid_out.units) + 2 * kStatisticBytes);
+        copy_rows<dim, kTileRows>(ring.tile(j), &q_map, laid_out.units, at.b, at.g, from, full);
+        copy_rows<dim, kTileRows>(ring.tile(j) + kRowBytes, &dout_map, laid_out.units, at.b, at.g, from, full);
         copy_bytes(statistics[j % kStages][0], laid_out.lse + statistic, kStatisticBytes, full);
         copy_bytes(statistics[j % kStages][1], laid_out.delta + statistic, kStatisticBytes, full);
       }
@@ -125,7 +118,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     }
   } else {
     take_registers<240>();
-    const GroupKeys<kTileRows> keys(a, at);
+    const GroupKeys<kTileRows> keys(a, at, laid_out.units);
     const float slope = a.scale * kLog2E;
     float scores[kTileRows / 2], slopes[kTileRows / 2], dk_sums[dim / 2], dv_sums[dim / 2], dq_sums[32];
     uint32_t weights[kTileRows / 16][4], slope_weights[kTileRows / 16][4];
@@ -138,32 +131,36 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
         clear_keys<dim>(v_tile, at.valid);
         end_clearing();
       }
+      clear_empty(ring.tiles, 2 * kStages * kRowBytes, laid_out.units);
     }
-    for (int j = 0; j < at.tiles; ++j) {
-      const unsigned char *q_tile = ring.tile(j), *dout_tile = q_tile + kRowBytes;
-      const float *lse = reinterpret_cast<const float*>(statistics[j % kStages][0]), *delta = reinterpret_cast<const float*>(statistics[j % kStages][1]);
-      const int own = keys.side * 64 * 128;
+    const int own = keys.side * 64 * 128;
+    const auto multiply_queries = [&](int j) {
       ring.wait(j);
       wgmma_fence();
-      multiply_along<dim, kTileRows>(scores, k_tile + own, kHalfBytes, q_tile, kRowHalf);
+      multiply_along<dim, kTileRows>(scores, k_tile + own, kHalfBytes, ring.tile(j), kRowHalf);
       wgmma_commit();
+    };
+    const auto make_weights = [&](int j) {
       wgmma_fence();
-      multiply_along<dim, kTileRows>(slopes, v_tile + own, kHalfBytes, dout_tile, kRowHalf);
+      multiply_along<dim, kTileRows>(slopes, v_tile + own, kHalfBytes, ring.tile(j) + kRowBytes, kRowHalf);
       wgmma_commit();
       wgmma_wait<1>();
       keep(scores);
       keys.hide(scores, row_of(j));
-      keys.weigh(scores, lse, slope);
+      keys.weigh(scores, reinterpret_cast<const float*>(statistics[j % kStages][0]), slope);
       round_weights(weights, scores);
+    };
+    const auto add_up = [&](int j) {
+      const unsigned char *q_tile = ring.tile(j), *dout_tile = q_tile + kRowBytes;
+      wgmma_wait<0>();  // the slopes are there
+      keep(slopes);
       wgmma_fence();
       add_across<dim>(dv_sums, weights, dout_tile, kRowHalf);
       wgmma_commit();
-      wgmma_wait<1>();  // the slopes are there
-      keep(slopes);
-      keys.pass_softmax(slopes, scores, delta);
+      keys.pass_softmax(slopes, scores, reinterpret_cast<const float*>(statistics[j % kStages][1]));
       round_weights(slope_weights, slopes);
       if (j > 0) named_sync(kReadBarrier + keys.side, 256);  // the other group has read the last slopes
-      store_slopes(slope_tile, keys.side, slope_weights);
+      store_rows_for_engine(slope_tile + own, kHalfBytes, slope_weights);
       engine_fence();
       named_sync(kBothBarrier, 256);
       wgmma_fence();
@@ -179,48 +176,62 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
       store_piece(buffers + j % kBuffers * kSumBytes + keys.side * kPieceElements * static_cast<int>(sizeof(float)), dq_sums);
       engine_fence();
       named_arrive(kSumBarrier + j % kBuffers, 256 + kWarp);
+    };
+    // dk goes on beside the next scores. Once in a step nothing is under way, or ptxas would run products one by one (C7514).
+    if (at.tiles > 0) {
+      multiply_queries(0);
+      make_weights(0);
+      for (int j = 1; j < at.tiles; ++j) {
+        add_up(j - 1);
+        multiply_queries(j);
+        wgmma_wait<1>();
+        keep(dv_sums);
+        keep(dk_sums);
+        ring.release(j - 1);
+        make_weights(j);
+      }
+      add_up(at.tiles - 1);
       wgmma_wait<0>();
       keep(dv_sums);
       keep(dk_sums);
-      ring.release(j);
     }
-    keys.template store<dim>(dk, dk_sums, dv, dv_sums);
+    // The stage that is not the last one's: both groups have gone on from it.
+    keys.template store<dim>(results, &dk_map, &dv_map, ring.tile(at.tiles), v_tile, dk_sums, dv_sums);
   }
 #endif
 }
 
-// dq from its sums: a thread takes eight columns of two rows, which four neighbours of a warp group left. Tiles that no keys see were not written.
+// dq from its sums: a block takes a piece of a tile, a thread eight columns of the rows at two places, which four neighbours of a warp group left.
+// Tiles that no keys see were not written.
 template <int dim>
-__global__ void __launch_bounds__(256) finish_queries_kernel(Attention a, int64_t row_tiles, QuerySums sums, Floats dq) {
-  const int64_t count = a.batch * a.groups * row_tiles * (kTileElements / 16);
-  for (int64_t i = first_index(); i < count; i += index_stride()) {
-    const int chunk = static_cast<int>(i % 8), quad = static_cast<int>(i / 8 % 32), piece = static_cast<int>(i / 256 % 2);
-    const int64_t tile = i / 512, head = tile / row_tiles, b = head / a.groups, g = head - b * a.groups;
-    const int64_t first = (tile - head * row_tiles) * kRows<dim> + (dim == 64 ? piece * 64 : 0) + quad / 8 * 16 + quad % 8;
-    const int column = (dim == 128 ? piece * 64 : 0) + chunk * 8, left = static_cast<int>(a.size) - column;
-    if (first >= a.rows || left <= 0) continue;
-    float4 pairs[4] = {};
-    if (sums.turns[tile] > 0)
+__global__ void __launch_bounds__(256) finish_queries_kernel(Attention a, RowUnits units, int row_tiles, QuerySums sums, Floats dq) {
+  const int tile = static_cast<int>(blockIdx.x / 2), piece = static_cast<int>(blockIdx.x % 2), head = tile / row_tiles, groups = static_cast<int>(a.groups), b = head / groups;
+  const int chunk = static_cast<int>(threadIdx.x) % 8, quad = static_cast<int>(threadIdx.x) / 8;
+  const int first = (tile - head * row_tiles) * kRows<dim> + (dim == 64 ? piece * 64 : 0) + quad / 8 * 16 + quad % 8;
+  const int column = (dim == 128 ? piece * 64 : 0) + chunk * 8, left = static_cast<int>(a.size) - column;
+  if (left <= 0) return;
+  float4 pairs[4] = {};
+  if (sums.turns[tile] > 0)
 #pragma unroll
-      for (int lane = 0; lane < 4; ++lane) pairs[lane] = load4(sums.sums + tile * kTileElements + piece * kPieceElements + (chunk * 128 + quad * 4 + lane) * 4);
+    for (int lane = 0; lane < 4; ++lane) pairs[lane] = load4(sums.sums + int64_t{tile} * kTileElements + piece * kPieceElements + (chunk * 128 + quad * 4 + lane) * 4);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      if (first + 8 * half >= a.rows) continue;
-      const Floats row = dq.from(a.row_at(b, g, first + 8 * half) + column);
-      float x[8];
+  for (int half = 0; half < 2; ++half) {
+    const PlacedRow placed(a, units, first + 8 * half);
+    if (!placed.there) continue;
+    const Floats row = dq.from(placed.row(a, b, head - b * groups) * a.size + column);
+    float x[8];
 #pragma unroll
-      for (int lane = 0; lane < 4; ++lane) {
-        x[2 * lane] = (half ? pairs[lane].z : pairs[lane].x) * a.scale;
-        x[2 * lane + 1] = (half ? pairs[lane].w : pairs[lane].y) * a.scale;
-      }
-      if (a.size % 8 == 0) {
-        row.store4(0, make_float4(x[0], x[1], x[2], x[3]));
-        row.store4(4, make_float4(x[4], x[5], x[6], x[7]));
-      } else {
+    for (int lane = 0; lane < 4; ++lane) {
+      x[2 * lane] = (half ? pairs[lane].z : pairs[lane].x) * a.scale;
+      x[2 * lane + 1] = (half ? pairs[lane].w : pairs[lane].y) * a.scale;
+    }
+    if (a.size % 8 == 0) {
+      row.store4(0, make_float4(x[0], x[1], x[2], x[3]));
+      row.store4(4, make_float4(x[4], x[5], x[6], x[7]));
+    } else {
 #pragma unroll
-        for (int j = 0; j < 8; ++j)
-          if (j < left) row.store(j, x[j]);
-      }
+      for (int j = 0; j < 8; ++j)
+        if (j < left) row.store(j, x[j]);
     }
   }
 }
@@ -230,16 +241,16 @@ void launch_gradients(const Context& context, const Attention& a, const Backward
                       const Floats& dk, const Floats& dv) {
   const auto blocks = static_cast<unsigned>(a.batch * a.groups * ceil_divide(a.keys, kKeys));
   const int64_t row_tiles = rows.padded / kRows<dim>, count = a.batch * a.groups * row_tiles;
+  const KeyResults results{dk, dv, by_engine(a, dk) && by_engine(a, dv)};
+  const CUtensorMap k_map = encode_keys(a, k);
   platform::fill_zero(context.stream, sums.ticket, static_cast<size_t>(count + 1) * sizeof(int32_t));
   launch(context, {blocks, kWgmmaThreads, size_t{2 * kWgmmaTileBytes<dim> + kSlopeBytes<dim> + kBuffers * kSumBytes + 2 * kStages * kRowBytes} + 1024},
-         attention_one_pass_gradient_kernel<dim>, encode_rows(a, rows, rows.q, k.stride, kRows<dim>), encode_rows(a, rows, rows.dout, k.stride, kRows<dim>), encode_keys(a, k),
-         encode_keys(a, v), a, rows, sums, dk, dv);
-  launch(context, {context.grid(count * (kTileElements / 16), 256), 256}, finish_queries_kernel<dim>, a, row_tiles, sums, dq);
+         attention_one_pass_gradient_kernel<dim>, encode_queries(a, rows.q, rows.stride), encode_queries(a, rows.dout, rows.stride), k_map, encode_keys(a, v),
+         encode_key_results(a, results, dk, k_map), encode_key_results(a, results, dv, k_map), a, rows, sums, results);
+  launch(context, {static_cast<unsigned>(2 * count), 256}, finish_queries_kernel<dim>, a, rows.units, static_cast<int>(row_tiles), sums, dq);
 }
 
 }  // namespace
-
-bool suits_one_pass(const Context& context, const Attention& a) { return context.one_pass_gradient && suits_wgmma(context, a); }
 
 QuerySums take_query_sums(const Context& context, Workspace& workspace, const Attention& a, int64_t padded) {
   const int64_t count = padded * (a.size <= 64 ? 64 : 128), tiles = a.batch * a.groups * count / kTileElements;  // elements of a head
@@ -250,7 +261,8 @@ QuerySums take_query_sums(const Context& context, Workspace& workspace, const At
   sums.sums = workspace.take<float>(tiles * kTileElements);
   sums.ticket = workspace.take<int32_t>(1 + tiles);
   sums.turns = sums.ticket + 1;
-  sums.heads_at_once = std::max<int64_t>({cached, context.multiprocessors / 8, 1});
+  // No more than there are, so that they and their tiles of keys are no more than blocks.
+  sums.heads_at_once = static_cast<unsigned>(std::min(std::max<int64_t>({cached, context.multiprocessors / 8, 1}), a.batch * a.groups));
   return sums;
 }
 

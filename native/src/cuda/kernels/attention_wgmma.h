@@ -12,12 +12,17 @@ constexpr int kWgmmaThreads = 384, kWgmmaRows = 128;  // rows of a block, and ke
 template <int dim>
 constexpr int kWgmmaTileBytes = kWgmmaRows * dim * static_cast<int>(sizeof(bf16));
 
-// Heads that fill more than a half of what the kernels are made for; others, and what has no keys, stay with the kernels by mma.sync.
-inline bool suits_wgmma(const Context& context, const Attention& a) { return context.wgmma && a.size > 32 && a.keys > 0 && a.batch * a.rows > 0; }
+// Keys or values, [batch, keys, groups, size]: boxes of so many keys of one head.
+inline CUtensorMap encode_keys(const Attention& a, const bf16* data, int64_t stride, int count) {
+  return encode_boxes<4>(data, {a.size, a.groups, a.keys, a.batch}, {stride, stride * a.groups, stride * a.groups * a.keys}, {64, 1, count, 1});
+}
+inline CUtensorMap encode_keys(const Attention& a, const Rows<bf16>& rows) { return encode_keys(a, rows.data, rows.stride, kWgmmaRows); }
 
-// Keys or values, [batch, keys, groups, size]: boxes of 128 keys of one head.
-inline CUtensorMap encode_keys(const Attention& a, const Rows<bf16>& rows) {
-  return encode_boxes<4>(rows.data, {a.size, a.groups, a.keys, a.batch}, {rows.stride, rows.stride * a.groups, rows.stride * a.groups * a.keys}, {64, 1, kWgmmaRows, 1});
+// q, dout or out, [batch, queries, groups, shared heads, size]: boxes of as many whole queries as 64 rows hold.
+inline CUtensorMap encode_queries(const Attention& a, const bf16* data, int64_t stride) {
+  const int64_t s = a.shared_heads;
+  return encode_boxes<5>(data, {a.size, s, a.groups, a.queries, a.batch}, {stride, s * stride, a.heads * stride, a.queries * a.heads * stride},
+                         {64, static_cast<int>(s), 1, static_cast<int>(64 / s), 1});
 }
 
 #if defined(TREFOIL_HOPPER)
@@ -47,10 +52,10 @@ struct Ring {
   static __device__ __forceinline__ uint32_t parity_of(int j) { return static_cast<unsigned>(j) / stages & 1u; }
   __device__ __forceinline__ unsigned char* tile(int j) const { return tiles + stage_of(j) * pitch; }
   // By the producer, once the stage is free: the barrier at which its bytes are to count. What lies outside of a tensor counts too: it arrives as zeros.
-  __device__ __forceinline__ uint64_t* claim(int j) const {
+  __device__ __forceinline__ uint64_t* claim(int j, uint32_t expected = bytes) const {
     const int stage = stage_of(j);
     if (j >= stages) barrier_wait(&barriers[stages + stage], parity_of(j) ^ 1u);
-    barrier_expect(&barriers[stage], bytes);
+    barrier_expect(&barriers[stage], expected);
     return &barriers[stage];
   }
   __device__ __forceinline__ void wait(int j) const { barrier_wait(&barriers[stage_of(j)], parity_of(j)); }
@@ -71,6 +76,7 @@ __device__ __forceinline__ void copy_keys(unsigned char* tile, const CUtensorMap
 template <int dim>
 __device__ __forceinline__ void clear_keys(unsigned char* tile, int left) {
   const int chunks = (kWgmmaRows - left) * 8;
+#pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x) - 128; i < chunks * (dim / 64); i += 256)
     store_for_engine(tile + i / chunks * kHalfBytes + left * 128 + i % chunks * 16, uint4{});
 }
@@ -105,6 +111,13 @@ __device__ __forceinline__ void round_weights(uint32_t (&weights)[steps][4], con
 #pragma unroll
     for (int i = 0; i < 4; ++i) weights[j][i] = pack_bf16(sums[8 * j + 2 * i], sums[8 * j + 2 * i + 1]);
 }
+// Such weights, of a warp group's 64 rows, to shared memory for the copy engine or for products: halves of 64 columns, so many bytes apart.
+template <int steps>
+__device__ __forceinline__ void store_rows_for_engine(unsigned char* own, int half, const uint32_t (&weights)[steps][4]) {
+  const int lane = lane_index(), row = warp_index() % 4 * 16 + lane % 16, above = lane / 16;
+#pragma unroll
+  for (int j = 0; j < steps; ++j) store_matrices_for_engine(own + j / 4 * half + chunk_of_128(row, j % 4 * 2 + above), weights[j]);
+}
 // ptxas would run products one by one if it found these zeros among them.
 template <int n>
 __device__ __forceinline__ void set_zero(float (&sums)[n]) {
@@ -113,8 +126,11 @@ __device__ __forceinline__ void set_zero(float (&sums)[n]) {
   keep(sums);
 }
 
-// Of a tile of 128 keys a thread has 32 of each row: 8 j + i, from its first one on, is bit 2 j + i. Those from `limit` on:
-__device__ __forceinline__ uint32_t keys_past(int limit) {
+// Of the two warp groups that multiply. Asked of one lane it is in a uniform register, and so are the descriptors of what the group reads.
+__device__ __forceinline__ int own_group() { return __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) / 128 - 1, 0); }
+
+// Of a tile of 128 columns of scores a thread has 32 of each row: 8 j + i, from its first one on, is bit 2 j + i. Those from `limit` on:
+__device__ __forceinline__ uint32_t columns_past(int limit) {
   const int seen = limit <= 0 ? 0 : limit / 8 * 2 + min(limit % 8, 2);
   return seen < 32 ? ~0u << seen : 0;
 }
@@ -128,59 +144,12 @@ __device__ __forceinline__ void add_other_segments(uint32_t (&hidden)[2], const 
     for (int half = 0; half < 2; ++half) hidden[half] |= static_cast<uint32_t>(found != own[half]) << j;
   }
 }
-__device__ __forceinline__ void hide_scores(float (&scores)[kWgmmaRows / 2], const uint32_t (&hidden)[2]) {
+template <int n>
+__device__ __forceinline__ void hide_scores(float (&scores)[n], const uint32_t (&hidden)[2]) {
 #pragma unroll
-  for (int i = 0; i < kWgmmaRows / 2; ++i)
+  for (int i = 0; i < n; ++i)
     if (hidden[i / 2 % 2] >> (i / 4 * 2 + i % 2) & 1u) scores[i] = -INFINITY;
 }
-
-// Where a block's 128 rows are, and what they see. In shared memory, so that it takes no registers.
-struct RowPlace {
-  int64_t b, g, n, first;
-  int valid, end, tiles;  // rows; keys before `end` are seen by any of them
-};
-__device__ __forceinline__ RowPlace find_rows(const Attention& a) {
-  RowPlace at;
-  // Late tiles first: under a causal mask they are the long ones.
-  const int64_t row_tiles = (a.rows + kWgmmaRows - 1) / kWgmmaRows, head = blockIdx.x / row_tiles;
-  at.first = (row_tiles - 1 - (blockIdx.x - head * row_tiles)) * kWgmmaRows;
-  at.b = head / a.groups, at.g = head - at.b * a.groups, at.n = a.length(at.b);
-  at.valid = static_cast<int>(a.rows - at.first < kWgmmaRows ? a.rows - at.first : kWgmmaRows);
-  at.end = static_cast<int>(a.limit(at.n, (at.first + at.valid - 1) / a.shared_heads));
-  at.tiles = (at.end + kWgmmaRows - 1) / kWgmmaRows;
-  return at;
-}
-
-// A warp group's 64 rows. Of a thread's scores [4 j + 2 half + i] is that of row `row(half)` and key 8 j + pair + i of a tile.
-struct GroupRows {
-  const Attention& a;
-  const RowPlace& at;
-  int side, pair, every;  // all rows see the keys before `every`
-  int row_end[2];
-  int32_t segment[2];
-
-  __device__ __forceinline__ GroupRows(const Attention& a, const RowPlace& at) : a(a), at(at), side(static_cast<int>(threadIdx.x) / 128 - 1), pair(lane_index() % 4 * 2) {
-    const int64_t own = at.first + (side * 64 < at.valid ? side * 64 : at.valid - 1);
-    every = static_cast<int>(a.limit(at.n, own / a.shared_heads));
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int64_t query = (at.first + (row(half) < at.valid ? row(half) : at.valid - 1)) / a.shared_heads;
-      row_end[half] = static_cast<int>(a.limit(at.n, query));
-      segment[half] = a.segments ? a.segments[at.b * a.keys + query] : 0;
-    }
-  }
-  __device__ __forceinline__ int row(int half) const { return side * 64 + warp_index() % 4 * 16 + lane_index() / 4 + 8 * half; }
-
-  // Scores of keys from..+127 that a row does not see become -inf.
-  __device__ __forceinline__ void hide(float (&scores)[kWgmmaRows / 2], int from) const {
-    if (from + kWgmmaRows <= every && !a.segments) return;
-    uint32_t hidden[2] = {keys_past(row_end[0] - from - pair), keys_past(row_end[1] - from - pair)};
-    if (a.segments) add_other_segments(hidden, a.segments + at.b * a.keys, segment, from + pair, at.end);
-    hide_scores(scores, hidden);
-  }
-  // A result's row, for store_pairs.
-  __device__ __forceinline__ int64_t result_at(int half) const { return row(half) < at.valid ? a.row_at(at.b, at.g, at.first + row(half)) : -1; }
-};
 
 #endif
 
