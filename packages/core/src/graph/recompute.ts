@@ -6,7 +6,7 @@ import { topologicalOrder } from "./order.js";
 import { mapTree } from "./tree.js";
 
 /** The first input, not before the others are computed. Costs nothing: it only orders the schedule. */
-const opAfter = defineOp({ name: "after", kernel: "alias" });
+const opAfter = defineOp({ name: "after", kernel: "alias", operands: ["any"] });
 
 const after = (x: Tensor, others: readonly Tensor[]): Tensor =>
   applyAll(opAfter, [x, ...others], [{ shape: x.shape, dtype: x.dtype }])[0]!;
@@ -15,7 +15,7 @@ const after = (x: Tensor, others: readonly Tensor[]): Tensor =>
  * Marks the outputs of a recomputed block. Inputs: the block's outputs, its arguments, and what else it reads; attributes: how many of
  * the first two. Its values are the block's own, its gradient is that of a copy of the block.
  */
-const opRecompute = defineOp({ name: "recompute", kernel: "alias", gradient: gradientOfCopy });
+const opRecompute = defineOp({ name: "recompute", kernel: "alias", operands: ["any"], gradient: gradientOfCopy });
 
 /**
  * Calls `block(...inputs)` so that differentiation keeps the inputs alone and computes the rest of the block again when its gradient is

@@ -1,7 +1,7 @@
 import { ShapeError } from "../tensor/errors.js";
 import { elementCount, lastSize, resolveAxis, type Shape } from "../tensor/shape.js";
 import type { Tensor } from "../tensor/tensor.js";
-import { broadcastTo, divide, equal, multiply } from "./elementwise.js";
+import { broadcastTo, cast, divide, equal, multiply } from "./elementwise.js";
 import { reshape } from "./movement.js";
 import { apply, defineOp, type GradientRequest } from "./op.js";
 
@@ -50,7 +50,7 @@ function reduceRun(x: Tensor, kind: Kind, first: number, last: number): Tensor {
 function reduce(x: Tensor, kind: Kind, options: ReduceOptions): Tensor {
   const listed = options.axes === undefined ? x.shape.map((_, axis) => axis) : [options.axes].flat();
   const axes = [...new Set(listed.map((axis) => resolveAxis(kind, axis, x.shape)))].sort((a, b) => a - b);
-  let result = x;
+  let result = cast(x, "f32");
   for (let end = axes.length - 1; end >= 0; ) {
     let start = end;
     while (start > 0 && axes[start - 1] === axes[start]! - 1) start--;
