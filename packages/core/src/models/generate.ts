@@ -196,7 +196,8 @@ export async function generate(
   options: GenerateOptions & GeneratorOptions,
 ): Promise<Generation[]> {
   requireTokenCount(options.maxNewTokens);
-  const longest = Math.max(0, ...prompts.map((prompt) => prompt.length));
+  if (prompts.length === 0) return [];
+  const longest = Math.max(...prompts.map((prompt) => prompt.length));
   using generator = new Generator(model, prompts.length, longest + options.maxNewTokens, options);
   return await generator.generate(prompts, options);
 }
