@@ -4,6 +4,14 @@ import { expect, it } from "vitest";
 import { ByteTokenizer, createModel, loadModel, newLlamaConfig, saveModel } from "../../src/index.js";
 import { scratch } from "../io/folders.js";
 
+it("a folder may have a name as long as names may be", async () => {
+  const folder = join(await scratch(), "n".repeat(255));
+  const sizes = { hiddenSize: 16, intermediateSize: 24, layers: 1, heads: 2, keyValueHeads: 1, maxPositions: 32 };
+  const config = newLlamaConfig(sizes, new ByteTokenizer(), { tieWordEmbeddings: true, initializerRange: 0.02 });
+  await saveModel(createModel(config), folder, { config });
+  await loadModel(folder);
+});
+
 it.each([
   { num_hidden_layers: 2 ** 31 },
   { intermediate_size: 2 ** 40 },
