@@ -86,7 +86,7 @@ export function compile<A extends readonly unknown[], R>(
         value,
         (leaf) => {
           if (!isTensor(leaf)) return leaf;
-          outputs.push(leaf);
+          outputs.push(trace.valueOf(leaf));
           return leaf;
         },
         "the result of a compiled function",

@@ -1,4 +1,4 @@
-import { installCurrentValue } from "../ops/op.js";
+import { installCurrentValue, unchanged } from "../ops/op.js";
 import { InvalidUseError } from "../tensor/errors.js";
 import { Parameter, Tensor, type TensorType } from "../tensor/tensor.js";
 
@@ -16,7 +16,12 @@ export class Trace {
   }
 
   assign(parameter: Parameter, value: Tensor): void {
-    this.assignments.set(parameter, value);
+    this.assignments.set(parameter, unchanged(value));
+  }
+
+  /** What a tensor stands for by now: of a parameter, what was last assigned to it. */
+  valueOf(tensor: Tensor): Tensor {
+    return tensor instanceof Parameter ? (this.assignments.get(tensor) ?? tensor) : tensor;
   }
 
   /** A number that tells the random ops of this program apart. */
@@ -68,5 +73,5 @@ installCurrentValue((tensor) => {
       "this tensor is an argument of a compiled function and has no value outside of it; return it instead",
     );
   }
-  return tensor instanceof Parameter && !recorded ? (current?.assignments.get(tensor) ?? tensor) : tensor;
+  return current && !recorded ? current.valueOf(tensor) : tensor;
 });

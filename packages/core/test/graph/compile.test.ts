@@ -141,6 +141,23 @@ describe("compile", () => {
     expect(await values(await f())).toEqual([48]);
   });
 
+  it("assigns and returns what a parameter stands for by then", async () => {
+    const [online, target] = [1, 5].map((value) => new Parameter([1], { data: Float32Array.of(value) })) as [
+      Parameter,
+      Parameter,
+    ];
+    const f = compile(() => {
+      online.assign(online.mul(2));
+      target.assign(online);
+      online.assign(online.add(1));
+      online.assign(online);
+      return { online, target };
+    });
+    const result = await f();
+    expect([await values(result.online), await values(result.target)]).toEqual([[3], [2]]);
+    expect([...(await online.data()), ...(await target.data())]).toEqual([3, 2]);
+  });
+
   it("swaps two parameters", async () => {
     const a = new Parameter([2], { data: Float32Array.of(1, 2) });
     const b = new Parameter([2], { data: Float32Array.of(3, 4) });
