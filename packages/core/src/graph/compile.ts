@@ -81,7 +81,11 @@ export function compile<A extends readonly unknown[], R>(
     const result = trace.run(() => {
       const placeholders = mapTree(args, (leaf) => (isTensor(leaf) ? trace.placeholder(leaf) : leaf), "arguments");
       const value = fn(...placeholders);
-      if (value instanceof Promise) throw new InvalidUseError("compile needs a plain function, not an async one");
+      if (value instanceof Promise) {
+        // This error is the one to report: nobody awaits the other.
+        value.catch(() => undefined);
+        throw new InvalidUseError("compile needs a plain function, not an async one");
+      }
       return mapTree(
         value,
         (leaf) => {

@@ -96,6 +96,11 @@ describe("assignments outside of compile", () => {
   });
 });
 
+it("an async function is refused, and what it throws itself goes unhandled nowhere", async () => {
+  const step = compile(async (x: Tensor) => x.mul(await x.item()));
+  await expect(step(ones([1]))).rejects.toThrow(/needs a plain function, not an async one/);
+});
+
 describe("host arrays", () => {
   it("hold what the parameter is told", () => {
     expect(() => new Parameter([2], { dtype: "i32", data: Float32Array.of(1, 2) })).toThrow(/holds f32, not i32/);
