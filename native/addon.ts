@@ -55,8 +55,8 @@ export interface MemoryUse {
   buffers: number;
 }
 
-/** Flags of `run`, added together. */
-export const runFlags = { checkFinite: 1, profile: 2 } as const;
+/** Flags of `run`, added together. `failNext`: what goes wrong fails the next run, read or `synchronize` of the device, too. */
+export const runFlags = { checkFinite: 1, profile: 2, failNext: 4 } as const;
 
 /**
  * Errors thrown or rejected by the addon are `Error`s with `code` (`"TREFOIL_INVALID_ARGUMENT"`, …, the names of `TrefoilCode`)

@@ -104,6 +104,34 @@ describe("run", () => {
     native.releaseProgram(program);
   });
 
+  it("fails what comes next, once, where it is told to", async () => {
+    const device = openCpu();
+    const looksUp = native.createProgram(device, {
+      values: [input(0, 4, 2), { dtype: dtypeCodes.i32, shape: [1], kind: "input", index: 1 }, temporary(1, 2)],
+      instructions: [{ op: "gather_rows", inputs: [0, 1], outputs: [2], attributes: [] }],
+      outputs: [2],
+    });
+    const total = native.createBuffer(device, 4);
+    const adds = native.createProgram(device, accumulating(total));
+    const outOfRange = "TREFOIL_INDEX_OUT_OF_RANGE";
+    const wrong = (flags: number) =>
+      failure(
+        () => native.run(looksUp, [new Float32Array(8), new Int32Array([4])], [new Float32Array(2)], flags),
+        outOfRange,
+      );
+    const add = () => native.run(adds, [new Float32Array([1])], [], 0);
+    const [lookedUp, added] = [wrong(runFlags.failNext), failure(add, outOfRange)];
+    expect(await added).toMatchObject({ op: "gather_rows", instruction: 0 });
+    await lookedUp;
+    await add();
+    await Promise.all([wrong(0), add()]);
+    const sum = new Float32Array(1);
+    await native.readBuffer(total, sum);
+    expect(sum[0]).toBe(2);
+    native.releaseBuffer(total);
+    for (const program of [looksUp, adds]) native.releaseProgram(program);
+  });
+
   it("finds the first value that is not finite", async () => {
     const device = openCpu();
     const program = native.createProgram(device, {
@@ -185,7 +213,7 @@ describe("errors", () => {
     await failure(() => native.run(program, [two], [three], 0), invalid);
     await failure(() => native.run(program, [two, two], [two], 0), invalid);
     await failure(() => native.run(program, [], [two], 0), invalid);
-    await failure(() => native.run(program, [two], [two], 4), invalid);
+    await failure(() => native.run(program, [two], [two], 8), invalid);
     await failure(() => native.writeBuffer(buffer, three), invalid);
     await failure(() => native.readBuffer(buffer, three), invalid);
     await failure(() => native.createBuffer(device, -1), invalid);

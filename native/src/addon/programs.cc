@@ -35,7 +35,7 @@ Napi::Value run(const Call& call, Environment& environment) {
   // All elements first: an accessor in an array runs JavaScript, after which no pointer to bytes could be trusted.
   std::vector<Napi::Value> inputs = elements(call[1], "inputs"), outputs = elements(call[2], "outputs");
   int64_t flags = to_integer(call[3], "flags");
-  if (flags < 0 || flags > (runtime::kCheckFinite | runtime::kProfile))
+  if (flags < 0 || flags > (runtime::kCheckFinite | runtime::kProfile | runtime::kFailNext))
     runtime::fail(TREFOIL_INVALID_ARGUMENT, "flags is %lld; add up values of runFlags", static_cast<long long>(flags));
 
   std::unique_ptr<runtime::Run> job = program->prepare(static_cast<uint32_t>(flags), environment.inbox());

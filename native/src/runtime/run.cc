@@ -108,6 +108,15 @@ void Run::seal() {
 bool Run::early() const { return !program_->device().host_memory() && input_bytes_ <= kEarlyBytes; }
 
 void Run::execute() {
+  try {
+    execute_now();
+  } catch (...) {
+    if (flags_ & kFailNext) program_->device().defer_error(std::current_exception());
+    throw;
+  }
+}
+
+void Run::execute_now() {
   Device& device = program_->device();
   const int64_t start = now();
   device.rethrow_deferred();
@@ -149,7 +158,7 @@ void Run::bind_inputs() {
 // addresses that change with every run (a buffer of its own each time) are not worth a recording.
 bool Run::replay() {
   Program& program = *program_;
-  if (!program.recordable_ || flags_ != 0 || program.instructions_.empty()) return false;
+  if (!program.recordable_ || (flags_ & ~uint32_t{kFailNext}) || program.instructions_.empty()) return false;
   std::vector<void*> addresses{program.arena_};
   addresses.insert(addresses.end(), program.input_pointers_.begin(), program.input_pointers_.end());
   ++program.run_count_;

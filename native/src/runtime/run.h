@@ -11,7 +11,7 @@
 namespace trefoil::runtime {
 
 // Added together; the numbers are `runFlags` of native/addon.ts.
-enum RunFlag : uint32_t { kCheckFinite = 1, kProfile = 2 };
+enum RunFlag : uint32_t { kCheckFinite = 1, kProfile = 2, kFailNext = 4 };
 
 class Run final : public Job {
  public:
@@ -44,6 +44,7 @@ class Run final : public Job {
   void reset(std::shared_ptr<Program> program, uint32_t flags, std::shared_ptr<Completions> completions);
   std::shared_ptr<Program> release();
   size_t place(size_t bytes);
+  void execute_now();
   bool early() const;  // host inputs are copied by seal()
   void bind_inputs();
   bool replay();  // false: nothing was launched

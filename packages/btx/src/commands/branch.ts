@@ -104,7 +104,7 @@ async function trainApart(
 ): Promise<boolean> {
   const { run, output, resume, overwrite, data, train } = config;
   const wanted = only.filter((name) => !(resume && existsSync(join(output, name))));
-  for (const name of wanted) requireFreeOutput({ output: join(output, name), overwrite });
+  for (const name of wanted) requireFreeOutput({ output: join(output, name), run: join(run, name), overwrite });
   await writeBranchPlan(run, { output, domains: Object.keys(data.domains), steps: train.steps });
   // JSON is YAML: --config reads it.
   const settings = join(run, "branch.yaml");

@@ -58,7 +58,10 @@ const domainSource = z.strictObject({
 export const dataFields = z.strictObject({
   domains: z
     .record(
-      z.string().regex(/^[\w.-]+$/, "the name of a domain is letters, digits, dots, dashes and underscores"),
+      // It names a folder: ".." would be the output's parent.
+      z
+        .string()
+        .regex(/^\w[\w.-]*$/, "the name of a domain is letters, digits and underscores, then dots and dashes too"),
       z.union([z.string().min(1), domainSource]),
     )
     .default({ code: "@code", prose: "@prose", arithmetic: "@arithmetic" })

@@ -117,8 +117,10 @@ export async function generateFromEnsemble(
 }
 
 function draw(probabilities: Float64Array, temperature: number, random: () => number): number {
-  if (temperature === 0) return probabilities.indexOf(Math.max(...probabilities));
-  const powers = probabilities.map((probability) => probability ** (1 / temperature));
+  const largest = probabilities.reduce((a, b) => Math.max(a, b));
+  if (temperature === 0) return probabilities.indexOf(largest);
+  // Relative to the largest: a power of them all would vanish at low temperatures.
+  const powers = probabilities.map((probability) => (probability / largest) ** (1 / temperature));
   let left = random() * powers.reduce((a, b) => a + b, 0);
   const found = powers.findIndex((power) => {
     left -= power;

@@ -52,7 +52,7 @@ export async function trainBranches(options: BranchOptions): Promise<boolean> {
   const { domains, only, resume, overwrite, output, run, settings } = options;
   const names = domains.map(({ name }) => name);
   const wanted = namesToTrain(names, only).filter((name) => !(resume && existsSync(join(output, name))));
-  for (const name of wanted) requireFreeOutput({ output: join(output, name), overwrite });
+  for (const name of wanted) requireFreeOutput({ output: join(output, name), run: join(run, name), overwrite });
   await writeBranchPlan(run, { output, domains: names, steps: settings.steps });
   const failures: { name: string; error: unknown }[] = [];
   for (const domain of domains) {

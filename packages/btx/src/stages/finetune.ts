@@ -52,7 +52,7 @@ export interface FinetuneOptions extends StageContext {
 export async function finetuneMixture(options: FinetuneOptions): Promise<boolean> {
   const { model, domains, scope, settings, output, run, resume, overwrite, progress, signal } = options;
   const { balance, zLoss = 0, temperature } = options;
-  requireFreeOutput({ output, overwrite });
+  requireFreeOutput({ output, run, overwrite });
   const routing = await routingOf(options);
   using source = await OpenModel.open(model, routing);
   const { completed } = await train({

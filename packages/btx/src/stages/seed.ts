@@ -33,7 +33,7 @@ export interface SeedOptions extends StageContext {
 /** Trains a small Llama from scratch on the domains by their weights. Returns whether it came to the end. */
 export async function trainSeed(options: SeedOptions): Promise<boolean> {
   const { sizes, domains, tokenizer, settings, output, run, resume, overwrite, progress, signal } = options;
-  requireFreeOutput({ output, overwrite });
+  requireFreeOutput({ output, run, overwrite });
   // The usual 0.02 suits widths in the thousands; for narrow models this keeps activations near 1.
   const initializerRange = 1 / Math.sqrt(sizes.hiddenSize);
   const config = newLlamaConfig(sizes, tokenizer, { tieWordEmbeddings: true, initializerRange });

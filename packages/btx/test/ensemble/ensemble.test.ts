@@ -149,6 +149,7 @@ describe("ensembles", () => {
           await generateFromEnsemble(both, prompt, { maxNewTokens: 6, mean, ...(weights && { weights }) }),
         ).toEqual([...alone!.tokens]);
     const tokens = await generateFromEnsemble(models, prompt, { maxNewTokens: 4 });
+    expect(await generateFromEnsemble(models, prompt, { maxNewTokens: 4, temperature: 1e-5 })).toEqual(tokens);
     // Each token is the likeliest of all under the same ensemble scored without a cache.
     const text = [...prompt, ...tokens];
     const scoreOf = async (ids: number[]) => {

@@ -217,7 +217,10 @@ export class Sampler implements Disposable {
     let running = rows.map((row, slot) => ({ row, slot }));
     const inFlight: { token: Promise<Tensor>; running: typeof running }[] = [];
     const enqueue = (): void => {
-      inFlight.push({ token: batch.decode(drawing), running });
+      const token = batch.decode(drawing);
+      // Where one fails the others are never awaited.
+      token.catch(() => undefined);
+      inFlight.push({ token, running });
       enqueued++;
     };
     enqueue();

@@ -26,7 +26,7 @@ export async function readConfigFile(file: string): Promise<ConfigFile> {
 /** Parses YAML text. `name` stands for the file in messages. */
 function parseConfig(text: string, name: string): ConfigFile {
   const lineCounter = new LineCounter();
-  const document = parseDocument(text, { lineCounter, prettyErrors: true });
+  const document = parseDocument(text, { lineCounter, prettyErrors: true, resolveKnownTags: false });
   const problem = document.errors[0];
   if (problem !== undefined)
     throw new UsageError("CONFIG_FILE", `${name} is not valid YAML: ${problem.message.trim()}`);

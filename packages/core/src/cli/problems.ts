@@ -133,7 +133,7 @@ export function formatProblems(problems: readonly Problem[]): string {
     .map(({ path, problem, got, origin, hint }) => {
       const lines = [`  ${path.join(".") || "configuration"}: ${problem}`];
       const source = origin === undefined ? "" : `from ${origin}`;
-      const value = got === undefined ? "" : shorten(JSON.stringify(got));
+      const value = got === undefined ? "" : shorten(typeof got === "number" ? String(got) : JSON.stringify(got));
       if (value !== "" || source !== "") lines.push(`    got   ${[value, source].filter(Boolean).join(", ")}`);
       if (hint !== undefined) lines.push(`    hint  ${hint}`);
       return lines.join("\n");

@@ -7,6 +7,7 @@ import {
   type NativeAddon,
   type ProgramSpec,
   runFlags,
+  TrefoilError,
 } from "@trefoil/native";
 import { DeviceUnavailableError } from "./errors.js";
 
@@ -73,9 +74,12 @@ export class DeviceProgram implements Disposable {
   run(
     inputs: RunInput[],
     outputs: RunOutput[],
-    options: { checkFinite?: boolean; profile?: boolean } = {},
+    options: { checkFinite?: boolean; profile?: boolean; failNext?: boolean } = {},
   ): Promise<void> {
-    const flags = (options.checkFinite ? runFlags.checkFinite : 0) + (options.profile ? runFlags.profile : 0);
+    const flags = (["checkFinite", "profile", "failNext"] as const).reduce(
+      (sum, flag) => sum + (options[flag] ? runFlags[flag] : 0),
+      0,
+    );
     return this.device.addon.run(this.handle, inputs, outputs, flags);
   }
 
@@ -90,7 +94,7 @@ export class DeviceProgram implements Disposable {
   }
 
   get handle(): number {
-    if (this.#handle === undefined) throw new Error("this program was disposed");
+    if (this.#handle === undefined) throw new TrefoilError("TREFOIL_INVALID_USE", "this program was disposed");
     return this.#handle;
   }
 

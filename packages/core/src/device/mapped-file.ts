@@ -1,5 +1,5 @@
 import { accessSync, constants } from "node:fs";
-import { addon } from "@trefoil/native";
+import { addon, TrefoilError } from "@trefoil/native";
 
 /** A file mapped into memory, read-only: a window costs a copy of its bytes, and the system keeps what is hot. */
 export class MappedFile implements Disposable {
@@ -18,7 +18,7 @@ export class MappedFile implements Disposable {
 
   /** Fills `target` from byte `offset`; a range outside of the file throws. */
   readRange(offset: number, target: Uint8Array): void {
-    if (this.#mapping === undefined) throw new Error(`${this.path} was closed`);
+    if (this.#mapping === undefined) throw new TrefoilError("TREFOIL_INVALID_USE", `${this.path} was closed`);
     addon().readMapping(this.#mapping, offset, target);
   }
 

@@ -1,3 +1,4 @@
+import { TrefoilError } from "@trefoil/native";
 import type { Device } from "./device.js";
 
 /** A device buffer that JavaScript owns. Freed by `dispose()`; garbage collection is only the net. */
@@ -14,7 +15,7 @@ export class Storage implements Disposable {
   }
 
   get handle(): number {
-    if (this.#handle === undefined) throw new Error("this storage was disposed");
+    if (this.#handle === undefined) throw new TrefoilError("TREFOIL_INVALID_USE", "this value was disposed");
     return this.#handle;
   }
 

@@ -4,6 +4,7 @@ import { reduceTo } from "../ops/reduce-to.js";
 import { GradientError, ShapeError } from "../tensor/errors.js";
 import { full, type OpNode, Tensor } from "../tensor/tensor.js";
 import { topologicalOrder } from "./order.js";
+import { asRecorded } from "./trace.js";
 
 /**
  * Gradients of a scalar with respect to `targets`, as tensors of the same graph: reverse-mode differentiation as a pass over
@@ -71,7 +72,10 @@ export function pullBack(
     const outputs = node.outputs.map(
       (type, output) => new Tensor(type.shape, type.dtype, { kind: "op", node, output }),
     );
-    const results = op.gradient({ inputs: node.inputs, outputs, attributes: node.attributes, upstream, needs });
+    const { gradient } = op;
+    const results = asRecorded(() =>
+      gradient({ inputs: node.inputs, outputs, attributes: node.attributes, upstream, needs }),
+    );
     node.inputs.forEach((input, at) => {
       const gradient = results[at];
       if (input && needs[at] && gradient) accumulate(input, op.broadcasts ? reduceTo(gradient, input.shape) : gradient);

@@ -1,9 +1,9 @@
 import { DeviceProgram, defaultDevice, type RunOutput, Storage } from "../device/index.js";
 import { allocateHost } from "../tensor/dtype.js";
 import { InvalidUseError, TrefoilError } from "../tensor/errors.js";
-import { type Parameter, Tensor } from "../tensor/tensor.js";
+import { Parameter, Tensor } from "../tensor/tensor.js";
 import { copiesAreFresh, refreshCopies } from "./copied-weights.js";
-import { leafInput, parameterBuffer } from "./evaluate.js";
+import { argumentInput, parameterBuffer } from "./evaluate.js";
 import { lower, type WeightSource } from "./lower.js";
 import { type ProgramBuilder, printInstruction, printProgram } from "./program.js";
 import { currentTrace, Trace } from "./trace.js";
@@ -81,12 +81,16 @@ export function compile<A extends readonly unknown[], R>(
     const result = trace.run(() => {
       const placeholders = mapTree(args, (leaf) => (isTensor(leaf) ? trace.placeholder(leaf) : leaf), "arguments");
       const value = fn(...placeholders);
-      if (value instanceof Promise) throw new InvalidUseError("compile needs a plain function, not an async one");
+      if (value instanceof Promise) {
+        // This error is the one to report: nobody awaits the other.
+        value.catch(() => undefined);
+        throw new InvalidUseError("compile needs a plain function, not an async one");
+      }
       return mapTree(
         value,
         (leaf) => {
           if (!isTensor(leaf)) return leaf;
-          outputs.push(leaf);
+          outputs.push(trace.valueOf(leaf));
           return leaf;
         },
         "the result of a compiled function",
@@ -120,9 +124,13 @@ export function compile<A extends readonly unknown[], R>(
 
   const run = async (args: A, how: { checkFinite?: boolean; profile?: boolean } = {}): Promise<R> => {
     const { compiled, tensors } = prepare(args);
-    const pending = tensors.filter(({ source }) => source.kind === "op" || source.kind === "full");
-    if (pending.length > 0) await materialise(pending);
     const { program, outputs, builder, assigned } = compiled;
+    // In-place updates would change what the program still reads as its argument.
+    if (tensors.some((tensor) => tensor instanceof Parameter && assigned.includes(tensor))) {
+      throw new InvalidUseError(
+        "an argument is a parameter that this compiled function assigns; read it inside instead",
+      );
+    }
     const results = outputs.map((output) => {
       if (output.bytes <= hostOutputBytes) {
         const data = allocateHost(output.dtype, output.size);
@@ -135,8 +143,9 @@ export function compile<A extends readonly unknown[], R>(
       };
     });
     const targets = results.map(({ target }) => target);
+    const inputs = tensors.map((tensor) => argumentInput(tensor, program.device));
     refreshCopies(builder.copiedWeights);
-    const done = program.run(tensors.map(leafInput), targets, how);
+    const done = program.run(inputs, targets, how);
     for (const parameter of assigned) parameter.version++;
     copiesAreFresh(builder.copiedWeights);
     try {
@@ -163,14 +172,6 @@ export function compile<A extends readonly unknown[], R>(
     },
     memory: (...args: A) => prepare(args).compiled.program.info(),
   });
-}
-
-/** Eager arguments and constant fills become host data before the run that reads them. */
-async function materialise(tensors: readonly Tensor[]): Promise<void> {
-  for (const tensor of tensors) {
-    const data = await tensor.data();
-    tensor.source = { kind: "host", data };
-  }
 }
 
 function nonFinite(error: unknown, builder: ProgramBuilder): unknown {

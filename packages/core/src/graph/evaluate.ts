@@ -1,4 +1,4 @@
-import { DeviceProgram, defaultDevice, type RunInput, Storage } from "../device/index.js";
+import { type Device, DeviceProgram, defaultDevice, type RunInput, Storage } from "../device/index.js";
 import { opOf } from "../ops/op.js";
 import { allocateHost, type HostArray } from "../tensor/dtype.js";
 import { InvalidUseError } from "../tensor/errors.js";
@@ -8,7 +8,7 @@ import { topologicalOrder } from "./order.js";
 import { currentTrace } from "./trace.js";
 
 /** What a run reads of a leaf: its device buffer, or host data that is staged. */
-export function leafInput(leaf: Tensor): RunInput {
+function leafInput(leaf: Tensor): RunInput {
   if (leaf instanceof Parameter) return parameterBuffer(leaf);
   if (leaf.source.kind === "host") return leaf.source.data;
   if (leaf.source.kind === "storage") return leaf.source.storage.handle;
@@ -16,6 +16,31 @@ export function leafInput(leaf: Tensor): RunInput {
     "this tensor is an argument of a compiled function and has no value outside of it; return it instead",
   );
 }
+
+/**
+ * What a run reads of an argument. One that is still to be computed is enqueued first, into a buffer: the run keeps its place among those
+ * of the device, and fails where this computation does.
+ */
+export function argumentInput(argument: Tensor, device: Device): RunInput {
+  const { source } = argument;
+  if (source.kind === "full" && argument.dtype !== "bf16") {
+    const data = filled(argument, source.value);
+    argument.source = { kind: "host", data };
+    return data;
+  }
+  if (source.kind !== "op" && source.kind !== "full") return leafInput(argument);
+  const { program, leaves } = programFor(argument, device);
+  const storage = new Storage(device, argument.bytes);
+  program.run(leaves.map(leafInput), [storage.handle], { failNext: true }).then(
+    () => {
+      argument.source = { kind: "storage", storage };
+    },
+    () => undefined,
+  );
+  return storage.handle;
+}
+
+const filled = ({ dtype, size }: Tensor, value: number): HostArray => allocateHost(dtype, size).fill(value);
 
 /** The device buffer of a parameter, made on first use on the default device. */
 export const parameterBuffer = (parameter: Parameter): number =>
@@ -42,8 +67,7 @@ function structureOf(order: readonly OpNode[], root: Tensor): { key: string; lea
 const programs = new Map<string, DeviceProgram>();
 const maxPrograms = 256;
 
-function programFor(root: Tensor): { program: DeviceProgram; leaves: Tensor[] } {
-  const target = defaultDevice();
+function programFor(root: Tensor, target = defaultDevice()): { program: DeviceProgram; leaves: Tensor[] } {
   const { key: structure, leaves } = structureOf(topologicalOrder([root]), root);
   const key = `${target.handle} ${structure}`;
   let program = programs.get(key);
@@ -64,8 +88,9 @@ function programFor(root: Tensor): { program: DeviceProgram; leaves: Tensor[] } 
 async function evaluate(root: Tensor): Promise<HostArray> {
   if (currentTrace())
     throw new InvalidUseError("a value cannot be read while a function is being compiled; return the tensor instead");
+  // A word of bf16 is not its value.
+  if (root.source.kind === "full" && root.dtype !== "bf16") return filled(root, root.source.value);
   const target = allocateHost(root.dtype, root.size);
-  if (root.source.kind === "full") return target.fill(root.source.value);
   if (root.source.kind === "storage") {
     await root.source.storage.read(target);
     return target;
@@ -84,10 +109,9 @@ function assign(parameter: Parameter, value: Tensor): void {
   }
   const { program, leaves } = programFor(value);
   parameter.version++;
-  // Ordered with every later run and read, so nothing has to wait for it.
-  program.run(leaves.map(leafInput), [parameterBuffer(parameter)]).catch(() => {
-    // The failure poisons nothing: the parameter keeps its value, and a later read of the same graph reports the error.
-  });
+  // Ordered with every later run and read, so nothing has to wait for it. Where it fails the parameter keeps its value, and the next run or
+  // read reports the error.
+  program.run(leaves.map(leafInput), [parameterBuffer(parameter)], { failNext: true }).catch(() => undefined);
 }
 
 installEvaluator({ evaluate, assign });

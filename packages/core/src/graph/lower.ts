@@ -100,6 +100,8 @@ function buildSteps(
       value = program.value(tensor.shape, tensor.dtype, { kind: "state", parameter: tensor as Parameter });
     } else if (source.kind === "host")
       value = program.value(tensor.shape, tensor.dtype, { kind: "constant", data: source.data });
+    else if (source.kind === "storage")
+      value = program.value(tensor.shape, tensor.dtype, { kind: "held", storage: source.storage });
     else throw new Error(`a ${source.kind} tensor cannot be fixed in a program`);
     leaves.set(key, value);
     return value;

@@ -1,4 +1,5 @@
 import type { ProgramSpec, ProgramValue } from "@trefoil/native";
+import type { Storage } from "../device/index.js";
 import { type Dtype, dtypeCode, type HostArray } from "../tensor/dtype.js";
 import { elementCount, type Shape } from "../tensor/shape.js";
 import type { Parameter } from "../tensor/tensor.js";
@@ -12,6 +13,7 @@ export interface Value {
   readonly origin:
     | { readonly kind: "input"; readonly index: number }
     | { readonly kind: "state"; readonly parameter: Parameter }
+    | { readonly kind: "held"; readonly storage: Storage }
     | { readonly kind: "constant"; readonly data: HostArray }
     | { readonly kind: "fill"; readonly value: number }
     | { readonly kind: "temporary" };
@@ -63,6 +65,7 @@ export class ProgramBuilder {
       const { origin } = value;
       if (origin.kind === "input") return { ...base, kind: "input", index: origin.index };
       if (origin.kind === "state") return { ...base, kind: "state", buffer: bufferOf(origin.parameter) };
+      if (origin.kind === "held") return { ...base, kind: "state", buffer: origin.storage.handle };
       if (origin.kind === "constant") return { ...base, kind: "constant", data: origin.data };
       return { ...base, ...alias, kind: "temporary" };
     });
@@ -92,6 +95,7 @@ function nameValue(value: Value | null, nameOf: NameOf): string {
   const { origin } = value;
   if (origin.kind === "input") return `input${origin.index}`;
   if (origin.kind === "state") return nameOf(origin.parameter) ?? `state${value.id}:${typeText(value)}`;
+  if (origin.kind === "held") return `result${value.id}:${typeText(value)}`;
   if (origin.kind === "constant") {
     return elementCount(value.shape) === 1 ? String(origin.data[0]) : `constant${value.id}:${typeText(value)}`;
   }

@@ -3,10 +3,11 @@ import { GradientError } from "../tensor/errors.js";
 import { type OpNode, Tensor } from "../tensor/tensor.js";
 import { pullBack } from "./autograd.js";
 import { topologicalOrder } from "./order.js";
+import { currentTrace } from "./trace.js";
 import { mapTree } from "./tree.js";
 
 /** The first input, not before the others are computed. Costs nothing: it only orders the schedule. */
-const opAfter = defineOp({ name: "after", kernel: "alias" });
+const opAfter = defineOp({ name: "after", kernel: "alias", operands: ["any"] });
 
 const after = (x: Tensor, others: readonly Tensor[]): Tensor =>
   applyAll(opAfter, [x, ...others], [{ shape: x.shape, dtype: x.dtype }])[0]!;
@@ -15,7 +16,7 @@ const after = (x: Tensor, others: readonly Tensor[]): Tensor =>
  * Marks the outputs of a recomputed block. Inputs: the block's outputs, its arguments, and what else it reads; attributes: how many of
  * the first two. Its values are the block's own, its gradient is that of a copy of the block.
  */
-const opRecompute = defineOp({ name: "recompute", kernel: "alias", gradient: gradientOfCopy });
+const opRecompute = defineOp({ name: "recompute", kernel: "alias", operands: ["any"], gradient: gradientOfCopy });
 
 /**
  * Calls `block(...inputs)` so that differentiation keeps the inputs alone and computes the rest of the block again when its gradient is
@@ -23,7 +24,9 @@ const opRecompute = defineOp({ name: "recompute", kernel: "alias", gradient: gra
  * are those of the plain call, bit for bit; random ops draw the same numbers again. Use inside `compile`.
  * @throws GradientError when the block updates something in place
  */
-export function recompute<A extends readonly Tensor[], R>(block: (...inputs: A) => R, ...inputs: A): R {
+export function recompute<A extends readonly Tensor[], R>(block: (...inputs: A) => R, ...given: A): R {
+  const trace = currentTrace();
+  const inputs = given.map((input) => trace?.valueOf(input) ?? input) as unknown as A;
   const result = block(...inputs);
   const results: Tensor[] = [];
   const collect = (leaf: unknown) => {
@@ -31,8 +34,8 @@ export function recompute<A extends readonly Tensor[], R>(block: (...inputs: A) 
     return leaf;
   };
   mapTree(result, collect, "the result of a recomputed block");
-  const given = new Set(inputs.map(keyOf));
-  const own = new Set<unknown>(dependents(results, given));
+  const keysOfInputs = new Set(inputs.map(keyOf));
+  const own = new Set<unknown>(dependents(results, keysOfInputs));
   const isOwn = ({ source }: Tensor) => source.kind === "op" && own.has(source.node);
   const outputs = results.filter(isOwn);
   if (outputs.length === 0) return result;
@@ -45,7 +48,7 @@ export function recompute<A extends readonly Tensor[], R>(block: (...inputs: A) 
         "it updates a tensor in place: a block with it cannot be computed again",
       );
     for (const input of node.inputs) {
-      if (input?.dtype === "f32" && !isOwn(input) && !given.has(keyOf(input))) others.set(keyOf(input), input);
+      if (input?.dtype === "f32" && !isOwn(input) && !keysOfInputs.has(keyOf(input))) others.set(keyOf(input), input);
     }
   }
   const marked = applyAll(

@@ -1,6 +1,5 @@
-import { installCurrentValue } from "../ops/op.js";
-import { InvalidUseError, ShapeError } from "../tensor/errors.js";
-import { sameShape } from "../tensor/shape.js";
+import { installCurrentValue, unchanged } from "../ops/op.js";
+import { InvalidUseError } from "../tensor/errors.js";
 import { Parameter, Tensor, type TensorType } from "../tensor/tensor.js";
 
 /** What one call of a compiled function records: its inputs and the parameter updates, in order. */
@@ -17,13 +16,12 @@ export class Trace {
   }
 
   assign(parameter: Parameter, value: Tensor): void {
-    if (!sameShape(parameter.shape, value.shape) || parameter.dtype !== value.dtype) {
-      throw new ShapeError("assign", `a ${value.dtype} value does not fit a ${parameter.dtype} parameter`, [
-        parameter.shape,
-        value.shape,
-      ]);
-    }
-    this.assignments.set(parameter, value);
+    this.assignments.set(parameter, unchanged(value));
+  }
+
+  /** What a tensor stands for by now: of a parameter, what was last assigned to it. */
+  valueOf(tensor: Tensor): Tensor {
+    return tensor instanceof Parameter ? (this.assignments.get(tensor) ?? tensor) : tensor;
   }
 
   /** A number that tells the random ops of this program apart. */
@@ -55,6 +53,19 @@ let current: Trace | undefined;
 /** The trace being recorded, if any. */
 export const currentTrace = (): Trace | undefined => current;
 
+let recorded = false;
+
+/** Runs `body` with parameters as they were when its graph was recorded, whatever was assigned since. */
+export function asRecorded<R>(body: () => R): R {
+  const outer = recorded;
+  recorded = true;
+  try {
+    return body();
+  } finally {
+    recorded = outer;
+  }
+}
+
 // Inside a trace a parameter reads as what was last assigned to it; placeholders may not leave their trace.
 installCurrentValue((tensor) => {
   if (tensor.source.kind === "placeholder" && tensor.source.trace !== current) {
@@ -62,5 +73,5 @@ installCurrentValue((tensor) => {
       "this tensor is an argument of a compiled function and has no value outside of it; return it instead",
     );
   }
-  return tensor instanceof Parameter ? (current?.assignments.get(tensor) ?? tensor) : tensor;
+  return current && !recorded ? current.valueOf(tensor) : tensor;
 });

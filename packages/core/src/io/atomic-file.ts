@@ -5,9 +5,12 @@ import { basename, dirname, join } from "node:path";
 /** Some systems refuse one read or write of 2 GiB or more. */
 const maxTransfer = 1 << 28;
 
+/** What names of temporary siblings of `path` begin with: of a name as long as names may be, all would not fit. */
+export const temporaryPrefix = (path: string): string => `.tmp-${Array.from(basename(path)).slice(0, 48).join("")}-`;
+
 /** A name beside `path` that no other process uses: on the same file system, so a rename is atomic. */
 export function temporarySibling(path: string): string {
-  return join(dirname(path), `.tmp-${basename(path)}-${process.pid}-${randomBytes(4).toString("hex")}`);
+  return join(dirname(path), `${temporaryPrefix(path)}${process.pid}-${randomBytes(4).toString("hex")}`);
 }
 
 /** Writes all of `bytes` at `position`. */

@@ -1,6 +1,6 @@
 import { copyFile, lstat, mkdir, open, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
-import { syncDirectory, temporarySibling, writeFileSynced } from "./atomic-file.js";
+import { syncDirectory, temporaryPrefix, temporarySibling, writeFileSynced } from "./atomic-file.js";
 import { dtypeBytes, elementCount } from "./dtype.js";
 import { ModelFolderError } from "./errors.js";
 import type { FilePlace } from "./file-place.js";
@@ -214,7 +214,7 @@ export class ModelFolderWriter {
  */
 async function removeAbandoned(target: string): Promise<void> {
   for (const name of await readdir(dirname(target))) {
-    if (!name.startsWith(`.tmp-${basename(target)}-`)) continue;
+    if (!name.startsWith(temporaryPrefix(target))) continue;
     const folder = join(dirname(target), name);
     const owner = await readFile(join(folder, ownerFileName), "utf8").catch(() => "");
     if (isOwnerGone(owner)) await removeOwnedFolder(folder);

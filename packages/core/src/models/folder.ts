@@ -11,7 +11,7 @@ import {
   parseTransformerConfig,
   type TransformerConfig,
 } from "../io/index.js";
-import { sameShape } from "../tensor/shape.js";
+import { elementCount, sameShape } from "../tensor/shape.js";
 import type { Parameter } from "../tensor/tensor.js";
 import type { CausalLM, DecoderConfig } from "./causal-lm.js";
 import { Llama } from "./llama.js";
@@ -45,6 +45,7 @@ export async function loadModel(
   await using folder = await ModelFolder.open(path);
   const config = { ...parseTransformerConfig(await folder.readJson("config.json"), path), ...options };
   requireLanguageModel(config.raw, path);
+  requireSizesOf(folder, config, path);
   const model = createModel(config);
   await loadWeights(model, folder, path);
   return { model, config };
@@ -56,6 +57,22 @@ function requireLanguageModel({ architectures }: TransformerConfig["raw"], path:
   if (architectures.some((name) => String(name).endsWith("ForCausalLM"))) return;
   const message = `config.json says ${architectures.join(", ")}, and a language model (…ForCausalLM) is asked for`;
   throw new ModelFolderError("MODEL_FOLDER_UNSUPPORTED_CONFIG", path, message);
+}
+
+/**
+ * Before a model is made: a configuration of another one may ask for more memory than there is. What is missing a little of is found, and
+ * named, when weights are read.
+ */
+function requireSizesOf(folder: ModelFolder, config: TransformerConfig, path: string): void {
+  const { vocabSize, hiddenSize, intermediateSize, layers, heads, keyValueHeads, headDim, maxPositions } = config;
+  const { experts = 1, moeLayers } = config;
+  const attention = 2 * hiddenSize * headDim * (heads + keyValueHeads);
+  const feedForwards = (moeLayers?.length ?? layers) * experts + (moeLayers ? layers - moeLayers.length : 0);
+  const wanted = vocabSize * hiddenSize + layers * attention + feedForwards * 3 * hiddenSize * intermediateSize;
+  const held = [...folder.tensors.values()].reduce((total, { shape }) => total + elementCount(shape), 0);
+  if (wanted <= 2 * held && maxPositions * headDim < 2 ** 32) return;
+  const message = `config.json asks for ${wanted} weights and ${maxPositions} positions, and the files hold ${held} weights`;
+  throw new ModelFolderError("MODEL_FOLDER_INVALID_CONFIG", path, message);
 }
 
 /** Sets the parameters of `model` from a folder of the same architecture. @throws ModelFolderError */

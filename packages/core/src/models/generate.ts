@@ -53,6 +53,11 @@ const stepsAhead = 2;
 
 const roundUp = (value: number, quantum: number): number => Math.ceil(value / quantum) * quantum;
 
+function requireTokenCount(count: number): void {
+  if (!(Number.isSafeInteger(count) && count >= 0))
+    throw new InvalidUseError(`maxNewTokens is ${count}; it must be a whole number >= 0`);
+}
+
 interface Drawn {
   token: Tensor;
   logProbability: Tensor;
@@ -125,6 +130,7 @@ export class Generator implements Disposable {
       throw new InvalidUseError(`got ${prompts.length} prompts for a batch of ${this.batch}`);
     const empty = prompts.findIndex((prompt) => prompt.length === 0);
     if (empty >= 0) throw new InvalidUseError(`prompt ${empty} is empty; start it with the beginning-of-text token`);
+    requireTokenCount(maxNewTokens);
     const longest = Math.max(...prompts.map((prompt) => prompt.length));
     if (longest + maxNewTokens > this.maxLength) {
       throw new InvalidUseError(
@@ -145,10 +151,15 @@ export class Generator implements Disposable {
     await this.#weights?.refresh();
     const lengths = Int32Array.from(prompts, (prompt) => prompt.length);
     const rows = prompts.map(() => ({ tokens: [] as number[], logProbabilities: [] as number[], finished: false }));
-    const inFlight = [this.#prefill(tensor(padded, { shape: [this.batch, sequence] }), tensor(lengths), sampling)];
+    const inFlight: Promise<Drawn>[] = [];
+    const enqueue = (run: Promise<Drawn>): void => {
+      // Where one fails the others are never awaited.
+      run.catch(() => undefined);
+      inFlight.push(run);
+    };
+    enqueue(this.#prefill(tensor(padded, { shape: [this.batch, sequence] }), tensor(lengths), sampling));
     for (let step = 0; step < maxNewTokens && !signal?.aborted && rows.some(({ finished }) => !finished); step++) {
-      while (inFlight.length <= stepsAhead && step + inFlight.length < maxNewTokens)
-        inFlight.push(this.#decode(sampling));
+      while (inFlight.length <= stepsAhead && step + inFlight.length < maxNewTokens) enqueue(this.#decode(sampling));
       const { token, logProbability } = await inFlight.shift()!;
       const [drawn, scores] = [await token.data(), await logProbability.data()];
       rows.forEach((row, i) => {
@@ -184,7 +195,9 @@ export async function generate(
   prompts: readonly Int32Array[],
   options: GenerateOptions & GeneratorOptions,
 ): Promise<Generation[]> {
-  const longest = Math.max(0, ...prompts.map((prompt) => prompt.length));
+  requireTokenCount(options.maxNewTokens);
+  if (prompts.length === 0) return [];
+  const longest = Math.max(...prompts.map((prompt) => prompt.length));
   using generator = new Generator(model, prompts.length, longest + options.maxNewTokens, options);
   return await generator.generate(prompts, options);
 }

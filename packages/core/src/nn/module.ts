@@ -1,4 +1,6 @@
-import { InvalidUseError } from "../tensor/errors.js";
+import { dtypeOf } from "../tensor/dtype.js";
+import { InvalidUseError, ShapeError } from "../tensor/errors.js";
+import { sameShape } from "../tensor/shape.js";
 import { Parameter } from "../tensor/tensor.js";
 
 const snakeCase = (name: string): string => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
@@ -56,13 +58,28 @@ export abstract class Module implements Disposable {
     return Object.fromEntries(await Promise.all(entries));
   }
 
-  /** Sets parameters by name. @throws InvalidUseError when names are missing or unknown */
-  loadState(state: Readonly<Record<string, { data: Float32Array | Int32Array | Uint16Array }>>): void {
+  /**
+   * Sets parameters by name: all of them, or none.
+   * @throws InvalidUseError when names are missing or unknown, ShapeError when values do not fit
+   */
+  loadState(
+    state: Readonly<Record<string, { shape?: readonly number[]; data: Float32Array | Int32Array | Uint16Array }>>,
+  ): void {
     const parameters = this.namedParameters();
     const missing = [...parameters.keys()].filter((name) => !(name in state));
     const unknown = Object.keys(state).filter((name) => !parameters.has(name));
     if (missing.length > 0 || unknown.length > 0) {
       throw new InvalidUseError(`loadState: missing [${missing.join(", ")}], unknown [${unknown.join(", ")}]`);
+    }
+    for (const [name, { dtype, shape, size }] of parameters) {
+      const given = state[name]!;
+      const fits = given.data.length === size && dtypeOf(given.data) === dtype;
+      if (fits && (!given.shape || sameShape(given.shape, shape))) continue;
+      const got = `${given.data.length} values of ${dtypeOf(given.data)}`;
+      throw new ShapeError(`loadState: "${name}"`, `got ${got} for ${dtype}`, [
+        given.shape ?? [given.data.length],
+        shape,
+      ]);
     }
     for (const [name, parameter] of parameters) parameter.set(state[name]!.data);
   }

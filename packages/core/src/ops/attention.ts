@@ -5,10 +5,15 @@ import { applyAll, defineOp, refuseUpstream } from "./op.js";
 
 const f32 = "f32" as const;
 
-const opAttentionGrad = defineOp({ name: "attention_grad", kernel: "attention_grad" });
+const opAttentionGrad = defineOp({
+  name: "attention_grad",
+  kernel: "attention_grad",
+  operands: ["f32", "f32", "float", "float", "f32", "f32", "i32"],
+});
 const opAttention = defineOp({
   name: "attention",
   kernel: "attention",
+  operands: ["f32", "float", "float", "i32"],
   gradient: (request) => {
     refuseUpstream("attention", request, [1], "the log-sum-exp is for the backward pass only");
     const { inputs, outputs, attributes, upstream } = request;

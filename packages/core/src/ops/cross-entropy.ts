@@ -22,11 +22,13 @@ const scaled =
 const opCrossEntropy = defineOp({
   name: "cross_entropy",
   kernel: "cross_entropy",
+  operands: ["f32", "i32", "f32"],
   gradient: scaled("crossEntropy", { 0: 2 }, 2),
 });
 const opLinearCrossEntropy = defineOp({
   name: "linear_cross_entropy",
   kernel: "linear_cross_entropy",
+  operands: ["float", "float", "i32", "f32"],
   gradient: scaled("linearCrossEntropy", { 0: 2, 1: 3 }, 3),
 });
 

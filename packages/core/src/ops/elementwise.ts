@@ -1,7 +1,7 @@
 import type { Dtype } from "../tensor/dtype.js";
 import { broadcastShapes, type Shape, sameShape } from "../tensor/shape.js";
 import { full, type Tensor } from "../tensor/tensor.js";
-import { apply, defineOp, type GradientRule, type Op } from "./op.js";
+import { apply, defineOp, type GradientRule, type Op, unchanged } from "./op.js";
 
 /** A tensor, or a number that stands for a scalar. */
 export type TensorLike = Tensor | number;
@@ -15,7 +15,7 @@ const constantOf = (value: TensorLike): number | undefined => {
 };
 
 function elementwise(opcode: number, name: string, gradient?: GradientRule | "zero"): Op {
-  const op = { name, kernel: "elementwise", opcode, broadcasts: true };
+  const op: Op = { name, kernel: "elementwise", opcode, broadcasts: true, operands: ["any"] };
   return defineOp(gradient ? { ...op, gradient } : op);
 }
 
@@ -37,6 +37,12 @@ function build(op: Op, inputs: Tensor[], dtype: Dtype, attributes: number[] = []
 // i32 stays i32 under these; everything else computes and answers in f32.
 const arithmeticDtype = (inputs: Tensor[]): Dtype => (inputs.every((input) => input.dtype === "i32") ? "i32" : "f32");
 
+const immediateDtype = (x: Tensor, value: number): Dtype =>
+  x.dtype === "i32" && Number.isInteger(value) ? "i32" : "f32";
+
+// What an op that changes nothing answers: bf16 is storage alone.
+const computed = (x: Tensor): Tensor => (x.dtype === "bf16" ? cast(x, "f32") : unchanged(x));
+
 type UnaryRule = (x: Tensor, y: Tensor, dy: Tensor) => Tensor;
 const unaryRule =
   (rule: UnaryRule): GradientRule =>
@@ -51,7 +57,10 @@ const binaryRule =
     );
 
 const opCopy = elementwise(0, "broadcast", ({ upstream }) => [upstream[0]!]);
-const opCast = elementwise(0, "cast_elementwise", ({ upstream }) => [upstream[0]!]);
+// Truncation is flat wherever it has a slope.
+const opCast = elementwise(0, "cast_elementwise", ({ outputs, upstream }) => [
+  outputs[0]!.dtype === "i32" ? null : upstream[0]!,
+]);
 const opAdd = elementwise(
   2,
   "add",
@@ -89,7 +98,7 @@ const opPower = elementwise(
   "power",
   binaryRule((a, b, y, dy, side) =>
     side === 0
-      ? multiply(dy, multiply(b, power(a, subtract(b, 1))))
+      ? multiply(dy, where(equal(b, 0), 0, multiply(b, power(a, subtract(b, 1)))))
       : multiply(dy, where(equal(a, 0), 0, multiply(y, log(a)))),
   ),
 );
@@ -199,7 +208,7 @@ const opLogicalNot = elementwise(39, "logical_not", "zero");
 
 /** `x` stretched to `shape` by NumPy's rules. */
 export function broadcastTo(x: Tensor, shape: Shape): Tensor {
-  if (sameShape(x.shape, shape)) return x;
+  if (sameShape(x.shape, shape)) return unchanged(x);
   const value = constantOf(x);
   if (value !== undefined) return full(shape, value, x.dtype);
   const joined = broadcastShapes("broadcastTo", [x.shape, shape]);
@@ -207,9 +216,9 @@ export function broadcastTo(x: Tensor, shape: Shape): Tensor {
   return apply(opCopy, [x], { shape: [...shape], dtype: x.dtype });
 }
 
-/** `x` as another dtype: i32 truncates towards zero, bf16 rounds to nearest even. */
+/** `x` as another dtype: i32 truncates towards zero and has no gradient, bf16 rounds to nearest even. */
 export function cast(x: Tensor, dtype: Dtype): Tensor {
-  return x.dtype === dtype ? x : apply(opCast, [x], { shape: x.shape, dtype });
+  return x.dtype === dtype ? unchanged(x) : apply(opCast, [x], { shape: x.shape, dtype });
 }
 
 /** a + b, broadcasting. */
@@ -217,7 +226,7 @@ export function add(a: TensorLike, b: TensorLike): Tensor {
   const [x, y] = [asTensor(a), asTensor(b)];
   const right = constantOf(b);
   if (right !== undefined && y.size === 1 && x.rank >= y.rank) {
-    return right === 0 ? x : build(opAddImmediate, [x], x.dtype === "i32" ? "i32" : "f32", [right]);
+    return right === 0 ? computed(x) : build(opAddImmediate, [x], immediateDtype(x, right), [right]);
   }
   if (constantOf(a) !== undefined && x.size === 1 && y.rank >= x.rank) return add(y, x);
   return build(opAdd, [x, y], arithmeticDtype([x, y]));
@@ -237,10 +246,10 @@ export function multiply(a: TensorLike, b: TensorLike): Tensor {
   const right = constantOf(b);
   const stretches = sameShape(broadcastShapes("multiply", [x.shape, y.shape]), x.shape);
   if (right !== undefined && stretches) {
-    if (right === 1) return x;
+    if (right === 1) return computed(x);
     const left = constantOf(x);
-    if (left !== undefined) return full(x.shape, left * right, x.dtype);
-    return build(opMultiplyImmediate, [x], x.dtype === "i32" && Number.isInteger(right) ? "i32" : "f32", [right]);
+    if (left !== undefined) return full(x.shape, left * right, immediateDtype(x, right));
+    return build(opMultiplyImmediate, [x], immediateDtype(x, right), [right]);
   }
   if (constantOf(a) !== undefined && sameShape(broadcastShapes("multiply", [x.shape, y.shape]), y.shape))
     return multiply(y, x);
@@ -249,8 +258,11 @@ export function multiply(a: TensorLike, b: TensorLike): Tensor {
 
 /** a / b, broadcasting; always f32. */
 export function divide(a: TensorLike, b: TensorLike): Tensor {
-  if (typeof b === "number") return multiply(a, 1 / b);
-  return build(opDivide, [asTensor(a), b], "f32");
+  const x = asTensor(a);
+  // Where the reciprocal is a normal number.
+  if (typeof b === "number" && Math.abs(b) > 2 ** -126 && Math.abs(b) < 2 ** 126)
+    return multiply(cast(x, "f32"), 1 / b);
+  return build(opDivide, [x, asTensor(b)], "f32");
 }
 
 /** The larger of a and b; NaN if either is. */

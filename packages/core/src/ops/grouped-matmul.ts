@@ -7,6 +7,7 @@ import { apply, defineOp } from "./op.js";
 const opGroupedMatmul = defineOp({
   name: "grouped_matmul",
   kernel: "grouped_matmul",
+  operands: ["float", "float", "i32"],
   gradient: ({ inputs, attributes, upstream, needs }) => {
     const [x, w, offsets, rowIndex] = inputs as [Tensor, Tensor, Tensor, Tensor | null];
     const dy = upstream[0]!;
@@ -54,7 +55,11 @@ export function groupedMatmul(x: Tensor, w: Tensor, offsets: Tensor, options: Gr
   return apply(opGroupedMatmul, [x, w, offsets, rowIndex], { shape: [rows, n], dtype: "f32" }, [transposeW ? 1 : 0]);
 }
 
-const opWeightGrad = defineOp({ name: "grouped_matmul_weight_grad", kernel: "grouped_matmul_weight_grad" });
+const opWeightGrad = defineOp({
+  name: "grouped_matmul_weight_grad",
+  kernel: "grouped_matmul_weight_grad",
+  operands: ["float", "float", "i32"],
+});
 
 /** `w[e] = Σ a[r]ᵀ b[r]` over the rows of group e: a [R, M], b [R, N] to [E, M, N]; with an index, its rows are gathered on load. */
 function groupedMatmulWeightGrad(

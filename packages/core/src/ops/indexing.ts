@@ -11,6 +11,7 @@ function requireIndex(op: string, index: Tensor): void {
 const opGatherRows = defineOp({
   name: "gather_rows",
   kernel: "gather_rows",
+  operands: ["float", "i32"],
   gradient: ({ inputs, upstream }) => [scatterAddRows(upstream[0]!, inputs[1]!, inputs[0]!.shape[0]!), null],
 });
 
@@ -29,6 +30,7 @@ export function gatherRows(table: Tensor, index: Tensor): Tensor {
 const opScatterAddRows = defineOp({
   name: "scatter_add_rows",
   kernel: "scatter_add_rows",
+  operands: ["f32", "i32"],
   gradient: ({ inputs, upstream }) => [reshape(gatherRows(upstream[0]!, inputs[1]!), inputs[0]!.shape), null],
 });
 
@@ -53,6 +55,7 @@ export function scatterAddRows(rows: Tensor, index: Tensor, size: number): Tenso
 const opGatherLast = defineOp({
   name: "gather_last",
   kernel: "gather_last",
+  operands: ["f32", "i32"],
   gradient: ({ inputs, upstream }) => [scatterLast(upstream[0]!, inputs[1]!, lastSize(inputs[0]!.shape)), null],
 });
 
@@ -68,6 +71,7 @@ export function gatherLast(x: Tensor, index: Tensor): Tensor {
 const opScatterLast = defineOp({
   name: "scatter_last",
   kernel: "scatter_last",
+  operands: ["f32", "i32"],
   gradient: ({ inputs, upstream }) => [gatherLast(upstream[0]!, inputs[1]!), null],
 });
 

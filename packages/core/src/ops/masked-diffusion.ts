@@ -3,7 +3,12 @@ import { type Shape, sameShape } from "../tensor/shape.js";
 import type { Tensor } from "../tensor/tensor.js";
 import { applyAll, defineOp } from "./op.js";
 
-const opStep = defineOp({ name: "masked_diffusion_step", kernel: "masked_diffusion_step", gradient: "zero" });
+const opStep = defineOp({
+  name: "masked_diffusion_step",
+  kernel: "masked_diffusion_step",
+  operands: ["f32", "f32", "i32", "i32", "f32", "i32", "f32"],
+  gradient: "zero",
+});
 
 /** What one step of parallel decoding works on. All of it is data: one compiled program serves every step. */
 export interface MaskedStepInputs {

@@ -21,7 +21,7 @@ function gradient({ inputs, attributes, upstream, needs }: GradientRequest): (Te
   return [needs[0] ? da() : null, needs[1] ? db() : null];
 }
 
-const opMatmul = defineOp({ name: "matmul", kernel: "matmul", gradient });
+const opMatmul = defineOp({ name: "matmul", kernel: "matmul", operands: ["float", "float", "f32"], gradient });
 
 /**
  * Matrix product of the last two axes, `[.., M, K] x [.., K, N] -> [.., M, N]`; leading axes broadcast. Operands are f32, or bf16

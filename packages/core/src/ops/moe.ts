@@ -13,7 +13,7 @@ const i32 = "i32" as const;
 export type GateMode = "topk-softmax" | "softmax-topk";
 const gateModes: Record<GateMode, number> = { "topk-softmax": 0, "softmax-topk": 1 };
 
-const opGateGrad = defineOp({ name: "moe_gate_grad", kernel: "moe_gate_grad" });
+const opGateGrad = defineOp({ name: "moe_gate_grad", kernel: "moe_gate_grad", operands: ["f32", "f32", "i32", "f32"] });
 const opGate = defineOp({
   name: "moe_gate",
   kernel: "moe_gate",
@@ -55,7 +55,7 @@ export function moeGate(logits: Tensor, topK: number, mode: GateMode = "topk-sof
   return { weights: weights!, indices: indices! };
 }
 
-const opSort = defineOp({ name: "moe_sort", kernel: "moe_sort", gradient: "zero" });
+const opSort = defineOp({ name: "moe_sort", kernel: "moe_sort", operands: ["i32"], gradient: "zero" });
 
 /** Slots `s = t K + j`, stably sorted by expert; R = T K rows. */
 export interface ExpertOrder {
@@ -81,10 +81,15 @@ export function moeSort(indices: Tensor, experts: number): ExpertOrder {
   return { permutation: permutation!, token: token!, offsets: offsets!, inverse: inverse! };
 }
 
-const opCombineGrad = defineOp({ name: "moe_combine_grad", kernel: "moe_combine_grad" });
+const opCombineGrad = defineOp({
+  name: "moe_combine_grad",
+  kernel: "moe_combine_grad",
+  operands: ["f32", "f32", "i32", "f32"],
+});
 const opCombine = defineOp({
   name: "moe_combine",
   kernel: "moe_combine",
+  operands: ["f32", "i32", "f32", "i32"],
   gradient: ({ inputs, upstream }) => {
     const [y, , weights, permutation] = inputs as [Tensor, Tensor, Tensor, Tensor];
     const [dy, dweights] = applyAll(

@@ -1,11 +1,12 @@
 import { DtypeError, ShapeError } from "../tensor/errors.js";
 import { checkShape, elementCount, resolveAxis, type Shape, sameShape } from "../tensor/shape.js";
-import { full, type OpNode, type Tensor } from "../tensor/tensor.js";
-import { apply, defineOp } from "./op.js";
+import { full, type OpNode, Parameter, type Tensor } from "../tensor/tensor.js";
+import { apply, defineOp, unchanged } from "./op.js";
 
 const opReshape = defineOp({
   name: "reshape",
   kernel: "alias",
+  operands: ["any"],
   gradient: ({ inputs, upstream }) => [reshape(upstream[0]!, inputs[0]!.shape)],
 });
 
@@ -22,10 +23,11 @@ export function reshape(x: Tensor, shape: Shape): Tensor {
   }
   checkShape("reshape", target);
   if (elementCount(target) !== x.size) throw new ShapeError("reshape", "element counts differ", [x.shape, target]);
-  if (sameShape(x.shape, target)) return x;
+  if (sameShape(x.shape, target)) return unchanged(x);
   if (x.source.kind === "full") return full(target, x.source.value, x.dtype);
-  // A reshape of a reshape is one reshape.
-  const base = x.source.kind === "op" && x.source.node.op === opReshape ? x.source.node.inputs[0]! : x;
+  // A reshape of a reshape is one reshape; a parameter may have another value by now.
+  const inner = x.source.kind === "op" && x.source.node.op === opReshape ? x.source.node.inputs[0]! : x;
+  const base = inner instanceof Parameter ? x : inner;
   if (sameShape(base.shape, target)) return base;
   return apply(opReshape, [base], { shape: target, dtype: x.dtype });
 }
@@ -33,6 +35,7 @@ export function reshape(x: Tensor, shape: Shape): Tensor {
 const opTranspose = defineOp({
   name: "transpose",
   kernel: "transpose",
+  operands: ["any"],
   gradient: ({ attributes, upstream }) => {
     const inverse = new Array<number>(attributes.length);
     attributes.forEach((from, to) => {
@@ -49,13 +52,14 @@ export function transpose(x: Tensor, permutation?: readonly number[]): Tensor {
   if (order.length !== x.rank || ![...order].sort((a, b) => a - b).every((axis, i) => axis === i)) {
     throw new ShapeError("transpose", `[${order.join(", ")}] is not a permutation of the axes`, [x.shape]);
   }
-  if (order.every((axis, i) => axis === i)) return x;
+  if (order.every((axis, i) => axis === i)) return unchanged(x);
   return apply(opTranspose, [x], { shape: order.map((axis) => x.shape[axis]!), dtype: x.dtype }, order);
 }
 
 const opConcat = defineOp({
   name: "concat",
   kernel: "concat",
+  operands: ["any"],
   gradient: ({ inputs, attributes, upstream }) => {
     const axis = attributes[0]!;
     let start = 0;
@@ -88,7 +92,7 @@ export function concat(tensors: readonly Tensor[], axis = 0): Tensor {
       );
     }
   }
-  if (tensors.length === 1) return first;
+  if (tensors.length === 1) return unchanged(first);
   const shape = [...first.shape];
   shape[at] = tensors.reduce((total, tensor) => total + tensor.shape[at]!, 0);
   return apply(opConcat, tensors, { shape, dtype: first.dtype }, [at]);
@@ -108,6 +112,7 @@ export function stack(tensors: readonly Tensor[], axis = 0): Tensor {
 const opSlice = defineOp({
   name: "slice",
   kernel: "slice",
+  operands: ["any"],
   gradient: ({ inputs, attributes, upstream }) => {
     const [axis, start] = attributes as [number, number];
     return [pad(upstream[0]!, axis, start, inputs[0]!.shape[axis]!)];
@@ -123,7 +128,7 @@ export function slice(x: Tensor, axis: number, start: number, end?: number): Ten
   if (!(from >= 0 && from <= to && to <= size)) {
     throw new ShapeError("slice", `[${start}, ${end ?? size}) is outside axis ${at}`, [x.shape]);
   }
-  if (from === 0 && to === size) return x;
+  if (from === 0 && to === size) return unchanged(x);
   const shape = [...x.shape];
   shape[at] = to - from;
   return apply(opSlice, [x], { shape, dtype: x.dtype }, [at, from]);
@@ -132,6 +137,7 @@ export function slice(x: Tensor, axis: number, start: number, end?: number): Ten
 const opPad = defineOp({
   name: "pad",
   kernel: "pad",
+  operands: ["any"],
   gradient: ({ inputs, attributes, upstream }) => {
     const [axis, start] = attributes as [number, number];
     return [slice(upstream[0]!, axis, start, start + inputs[0]!.shape[axis]!)];
@@ -144,18 +150,19 @@ export function pad(x: Tensor, axis: number, start: number, size: number): Tenso
   if (!(start >= 0 && start + x.shape[at]! <= size)) {
     throw new ShapeError("pad", `${x.shape[at]} positions at ${start} do not fit in ${size}`, [x.shape]);
   }
-  if (x.shape[at] === size) return x;
+  if (x.shape[at] === size) return unchanged(x);
   const shape = [...x.shape];
   shape[at] = size;
   return apply(opPad, [x], { shape, dtype: x.dtype }, [at, start]);
 }
 
 // A copy with storage of its own: lowering inserts it where an old value must outlive an update.
-defineOp({ name: "copy", kernel: "copy", gradient: ({ upstream }) => [upstream[0]!] });
+defineOp({ name: "copy", kernel: "copy", operands: ["any"], gradient: ({ upstream }) => [upstream[0]!] });
 
 const opUpdateRows = defineOp({
   name: "update_rows_",
   kernel: "update_rows_",
+  operands: ["any", "any", "i32"],
   inPlace: (_node: OpNode) => [[0, 0]],
 });
 

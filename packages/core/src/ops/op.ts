@@ -1,5 +1,7 @@
-import { GradientError, InvalidUseError } from "../tensor/errors.js";
-import { type OpNode, type OpSpec, Tensor, type TensorType } from "../tensor/tensor.js";
+import type { Dtype } from "../tensor/dtype.js";
+import { DtypeError, GradientError, InvalidUseError } from "../tensor/errors.js";
+import { checkShape } from "../tensor/shape.js";
+import { type OpNode, type OpSpec, Parameter, Tensor, type TensorType } from "../tensor/tensor.js";
 
 /** What a gradient rule sees. It returns one gradient per input, `null` where there is none; all in terms of ops. */
 export interface GradientRequest {
@@ -12,6 +14,9 @@ export interface GradientRequest {
   readonly needs: readonly boolean[];
 }
 
+/** What an operand may be. "float": f32, or bf16 as storage. */
+type OperandDtype = Dtype | "float" | "any";
+
 export type GradientRule = (request: GradientRequest) => (Tensor | null)[];
 
 /** An op: its kernel and its gradient. Its shape rule is the public function that builds it, in the same file. */
@@ -20,6 +25,8 @@ export interface Op extends OpSpec {
   readonly kernel: string;
   /** Opcode inside the `elementwise` kernel. */
   readonly opcode?: number;
+  /** What each input may be, the last one also for those after it. Default: all f32. */
+  readonly operands?: readonly OperandDtype[];
   /** Absent: not differentiable, and asking for a gradient through it is a GradientError. "zero": its gradient is 0 everywhere. */
   readonly gradient?: GradientRule | "zero";
   /** Inputs stretch to a common shape by NumPy's rules. Gradients have that shape; autograd sums them back to each input's. */
@@ -47,6 +54,20 @@ export function installCurrentValue(map: (tensor: Tensor) => Tensor): void {
   currentValue = map;
 }
 
+const accepts = (expected: OperandDtype, dtype: Dtype): boolean =>
+  expected === "any" || expected === dtype || (expected === "float" && dtype !== "i32");
+
+/** Kernels read what they are given as what they expect. */
+function checkOperands({ name, operands = ["f32"] }: Op, inputs: readonly (Tensor | null)[]): void {
+  inputs.forEach((input, at) => {
+    const expected = operands[Math.min(at, operands.length - 1)]!;
+    if (!input || accepts(expected, input.dtype)) return;
+    const wanted = expected === "float" ? "f32 or bf16" : expected;
+    const dtypes = inputs.map((each) => each?.dtype ?? "none");
+    throw new DtypeError(name, `operand ${at} must be ${wanted}; cast it first`, dtypes);
+  });
+}
+
 /** Builds one use of an op: its output tensors. */
 export function applyAll(
   op: Op,
@@ -54,6 +75,8 @@ export function applyAll(
   outputs: readonly TensorType[],
   attributes: readonly number[] = [],
 ): Tensor[] {
+  checkOperands(op, inputs);
+  for (const { shape } of outputs) checkShape(op.name, shape);
   const node: OpNode = { op, inputs: inputs.map((input) => input && currentValue(input)), attributes, outputs };
   return outputs.map((type, output) => new Tensor(type.shape, type.dtype, { kind: "op", node, output }));
 }
@@ -67,6 +90,16 @@ export function apply(
 ): Tensor {
   return applyAll(op, inputs, [output], attributes)[0]!;
 }
+
+const opUnchanged = defineOp({
+  name: "unchanged",
+  kernel: "alias",
+  operands: ["any"],
+  gradient: ({ upstream }) => [upstream[0]!],
+});
+
+/** What an op that changes nothing answers. Of a parameter: its value here, which stays what it is when the parameter is assigned. */
+export const unchanged = (x: Tensor): Tensor => (x instanceof Parameter ? apply(opUnchanged, [x], x) : x);
 
 /** The descriptor behind a node. */
 export const opOf = (node: OpNode): Op => node.op as Op;

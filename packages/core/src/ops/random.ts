@@ -4,10 +4,20 @@ import type { Tensor } from "../tensor/tensor.js";
 import { apply, applyAll, defineOp } from "./op.js";
 
 // Every random op of a program has a stream of its own, an attribute: equal ops never share numbers.
-const opUniform = defineOp({ name: "random_uniform", kernel: "random_uniform", gradient: "zero" });
-const opNormal = defineOp({ name: "random_normal", kernel: "random_normal", gradient: "zero" });
-const opAdvance = defineOp({ name: "random_advance_", kernel: "random_advance_", inPlace: () => [[0, 0]] });
-const opSampleTokens = defineOp({ name: "sample_tokens", kernel: "sample_tokens", gradient: "zero" });
+const opUniform = defineOp({ name: "random_uniform", kernel: "random_uniform", operands: ["i32"], gradient: "zero" });
+const opNormal = defineOp({ name: "random_normal", kernel: "random_normal", operands: ["i32"], gradient: "zero" });
+const opAdvance = defineOp({
+  name: "random_advance_",
+  kernel: "random_advance_",
+  operands: ["i32"],
+  inPlace: () => [[0, 0]],
+});
+const opSampleTokens = defineOp({
+  name: "sample_tokens",
+  kernel: "sample_tokens",
+  operands: ["f32", "i32"],
+  gradient: "zero",
+});
 
 /** Uniform on [0, 1), from Philox 4x32-10 keyed by `state` (i32 [4]) and `stream`. */
 export const philoxUniform = (state: Tensor, shape: Shape, stream: number): Tensor =>

@@ -1,7 +1,7 @@
 import { ShapeError } from "../tensor/errors.js";
 import { elementCount, lastSize, resolveAxis, type Shape } from "../tensor/shape.js";
 import type { Tensor } from "../tensor/tensor.js";
-import { broadcastTo, divide, equal, multiply } from "./elementwise.js";
+import { broadcastTo, cast, divide, equal, multiply } from "./elementwise.js";
 import { reshape } from "./movement.js";
 import { apply, defineOp, type GradientRequest } from "./op.js";
 
@@ -15,18 +15,18 @@ export interface ReduceOptions {
 const kinds = { sum: 0, max: 1, min: 2, mean: 3 } as const;
 type Kind = keyof typeof kinds;
 
-// x is [outer, n, inner]; y is [outer, inner].
-const stretched = (x: Tensor, y: Tensor, inner: number, outer: number): Tensor =>
-  broadcastTo(reshape(y, [outer, 1, inner]), [outer, elementCount(x.shape) / Math.max(outer * inner, 1), inner]);
+// y is [outer, inner].
+const stretched = (y: Tensor, outer: number, n: number, inner: number): Tensor =>
+  broadcastTo(reshape(y, [outer, 1, inner]), [outer, n, inner]);
 
 function gradient({ inputs, outputs, attributes, upstream }: GradientRequest): Tensor[] {
   const [kind, outer, n, inner] = attributes as [number, number, number, number];
   const x = inputs[0]!;
-  const dy = stretched(x, upstream[0]!, inner, outer);
+  const dy = stretched(upstream[0]!, outer, n, inner);
   if (kind === kinds.sum) return [reshape(dy, x.shape)];
   if (kind === kinds.mean) return [reshape(multiply(dy, 1 / n), x.shape)];
   // max and min: ties share the gradient evenly, as in PyTorch's amax.
-  const hits = equal(reshape(x, [outer, n, inner]), stretched(x, outputs[0]!, inner, outer));
+  const hits = equal(reshape(x, [outer, n, inner]), stretched(outputs[0]!, outer, n, inner));
   const share = divide(hits, sum(hits, { axes: 1, keepDims: true }));
   return [reshape(multiply(dy, share), x.shape)];
 }
@@ -50,7 +50,7 @@ function reduceRun(x: Tensor, kind: Kind, first: number, last: number): Tensor {
 function reduce(x: Tensor, kind: Kind, options: ReduceOptions): Tensor {
   const listed = options.axes === undefined ? x.shape.map((_, axis) => axis) : [options.axes].flat();
   const axes = [...new Set(listed.map((axis) => resolveAxis(kind, axis, x.shape)))].sort((a, b) => a - b);
-  let result = x;
+  let result = cast(x, "f32");
   for (let end = axes.length - 1; end >= 0; ) {
     let start = end;
     while (start > 0 && axes[start - 1] === axes[start]! - 1) start--;

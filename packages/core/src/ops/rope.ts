@@ -6,6 +6,7 @@ import { apply, defineOp } from "./op.js";
 const opRope = defineOp({
   name: "rope",
   kernel: "rope",
+  operands: ["f32", "f32", "f32", "i32"],
   gradient: ({ inputs, attributes, upstream }) => {
     const [x, cosine, sine, positions] = inputs as [Tensor, Tensor, Tensor, Tensor];
     const [inverse, interleaved] = attributes as [number, number];

@@ -2,7 +2,7 @@ import { add, divide, minimum, sqrt } from "../ops/elementwise.js";
 import { concat, reshape } from "../ops/movement.js";
 import { adamW } from "../ops/optimizer.js";
 import { sumSquares } from "../ops/reduce.js";
-import { ShapeError } from "../tensor/errors.js";
+import { InvalidUseError, ShapeError } from "../tensor/errors.js";
 import { full, Parameter, type Tensor } from "../tensor/tensor.js";
 import { constantSchedule, type Schedule } from "./schedule.js";
 
@@ -44,6 +44,8 @@ export class AdamW {
   readonly #schedule: Schedule;
 
   constructor(parameters: readonly Parameter[], options: AdamWOptions) {
+    if (new Set(parameters).size < parameters.length)
+      throw new InvalidUseError("AdamW: a parameter is listed twice, as when modules share it; list each once");
     this.parameters = parameters;
     const zerosLike = ({ shape }: Parameter) => new Parameter(shape, { trainable: false });
     this.step = new Parameter([], { trainable: false });

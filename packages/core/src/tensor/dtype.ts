@@ -1,4 +1,5 @@
 import { dtypeCodes } from "@trefoil/native";
+import { InvalidUseError } from "./errors.js";
 
 /** `f32` and `i32` compute; `bf16` is storage only (weights, caches): kernels widen it to f32. */
 export type Dtype = "f32" | "i32" | "bf16";
@@ -16,8 +17,23 @@ export function allocateHost(dtype: Dtype, count: number): HostArray {
   return new Uint16Array(count);
 }
 
+const dtypeOfArray: Readonly<Record<string, Dtype>> = { Float32Array: "f32", Int32Array: "i32", Uint16Array: "bf16" };
+
 export function dtypeOf(data: HostArray): Dtype {
-  if (data instanceof Float32Array) return "f32";
-  if (data instanceof Int32Array) return "i32";
-  return "bf16";
+  // By name: an array of another realm is no instance of this one's classes.
+  const dtype = dtypeOfArray[data[Symbol.toStringTag]];
+  if (dtype) return dtype;
+  throw new InvalidUseError(
+    `values must be in a Float32Array, an Int32Array or, as words of bf16, a Uint16Array; this is a ${data[Symbol.toStringTag]}`,
+  );
+}
+
+const word = new Float32Array(1);
+const wordBits = new Uint32Array(word.buffer);
+
+/** The number that an element stands for. */
+export function numberAt(data: HostArray, at: number, dtype: Dtype): number {
+  if (dtype !== "bf16") return data[at]!;
+  wordBits[0] = data[at]! << 16;
+  return word[0]!;
 }

@@ -1,7 +1,7 @@
 import type { Storage } from "../device/index.js";
-import { allocateHost, type Dtype, dtypeBytes, dtypeOf, type HostArray } from "./dtype.js";
+import { allocateHost, type Dtype, dtypeBytes, dtypeOf, type HostArray, numberAt } from "./dtype.js";
 import { InvalidUseError, ShapeError } from "./errors.js";
-import { checkShape, elementCount, type Shape } from "./shape.js";
+import { checkShape, elementCount, type Shape, sameShape } from "./shape.js";
 
 /** What a kernel sees of a tensor. */
 export interface TensorType {
@@ -91,7 +91,7 @@ export class Tensor {
   async item(): Promise<number> {
     if (this.size !== 1) throw new ShapeError("item", "needs a tensor of one element", [this.shape]);
     const data = await this.data();
-    return data[0]!;
+    return numberAt(data, 0, this.dtype);
   }
 
   /** The values as nested arrays. */
@@ -99,7 +99,9 @@ export class Tensor {
     const data = await this.data();
     let at = 0;
     const build = (axis: number): NestedArray =>
-      axis === this.rank ? data[at++]! : Array.from({ length: this.shape[axis]! }, () => build(axis + 1));
+      axis === this.rank
+        ? numberAt(data, at++, this.dtype)
+        : Array.from({ length: this.shape[axis]! }, () => build(axis + 1));
     return build(0);
   }
 
@@ -135,7 +137,11 @@ export class Parameter extends Tensor {
   /** Copies nothing: `data` is uploaded at the first use. Without data the value starts as zeros. */
   constructor(shape: Shape, options: { dtype?: Dtype; data?: HostArray; trainable?: boolean } = {}) {
     checkShape("Parameter", shape);
-    const dtype = options.dtype ?? (options.data ? dtypeOf(options.data) : "f32");
+    const held = options.data && dtypeOf(options.data);
+    const dtype = options.dtype ?? held ?? "f32";
+    if (held && held !== dtype) {
+      throw new InvalidUseError(`Parameter: the array holds ${held}, not ${dtype}; convert it, or drop dtype`);
+    }
     super([...shape], dtype, { kind: "parameter" });
     if (options.data && options.data.length !== this.size) {
       throw new ShapeError("Parameter", `got ${options.data.length} values for ${this.size} elements`, [shape]);
@@ -177,6 +183,12 @@ export class Parameter extends Tensor {
 
   /** Inside `compile`: the value after this step. Outside: enqueues the update now. */
   assign(value: Tensor): void {
+    if (!sameShape(this.shape, value.shape) || this.dtype !== value.dtype) {
+      throw new ShapeError("assign", `a ${value.dtype} value does not fit a ${this.dtype} parameter`, [
+        this.shape,
+        value.shape,
+      ]);
+    }
     requireEvaluator().assign(this, value);
   }
 

@@ -1,5 +1,6 @@
 import { existsSync } from "node:fs";
-import { OutputExistsError } from "./errors.js";
+import { isAbsolute, relative, sep } from "node:path";
+import { OutputExistsError, RunDirectoryError } from "./errors.js";
 import type { Progress } from "./progress.js";
 
 /** What a stage is given by the command line, or by a program that uses it as a library. */
@@ -20,9 +21,25 @@ export interface StageOutput {
   overwrite?: boolean;
 }
 
-/** Before anything is trained. @throws OutputExistsError when the output is there and may not be replaced */
-export function requireFreeOutput({ output, overwrite }: { output: string; overwrite?: boolean | undefined }): void {
+/**
+ * Before anything is trained.
+ * @throws OutputExistsError when the output is there and may not be replaced, RunDirectoryError when replacing it would take the run with it
+ */
+export function requireFreeOutput({
+  output,
+  run,
+  overwrite,
+}: {
+  output: string;
+  run?: string;
+  overwrite?: boolean | undefined;
+}): void {
   if (!overwrite && existsSync(output)) throw new OutputExistsError(output);
+  if (run === undefined) return;
+  const [first] = relative(output, run).split(sep);
+  if (first === ".." || isAbsolute(relative(output, run))) return;
+  const message = `the run directory ${run} is in the output ${output}, which is put in place as a whole: name another`;
+  throw new RunDirectoryError("RUN_DIRECTORY_IN_OUTPUT", message);
 }
 
 /** The options that are set: absent and undefined are not the same to strict optional properties. */

@@ -241,3 +241,10 @@ test("edit distance counts a swap as one, and far words are no suggestion", () =
   expect(nearest("mx", ["mix", "seed"])).toBe("mix");
   expect(nearest("generate", ["mix", "seed"])).toBeUndefined();
 });
+
+test("YAML of other kinds than JSON's are values like any, and numbers are shown as they are", async () => {
+  const binary = await configFile("binary.yaml", "out: x\ntrain: !!binary aGVsbG8=\n");
+  expect(await problemsOf([], [binary])).toMatch(/train: must be an object\n {4}got {3}"aGVsbG8="/);
+  const infinite = await configFile("infinite.yaml", "out: x\ntrain: {steps: .inf}\n");
+  expect(await problemsOf([], [infinite])).toContain("got   Infinity");
+});

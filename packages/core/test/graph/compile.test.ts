@@ -2,6 +2,7 @@ import { describe, expect, it } from "vitest";
 import {
   add,
   compile,
+  concat,
   full,
   gelu,
   gradients,
@@ -115,6 +116,46 @@ describe("compile", () => {
     expect(await values(before)).toEqual([1, 2]);
     expect(await values(after)).toEqual([22, 24]);
     expect([...(await p.data())]).toEqual([11, 12]);
+  });
+
+  it("keeps a value read before an assignment, also where the op changed nothing", async () => {
+    const p = new Parameter([1], { data: Float32Array.of(3) });
+    const f = compile((scale: number) => {
+      const [scaled, column] = [p.mul(scale), p.reshape([1, 1])];
+      const same = [p.add(0), p.cast("f32"), p.reshape([1]), p.slice(0, 0), concat([p])];
+      p.assign(p.mul(10));
+      return [scaled, column.reshape([1]), column.reshape([1, 1, 1]), ...same].map((old) => old.mul(2));
+    });
+    expect((await Promise.all((await f(1)).map(values))).flat()).toEqual(new Array(8).fill(6));
+    expect(await values((await f(2))[0]!)).toEqual([120]);
+  });
+
+  it("differentiates a graph as it was recorded, whatever was assigned since", async () => {
+    const p = new Parameter([1], { data: Float32Array.of(3) });
+    const f = compile(() => {
+      const cube = p.mul(1).mul(p).mul(p).sum();
+      p.assign(p.add(1));
+      return gradients(cube, [p])[0]!;
+    });
+    expect(await values(await f())).toEqual([27]);
+    expect(await values(await f())).toEqual([48]);
+  });
+
+  it("assigns and returns what a parameter stands for by then", async () => {
+    const [online, target] = [1, 5].map((value) => new Parameter([1], { data: Float32Array.of(value) })) as [
+      Parameter,
+      Parameter,
+    ];
+    const f = compile(() => {
+      online.assign(online.mul(2));
+      target.assign(online);
+      online.assign(online.add(1));
+      online.assign(online);
+      return { online, target };
+    });
+    const result = await f();
+    expect([await values(result.online), await values(result.target)]).toEqual([[3], [2]]);
+    expect([...(await online.data()), ...(await target.data())]).toEqual([3, 2]);
   });
 
   it("swaps two parameters", async () => {

@@ -137,6 +137,11 @@ describe("a generator", () => {
     await expect(generate(model, [prompts[0]!], { maxNewTokens: 200 })).rejects.toThrow(
       /205 positions; the model has 96/,
     );
+    expect(await generate(model, [], { maxNewTokens: 4 })).toEqual([]);
+    for (const maxNewTokens of [-1, 1.5, Number.NaN])
+      await expect(generate(model, [prompts[0]!], { maxNewTokens })).rejects.toThrow(/must be a whole number >= 0/);
+    // Steps that were enqueued behind the one that fails leave no rejection unhandled, which would end the process.
+    await expect(generate(model, prompts, { maxNewTokens: 8, temperature: -1 })).rejects.toThrow(/temperature >= 0/);
     expect(() => new Llama({ ...sizes, slidingWindow: 16 })).toThrow(/sliding_window 16 is shorter/);
   });
 });

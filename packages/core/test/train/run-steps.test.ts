@@ -87,5 +87,9 @@ it("stopped and resumed, ends with the weights and metrics of a run that never w
   expect(existsSync(whole)).toBe(true);
   expect(() => requireFreeOutput({ output: whole })).toThrow(/exists already/);
   requireFreeOutput({ output: whole, overwrite: true });
-  requireFreeOutput({ output: join(folder, "new") });
+  requireFreeOutput({ output: join(folder, "new"), run: join(folder, "new-run") });
+  requireFreeOutput({ output: join(folder, "runs", "new"), run: join(folder, "runs") });
+  // Put in place as a whole, the output would meet the run, or take its place.
+  for (const run of [join(folder, "new"), join(folder, "new", "run"), `${folder}/./new/../new`])
+    expect(() => requireFreeOutput({ output: join(folder, "new"), run, overwrite: true })).toThrow(/is in the output/);
 });
