@@ -70,6 +70,16 @@ describe("synth2 generate", () => {
     );
   }, 60_000);
 
+  it.each([
+    ["masked", "sampling"],
+    ["continuous", "diffusion"],
+  ])("refuses a negative caption without guidance to lead away from it, %s", async (generator, kind) => {
+    const models = `--generator ${at(generator)} --tokenizer ${at("tokenizer")} --output ${output}`;
+    const line = `generate --caption "a red circle" ${models} --negative green --${kind}.guidance 0`;
+    const { code, printed } = await synth2(line);
+    expect([code, printed]).toEqual([1, expect.stringContaining("give guidance above 0")]);
+  });
+
   it.each(["masked", "continuous"])(
     "paints into a picture where the mask is white, %s",
     async (generator) => {
