@@ -118,4 +118,10 @@ it("trains a vision-language model on embeddings that a continuous generator dra
   }
   const weights = (name: string) => readFileSync(join(at(name), "model.safetensors"));
   expect(weights("live").equals(weights("cached"))).toBe(true);
+  // Other pictures in the same folder are another run.
+  rmSync(at("drawn"), { recursive: true });
+  const again = `synthesize --captions ${at("rows.jsonl")} ${drawing} ${draw} --seed 1 --output ${at("drawn")}`;
+  expect((await synth2(again)).code).toBe(0);
+  const resumed = await synth2(`${vlm} --synthetic ${at("drawn")} --output ${at("cached")} --resume --overwrite`);
+  expect(resumed.printed).toContain("other settings, data or models");
 }, 60_000);
