@@ -1,5 +1,5 @@
 import { pairedRows } from "@trefoil/core";
-import { mean, type PairedTest } from "../algorithm/index.js";
+import { holm, mean, type PairedTest } from "../algorithm/index.js";
 import { type Arm, allCells, type Cell, cellName, type ExperimentSettings, falsifiers } from "./plan.js";
 import type { ResultRow } from "./results.js";
 import { type ArmSummary, rowFinder, summarise, tested } from "./summary.js";
@@ -76,11 +76,8 @@ export function claimFindings(rows: readonly ResultRow[], settings: ExperimentSe
     arms.find((each) => each.cell === cellName(cell) && each.arm === arm);
   const headlineOf = (cell: Cell) => summary(cell, `contrast k=${k}`);
 
-  const beatsPpo = (statement: string, some: readonly Cell[]): Finding => {
-    const found = some.flatMap((cell) => {
-      const own = headlineOf(cell);
-      return own?.difference ? [{ cell, test: own.difference, p: holmP[cellName(cell)] ?? 1 }] : [];
-    });
+  /** @param found differences to `other`, p corrected for the number of cells */
+  const beats = (statement: string, other: string, found: readonly { cell: Cell; test: PairedTest; p: number }[]) => {
     const wins = found.filter(({ test, p }) => p < 0.05 && test.mean > 0).length;
     const losses = found.filter(({ test, p }) => p < 0.05 && test.mean < 0).length;
     const holds = overCells(wins, losses, found.length);
@@ -88,8 +85,32 @@ export function claimFindings(rows: readonly ResultRow[], settings: ExperimentSe
     return {
       statement,
       holds,
-      evidence: `k = ${k} minus PPO is better in ${wins} and worse in ${losses} of ${found.length} cells. ${list.join("; ")}`,
+      evidence: `k = ${k} minus ${other} is better in ${wins} and worse in ${losses} of ${found.length} cells. ${list.join("; ")}`,
     };
+  };
+  const beatsPpo = (statement: string, some: readonly Cell[]): Finding =>
+    beats(
+      statement,
+      "PPO",
+      some.flatMap((cell) => {
+        const own = headlineOf(cell);
+        return own?.difference ? [{ cell, test: own.difference, p: holmP[cellName(cell)] ?? 1 }] : [];
+      }),
+    );
+  // Cell by cell: a mean over good and bad labels would hide where it turns.
+  const beatsDpo = (statement: string, some: readonly Cell[]): Finding => {
+    const found = some.flatMap((cell) => {
+      const test = tested(
+        pairedRows(find(cell, headline), find(cell, { kind: "dpo" })).map(([a, b]) => a.gold - b.gold),
+      );
+      return test ? [{ cell, test }] : [];
+    });
+    const ps = holm(found.map(({ test }) => test.p));
+    return beats(
+      statement,
+      "DPO (not tuned)",
+      found.map((each, i) => ({ ...each, p: ps[i]! })),
+    );
   };
   /** Of one difference per seed. */
   const positive = (statement: string, test: PairedTest | undefined, what: string): Finding => {
@@ -183,11 +204,7 @@ export function claimFindings(rows: readonly ResultRow[], settings: ExperimentSe
       holds: overCells(lowWins, splits.filter((test) => test.interval[1] < 0).length, splits.length),
       evidence: `low minus high half is above 0 in ${lowWins} of ${splits.length} cells: ${splits.map(interval).join("; ")}`,
     },
-    positive(
-      "Contrastive rewards beat DPO on the same preferences",
-      tested(perSeed(flips, headline, { kind: "dpo" })),
-      `k = ${k} minus DPO (not tuned), mean over flips`,
-    ),
+    beatsDpo("Contrastive rewards beat DPO on the same preferences", flips),
     positive(
       "Contrast with k = 4 beats RLOO at equal scored samples",
       tested(perSeed(full, { kind: "contrast", samples: 4 }, { kind: "leave-one-out", budget: true })),

@@ -1,8 +1,9 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { ByteTokenizer, defined, loadTokenizer, type StageContext } from "@trefoil/core";
-import { mean, type PairedTest, pairedTest, type WinTieLose, winTieLose } from "../algorithm/index.js";
+import { mean, type PairedTest, pairedTest, type WinTieLose } from "../algorithm/index.js";
 import { sampleBaselines } from "../stages/baselines.js";
+import { winTieLoseByPrompt } from "../stages/evaluate.js";
 import {
   type BaselineResult,
   type BaselineSettings,
@@ -225,7 +226,10 @@ export async function quickstart(options: QuickstartOptions): Promise<Quickstart
   const evaluated = [start];
   for (const [name, folder] of arms) {
     const arm = await evaluate(name, folder);
-    evaluated.push({ ...arm, againstSft: winTieLose(goldOf(arm.responses), goldOf(start.responses)) });
+    evaluated.push({
+      ...arm,
+      againstSft: winTieLoseByPrompt(goldOf(arm.responses), goldOf(start.responses), evaluationSamples),
+    });
   }
   const [plain, contrast] = [goldOf(evaluated[1]!.responses), goldOf(evaluated[2]!.responses)];
   const differences = heldOut.map(
@@ -236,7 +240,7 @@ export async function quickstart(options: QuickstartOptions): Promise<Quickstart
     arms: evaluated,
     baselines,
     rewardAccuracy,
-    contrastAgainstPlain: winTieLose(contrast, plain),
+    contrastAgainstPlain: winTieLoseByPrompt(contrast, plain, evaluationSamples),
     difference: differences.some((value) => value !== differences[0]) ? pairedTest(differences) : undefined,
     runs: Object.fromEntries(arms.map(([name, folder]) => [name, path(`${folder}-run`)])),
   };

@@ -62,7 +62,7 @@ export async function sampleBaselines(options: BaselineOptions): Promise<Baselin
     reward: rewards.hash,
     sampler: settings,
   };
-  const store = await BaselineStore.open(options.store, identity);
+  await using store = await BaselineStore.open(options.store, identity);
   const source = options.responsesFrom === undefined ? undefined : await BaselineStore.load(options.responsesFrom);
   source?.require({ ...identity, reward: source.identity.reward });
 

@@ -124,6 +124,10 @@ function count(pairs: readonly { outcome: number; prompt: number }[]): WinTieLos
   return fromCounts(of(1), of(0), of(-1), designEffect(outcomes, prompts));
 }
 
+/** Scores of `a` against those of `b`; those of one prompt stand together, `samples` each. */
+export const winTieLoseByPrompt = (a: readonly number[], b: readonly number[], samples: number): WinTieLose =>
+  count(a.map((value, i) => ({ outcome: Math.sign(value - b[i]!), prompt: Math.floor(i / samples) })));
+
 export interface FrontierPoint {
   iteration: number;
   /** Mean over responses of summed log π - log π_ref, nats. */

@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { mkdir, open, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { writeFileAtomic } from "@trefoil/core";
+import { lockDirectory, writeFileAtomic } from "@trefoil/core";
 import { z } from "zod";
 import { RlhfError } from "../errors.js";
 
@@ -44,13 +44,16 @@ export type StoreLine = z.infer<typeof lineSchema>;
 
 const identityFile = "store.json";
 const samplesFile = "samples.jsonl";
+const lockFile = "store.lock";
 
 /**
  * Scored samples of the SFT policy by prompt: a folder with what they depend on (`store.json`) and the samples (`samples.jsonl`), to
  * which lines are only ever appended. A kill loses at most the line in the making.
  */
-export class BaselineStore {
+export class BaselineStore implements AsyncDisposable {
   readonly #samples = new Map<string, StoredSamples>();
+  /** Of a store that was opened to add samples. */
+  #unlock: (() => Promise<void>) | undefined;
 
   private constructor(
     readonly path: string,
@@ -74,9 +77,24 @@ export class BaselineStore {
     return store;
   }
 
-  /** Opens a store to add samples, or makes one; a line torn by a kill is removed. @throws RlhfError `RLHF_STORE_MISMATCH` */
+  /**
+   * Opens a store to add samples, or makes one; a line torn by a kill is removed. Until it is let go of no other process may add any.
+   * @throws RlhfError `RLHF_STORE_MISMATCH`; RunDirectoryError `RUN_DIRECTORY_LOCKED`
+   */
   static async open(path: string, identity: StoreIdentity): Promise<BaselineStore> {
     await mkdir(path, { recursive: true });
+    const unlock = await lockDirectory(join(path, lockFile), new Date());
+    try {
+      const store = await BaselineStore.#begin(path, identity);
+      store.#unlock = unlock;
+      return store;
+    } catch (error) {
+      await unlock();
+      throw error;
+    }
+  }
+
+  static async #begin(path: string, identity: StoreIdentity): Promise<BaselineStore> {
     if (!existsSync(join(path, identityFile))) {
       const content = { format: "contrastive-rlhf baselines 1", ...identity };
       await writeFileAtomic(join(path, identityFile), `${JSON.stringify(content, null, 2)}\n`);
@@ -85,6 +103,10 @@ export class BaselineStore {
     const store = await BaselineStore.load(path);
     store.require(identity);
     return store;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#unlock?.();
   }
 
   /** @throws RlhfError `RLHF_STORE_MISMATCH` saying what differs */

@@ -9,6 +9,9 @@ import {
   variance,
   whiten,
 } from "../../src/index.js";
+import { makeExperience } from "../../src/stages/ppo/experience.js";
+import type { Measured } from "../../src/stages/ppo/update.js";
+import { ppoSettings } from "../stages/small.js";
 import { expectClose } from "./numbers.js";
 
 const logProbs = [-1.2, -0.7, -2, -0.3];
@@ -103,6 +106,27 @@ describe("advantages", () => {
       0.050806778, 0.438105083, 0.825403389, 1.212701694, 1.6, 1.987298306, 2.374596611, 2.761894917, 3.149193222,
     ];
     expectClose(whiten(grid, false), expected, 5e-8);
+  });
+
+  test("responses left out of the loss do not shift the advantages of the others", () => {
+    const measured = (rows: number[][]): Measured => ({
+      logProbs: rows.map((row) => Float32Array.from(row, () => -1)),
+      referenceLogProbs: rows.map((row) => Float32Array.from(row, () => -1)),
+      entropies: rows.map((row) => new Float32Array(row.length)),
+      values: rows.map((row) => new Float32Array(row.length)),
+    });
+    const advantagesOf = (rewards: number[], counts: boolean[], whitenRewards: boolean) => {
+      const settings = ppoSettings({ maskTruncated: true, whitenRewards });
+      const rows = rewards.map(() => [0, 0]);
+      const { targets } = makeExperience(measured(rows), rewards, counts, 0, settings);
+      return targets.flatMap(({ advantages }, i) => (counts[i] ? [...advantages] : []));
+    };
+    for (const whitenRewards of [false, true]) {
+      const alone = advantagesOf([1, 2, 4], [true, true, true], whitenRewards);
+      expect(mean(alone)).toBeCloseTo(0, 6);
+      expect(advantagesOf([1, -100, 2, 4], [true, false, true, true], whitenRewards)).toEqual(alone);
+    }
+    expect(advantagesOf([1], [false], true)).toEqual([]);
   });
 
   test("explained variance", () => {

@@ -91,6 +91,25 @@ test("a gain that the seeds do not tell from nothing is not shown; one below not
   ]);
 });
 
+test("a lead over DPO on good labels does not hide that it is lost on bad ones", () => {
+  const rows = [0, 0.4].flatMap((rate) =>
+    [0.1, 0.12, 0.11, 0.09].flatMap((noise, i) =>
+      [
+        ["DPO", 1],
+        ["contrast k=2", 1 + (rate === 0 ? 5 : -1) * noise],
+      ].map(([arm, gold]): ResultRow => ({ cell: `flips ${rate}`, arm, seed: i + 1, gold }) as ResultRow),
+    ),
+  );
+  const claims = claimFindings(
+    rows.map((row) => ({ ...row, golds: [row.gold, row.gold], lengths: [3, 3] })),
+    { ...settings, offsets: [], binary: [], flips: [0, 0.4] },
+  );
+  expect(claims.find(({ statement }) => statement.includes("beat DPO"))).toMatchObject({
+    holds: "partly",
+    evidence: expect.stringContaining("better in 1 and worse in 1 of 2 cells"),
+  });
+});
+
 test("--small is less of everything but of what is given beside it", () => {
   const settingsFor = (given: object) => {
     const { output: _, tune: __, workers: ___, ...config } = reproduceCommand.schema.parse(given);

@@ -79,6 +79,15 @@ describe("baseline store", () => {
     expect(rewards).toBe(96);
   });
 
+  test("is added to by one at a time", async () => {
+    const both = await Promise.allSettled([make("shared", 4), make("shared", 4)]);
+    const refused = both.flatMap((each) => (each.status === "rejected" ? [each.reason] : []));
+    expect(refused).toEqual([expect.objectContaining({ code: "RUN_DIRECTORY_LOCKED" })]);
+    expect(await make("shared", 4)).toMatchObject({ completed: true, drawn: 0 });
+    await make("reference", 4);
+    expect(await all("shared", 4)).toEqual(await all("reference", 4));
+  });
+
   test("refuses other models, samplers and prompts, and damage", async () => {
     await make("mine", 2);
     await expect(

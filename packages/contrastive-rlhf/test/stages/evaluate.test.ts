@@ -15,6 +15,7 @@ import {
   rewardKlFrontier,
   taskTokenizer,
 } from "../../src/index.js";
+import { winTieLoseByPrompt } from "../../src/stages/evaluate.js";
 import {
   letterReward,
   ppoSettings,
@@ -49,6 +50,15 @@ describe("evaluation", () => {
     expect(lengthMatched.tie).toBe(48);
     expect(meanReward!.policy).toBe(meanReward!.against);
     expect(difference).toBeUndefined();
+  });
+
+  test("two responses to a prompt that end alike are not twice the evidence", () => {
+    const twice = (values: number[]) => values.flatMap((value) => [value, value]);
+    const [a, b] = [Array.from({ length: 40 }, (_, i) => Number(i % 4 > 0)), Array<number>(40).fill(0.5)];
+    const [once, both] = [winTieLoseByPrompt(a, b, 1), winTieLoseByPrompt(twice(a), twice(b), 2)];
+    expect([once.win, both.win, both.lose]).toEqual([30, 60, 20]);
+    expect(both.interval[0]).toBeCloseTo(once.interval[0], 2);
+    expect(both.interval[1]).toBeCloseTo(once.interval[1], 2);
   });
 
   test("rewards decide; pairs of like length are counted apart", async () => {

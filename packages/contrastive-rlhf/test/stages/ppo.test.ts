@@ -221,6 +221,26 @@ describe("PPO", () => {
     ).rejects.toThrow(/row 1: "missing"/);
   });
 
+  test("rows of one prompt have references of their own", async () => {
+    const rows = [0, 1].map((number, i) => ({ ...texts[0]!, line: i + 1, row: { prompt: texts[0]!.prompt, number } }));
+    const baseline = { kind: "reference-column", column: "number", aggregation: { kind: "mean" } } as const;
+    const [values] = await train("own-references", { iterations: 1, baseline }, letterReward, rows);
+    expect(values!["rewards/baseline/mean"]).toBe(0.5);
+  });
+
+  test("a critic of another tokenizer or a shorter context is refused", async () => {
+    const changed = async (name: string, file: string, change: (json: Record<string, unknown>) => object) => {
+      await cp(policy, at(name), { recursive: true });
+      const path = join(at(name), file);
+      await writeFile(path, JSON.stringify(change(JSON.parse(await readFile(path, "utf8")))));
+      return { kind: "separate", from: at(name), warmupIterations: 0, learningRate: 1e-3, coefficient: 1 } as const;
+    };
+    const short = await changed("short", "config.json", (json) => ({ ...json, max_position_embeddings: 8 }));
+    await expect(train("short-critic", { critic: short })).rejects.toThrow(/short reads 8 tokens, but .* may have 14/);
+    const other = await changed("other", "tokenizer.json", (json) => ({ ...json, normalizer: { type: "Lowercase" } }));
+    await expect(train("other-critic", { critic: other })).rejects.toThrow(/other has another tokenizer/);
+  });
+
   test("rewards that throw or are no numbers stop the run with what they were asked", async () => {
     const nan = rewardOf("broken", (samples) => samples.map((_, i) => (i === 3 ? Number.NaN : 1)));
     await expect(train("nan", {}, nan)).rejects.toMatchObject({

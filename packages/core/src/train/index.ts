@@ -20,7 +20,7 @@ export {
 export * from "./report/index.js";
 export { openRunDirectory, type RunDirectory, type RunDirectoryOptions } from "./run-directory.js";
 export { RUN_LAYOUT } from "./run-layout.js";
-export { type RunOwner, runOwner } from "./run-lock.js";
+export { lockDirectory, type RunOwner, runOwner } from "./run-lock.js";
 export { runSteps, type StepsPlan, scalarsOf } from "./run-steps.js";
 export { defined, requireFreeOutput, type StageContext, type StageOutput } from "./stage.js";
 export { openTensorBoardFile, type TensorBoardOptions } from "./tensorboard.js";

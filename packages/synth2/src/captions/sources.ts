@@ -48,7 +48,7 @@ export class ModelSource implements CaptionSource {
   readonly #generator: Generator;
   readonly #prompt: (name: string) => Int32Array;
 
-  /** @throws SynthError `SYNTH_CAPTIONER` when a class makes a prompt too long for the model */
+  /** @throws SynthError `SYNTH_OPTIONS` for a prompt without a class, `SYNTH_CAPTIONER` when one is too long for the model */
   constructor(
     readonly language: LanguageModel,
     classes: readonly string[],
@@ -56,12 +56,15 @@ export class ModelSource implements CaptionSource {
   ) {
     const { batch, maxTokens, prompt } = options;
     const { start, tokenizer, model } = language;
+    if (prompt !== undefined && !prompt.includes("{class}")) {
+      throw new SynthError("SYNTH_OPTIONS", "the prompt has no {class}: captions would be of nothing that was drawn");
+    }
     this.batch = batch;
     this.name = JSON.stringify({ language: language.hash, ...options });
     this.#prompt = (name) =>
       Int32Array.of(
         start,
-        ...tokenizer.encode(prompt === undefined ? classPrompt(name) : prompt.replaceAll("{class}", name)),
+        ...tokenizer.encode(prompt === undefined ? classPrompt(name) : prompt.replaceAll("{class}", () => name)),
       );
     const longest = Math.max(...classes.map((name) => this.#prompt(name).length)) + maxTokens;
     if (longest > model.config.maxPositions) {

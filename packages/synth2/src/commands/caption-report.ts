@@ -21,7 +21,7 @@ export async function writeCaptionReport(
   );
   const { attributes, pictures, cider, bleu, rougeL } = scores;
   await writeReport(path, {
-    title: "Captions of unseen pictures",
+    title: "Captions of pictures",
     facts: [
       { label: "pictures", value: pictures },
       { label: "CIDEr × 100", value: (100 * cider).toFixed(1) },

@@ -71,7 +71,7 @@ export const captionCommand = defineCommand({
 
 export const evaluateCommand = defineCommand({
   name: "evaluate",
-  summary: "Score a vision-language model's captions of unseen pictures.",
+  summary: "Score a vision-language model's captions of pictures.",
   description:
     "Prints JSON: CIDEr-D, BLEU-1 to 4, ROUGE-L against the pictures' own captions, and for the built-in world how much of what captions say of objects is true.",
   examples: [

@@ -5,6 +5,7 @@ import { diffusionSamplingSchema } from "../diffusion/index.js";
 import { openPictureGenerator, pictureSampler } from "../drawing/index.js";
 import { SynthError } from "../errors.js";
 import { encodeCaption } from "../generator/index.js";
+import { MaskedGenerator } from "../generator/masked-model.js";
 import { picturesOf, toBytes, toUnit } from "../images/pixels.js";
 import { contactSheet } from "../quickstart/pictures.js";
 import { pictureSeed, samplingSchema, UNKNOWN_CODE } from "../sampling/index.js";
@@ -51,6 +52,10 @@ export const generateCommand = defineCommand({
     const generator = await openPictureGenerator(config.generator);
     const { model, text } = generator;
     try {
+      const { guidance } = model instanceof MaskedGenerator ? config.sampling : config.diffusion;
+      if (negative !== undefined && guidance === 0) {
+        throw new SynthError("SYNTH_OPTIONS", "--negative is what guidance leads away from: give guidance above 0");
+      }
       const sampler = pictureSampler(generator, images, config);
       const encode = (words: string) => encodeCaption(words, text, model.architecture.maxTextTokens);
       const scene = await openScene(config, images);

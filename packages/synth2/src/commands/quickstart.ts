@@ -22,9 +22,9 @@ const tests = ["test", "balanced", "novel"] as const;
 
 export const quickstartCommand = defineCommand({
   name: "quickstart",
-  summary: "From nothing to generated pictures and captions of unseen ones, on the built-in world.",
+  summary: "From nothing to generated pictures and captions of test ones, on the built-in world.",
   description:
-    "Trains an image tokenizer, a generator and a language model on a few pairs of the built-in world, writes captions and draws embeddings for them (GenPair), and trains two vision-language models: on the human pairs alone, and on both. Reads generated pictures back with a judge, and scores captions of unseen pictures. Writes report.html and pictures.png. One seed: which arm is ahead says little; `reproduce` compares them.",
+    "Trains an image tokenizer, a generator and a language model on a few pairs of the built-in world, writes captions and draws embeddings for them (GenPair), and trains two vision-language models: on the human pairs alone, and on both. Reads generated pictures back with a judge, and scores captions of test pictures, some of whose scenes stand among the pairs too (none of novel). Writes report.html and pictures.png. One seed: which arm is ahead says little; `reproduce` compares them.",
   examples: ["synth2 quickstart", "synth2 quickstart --run runs/mine --resume"],
   schema: z.strictObject({
     run: folder("Run directory for models, pictures and the report. Default: runs/quickstart-TIME.").optional(),
@@ -59,18 +59,18 @@ export const quickstartCommand = defineCommand({
       const captions = await stages.captions(origin, language);
       await using synthetic = await stages.synthetic(origin, captions, { generator, images });
       const real = await stages.coded(stages.pairs, images);
-      const unseen = await Promise.all(tests.map((split) => stages.coded(stages.data(split, held), images)));
+      const tested = await Promise.all(tests.map((split) => stages.coded(stages.data(split, held), images)));
       const arms: ArmResult[] = [];
       for (const arm of ["human only", "human + GenPair"] as const) {
         const data = arm === "human only" ? { real, syntheticShare: 0 } : { real, synthetic, syntheticShare: 0.5 };
         const { model } = await stages.vlm(arm === "human only" ? "human" : "genpair", language, data);
         using captioner = new Captioner(model, language, { maxTokens: maxCaptionTokens, batch: 32 });
         const written: string[][] = [];
-        for (const coded of unseen) written.push(await captioner.captionAll(coded, { progress, signal }));
+        for (const coded of tested) written.push(await captioner.captionAll(coded, { progress, signal }));
         const scores = Object.fromEntries(
-          tests.map((name, i) => [name, scoreDataset(written[i]!, unseen[i]!)] as const),
+          tests.map((name, i) => [name, scoreDataset(written[i]!, tested[i]!)] as const),
         );
-        const use = await measurePictureUse(model, unseen[0]!, { language, maxTextTokens: maxCaptionTokens });
+        const use = await measurePictureUse(model, tested[0]!, { language, maxTextTokens: maxCaptionTokens });
         arms.push({ arm, scores, use, captions: written[0]! });
         model.dispose();
       }

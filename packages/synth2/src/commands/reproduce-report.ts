@@ -6,6 +6,7 @@ import {
   type ExperimentSettings,
   type Finding,
   type ResultRow,
+  type SeenScenes,
   STAGES,
   type TestName,
   tests,
@@ -20,6 +21,8 @@ export interface ReproduceResult {
   arms: readonly ArmSummary[];
   findings: readonly Finding[];
   settings: ExperimentSettings;
+  /** What of the tests was seen in training. */
+  seen: SeenScenes;
   completed: boolean;
 }
 
@@ -74,11 +77,14 @@ function captionsTable({ rows }: ReproduceResult): TableSection {
   };
 }
 
-const armTable = ({ arms: summaries }: ReproduceResult): TableSection => ({
+/** "48 % of test, 34 % of balanced, 0 % of novel" */
+const seenText = (seen: SeenScenes, among: "pairs" | "truth"): string =>
+  tests.map((test) => `${(100 * seen[test][among]).toFixed(0)} % of ${test}`).join(", ");
+
+const armTable = ({ arms: summaries, seen }: ReproduceResult): TableSection => ({
   kind: "table",
-  title: "CIDEr of captions of unseen pictures",
-  caption:
-    "CIDEr × 100, means over seeds; difference to human pairs only with its 95 % interval of paired seeds. test: skewed as the pairs; balanced: all looks alike; novel: looks that no pair has. True: share of captions of which everything is true. Nats per token of human captions beside their own and beside another picture.",
+  title: "CIDEr of captions of test pictures",
+  caption: `CIDEr × 100, means over seeds; difference to human pairs only with its 95 % interval of paired seeds. test: skewed as the pairs; balanced: all looks alike; novel: looks that no pair has. True: share of captions of which everything is true. Nats per token of human captions beside their own and beside another picture. Drawn apart, but not all unseen: ${seenText(seen, "pairs")} are scenes that stand among the human pairs too; ${seenText(seen, "truth")} among the true pairs.`,
   columns: [
     { label: "arm" },
     { label: "seeds" },
@@ -133,7 +139,7 @@ function efficiencyTable({ rows }: ReproduceResult): TableSection {
   };
 }
 
-/** The first unseen pictures of seed 1 with each arm's caption. */
+/** The first test pictures of seed 1 with each arm's caption. */
 async function captionsSection({ rows, settings }: ReproduceResult): Promise<Section[]> {
   const written = rows.filter(({ seed, written: captions }) => seed === 1 && captions);
   const count = Math.min(...written.map((row) => row.written!.length));
@@ -151,7 +157,7 @@ async function captionsSection({ rows, settings }: ReproduceResult): Promise<Sec
       };
     }),
   );
-  return [{ kind: "images", title: "Captions of unseen pictures, seed 1", images, size: 144 }];
+  return [{ kind: "images", title: "Captions of test pictures, seed 1", images, size: 144 }];
 }
 
 export async function reproduceSections(result: ReproduceResult): Promise<Section[]> {

@@ -1,7 +1,14 @@
 import { availableParallelism } from "node:os";
 import { defineCommand, writeExperimentReport } from "@trefoil/core";
 import { z } from "zod";
-import { type ExperimentSettings, findings, readResults, runExperiment, summarise } from "../experiment/index.js";
+import {
+  type ExperimentSettings,
+  findings,
+  readResults,
+  runExperiment,
+  seenScenes,
+  summarise,
+} from "../experiment/index.js";
 import type { PipelineSettings } from "../pipeline/index.js";
 import { count, folder } from "./fields.js";
 import { pipelineFields, pipelineSettings } from "./pipeline-fields.js";
@@ -47,7 +54,10 @@ export const reproduceCommand = defineCommand({
     const settings = settingsOf(config);
     const completed = await runExperiment(output, settings, { workers, progress, signal });
     const rows = await readResults(output);
-    const result: ReproduceResult = { rows, arms: summarise(rows), findings: findings(rows), settings, completed };
+    const result: ReproduceResult = {
+      ...{ rows, arms: summarise(rows), findings: findings(rows), settings, completed },
+      seen: seenScenes(settings),
+    };
     stdout.write(`\n${resultsTables(result)}\n`);
     await writeExperimentReport(output, progress, {
       title: "Synth² in small",

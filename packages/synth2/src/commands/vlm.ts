@@ -57,7 +57,7 @@ export const vlmCommand = defineCommand({
       data: synthetic
         ? { real, synthetic: synthetic.dataset, syntheticShare: config.syntheticShare }
         : { real, syntheticShare: 0 },
-      dataName: JSON.stringify([data.hash, config.synthetic ?? config.onTheFly ?? null]),
+      dataName: JSON.stringify([data.hash, synthetic?.dataset.hash ?? null]),
       ...{ language, sizes, maxTextTokens, settings, output, resume, overwrite, progress, signal },
       run: runOf(config),
     });
@@ -81,7 +81,7 @@ interface SyntheticFields {
 async function openSynthetic(
   { synthetic, onTheFly }: SyntheticFields,
   images: VqImageTokenizer,
-): Promise<(AsyncDisposable & { dataset: EmbeddedDataset }) | undefined> {
+): Promise<(AsyncDisposable & { dataset: EmbeddedDataset & { hash: string } }) | undefined> {
   if (synthetic !== undefined && onTheFly) {
     throw new SynthError("SYNTH_OPTIONS", "give --synthetic or --on-the-fly, one of them");
   }

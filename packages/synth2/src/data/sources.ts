@@ -107,7 +107,8 @@ async function openSource(path: string): Promise<FileHandle> {
 
 function parseObject(text: string): Record<string, unknown> | undefined {
   try {
-    const value: unknown = JSON.parse(text);
+    // Files of Windows may begin with a byte order mark.
+    const value: unknown = JSON.parse(text.replace(/^\uFEFF/, ""));
     return isObject(value) ? value : undefined;
   } catch {
     return undefined;

@@ -17,7 +17,7 @@ import {
 import { keptConditions } from "../generator/masking.js";
 import { type CaptionTokens, textBatch } from "../generator/text.js";
 import type { TextBatch } from "../generator/text-encoder.js";
-import { type CodedPairs, checkPairs, pairRows } from "../generator/train.js";
+import { type CodedPairs, checkPairs, hashPairs, pairRows } from "../generator/train.js";
 import type { VqImageTokenizer } from "../tokenizer/index.js";
 import { makeOptimizer, type TrainingSettings } from "../training/index.js";
 import { Choices } from "../world/random.js";
@@ -124,7 +124,7 @@ export async function trainDenoiser(options: TrainDenoiserOptions): Promise<Trai
     const completed = await runSteps(options, {
       title: "generator",
       config: {
-        pairs: pairs.captions.length,
+        pairs: hashPairs(pairs),
         tokenizerHash: images.hash,
         text: text.hash,
         architecture,

@@ -19,6 +19,7 @@ import {
   tests,
 } from "./plan.js";
 import { type ResultRow, resultKey } from "./results.js";
+import { truthSeries } from "./seen.js";
 
 /** Captions of an arm that its row keeps, to be shown. */
 const shown = 12;
@@ -106,7 +107,7 @@ async function runArm({ name, extra, share }: Arm, models: SeedModels, { pipelin
     const named = name.replaceAll(/\W+/g, "-");
     if (extra === undefined) return await stages.vlm(named, language, { real, syntheticShare: 0 });
     if (extra === "truth") {
-      const synthetic = await stages.coded(stages.data("balanced", pipeline.synthetic, 1), images);
+      const synthetic = await stages.coded(stages.data("balanced", pipeline.synthetic, truthSeries), images);
       return await stages.vlm(named, language, { real, synthetic, syntheticShare: share });
     }
     await using synthetic = await stages.synthetic(extra, await stages.captions(extra, language), models);
@@ -123,8 +124,8 @@ async function runArm({ name, extra, share }: Arm, models: SeedModels, { pipelin
       scores[test] = scoreDataset(captions, coded);
       if (test === "test") written = captions.slice(0, shown);
     }
-    const unseen = await stages.coded(stages.data("test", testPictures), images);
-    const use = await measurePictureUse(model, unseen, { language, maxTextTokens: maxCaptionTokens });
+    const held = await stages.coded(stages.data("test", testPictures), images);
+    const use = await measurePictureUse(model, held, { language, maxTextTokens: maxCaptionTokens });
     return { scores: scores as Record<TestName, CaptionerScores>, use, written };
   } finally {
     model.dispose();

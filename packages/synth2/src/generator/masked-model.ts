@@ -8,7 +8,6 @@ import {
   Linear,
   logsumexp,
   Module,
-  mean,
   multiply,
   reshape,
   subtract,
@@ -75,7 +74,7 @@ export class MaskedGenerator extends Module {
    * slot's have no chance. Without a condition the batch is that of the tokens.
    */
   logits(tokens: Tensor, condition: Condition | NoCondition): Tensor {
-    const { books, offsets, alphabet } = this.slots;
+    const { books, alphabet } = this.slots;
     const [rows, slots] = tokens.shape as [number, number];
     const embedded = this.codeEmbed.forward(tokens);
     if (books.length === 1) return this.head.forward(this.stack.forward(embedded, condition));
@@ -83,15 +82,24 @@ export class MaskedGenerator extends Module {
     const together = sum(reshape(embedded, [rows, positions, books.length, -1]), { axes: 2 });
     const logits = this.head.forward(this.stack.forward(together, condition));
     const batch = logits.shape[0]!;
-    const closed = books.flatMap((size, book) =>
-      Array.from({ length: alphabet }, (_, i) => (i >= offsets[book]! && i < offsets[book]! + size ? 0 : impossible)),
-    );
-    const open = tensor(closed, { shape: [1, 1, books.length, alphabet] });
+    const open = this.#ofBooks(() => 0, impossible);
     return reshape(add(reshape(logits, [batch, positions, 1, alphabet]), open), [batch, slots, alphabet]);
   }
 
+  /** For the slot of each book: a number for its own entries, another for those of other books, [books, alphabet]. */
+  #ofBooks(own: (size: number) => number, other: number): Tensor {
+    const { books, offsets, alphabet } = this.slots;
+    const values = books.flatMap((size, book) =>
+      Array.from({ length: alphabet }, (_, i) =>
+        i >= offsets[book]! && i < offsets[book]! + size ? own(size) : other,
+      ),
+    );
+    return tensor(values, { shape: [books.length, alphabet] });
+  }
+
   /**
-   * Cross-entropy on the hidden entries against `(1 - ε) one-hot + ε / codes`, ε = `smoothing` (MaskGIT, arXiv 2202.04200, section 3.1).
+   * Cross-entropy on the hidden entries against `(1 - ε) one-hot + ε / entries of its book`, ε = `smoothing` (MaskGIT, arXiv 2202.04200,
+   * section 3.1).
    * @returns loss; likelihood: the same without smoothing, nats per code; accuracy on hidden codes
    */
   loss(text: TextBatch, batch: MaskedBatch, smoothing: number): Record<"loss" | "likelihood" | "accuracy", Tensor> {
@@ -99,11 +107,15 @@ export class MaskedGenerator extends Module {
     const targets = reshape(batch.targets, [-1]);
     const weights = reshape(batch.weights, [-1]);
     const { loss: likelihood } = crossEntropy(logits, targets, weights);
-    // -Σ_v log p_v / codes of each position
-    const spread = smoothing > 0 ? subtract(logsumexp(logits), mean(logits, { axes: 1 })) : null;
-    const loss = spread
-      ? add(multiply(likelihood, 1 - smoothing), multiply(sum(multiply(spread, weights)), smoothing))
-      : likelihood;
+    let loss = likelihood;
+    if (smoothing > 0) {
+      // -Σ_v log p_v / entries, over the entries of the slot's book.
+      const { books, alphabet } = this.slots;
+      const share = this.#ofBooks((size) => 1 / size, 0);
+      const means = sum(multiply(reshape(logits, [-1, books.length, alphabet]), share), { axes: 2 });
+      const spread = subtract(logsumexp(logits), reshape(means, [-1]));
+      loss = add(multiply(likelihood, 1 - smoothing), multiply(sum(multiply(spread, weights)), smoothing));
+    }
     return { loss, likelihood, accuracy: sum(multiply(equal(argmax(logits), targets), weights)) };
   }
 }

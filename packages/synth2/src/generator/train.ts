@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import {
   type AdamW,
   compile,
@@ -70,6 +71,13 @@ export function checkPairs(
       `${codes.length} codes are not ${captions.length} pictures of ${gridSize} × ${gridSize}: were they made by another tokenizer?`,
     );
   }
+}
+
+/** SHA-256 of codes and captions: a run is resumed on the same pairs only. */
+export function hashPairs({ codes, captions }: CodedPairs): string {
+  const hash = createHash("sha256").update(new Uint8Array(codes.buffer, codes.byteOffset, codes.byteLength));
+  for (const each of captions) hash.update(JSON.stringify(each.map((caption) => [...caption])));
+  return hash.digest("hex");
 }
 
 /** The codes and one caption each of some pictures. */
@@ -147,7 +155,7 @@ export async function trainGenerator(options: TrainGeneratorOptions): Promise<Tr
     const measure = maskedEvaluation(trainer.model);
     const completed = await runSteps(options, {
       title: "generator",
-      config: { pairs: pairs.captions.length, tokenizerHash, text: text.hash, architecture, loss, settings },
+      config: { pairs: hashPairs(pairs), tokenizerHash, text: text.hash, architecture, loss, settings },
       settings,
       parameters: trainer.state(),
       step: (index) => trainer.step(pairs, index),

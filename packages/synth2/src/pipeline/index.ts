@@ -1,2 +1,2 @@
 export type { PipelineSettings } from "./settings.js";
-export { type CaptionOrigin, maxCaptionTokens, Stages } from "./stages.js";
+export { type CaptionOrigin, maxCaptionTokens, Stages, sceneSeed } from "./stages.js";

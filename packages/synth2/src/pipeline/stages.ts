@@ -24,6 +24,9 @@ export const maxCaptionTokens = 40;
 /** Where synthetic pairs have their captions from. */
 export type CaptionOrigin = "human" | "balanced" | "skewed";
 
+/** Seed of a run's scenes; `series` tells apart those of one split. */
+export const sceneSeed = (seed: number, series = 0): number => seed + series * 0x10000;
+
 /**
  * The stages on the built-in world in one folder, for one seed. Each is trained when it is first asked for and opened from then on;
  * stopped or killed, it goes on where it was. Tokenizer, generator, language model and vision-language models see the same pairs only.
@@ -49,7 +52,7 @@ export class Stages {
       split,
       length,
       size: tokenizer.model.imageSize,
-      seed: this.seed + series * 0x10000,
+      seed: sceneSeed(this.seed, series),
     });
   }
 

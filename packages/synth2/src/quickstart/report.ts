@@ -107,11 +107,11 @@ async function captionsSection({ originals }: Reconstructions, arms: readonly Ar
   const images = await Promise.all(
     originals.slice(0, shown).map(async (original, i) => ({
       png: await pngOf(original),
-      alt: `Unseen picture ${i + 1}`,
+      alt: `Test picture ${i + 1}`,
       label: arms.map(({ arm, captions }) => `${arm}: ${captions[i]}`).join("; "),
     })),
   );
-  return { kind: "images", title: "Captions of unseen pictures", images, size: 144 };
+  return { kind: "images", title: "Captions of test pictures", images, size: 144 };
 }
 
 function armSections(arms: readonly ArmResult[]): Section[] {
@@ -119,7 +119,7 @@ function armSections(arms: readonly ArmResult[]): Section[] {
   return [
     {
       kind: "bars",
-      title: "CIDEr of captions of unseen pictures",
+      title: "CIDEr of captions of test pictures",
       caption: "One seed and few pictures: differences between the arms are within chance.",
       y: { label: "CIDEr × 100" },
       categories: kinds,

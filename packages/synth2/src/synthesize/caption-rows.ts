@@ -25,7 +25,8 @@ export async function* readCaptionRows(path: string): AsyncGenerator<CaptionRow>
 function captionRow(line: string, number: number, path: string): CaptionRow {
   let row: unknown;
   try {
-    row = JSON.parse(line);
+    // Files of Windows may begin with a byte order mark.
+    row = JSON.parse(line.replace(/^\uFEFF/, ""));
   } catch {
     row = undefined;
   }

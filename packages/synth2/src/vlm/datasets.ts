@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -74,6 +75,8 @@ export class SyntheticDataset implements EmbeddedDataset, AsyncDisposable {
     readonly tokenizerHash: string,
     readonly length: number,
     readonly shards: readonly Shard[],
+    /** Of what was drawn how, and for which captions: part of what a resumed run must find again. */
+    readonly hash: string,
   ) {}
 
   /** @throws SynthError `SYNTH_STORE` where it is not such a folder, or a shard does not fit its captions */
@@ -84,13 +87,16 @@ export class SyntheticDataset implements EmbeddedDataset, AsyncDisposable {
     const manifest = manifestSchema.safeParse(await readJsonFile(path, "synthesis.json"));
     if (!manifest.success) throw broken(reasonOf(manifest.error));
     const { tokenizer, positions, dimension } = manifest.data;
+    const hash = createHash("sha256").update(JSON.stringify(manifest.data));
     const shards: Shard[] = [];
     let length = 0;
     try {
       for (;;) {
         const name = join(path, `shard-${String(shards.length).padStart(5, "0")}`);
         if (!existsSync(`${name}.safetensors`)) break;
-        const lines = (await readFile(`${name}.jsonl`, "utf8")).trimEnd().split("\n");
+        const text = await readFile(`${name}.jsonl`, "utf8");
+        hash.update(text);
+        const lines = text.trimEnd().split("\n");
         const pictures = lines.map((line) => rowSchema.parse(JSON.parse(line)));
         const file = await SafetensorsFile.open(`${name}.safetensors`);
         shards.push({ file, start: length, rows: pictures });
@@ -105,7 +111,7 @@ export class SyntheticDataset implements EmbeddedDataset, AsyncDisposable {
       throw broken(reasonOf(cause), cause);
     }
     if (length === 0) throw broken("no shards");
-    return new SyntheticDataset(positions, dimension, tokenizer, length, shards);
+    return new SyntheticDataset(positions, dimension, tokenizer, length, shards, hash.digest("hex"));
   }
 
   async get(index: number): Promise<EmbeddedSample> {

@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { type DrawingOptions, type PictureGenerator, type PictureSampler, pictureSampler } from "../drawing/index.js";
 import { SynthError } from "../errors.js";
 import { encodeCaption } from "../generator/index.js";
@@ -49,6 +50,14 @@ export class OnTheFlyDataset implements EmbeddedDataset {
     }
     if (rows.length === 0) throw new SynthError("SYNTH_DATA", "there is no caption that the generator reads");
     return new OnTheFlyDataset(options, rows, skipped);
+  }
+
+  /** Of what is drawn how, and for which captions: part of what a resumed run must find again. */
+  get hash(): string {
+    const { generator, sampling, diffusion = null, seed } = this.options;
+    const hash = createHash("sha256").update(JSON.stringify([generator.hash, sampling, diffusion, seed]));
+    for (const { id, caption } of this.rows) hash.update(JSON.stringify([id, caption]));
+    return hash.digest("hex");
   }
 
   get length(): number {

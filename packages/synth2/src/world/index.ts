@@ -13,5 +13,15 @@ export { drawPicture } from "./draw.js";
 export { judgePicture } from "./judge.js";
 export { type CaptionMeaning, parseCaption, type SaidObject } from "./parse.js";
 export { Choices } from "./random.js";
-export { classesOfWorld, drawScene, isHeldOut, isNovel, SPLITS, type Split, worldClasses } from "./scene.js";
+export {
+  classesOfWorld,
+  drawScene,
+  isHeldOut,
+  isNovel,
+  type SceneRange,
+  SPLITS,
+  type Split,
+  shareAmong,
+  worldClasses,
+} from "./scene.js";
 export { WORLDS, type World, type WorldName } from "./worlds.js";

@@ -69,3 +69,24 @@ function place(choices: Choices, looks: readonly Omit<SceneObject, "row" | "colu
     return { ...look, row: Math.floor(cell / 3), column: cell % 3 };
   });
 }
+
+/** Scenes 0 to `length` of a split. */
+export interface SceneRange {
+  split: Split;
+  seed: number;
+  length: number;
+}
+
+/** Share of some scenes that stand among others too, in whatever order their objects are: worlds have few scenes of one object. */
+export function shareAmong(some: SceneRange, others: SceneRange, world: WorldName): number {
+  const keys = ({ split, seed, length }: SceneRange) =>
+    Array.from({ length }, (_, i) => {
+      const { objects } = drawScene(split, seed, i, world);
+      return objects
+        .map((object) => JSON.stringify(object))
+        .sort()
+        .join();
+    });
+  const known = new Set(keys(others));
+  return keys(some).filter((key) => known.has(key)).length / some.length;
+}

@@ -120,6 +120,13 @@ const cases: Record<string, [line: string, code: string, advice: RegExp][]> = {
     [vlm(`${models} --data ${at("prepared")}`), "SYNTH_DATA", /prepare .*--size 16/s],
     [vlm(`${models} --max-text-tokens 1000`), "SYNTH_OPTIONS", /reads 64 tokens at most/],
   ],
+  captions: [
+    [
+      `captions --language-model ${at("language")} --prompt "a picture:" --output ${at("unwanted")}`,
+      "SYNTH_OPTIONS",
+      /prompt has no \{class\}/,
+    ],
+  ],
   generate: [
     [`generate --config ${at("long.json")} ${drawing} --output ${at("x.png")}`, "SYNTH_DATA", /shorten it/],
     [`generate --config ${at("long.json")} ${noising} --output ${at("x.png")}`, "SYNTH_DATA", /shorten it/],

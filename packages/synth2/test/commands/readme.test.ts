@@ -90,9 +90,9 @@ test("runs every command of the README, in its order, and the library example", 
       "data:image/png;base64,",
       "Reconstructions of held-out pictures",
       "Step by step: ",
-      "Captions of unseen pictures",
+      "Captions of test pictures",
     ],
-    ...["CIDEr of captions of unseen pictures", "Diversity of captions", "Codebook usage"],
+    ...["CIDEr of captions of test pictures", "Diversity of captions", "Codebook usage"],
   ]) {
     expect(report, part).toContain(part);
   }

@@ -70,6 +70,16 @@ describe("synth2 generate", () => {
     );
   }, 60_000);
 
+  it.each([
+    ["masked", "sampling"],
+    ["continuous", "diffusion"],
+  ])("refuses a negative caption without guidance to lead away from it, %s", async (generator, kind) => {
+    const models = `--generator ${at(generator)} --tokenizer ${at("tokenizer")} --output ${output}`;
+    const line = `generate --caption "a red circle" ${models} --negative green --${kind}.guidance 0`;
+    const { code, printed } = await synth2(line);
+    expect([code, printed]).toEqual([1, expect.stringContaining("give guidance above 0")]);
+  });
+
   it.each(["masked", "continuous"])(
     "paints into a picture where the mask is white, %s",
     async (generator) => {
@@ -108,4 +118,10 @@ it("trains a vision-language model on embeddings that a continuous generator dra
   }
   const weights = (name: string) => readFileSync(join(at(name), "model.safetensors"));
   expect(weights("live").equals(weights("cached"))).toBe(true);
+  // Other pictures in the same folder are another run.
+  rmSync(at("drawn"), { recursive: true });
+  const again = `synthesize --captions ${at("rows.jsonl")} ${drawing} ${draw} --seed 1 --output ${at("drawn")}`;
+  expect((await synth2(again)).code).toBe(0);
+  const resumed = await synth2(`${vlm} --synthetic ${at("drawn")} --output ${at("cached")} --resume --overwrite`);
+  expect(resumed.printed).toContain("other settings, data or models");
 }, 60_000);

@@ -102,6 +102,23 @@ describe("prepare", () => {
     expect(made.samples).toBe(1);
   });
 
+  it("reads files that begin with a byte order mark and have the line ends of Windows", async () => {
+    const folder = await temporaryFolder();
+    await writeFile(join(folder, "a.png"), await flat(20, 20, [255, 0, 0]).png().toBuffer());
+    const row = { file_name: "a.png", caption: "red" };
+    await writeFile(join(folder, "rows.jsonl"), `\ufeff${JSON.stringify(row)}\r\n\r\n${JSON.stringify(row)}\r\n`);
+    const coco = { images: [{ id: 1, file_name: "a.png" }], annotations: [{ image_id: 1, caption: "red" }] };
+    await writeFile(join(folder, "coco.json"), `\ufeff${JSON.stringify(coco)}`);
+    for (const [name, samples] of [["rows.jsonl", 2] as const, ["coco.json", 1] as const]) {
+      const made = await prepareImages({
+        ...options,
+        source: join(folder, name),
+        output: join(folder, `${name}-made`),
+      });
+      expect([made.samples, made.problems.total]).toEqual([samples, 0]);
+    }
+  });
+
   it("reads WebDataset shards without writing them anywhere", async () => {
     const folder = await temporaryFolder();
     const picture = await flat(10, 10, [0, 0, 255]).jpeg().toBuffer();

@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { trainBpe } from "@trefoil/core";
+import { checkpointSteps, trainBpe } from "@trefoil/core";
 import { expect, it } from "vitest";
 import {
   captionsOf,
@@ -19,7 +19,7 @@ import {
   VqImageTokenizer,
 } from "../../src/index.js";
 import { temporaryFolder } from "../folder.js";
-import { generatorSizes, smallSettings, trainSmallTokenizer, world } from "../pipeline/small.js";
+import { generatorSizes, smallSettings, stopAtCheckpoint, trainSmallTokenizer, world } from "../pipeline/small.js";
 
 async function trainSmallDenoiser(tokenizer: string, output: string, steps: number, extra: object = {}) {
   using images = await VqImageTokenizer.open(tokenizer);
@@ -43,8 +43,10 @@ it("learns, resumes with the same weights, and draws for every command as a mask
   // Nothing learned is an error of 1: the mean of velocities of standardised embeddings.
   expect(short.evaluation!.loss).toBeGreaterThan(0.9);
   expect(whole.evaluation!.loss).toBeLessThan(0.75 * short.evaluation!.loss!);
-  const signal = AbortSignal.timeout(0);
+  using stop = stopAtCheckpoint(at("stopped-run"));
+  const { signal } = stop;
   expect((await trainSmallDenoiser(at("tokenizer"), at("stopped"), 60, { signal })).completed).toBe(false);
+  expect(await checkpointSteps(at("stopped-run"))).not.toHaveLength(0);
   expect((await trainSmallDenoiser(at("tokenizer"), at("stopped"), 60, { resume: true })).hash).toBe(whole.hash);
 
   using images = await VqImageTokenizer.open(at("tokenizer"));

@@ -11,9 +11,11 @@ import {
   type ResultRow,
   readResults,
   rowsOfSeed,
+  seenScenes,
   summarise,
   tests,
 } from "../../src/experiment/index.js";
+import { drawScene } from "../../src/world/index.js";
 import { temporaryFolder } from "../folder.js";
 
 const train = (steps: number) => ({ steps, batch: 4 });
@@ -71,7 +73,11 @@ describe("the experiment", () => {
     ]);
     expect(efficiency!.every(({ peakBytes }) => peakBytes > 2 ** 20)).toBe(true);
     for (const name of ["report.html", "summary.md"]) {
-      expect(await readFile(join(output, name), "utf8")).toContain("GenPair helps on novel combinations");
+      const text = await readFile(join(output, name), "utf8");
+      expect(text).toContain("GenPair helps on novel combinations");
+      expect(text).toMatch(
+        /not all unseen: \d+ % of test, \d+ % of balanced, 0 % of novel are scenes that stand among/,
+      );
     }
     // The line of an arm torn, the row after it lost.
     const lines = (await readFile(join(output, "results.jsonl"), "utf8")).split("\n").filter(Boolean);
@@ -97,6 +103,29 @@ describe("the experiment", () => {
     ];
     expect(stepsOf(whole)).toEqual([1500, 4500, 3000]);
     expect(stepsOf(small)).toEqual([150, 4, 300]);
+  });
+
+  it("says how many scenes of the tests stand among what is learned", () => {
+    const settings = settingsOf(
+      reproduceCommand.schema.parse({ seeds: 1, testPictures: 100, pairs: 1500, synthetic: 1500 }),
+    );
+    const seen = seenScenes(settings);
+    const objectsOf = (split: "paired" | "test" | "novel" | "balanced", length: number, seed = 1) =>
+      Array.from({ length }, (_, i) => {
+        const { objects } = drawScene(split, seed, i, "small");
+        return objects
+          .map(({ colour, shape, size, row, column }) => [row, column, colour, shape, size].join())
+          .sort()
+          .join(";");
+      });
+    const share = (some: string[], others: string[]) =>
+      some.filter((each) => others.includes(each)).length / some.length;
+    expect(seen.test.pairs).toBe(share(objectsOf("test", 100), objectsOf("paired", 1500)));
+    expect(seen.novel).toEqual({
+      pairs: 0,
+      truth: share(objectsOf("novel", 100), objectsOf("balanced", 1500, 0x10001)),
+    });
+    expect(Math.min(seen.test.pairs, seen.novel.truth)).toBeGreaterThan(0.1);
   });
 
   it("decides expectations by intervals over seeds", () => {

@@ -79,7 +79,7 @@ describe("a generator for two codebooks", () => {
     const targets = Int32Array.from(tokens, (token, i) => (token === 7 ? (i % 2 === 0 ? 1 : 5) : -1));
     const hidden = targets.filter((target) => target >= 0).length;
     const weights = Float32Array.from(targets, (target) => (target < 0 ? 0 : 1 / hidden));
-    let expected = 0;
+    let [expected, smooth] = [0, 0];
     targets.forEach((target, i) => {
       const own = i % 2 === 0 ? [0, 1, 2] : [3, 4, 5, 6];
       for (let entry = 0; entry < 7; entry++) {
@@ -87,10 +87,16 @@ describe("a generator for two codebooks", () => {
       }
       if (target < 0) return;
       const total = own.reduce((sum, entry) => sum + Math.exp(logits[i * 7 + entry]!), 0);
-      expected -= weights[i]! * (logits[i * 7 + target]! - Math.log(total));
+      const logProb = (entry: number) => logits[i * 7 + entry]! - Math.log(total);
+      expected -= weights[i]! * logProb(target);
+      for (const entry of own) smooth -= (weights[i]! * logProb(entry)) / own.length;
     });
     const batch = { tokens: input, targets: tensor(targets, { shape }), weights: tensor(weights, { shape }) };
-    expect(await model.loss(text(), batch, 0).likelihood.item()).toBeCloseTo(expected, 5);
+    expect(await model.loss(text(), batch, 0).loss.item()).toBeCloseTo(expected, 5);
+    // Label smoothing spreads over the entries of the slot's own book.
+    const { loss, likelihood } = model.loss(text(), batch, 0.2);
+    expect(await likelihood.item()).toBeCloseTo(expected, 5);
+    expect(await loss.item()).toBeCloseTo(0.8 * expected + 0.2 * smooth, 5);
   });
 
   it.each(["confidence", "halton"] as const)("draws whole codes and keeps given ones, in %s order", async (order) => {

@@ -1,10 +1,11 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { maskSchedule } from "@trefoil/core";
+import { checkpointSteps, maskSchedule } from "@trefoil/core";
 import { describe, expect, it } from "vitest";
 import {
   Choices,
   encodeCaption,
+  encodePairs,
   hideCodes,
   keptConditions,
   MaskedSampler,
@@ -12,9 +13,17 @@ import {
   pictureSeed,
   requireSameTokenizer,
   samplingSchema,
+  VqImageTokenizer,
 } from "../../src/index.js";
 import { temporaryFolder } from "../folder.js";
-import { trainSmallGenerator, trainSmallTokenizer } from "./small.js";
+import {
+  generatorSizes,
+  smallText,
+  stopAtCheckpoint,
+  trainSmallGenerator,
+  trainSmallTokenizer,
+  world,
+} from "./small.js";
 
 describe("masking", () => {
   it("hides the share that the schedule gives, and its weights are a mean", () => {
@@ -123,10 +132,19 @@ describe("a generator", () => {
     const folder = await temporaryFolder();
     const tokenizer = join(folder, "tokenizer");
     await trainSmallTokenizer(tokenizer, 4);
-    const whole = await trainSmallGenerator(tokenizer, join(folder, "whole"), 10);
+    const whole = await trainSmallGenerator(tokenizer, join(folder, "whole"), 40);
     const output = join(folder, "stopped");
-    const signal = AbortSignal.timeout(0);
-    expect((await trainSmallGenerator(tokenizer, output, 10, { signal })).completed).toBe(false);
-    expect((await trainSmallGenerator(tokenizer, output, 10, { resume: true })).hash).toBe(whole.hash);
+    using stop = stopAtCheckpoint(`${output}-run`);
+    const { signal } = stop;
+    expect((await trainSmallGenerator(tokenizer, output, 40, { signal })).completed).toBe(false);
+    expect(await checkpointSteps(`${output}-run`)).not.toHaveLength(0);
+    // As many pairs with the same captions, of other pictures.
+    using images = await VqImageTokenizer.open(tokenizer);
+    const { codes, captions } = await encodePairs(world, images, await smallText(), generatorSizes.maxTextTokens);
+    const pairs = { codes: codes.map((code) => (code + 1) % images.codebookSize), captions };
+    await expect(trainSmallGenerator(tokenizer, output, 40, { resume: true, pairs })).rejects.toMatchObject({
+      code: "TREFOIL_RESUME",
+    });
+    expect((await trainSmallGenerator(tokenizer, output, 40, { resume: true })).hash).toBe(whole.hash);
   });
 });

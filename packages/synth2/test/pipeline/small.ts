@@ -1,3 +1,5 @@
+import { existsSync, readdirSync } from "node:fs";
+import { join } from "node:path";
 import { type Tokenizer, trainBpe } from "@trefoil/core";
 import {
   captionsOf,
@@ -77,7 +79,7 @@ const generatorLoss: GeneratorLossSettings = {
   labelSmoothing: 0.1,
 };
 
-async function smallText(): Promise<Tokenizer> {
+export async function smallText(): Promise<Tokenizer> {
   return await trainBpe(await captionsOf(world), { vocabSize: 320 });
 }
 
@@ -98,4 +100,14 @@ export async function trainSmallGenerator(tokenizer: string, output: string, ste
     run: `${output}-run`,
     ...extra,
   });
+}
+
+/** A signal that stops a run when its first checkpoint is there. */
+export function stopAtCheckpoint(run: string): { signal: AbortSignal } & Disposable {
+  const stopping = new AbortController();
+  const folder = join(run, "checkpoints");
+  const watch = setInterval(() => {
+    if (existsSync(folder) && readdirSync(folder).some((name) => name.startsWith("step-"))) stopping.abort();
+  }, 1);
+  return { signal: stopping.signal, [Symbol.dispose]: () => clearInterval(watch) };
 }

@@ -51,7 +51,7 @@ describe("synth2 synthesize", () => {
 
   it("names pictures by line, and says which line is no caption", async () => {
     const file = join(await temporaryFolder(), "captions.jsonl");
-    await writeFile(file, '{"caption":"a"}\n\n{"id":7,"caption":"b","class":"x"}\n{"text":"c"}\n');
+    await writeFile(file, '\ufeff{"caption":"a"}\n\n{"id":7,"caption":"b","class":"x"}\n{"text":"c"}\n');
     const rows = readCaptionRows(file);
     expect((await rows.next()).value).toEqual({ id: "1", caption: "a" });
     expect((await rows.next()).value).toEqual({ id: "7", caption: "b" });

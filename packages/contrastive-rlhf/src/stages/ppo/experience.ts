@@ -30,13 +30,14 @@ export function makeExperience(
   const { logProbs, referenceLogProbs, values } = measured;
   let perToken = rewards.map((reward, i) => shapedRewards(logProbs[i]!, referenceLogProbs[i]!, reward, inReward));
   const nonScore = perToken.map((row, i) => row.reduce((sum, r) => sum + r, 0) - rewards[i]!);
-  if (whitenRewards) perToken = split(whiten(perToken.flat(), false), perToken);
+  if (whitenRewards) perToken = whitenCounted(perToken, counts, false);
   // Without a critic the values are 0 and the whole return is the advantage.
   const episodes = perToken.map((row, i) =>
     generalisedAdvantages(row, values[i]!, gamma, critic.kind === "none" ? 1 : lambda),
   );
-  const advantages = episodes.flatMap((each) => each.advantages);
-  const whitened = whitenAdvantages ? split(whiten(advantages), perToken) : episodes.map((each) => each.advantages);
+  const ofEpisodes = episodes.map((each) => each.advantages);
+  const advantages = ofEpisodes.flat();
+  const whitened = whitenAdvantages ? whitenCounted(ofEpisodes, counts) : ofEpisodes;
   const k1 = logProbs.map((row, i) => Array.from(row, (p, t) => klEstimators.k1(p, referenceLogProbs[i]![t]!)));
   const k3 = logProbs.map((row, i) => Array.from(row, (p, t) => klEstimators.k3(p, referenceLogProbs[i]![t]!)));
   const total = (row: readonly number[]) => row.reduce((sum, value) => sum + value, 0);
@@ -60,10 +61,15 @@ export function makeExperience(
   };
 }
 
-/** A flat list cut into rows like those of `shape`. */
-function split(flat: readonly number[], shape: readonly (readonly number[])[]): number[][] {
+/** Rows that count in the loss, whitened over their own tokens; the others, which would shift these, stay as they are. */
+function whitenCounted(rows: readonly number[][], counts: readonly boolean[], shiftMean = true): number[][] {
+  const flat = whiten(
+    rows.flatMap((row, i) => (counts[i] ? row : [])),
+    shiftMean,
+  );
   let at = 0;
-  return shape.map((row) => {
+  return rows.map((row, i) => {
+    if (!counts[i]) return row;
     at += row.length;
     return flat.slice(at - row.length, at);
   });

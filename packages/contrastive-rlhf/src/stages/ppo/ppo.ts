@@ -1,6 +1,7 @@
 import {
   defined,
   type JsonValue,
+  loadTokenizer,
   namedState,
   Permutation,
   requireFreeOutput,
@@ -54,7 +55,7 @@ export async function ppo(options: PpoOptions): Promise<boolean> {
   const longest = Math.max(...prompts.map(({ tokens }) => tokens.length));
   const rollouts = settings.promptsPerIteration * settings.samplesPerPrompt;
   using sampler = new Sampler(policy.model, rollouts, longest, settings.maxNewTokens);
-  const critic = await makeCritic(policy, settings);
+  const critic = await makeCritic(policy, settings, longest + settings.maxNewTokens);
   using _ = { [Symbol.dispose]: () => critic.kind === "separate" && critic.model[Symbol.dispose]() };
 
   const sft = await hashModelFolder(options.policy);
@@ -129,12 +130,26 @@ function requireSettings({
   }
 }
 
-async function makeCritic(policy: OpenPolicy, { critic, seed }: PpoSettings): Promise<Critic> {
+/** @param positions tokens of a prompt and its response at most */
+async function makeCritic(policy: OpenPolicy, { critic, seed }: PpoSettings, positions: number): Promise<Critic> {
   if (critic.kind === "none") return { kind: "none" };
   const { kind } = critic;
   let model: ScoreModel;
   if (kind === "shared") model = new ScoreModel(policy.model, seed);
-  else ({ model } = await loadScoreModel(critic.from ?? policy.path, seed));
+  else {
+    const { from = policy.path } = critic;
+    if ((await loadTokenizer(from)).hash !== policy.tokenizer.hash)
+      throw new RlhfError("RLHF_MODEL", `the critic ${from} has another tokenizer than the policy`);
+    ({ model } = await loadScoreModel(from, seed));
+    const { maxPositions } = model.trunk.config;
+    if (maxPositions < positions) {
+      model[Symbol.dispose]();
+      throw new RlhfError(
+        "RLHF_MODEL",
+        `the critic ${from} reads ${maxPositions} tokens, but a prompt with its response may have ${positions}`,
+      );
+    }
+  }
   // Values start at 0: a random head would first have to be unlearned.
   model.score.weight.set(new Float32Array(model.score.weight.size));
   return { kind, model };

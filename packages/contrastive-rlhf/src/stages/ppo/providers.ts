@@ -101,7 +101,8 @@ async function referenceColumn(
   { column, aggregation }: Extract<BaselineSettings, { kind: "reference-column" }>,
   { prompts, policy, penalties, rewards, encoder }: ProviderContext,
 ): Promise<BaselineProvider> {
-  const known = new Map<string, { baseline: number; references: number[] }>();
+  // By row: rows of one prompt may have references, and rewards, of their own.
+  const known = new Map<PromptTokens["row"], { baseline: number; references: number[] }>();
   for (const prompt of prompts) {
     const value = prompt.row[column];
     const entries: unknown[] = Array.isArray(value) ? value : [value];
@@ -131,11 +132,11 @@ async function referenceColumn(
         penalise(raw, { length: samples[i]!.response.length, ended: samples[i]!.ended }, penalties),
       ),
     ];
-    known.set(hashTokens(prompt.tokens), { baseline: aggregate(references, aggregation), references });
+    known.set(prompt.row, { baseline: aggregate(references, aggregation), references });
   }
   return {
     compare: async (rollouts, scores) =>
-      rollouts.map(({ promptSha }, i) => ({ score: scores[i]!, scale: 1, ...known.get(promptSha)! })),
+      rollouts.map(({ row }, i) => ({ score: scores[i]!, scale: 1, ...known.get(row)! })),
   };
 }
 
