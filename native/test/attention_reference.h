@@ -136,10 +136,10 @@ inline Reference reference(const Problem& p, const Doubles& q, const Doubles& k,
 }
 inline Reference reference(const Problem& p) { return reference(p, doubles(p.q), doubles(p.k), doubles(p.v), doubles(p.dout)); }
 
-// Each batch begins with another name.
+// Runs end elsewhere in each batch: with other names alone the same keys would be seen.
 inline std::vector<int32_t> runs_of_segments(int64_t batch, int64_t keys, std::vector<int32_t> names, int64_t run) {
   std::vector<int32_t> result;
-  for (int64_t i = 0; i < batch * keys; ++i) result.push_back(names[static_cast<size_t>(i % keys / run + i / keys) % names.size()]);
+  for (int64_t i = 0; i < batch * keys; ++i) result.push_back(names[static_cast<size_t>((i % keys + i / keys * (run / 2)) / run) % names.size()]);
   return result;
 }
 
