@@ -22,7 +22,7 @@ void check_terms(const F32& actual, const Doubles& expected, const Doubles& most
     if (error <= bound) continue;
     char text[200];
     std::snprintf(text, sizeof text, "%s[%zu] is %.9g, expected %.9g (error %.3g, bound %.3g)", what, i, actual[i], expected[i], error, bound);
-    wrong_result(text);
+    return wrong_result(text);
   }
 }
 

@@ -98,7 +98,7 @@ class Stored {
       if (error <= bound) continue;
       char text[200];
       std::snprintf(text, sizeof text, "%s[%zu] in %s is %.9g, expected %.9g (error %.3g, bound %.3g)", what, i, in_half_ ? "bf16" : "f32", (*this)[i], exact[i], error, bound);
-      wrong_result(text);
+      return wrong_result(text);
     }
   }
 
