@@ -60,15 +60,35 @@ __device__ __forceinline__ Vector<width> load_vector(const T* p) {
   }
   return v;
 }
+// One store to global memory, of 16 or 8 bytes: of some assignments the compiler makes four or two.
+__device__ __forceinline__ void store_whole(void* p, uint4 x) {
+#if defined(__CUDA_ARCH__)
+  asm("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+#else
+  *static_cast<uint4*>(p) = x;
+#endif
+}
+__device__ __forceinline__ void store_whole(void* p, uint2 x) {
+#if defined(__CUDA_ARCH__)
+  asm("st.global.v2.b32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(p)), "r"(x.x), "r"(x.y) : "memory");
+#else
+  *static_cast<uint2*>(p) = x;
+#endif
+}
+
+// p: in global memory.
 template <int width, class T>
 __device__ __forceinline__ void store_vector(T* p, const Vector<width>& v) {
   if constexpr (width == 1) {
     *p = narrow<T>(v[0]);
-  } else if constexpr (width == 8 && sizeof(T) == 2) {
-    *reinterpret_cast<uint4*>(p) = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
-  } else {
+  } else if constexpr (sizeof(T) == 4) {
 #pragma unroll
-    for (int k = 0; k < width; k += 4) store4(p + k, make_float4(v[k], v[k + 1], v[k + 2], v[k + 3]));
+    for (int k = 0; k < width; k += 4)
+      store_whole(p + k, make_uint4(__float_as_uint(v[k]), __float_as_uint(v[k + 1]), __float_as_uint(v[k + 2]), __float_as_uint(v[k + 3])));
+  } else if constexpr (width == 4) {
+    store_whole(p, make_uint2(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3])));
+  } else {
+    store_whole(p, make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7])));
   }
 }
 

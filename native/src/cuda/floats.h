@@ -5,15 +5,6 @@
 
 namespace trefoil::cuda {
 
-// 16 bytes to global memory by one instruction: nvcc cuts stores of a float4 into four where what comes before them is not simple.
-__device__ __forceinline__ void store16(void* to, uint4 x) {
-#if defined(__CUDA_ARCH__)
-  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
-#else
-  *reinterpret_cast<uint4*>(to) = x;
-#endif
-}
-
 struct Floats {
   void* data = nullptr;
   bool half = false;  // bf16
@@ -54,17 +45,8 @@ struct Floats {
   // 1, 4 or 8 neighbours, `at` a multiple of that.
   template <int width>
   __device__ __forceinline__ void store_vector(int64_t at, const Vector<width>& x) const {
-    if constexpr (width == 1) {
-      store(at, x[0]);
-    } else if (!half) {
-#pragma unroll
-      for (int k = 0; k < width; k += 4)
-        store16(static_cast<float*>(data) + at + k, make_uint4(__float_as_uint(x[k]), __float_as_uint(x[k + 1]), __float_as_uint(x[k + 2]), __float_as_uint(x[k + 3])));
-    } else if constexpr (width == 4) {
-      cuda::store4(static_cast<bf16*>(data) + at, make_float4(x[0], x[1], x[2], x[3]));
-    } else {
-      store16(static_cast<bf16*>(data) + at, make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7])));
-    }
+    if (half) cuda::store_vector(static_cast<bf16*>(data) + at, x);
+    else cuda::store_vector(static_cast<float*>(data) + at, x);
   }
 };
 
