@@ -78,6 +78,11 @@ inline double rounded(float x) {
   return value;
 }
 
+// f32 arithmetic of a few steps on every term: relative to the sum of their sizes.
+inline constexpr double kFew = 0x1p-20;
+// Sums of k terms, in any order, through tensor cores that may truncate where they align.
+inline double sum_slack(int64_t k) { return static_cast<double>(k + 8) * 0x1p-23; }
+
 // Numbers that bf16 holds, to be given to an op as f32 or as bf16; or a result that it leaves as either.
 class Stored {
  public:
