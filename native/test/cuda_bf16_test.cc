@@ -136,6 +136,11 @@ TEST(cuda_bf16_matmul_in_clusters_has_one_order) {
       launch(other, "matmul", {view(a), view(b), view(bias), view(residual)}, {view(c), view(z)}, {0, 1, 0.5, 3});
       for (size_t i = 0; i < c.size(); ++i) CHECK(std::fabs(z[i] / (1 + std::exp(-z[i])) + residual[i] - c[i]) <= 1e-5f * (std::fabs(z[i]) + std::fabs(residual[i])));
       c.values.insert(c.values.end(), z.values.begin(), z.values.end());
+      // Rows that are alike are finished by different blocks.
+      F32 alike({50, 2304}), product({50, 140});
+      for (size_t i = 0; i < alike.size(); ++i) alike[i] = a[i % 2304];
+      launch(other, "matmul", {view(alike), view(b), absent(), absent()}, {view(product), absent()}, {0, 1, 1, 0});
+      for (size_t i = 0; i < product.size(); ++i) CHECK(product[i] == product[i % 140]);
       if (first.empty()) first = c.values;
       CHECK(std::memcmp(first.data(), c.values.data(), first.size() * sizeof(float)) == 0);
     }
