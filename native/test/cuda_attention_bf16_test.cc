@@ -263,3 +263,17 @@ TEST(cuda_bf16_attention_propagates_nan_within_key_lengths) {
     }
   });
 }
+
+// One query: decoding, which looks at the lengths itself. Twenty: the other kernel.
+TEST(cuda_bf16_attention_rejects_key_lengths) {
+  for_each_bf16_device(device, [](Device& other) {
+    for (int64_t queries : {1, 20})
+      for (int32_t length : {-1, 601}) {
+        Problem p({.batch = 3, .queries = queries, .keys = 600, .heads = 4, .groups = 2, .size = 16, .key_lengths = {600, 0, length}});
+        F32 out(p.q.shape);
+        const TrefoilStatus status = launch_error(other, "attention", {view(p.q), view(p.k), view(p.v), view(p.lengths), absent()}, {view(out), absent()}, p.attributes());
+        CHECK(status.code == TREFOIL_INDEX_OUT_OF_RANGE);
+        CHECK(std::strstr(status.message, ("key_lengths[2] is " + std::to_string(length)).c_str()));
+      }
+  });
+}

@@ -92,6 +92,11 @@ class Stored {
   explicit Stored(std::vector<int64_t> shape) : wide_(std::move(shape)), half_(wide_.shape) {}
 
   TrefoilView as(bool half) { return in_half_ = half, half ? view(half_) : view(wide_); }
+  TrefoilView cleared(bool half) {
+    std::fill(wide_.values.begin(), wide_.values.end(), 0.0f);
+    std::fill(half_.values.begin(), half_.values.end(), uint16_t{0});
+    return as(half);
+  }
   double operator[](size_t i) const { return in_half_ ? from_bf16(half_[i]) : wide_[i]; }
   size_t size() const { return wide_.size(); }
 

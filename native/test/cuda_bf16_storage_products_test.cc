@@ -48,6 +48,11 @@ TEST(cuda_bf16_storage_matmul) {
   for_each_bf16_device(device, [](Device& other) { check_matmuls(other, 10); });
 }
 
+TEST(cuda_bf16_storage_matmul_without_clusters) {
+  const Variable clusters("TREFOIL_CUDA_CLUSTERS", "0");
+  for_each_bf16_device(device, [](Device& other) { check_matmuls(other, 500); });
+}
+
 // 66 products of two by one tiles of 128 x 128: enough for the large tile.
 TEST(cuda_bf16_storage_matmul_large_tiles) {
   for_each_bf16_device(device, [](Device& other) { check_matmul(other, 33, 130, 72, 40, false, true, true, 15, 100); });

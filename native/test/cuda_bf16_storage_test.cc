@@ -110,6 +110,35 @@ TEST(cuda_bf16_storage_rope) {
   });
 }
 
+TEST(cuda_bf16_storage_rope_to_cache) {
+  for_each_bf16_device(device, [](Device& other) {
+    std::mt19937 generator(4);
+    for (int64_t size : {16, 6}) {
+      const int64_t batch = 2, length = 2, heads = 3, groups = 2, capacity = 4, half = size / 2, all = heads + 2 * groups;
+      Stored x(generator, {batch, length, all * size}), query({batch, length, heads, size}), keys({batch, capacity, groups, size}), values({batch, capacity, groups, size});
+      F32 cosine = normal(generator, {11, half}), sine = normal(generator, {11, half});
+      I32 positions = positions_of(batch, length), start({batch}, {1, 2});
+      Doubles expected[3] = {Doubles(query.size()), Doubles(keys.size()), Doubles(keys.size())}, terms[3] = {expected[0], expected[1], expected[1]};
+      for (int64_t row = 0; row < batch * length * all; ++row)
+        for (int64_t i = 0; i < half; ++i) {
+          const int64_t token = row / all, head = row % all, b = token / length, to = head < heads ? 0 : head < heads + groups ? 1 : 2, u = row * size + i, v = u + half;
+          const double c = to == 2 ? 1 : cosine[positions[token] * half + i], s = to == 2 ? 0 : sine[positions[token] * half + i];
+          const int64_t cached = (b * capacity + start[b] + token % length) * groups + (head - heads) % groups, at = (to == 0 ? token * heads + head : cached) * size + i;
+          expected[to][at] = x[u] * c - x[v] * s, expected[to][at + half] = x[v] * c + x[u] * s;
+          terms[to][at] = std::fabs(x[u] * c) + std::fabs(x[v] * s), terms[to][at + half] = std::fabs(x[v] * c) + std::fabs(x[u] * s);
+        }
+      for (int form = 0; form < 8; ++form) {
+        // Zeros are rows that nobody writes.
+        const TrefoilView key = keys.cleared(form & 4), value = values.cleared(form & 4);
+        launch(other, "rope_to_cache_", {x.as(form & 1), view(cosine), view(sine), view(positions), key, value, view(start)}, {query.as(form & 2), key, value});
+        query.check(expected[0], terms[0], kFew, "query");
+        keys.check(expected[1], terms[1], kFew, "keys");
+        values.check(expected[2], terms[2], kFew, "values");
+      }
+    }
+  });
+}
+
 TEST(cuda_bf16_storage_rows) {
   for_each_bf16_device(device, [](Device& other) {
     std::mt19937 generator(600);

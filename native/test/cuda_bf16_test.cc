@@ -111,6 +111,42 @@ TEST(cuda_bf16_matmul_large_tiles) {
   });
 }
 
+// Few rows: k in 2 to 8 parts that are added up within a cluster, or (without) in global memory. One tile and several, edges in every direction, a
+// last part that is shorter, a batch.
+TEST(cuda_bf16_matmul_in_clusters) {
+  for (const char* clusters : {"1", "0"}) {
+    const Variable wanted("TREFOIL_CUDA_CLUSTERS", clusters);
+    for_each_bf16_device(device, [](Device& other) {
+      uint32_t seed = 400;
+      const int64_t sizes[][4] = {{1, 64, 128, 512}, {1, 9, 130, 800}, {1, 33, 40, 1100}, {2, 20, 257, 1300}, {1, 12, 9, 1800}, {1, 64, 136, 2056}, {1, 17, 24, 4000}};
+      for (auto& size : sizes)
+        for (int form = 0; form < 4; ++form) check_matmul(other, size[0], size[1], size[2], size[3], form & 1, form & 2, form == 2, seed++);
+    });
+  }
+}
+
+// Which block of a cluster finishes an element, and when, changes nothing: the same bits in each order, and in a second launch.
+TEST(cuda_bf16_matmul_in_clusters_has_one_order) {
+  std::vector<float> first;
+  for_each_bf16_device(device, [&](Device& other) {
+    std::mt19937 generator(5);
+    F32 a = normal(generator, {50, 2304}), b = normal(generator, {140, 2304}), bias = normal(generator, {140}), residual = normal(generator, {50, 140});
+    for (int run = 0; run < 2; ++run) {
+      F32 c({50, 140}), z({50, 140});
+      launch(other, "matmul", {view(a), view(b), view(bias), view(residual)}, {view(c), view(z)}, {0, 1, 0.5, 3});
+      for (size_t i = 0; i < c.size(); ++i) CHECK(std::fabs(z[i] / (1 + std::exp(-z[i])) + residual[i] - c[i]) <= 1e-5f * (std::fabs(z[i]) + std::fabs(residual[i])));
+      c.values.insert(c.values.end(), z.values.begin(), z.values.end());
+      // Rows that are alike are finished by different blocks.
+      F32 alike({50, 2304}), product({50, 140});
+      for (size_t i = 0; i < alike.size(); ++i) alike[i] = a[i % 2304];
+      launch(other, "matmul", {view(alike), view(b), absent(), absent()}, {view(product), absent()}, {0, 1, 1, 0});
+      for (size_t i = 0; i < product.size(); ++i) CHECK(product[i] == product[i % 140]);
+      if (first.empty()) first = c.values;
+      CHECK(std::memcmp(first.data(), c.values.data(), first.size() * sizeof(float)) == 0);
+    }
+  });
+}
+
 // Hopper's own products: whole tiles and edges in every direction, fewer and more steps of k than stages, several tiles, odd columns, a
 // batch, a bias, k cut into parts of which the last is empty; each operand along k and across it.
 TEST(cuda_bf16_matmul_by_wgmma) {

@@ -152,6 +152,17 @@ TEST(update_rows_in_place) {
   CHECK(std::string(status.message).find("position 3") != std::string::npos);
   position[1] = -1;
   CHECK(launch_error(device, "update_rows_", {view(cache), view(rows), view(position)}, {view(cache)}).code == TREFOIL_INDEX_OUT_OF_RANGE);
+  // The last of many positions is bad: nothing is written, in whatever order blocks run.
+  F32 wide({300, 3, 4}), many = counting<float>({300, 1, 4});
+  I32 places({300});
+  for (const auto& [at, bad] : {std::pair{299, 3}, {0, 3}, {150, -1}}) {
+    places[at] = bad;
+    CHECK(launch_error(device, "update_rows_", {view(wide), view(many), view(places)}, {view(wide)}).code == TREFOIL_INDEX_OUT_OF_RANGE);
+    places[at] = 0;
+    CHECK(std::all_of(wide.values.begin(), wide.values.end(), [](float x) { return x == 0; }));
+  }
+  launch(device, "update_rows_", {view(wide), view(many), view(places)}, {view(wide)});
+  for (int64_t b = 0; b < 300; ++b) CHECK(wide[b * 12 + 3] == many[b * 4 + 3]);
   F32 no_rows({2, 0, 3});
   launch(device, "update_rows_", {view(cache), view(no_rows), view(position)}, {view(cache)});
 }

@@ -71,6 +71,88 @@ TEST(rope_rejects_positions) {
   }
 }
 
+namespace {
+
+// Queries, keys and values of a few tokens of two sequences, and caches that hold -1 so far.
+struct Decoding {
+  int64_t length, heads, groups, size, capacity = 5;
+  Tables tables{20, size / 2};
+  F32 projected, query{{2, length, heads, size}}, keys{{2, capacity, groups, size}}, values = keys;
+  BF16 half_keys{{2, capacity, groups, size}}, half_values = half_keys;
+  I32 positions{{2, length}}, start{{2}, {2, 0}};
+
+  Decoding(std::mt19937& generator, int64_t length, int64_t heads, int64_t groups, int64_t size)
+      : length(length), heads(heads), groups(groups), size(size), projected(normal(generator, {2, length, (heads + 2 * groups) * size})) {
+    for (size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<int32_t>(i * 7 % 20);
+    for (F32* cache : {&keys, &values}) cache->values.assign(cache->size(), -1.0f);
+    for (BF16* cache : {&half_keys, &half_values}) cache->values.assign(cache->size(), 0xbf80);
+  }
+  // Token by token, heads [first, first + count) of what was projected.
+  F32 part(int64_t first, int64_t count) const {
+    F32 result({2, length, count, size});
+    for (int64_t token = 0; token < 2 * length; ++token)
+      for (int64_t i = 0; i < count * size; ++i) result[token * count * size + i] = projected[(token * (heads + 2 * groups) + first) * size + i];
+    return result;
+  }
+  std::vector<TrefoilView> inputs(bool half) {
+    return {view(projected), view(tables.cosine), view(tables.sine), view(positions), half ? view(half_keys) : view(keys), half ? view(half_values) : view(values), view(start)};
+  }
+  Doubles cached(const Doubles& rows) const {
+    Doubles cache(keys.size(), -1);
+    const int64_t width = groups * size;
+    for (int64_t b = 0; b < 2; ++b)
+      for (int64_t i = 0; i < length * width; ++i) cache[(b * capacity + start[b]) * width + i] = rows[b * length * width + i];
+    return cache;
+  }
+  bool untouched() const {
+    return std::all_of(keys.values.begin(), keys.values.end(), [](float x) { return x == -1; }) && std::all_of(values.values.begin(), values.values.end(), [](float x) { return x == -1; });
+  }
+};
+
+}  // namespace
+
+TEST(rope_to_cache_matches_double) {
+  std::mt19937 generator(4);
+  for (int64_t size : {2, 6, 32, 80})
+    for (int64_t length : {1, 3}) {
+      Decoding d(generator, length, 4, 2, size);
+      const Doubles query = reference(d.part(0, 4), d.tables, d.positions, false, false), keys = d.cached(reference(d.part(4, 2), d.tables, d.positions, false, false)),
+                    values = d.cached(doubles(d.part(6, 2)));
+      launch(device, "rope_to_cache_", d.inputs(false), {view(d.query), view(d.keys), view(d.values)});
+      check_close(d.query, query, 2e-7, 0, "query");
+      check_close(d.keys, keys, 2e-7, 0, "keys");
+      check_close(d.values, values, 0, 0, "values");
+      launch(device, "rope_to_cache_", d.inputs(true), {absent(), view(d.half_keys), view(d.half_values)});
+      F32 wide_keys(d.keys.shape), wide_values(d.keys.shape);
+      for (size_t i = 0; i < wide_keys.size(); ++i) {
+        const uint32_t key = uint32_t{d.half_keys[i]} << 16, value = uint32_t{d.half_values[i]} << 16;
+        std::memcpy(&wide_keys[i], &key, 4), std::memcpy(&wide_values[i], &value, 4);
+        CHECK(std::fabs(wide_keys[i] - keys[i]) <= 0x1p-8 * std::fabs(keys[i]) + 1e-6);
+        CHECK(std::fabs(wide_values[i] - values[i]) <= 0x1p-8 * std::fabs(values[i]));
+      }
+    }
+}
+
+TEST(rope_to_cache_rejects_positions) {
+  std::mt19937 generator(5);
+  Decoding d(generator, 3, 40, 8, 64);  // several blocks
+  const auto rejects = [&](int32_t& at, int32_t bad, const char* name) {
+    const int32_t good = at;
+    at = bad;
+    const TrefoilStatus status = launch_error(device, "rope_to_cache_", d.inputs(false), {view(d.query), view(d.keys), view(d.values)});
+    at = good;
+    CHECK(status.code == TREFOIL_INDEX_OUT_OF_RANGE);
+    CHECK(std::strstr(status.message, (std::string(name) + " " + std::to_string(bad)).c_str()));
+    CHECK(d.untouched());
+  };
+  rejects(d.positions[5], 20, "position");
+  rejects(d.positions[0], -1, "position");
+  rejects(d.start[1], 3, "start");
+  rejects(d.start[0], -1, "start");
+  launch(device, "rope_to_cache_", d.inputs(false), {view(d.query), view(d.keys), view(d.values)});
+  CHECK(!d.untouched());
+}
+
 TEST(rope_thread_independent) {
   check_thread_independent(device, [](Device& other) {
     std::mt19937 generator(3);

@@ -18,7 +18,15 @@ interface Report {
   peak_bytes: number;
   wrong: string[];
   idle: string[];
-  kernels: { name: string; threads: number; registers: number; shared: number; blocks: number; resident: number }[];
+  kernels: {
+    name: string;
+    threads: number;
+    registers: number;
+    shared: number;
+    blocks: number;
+    resident: number;
+    launches: number;
+  }[];
 }
 
 const everywhere = { TREFOIL_DEVICE: "", TREFOIL_PRECISION: "", TREFOIL_MATMUL: "", TREFOIL_CUDA_WGMMA: "" };
@@ -112,6 +120,14 @@ describe.skipIf(!existsSync(library))("launches on a GPU that is played", { time
       const { report } = await play(process.execPath, [script, "--tokens", "8"], { TREFOIL_NATIVE_PATH: addon });
       expect(report.wrong).toEqual([]);
       expect(report.replayed).toBeGreaterThan(1000);
+      // A layer of a step: four products that finish themselves, two norms (one more after all layers), and one each of these.
+      const launches = (part: string) =>
+        report.kernels.filter(({ name }) => name.includes(part)).reduce((total, kernel) => total + kernel.launches, 0);
+      const layers = launches("::decode_kernel<");
+      expect(layers).toBeGreaterThan(22);
+      expect(launches("::gemm_bf16_cluster<")).toBe(4 * layers);
+      for (const gone of ["add_partials", "update_rows", "check_positions", "::rope_kernel"])
+        expect(launches(gone)).toBe(0);
     });
   });
 });

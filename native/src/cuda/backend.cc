@@ -116,6 +116,16 @@ std::optional<WgmmaTile> wgmma_tile(const platform::Properties& properties) {
   return tile;
 }
 
+// TREFOIL_CUDA_CLUSTERS=0: parts of products go through global memory also where clusters of eight blocks can add them up.
+bool wants_clusters(const platform::Properties& properties) {
+  const char* wanted = std::getenv("TREFOIL_CUDA_CLUSTERS");
+  const std::string_view value = wanted && *wanted ? wanted : "1";
+  if (value != "0" && value != "1") fail(TREFOIL_INVALID_ARGUMENT, "TREFOIL_CUDA_CLUSTERS is \"%s\"; it must be \"1\" or \"0\"", wanted);
+  if (value == "0") return false;
+  // Parts of a device can be too small for them.
+  return properties.capability == 0 || (properties.capability == 90 && properties.multiprocessors >= 16 && platform::has_hopper_code());
+}
+
 // TREFOIL_CUDA_ATTENTION_GRADIENT: "two-pass", or "one-pass" for what goes through wgmma.
 bool wants_one_pass_gradient() {
   const char* wanted = std::getenv("TREFOIL_CUDA_ATTENTION_GRADIENT");
@@ -157,7 +167,7 @@ struct TrefoilDevice {
       cublaslt = open_cublaslt(precision, properties);
       seen = static_cast<ErrorRecord*>(platform::allocate_pinned(sizeof(ErrorRecord)));
       const std::optional<WgmmaTile> tile = wgmma_tile(properties);
-      context = {stream, errors, precision, properties.multiprocessors, properties.shared_limit, properties.capability, cublaslt.get(), tile.has_value(), tile.value_or(WgmmaTile::by_size), one_pass_gradient};
+      context = {stream, errors, precision, properties.multiprocessors, properties.shared_limit, properties.capability, cublaslt.get(), tile.has_value(), tile.value_or(WgmmaTile::by_size), wants_clusters(properties), one_pass_gradient};
     } catch (...) {
       close();
       throw;

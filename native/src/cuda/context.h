@@ -23,6 +23,7 @@ struct Context {
   const Cublaslt* cublaslt;  // for products in bf16; null: our own kernels
   bool wgmma;                // our own kernels use Hopper's products of warp groups where they can
   WgmmaTile wgmma_tile;
+  bool clusters;             // blocks of a cluster read each other's shared memory: products of few rows
   bool one_pass_gradient;    // with them, attention's dq, dk and dv are made in one pass
 
   // Blocks for a grid-stride loop over `count` items of `per_block` each: enough to fill the device, no more.

@@ -15,6 +15,8 @@ namespace trefoil::cuda {
   entry(gather_last_index, "gather_last: index") \
   entry(scatter_last_index, "scatter_last: index") \
   entry(rope_position, "rope: position") \
+  entry(rope_to_cache_position, "rope_to_cache_: position") \
+  entry(rope_to_cache_start, "rope_to_cache_: with so many rows to write, start") \
   entry(update_rows_position, "update_rows_: with so many rows to write, position") \
   entry(masked_diffusion_step_remaining, "masked_diffusion_step: remaining") \
   entry(grouped_matmul_offsets, "grouped_matmul: offsets[]") \

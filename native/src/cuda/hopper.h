@@ -31,6 +31,7 @@ using emulation::named_sync;
 using emulation::shared_address;
 using emulation::cluster_rank;
 using emulation::cluster_sync;
+using emulation::load4_of;
 using emulation::commit_stores;
 using emulation::store_for_engine;
 using emulation::store_matrices_for_engine;
@@ -117,6 +118,18 @@ __device__ __forceinline__ void barrier_arrive_at(uint64_t* barrier, int rank) {
       "mapa.shared::cluster.u32 remote, %0, %1;\n"
       "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
       "}\n" ::"r"(shared_address(barrier)), "r"(rank) : "memory");
+}
+
+// What block `rank` of the cluster has at this place of its own shared memory: between two cluster_sync, after it has written and before it ends.
+__device__ __forceinline__ float4 load4_of(int rank, const float* place) {
+  float4 x;
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %4, %5;\n"
+      "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [remote];\n"
+      "}\n" : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w) : "r"(shared_address(place)), "r"(rank) : "memory");
+  return x;
 }
 
 // `bytes` as they lie in memory; they and both addresses are multiples of 16.

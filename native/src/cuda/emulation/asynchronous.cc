@@ -105,6 +105,19 @@ void cluster_sync() {
   thread().state = Thread::at_cluster;
   suspend_thread();
 }
+float4 load4_of(int rank, const float* place) {
+  const std::span<Block> cluster = thread().block->cluster;
+  if (rank < 0 || static_cast<size_t>(rank) >= cluster.size()) stop("ld.shared::cluster: block %d of a cluster of %zu", rank, cluster.size());
+  const Block& block = cluster[static_cast<size_t>(rank)];
+  const uint32_t address = shared_address(place);
+  const unsigned char* at = at_address(block, address, sizeof(float4));
+  if (!block.met) stop("ld.shared::cluster: the other block may not have begun: no barrier of the cluster has been passed");
+  if (has_ended(block)) stop("ld.shared::cluster: the other block has ended");
+  if (address % sizeof(float4) != 0 || !at) stop("ld.shared::cluster: 16 bytes at %u, which is not a multiple of that, or not in the other block's shared memory", address);
+  float4 x;
+  std::memcpy(&x, at, sizeof x);
+  return x;
+}
 void barrier_expect(uint64_t* at, uint32_t bytes) {
   Barrier& barrier = barrier_at(at, "mbarrier.arrive.expect_tx");
   barrier.bytes += bytes;

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "emulation/language.h"
 #include "emulation/tensor_map.h"
 
 namespace trefoil::cuda::emulation {
@@ -46,6 +47,7 @@ void finish_engine_stores();
 
 int cluster_rank();
 void cluster_sync();
+float4 load4_of(int rank, const float* place);
 
 void named_sync(int id, int threads);
 void named_arrive(int id, int threads);

@@ -323,12 +323,13 @@ void check_lengths(const Context& context, const Workspace& workspace, Checked w
 
 void attention(const Context& context, Workspace& workspace, const TrefoilLaunch& args) {
   const Attention a = describe(args, 0, 3);
-  check_lengths(context, workspace, Checked::attention_key_lengths, a);
+  const bool decode = a.rows > 0 && suits_tensor_cores(context, a) && suits_decode(a);
+  if (!decode) check_lengths(context, workspace, Checked::attention_key_lengths, a);  // decoding looks at them itself
   if (a.batch * a.rows == 0) return;
-  if (!suits_tensor_cores(context, a)) {
-    if (workspace.running()) forward_f32(context, plain(a), args);
-  } else if (suits_decode(a)) {
+  if (decode) {
     attention_decode_bf16(context, workspace, a, args);
+  } else if (!suits_tensor_cores(context, a)) {
+    if (workspace.running()) forward_f32(context, plain(a), args);
   } else {
     attention_forward_bf16(context, workspace, a, args);
   }

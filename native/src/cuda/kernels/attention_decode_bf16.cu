@@ -69,13 +69,14 @@ __device__ __forceinline__ void store_row(const Attention& a, int64_t head, int6
 }
 
 template <int dim, class T>
-__global__ void __launch_bounds__(kAttentionThreads) decode_kernel(Attention a, Floats q, Rows<T> k, Rows<T> v, int parts, float* partial, Floats out, float* lse) {
+__global__ void __launch_bounds__(kAttentionThreads) decode_kernel(Attention a, Floats q, Rows<T> k, Rows<T> v, int parts, float* partial, Floats out, float* lse, ErrorRecord* errors) {
   using Keys = KeyTile<dim, T, false>;
   using Values = KeyTile<dim, T, true>;
   constexpr int kStages = kCopyStages<T>, kStage = Keys::kElements + Values::kElements;
   T* stages = dynamic_shared<T>() + warp_index() * kStages * kStage;
   const int64_t head = blockIdx.x, b = head / a.groups, g = head - b * a.groups, n = a.length(b);
   const int rows = static_cast<int>(a.rows), part = static_cast<int>(blockIdx.y);
+  if (a.key_lengths && g == 0 && part == 0 && threadIdx.x == 0) index_in_range(errors, Checked::attention_key_lengths, a.key_lengths[b], b, 0, a.keys + 1);
   // Whole rounds of the four warps to a part.
   constexpr int kRound = kKeys * kWarps;
   const int length = static_cast<int>((n + static_cast<int64_t>(parts) * kRound - 1) / (static_cast<int64_t>(parts) * kRound)) * kRound;
@@ -246,7 +247,7 @@ void decode(const Context& context, Workspace& workspace, const Attention& a, co
   float* lse = optional_output<float>(args, 1);
   with_head(a.size, [&](auto dim) {
     launch(context, {dim3(static_cast<unsigned>(heads), static_cast<unsigned>(parts)), kAttentionThreads, kDecodeShared<dim(), T>}, decode_kernel<dim(), T>, a,
-           Floats(args.inputs[0]), k, v, parts, partial, out, lse);
+           Floats(args.inputs[0]), k, v, parts, partial, out, lse, context.errors);
   });
   if (parts > 1)
     launch(context, {static_cast<unsigned>(ceil_divide(heads * a.rows, kWarps)), kAttentionThreads}, join_kernel, a, parts, partial, out, lse);

@@ -1,7 +1,8 @@
-// C = A B with bf16 operands and f32 sums on the tensor cores (mma.sync): four warps of 64 x 64 (or 32 x 32) each, operand tiles
+// C = A B with bf16 operands and f32 sums on the tensor cores (mma.sync): four warps of 64 x 64 (or 32 x 64, 32 x 32) each, operand tiles
 // streamed through shared memory by asynchronous copies, several stages ahead, in a layout that ldmatrix reads without conflicts.
 #pragma once
 #include "gemm_problem.h"
+#include "hopper.h"
 #include "mma.h"
 
 namespace trefoil::cuda {
@@ -64,60 +65,92 @@ struct TileStreamBf16 {
   }
 };
 
-template <int side, int stages, class A, bool a_by_depth, class B, bool b_by_depth>
-__global__ void __launch_bounds__(kThreadsBf16, 2) gemm_bf16(A a, B b, Product p) {
-  constexpr int kWarpSide = side / 2, kRows = kWarpSide / 16, kColumns = kWarpSide / 8, kTile = side * kDepthBf16;
+// cluster: the blocks of a cluster are the parts of k of one tile, in order, and add them up.
+template <int rows, int columns, int stages, bool cluster, class A, bool a_by_depth, class B, bool b_by_depth>
+__device__ __forceinline__ void gemm_bf16_tile(A a, B b, const Product& p) {
+  constexpr int kWarpRows = rows / 2, kWarpColumns = columns / 2, kRows = kWarpRows / 16, kColumns = kWarpColumns / 8;
+  constexpr int kTileA = rows * kDepthBf16, kStage = (rows + columns) * kDepthBf16;
   bf16* tiles = dynamic_shared<bf16>();  // [stages][A then B]
   Tile tile;
-  if (!locate<side, side, kDepthBf16>(p, tile)) return;
+  if (!locate<rows, columns, kDepthBf16, cluster>(p, tile)) return;
   if (p.schedule != Schedule::depth_groups) b.select(tile.product);
   if (p.schedule == Schedule::batch) a.select(tile.product);
-  using StreamA = TileStreamBf16<A, a_by_depth, side>;
-  using StreamB = TileStreamBf16<B, b_by_depth, side>;
+  using StreamA = TileStreamBf16<A, a_by_depth, rows>;
+  using StreamB = TileStreamBf16<B, b_by_depth, columns>;
   const StreamA stream_a(a, tile.row, tile.row_end);
   const StreamB stream_b(b, tile.column, p.n);
 
   const int steps = tile.k < tile.k_end ? (tile.k_end - tile.k + kDepthBf16 - 1) / kDepthBf16 : 0;
   auto copy_stage = [&](int step) {
     if (step < steps) {
-      bf16* to = tiles + step % stages * 2 * kTile;
+      bf16* to = tiles + step % stages * kStage;
       stream_a.copy(to, tile.k + step * kDepthBf16, tile.k_end);
-      stream_b.copy(to + kTile, tile.k + step * kDepthBf16, tile.k_end);
+      stream_b.copy(to + kTileA, tile.k + step * kDepthBf16, tile.k_end);
     }
     copy_async_commit();  // also when empty: the count of groups is what waiting goes by
   };
 #pragma unroll
   for (int step = 0; step < stages - 1; ++step) copy_stage(step);
 
-  const int warp_row = warp_index() / 2 * kWarpSide, warp_column = warp_index() % 2 * kWarpSide;
+  const int warp_row = warp_index() / 2 * kWarpRows, warp_column = warp_index() % 2 * kWarpColumns;
   float sums[kRows][kColumns][4] = {};
   for (int step = 0; step < steps; ++step) {
     copy_async_wait<stages - 2>();
     __syncthreads();  // this stage has arrived for every thread, and the one about to be overwritten has been read
     copy_stage(step + stages - 1);
-    const bf16 *left = tiles + step % stages * 2 * kTile, *right = left + kTile;
+    const bf16 *left = tiles + step % stages * kStage, *right = left + kTileA;
 #pragma unroll
     for (int k = 0; k < kDepthBf16; k += 16) {
-      uint32_t rows[kRows][4], columns[kColumns / 2][4];
+      uint32_t left_parts[kRows][4], right_parts[kColumns / 2][4];
 #pragma unroll
-      for (int i = 0; i < kRows; ++i) StreamA::template fragment<false>(rows[i], left, warp_row + 16 * i, k);
+      for (int i = 0; i < kRows; ++i) StreamA::template fragment<false>(left_parts[i], left, warp_row + 16 * i, k);
 #pragma unroll
-      for (int j = 0; j < kColumns / 2; ++j) StreamB::template fragment<true>(columns[j], right, warp_column + 16 * j, k);
+      for (int j = 0; j < kColumns / 2; ++j) StreamB::template fragment<true>(right_parts[j], right, warp_column + 16 * j, k);
 #pragma unroll
       for (int i = 0; i < kRows; ++i)
 #pragma unroll
         for (int j = 0; j < kColumns; ++j) {
-          const uint32_t column[2] = {columns[j / 2][j % 2 * 2], columns[j / 2][j % 2 * 2 + 1]};
-          mma_bf16(sums[i][j], rows[i], column);
+          const uint32_t column[2] = {right_parts[j / 2][j % 2 * 2], right_parts[j / 2][j % 2 * 2 + 1]};
+          mma_bf16(sums[i][j], left_parts[i], column);
         }
     }
   }
   copy_async_wait<0>();
   __syncthreads();  // every warp is done with the stages
-  // Sixteen rows at a time through shared memory, each warp for itself, so that global memory sees whole lines.
-  constexpr int kStride = kWarpSide + 4;
-  float* strip = reinterpret_cast<float*>(tiles) + warp_index() * 16 * kStride;
   const int g = lane_index() / 4, t = lane_index() % 4;
+#if defined(TREFOIL_HOPPER)
+  if constexpr (cluster) {
+    constexpr int kPitch = columns + 4, kItems = columns / 4;
+    float* mine = reinterpret_cast<float*>(tiles);  // [rows][kPitch]
+#pragma unroll
+    for (int i = 0; i < kRows; ++i)
+#pragma unroll
+      for (int j = 0; j < kColumns; ++j)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+          *reinterpret_cast<float2*>(mine + (warp_row + 16 * i + g + 8 * half) * kPitch + warp_column + 8 * j + 2 * t) = make_float2(sums[i][j][2 * half], sums[i][j][2 * half + 1]);
+    cluster_sync();  // every part has its sums where the others look for them
+    const int count = min(tile.row_end - tile.row, rows) * kItems;
+    for (int at = tile.part * kThreadsBf16 + static_cast<int>(threadIdx.x); at < count; at += p.splits * kThreadsBf16) {
+      const int row = at / kItems, column = at % kItems * 4;
+      float4 parts[kMostInCluster];
+#pragma unroll
+      for (int part = 0; part < kMostInCluster; ++part)
+        if (part < p.splits) parts[part] = load4_of(part, mine + row * kPitch + column);
+      float4 sum = parts[0];
+#pragma unroll
+      for (int part = 1; part < kMostInCluster; ++part)
+        if (part < p.splits) sum = make_float4(sum.x + parts[part].x, sum.y + parts[part].y, sum.z + parts[part].z, sum.w + parts[part].w);
+      const float values[4] = {sum.x, sum.y, sum.z, sum.w};
+      store_columns<true>(p, tile, tile.row + row, tile.column + column, values);
+    }
+    cluster_sync();  // nobody ends while others read its sums
+    return;
+  }
+#endif
+  // Sixteen rows at a time through shared memory, each warp for itself, so that global memory sees whole lines.
+  constexpr int kStride = kWarpColumns + 4;
+  float* strip = reinterpret_cast<float*>(tiles) + warp_index() * 16 * kStride;
 #pragma unroll
   for (int i = 0; i < kRows; ++i) {
 #pragma unroll
@@ -127,14 +160,35 @@ __global__ void __launch_bounds__(kThreadsBf16, 2) gemm_bf16(A a, B b, Product p
         *reinterpret_cast<float2*>(strip + (g + 8 * half) * kStride + 8 * j + 2 * t) = make_float2(sums[i][j][2 * half], sums[i][j][2 * half + 1]);
     __syncwarp();
 #pragma unroll 1
-    for (int at = lane_index(); at < 16 * kWarpSide / 4; at += 32) {
-      const int row = at / (kWarpSide / 4), column = at % (kWarpSide / 4) * 4;
+    for (int at = lane_index(); at < 16 * kWarpColumns / 4; at += 32) {
+      const int row = at / (kWarpColumns / 4), column = at % (kWarpColumns / 4) * 4;
       float values[4];
       *reinterpret_cast<float4*>(values) = load4(strip + row * kStride + column);
       store_columns(p, tile, tile.row + warp_row + 16 * i + row, tile.column + warp_column + column, values);
     }
     __syncwarp();
   }
+}
+
+template <int side, int stages, class A, bool a_by_depth, class B, bool b_by_depth>
+__global__ void __launch_bounds__(kThreadsBf16, 2) gemm_bf16(A a, B b, Product p) {
+  gemm_bf16_tile<side, side, stages, false, A, a_by_depth, B, b_by_depth>(a, b, p);
+}
+
+// For few rows, where the time is that of reading b: wide tiles, as each column of them reads a again, and many copies under way. Hopper's.
+constexpr int kClusterStages = 6;
+template <class A, bool a_by_depth, class B, bool b_by_depth>
+__global__ void __launch_bounds__(kThreadsBf16, 2) gemm_bf16_cluster(A a, B b, Product p) {
+#if defined(TREFOIL_HOPPER)
+  gemm_bf16_tile<kClusterRows, kClusterColumns, kClusterStages, true, A, a_by_depth, B, b_by_depth>(a, b, p);
+#endif
+}
+
+template <class A, bool a_by_depth, class B, bool b_by_depth>
+void launch_gemm_bf16_cluster(const Context& context, const A& a, const B& b, const Product& p) {
+  const int64_t blocks = ceil_divide(p.m, kClusterRows) * ceil_divide(p.n, kClusterColumns) * p.count * p.splits;
+  constexpr size_t kShared = sizeof(bf16) * kClusterStages * (kClusterRows + kClusterColumns) * kDepthBf16;
+  launch(context, {static_cast<unsigned>(blocks), kThreadsBf16, kShared, static_cast<unsigned>(p.splits)}, gemm_bf16_cluster<A, a_by_depth, B, b_by_depth>, a, b, p);
 }
 
 template <class A, bool a_by_depth, class B, bool b_by_depth>

@@ -44,6 +44,8 @@ struct Product {
 
 // Blocks that run at once on the devices this is tuned for; a constant, so that results do not depend on the device.
 constexpr int64_t kFullWave = 132;
+// Tiles whose parts of k are added up within a cluster, and parts at most.
+constexpr int kClusterRows = 64, kClusterColumns = 128, kMostInCluster = 8;
 
 // The piece of work of one block.
 struct Tile {
@@ -116,13 +118,14 @@ __device__ __forceinline__ void set_depth(const Product& p, Tile& tile) {
   }
 }
 
-// The tile of a block of a grid of tiles, parts of k in y.
-template <int tile_rows, int tile_columns, int depth>
+// The tile of a block of a grid of tiles, parts of k in y, or (cluster) next to each other.
+template <int tile_rows, int tile_columns, int depth, bool cluster = false>
 __device__ bool locate(const Product& p, Tile& tile) {
   const int columns = (p.n + tile_columns - 1) / tile_columns, row_tiles = (p.m + tile_rows - 1) / tile_rows;
-  const int slots = p.schedule == Schedule::row_groups ? row_tiles + p.count : row_tiles, id = static_cast<int>(blockIdx.x);
+  const int slots = p.schedule == Schedule::row_groups ? row_tiles + p.count : row_tiles;
+  const int block = static_cast<int>(blockIdx.x), id = cluster ? block / p.splits : block;
   tile.product = id / (slots * columns);
-  tile.part = static_cast<int>(blockIdx.y);
+  tile.part = cluster ? block % p.splits : static_cast<int>(blockIdx.y);
   int column;
   const int slot = place_in_bands(id - tile.product * slots * columns, slots, columns, 8, column);
   tile.column = column * tile_columns;
@@ -169,13 +172,14 @@ __device__ __forceinline__ float finish(const Epilogue& e, float sum, int column
   return e.residual ? z + e.residual.load(residual_at) : z;
 }
 
-// Four neighbouring columns of one row of C, at once where rows are multiples of that.
+// Four neighbouring columns of one row of C, at once where rows are multiples of that. `whole_k`: never the sums of a part.
+template <bool whole_k = false>
 __device__ __forceinline__ void store_columns(const Product& p, const Tile& tile, int row, int column, const float* sums) {
   if (row >= tile.row_end || column >= p.n) return;
   constexpr int width = 4;
   const bool whole = p.n % width == 0;
   const int product = p.schedule == Schedule::row_groups ? 0 : tile.product;
-  if (p.splits > 1) {
+  if (!whole_k && p.splits > 1) {
     float* to = p.partials + ((static_cast<int64_t>(tile.part) * p.count + product) * p.m + row) * p.n + column;
     if (whole) {
       store4(to, make_float4(sums[0], sums[1], sums[2], sums[3]));

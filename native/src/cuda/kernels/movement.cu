@@ -129,14 +129,13 @@ void pad(const Context& context, const TrefoilLaunch& args) {
   copy_rows(context, data<char>(y) + before + kept, row, nullptr, 0, row - before - kept, whole.outer);
 }
 
-// All positions are looked at before any row is written: a batch with one bad position changes nothing.
-__global__ void check_positions_kernel(const int32_t* position, int64_t batch, int64_t bound, ErrorRecord* errors) {
-  for (int64_t b = first_index(); b < batch; b += index_stride())
-    index_in_range(errors, Checked::update_rows_position, position[b], b, 0, bound);
-}
-__global__ void update_rows_kernel(void* cache, int32_t cache_dtype, const void* rows, int32_t dtype, const int32_t* position, int64_t batch,
-                                   int64_t capacity, Divisor per_batch, int64_t width, const ErrorRecord* errors) {
-  if (errors->set) return;
+// Each block looks at all positions before it writes a row: a batch with one bad position changes nothing.
+__global__ void __launch_bounds__(256) update_rows_kernel(void* cache, int32_t cache_dtype, const void* rows, int32_t dtype, const int32_t* position, int64_t batch,
+                                                          int64_t capacity, Divisor per_batch, int64_t width, ErrorRecord* errors) {
+  bool bad = errors->set != 0;
+  const int64_t bound = capacity - per_batch.value / width + 1;
+  for (int64_t b = threadIdx.x; b < batch; b += blockDim.x) bad |= !index_in_range(errors, Checked::update_rows_position, position[b], b, 0, bound);
+  if (__syncthreads_or(bad)) return;
   for (int64_t i = first_index(); i < batch * per_batch.value; i += index_stride()) {
     const auto [b, within] = per_batch.divide(i);
     const int64_t to = (b * capacity + position[b]) * width + within;
@@ -155,7 +154,6 @@ void update_rows(const Context& context, const TrefoilLaunch& args) {
     fail(TREFOIL_INVALID_ARGUMENT, "update_rows_: cache, rows and position do not fit each other");
   if (rows.dtype != cache.dtype && rows.dtype != TREFOIL_F32)
     fail(TREFOIL_INVALID_ARGUMENT, "update_rows_: rows must have the cache's dtype or be f32");
-  launch(context, {context.grid(batch, 256), 256}, check_positions_kernel, data<int32_t>(position), batch, capacity - length + 1, context.errors);
   launch(context, {context.grid(elements(rows), 256), 256}, update_rows_kernel, cache.data, cache.dtype, rows.data, rows.dtype, data<int32_t>(position),
          batch, capacity, Divisor(length * width), width, context.errors);
 }

@@ -1,5 +1,7 @@
 #include "multiply.h"
 
+#include <algorithm>
+
 #include "cublaslt.h"
 #include "divisor.h"
 #include "gemm_wgmma.h"
@@ -101,7 +103,8 @@ template <class T>
 void multiply_as(const Context& context, Workspace& workspace, const Matrix& a, const Matrix& b, Product p) {
   const size_t mark = workspace.mark();
   const bool large = fills_large_tiles(p);
-  p.splits = choose_splits(p, large ? 128 : 64, 32);
+  const int cluster = sizeof(T) == 2 ? choose_cluster(context, p) : 1;
+  p.splits = cluster > 1 ? cluster : choose_splits(p, large ? 128 : 64, 32);
   // An index is resolved while tiles are loaded where it names rows of C; beforehand where it names steps of k, or where the copy engine
   // loads the tiles.
   const bool by_engine = sizeof(T) == 2 && context.wgmma;
@@ -112,6 +115,11 @@ void multiply_as(const Context& context, Workspace& workspace, const Matrix& a, 
     done = multiply_by_library(context, workspace, left, a.by_depth, right, b.by_depth, p);
     workspace.release_to(before);
   }
+  if constexpr (sizeof(T) == 2)
+    if (cluster > 1) {
+      if (workspace.running() && !done) gemm_rows_in_clusters(context, left, a.by_depth, right, b.by_depth, p);
+      return workspace.release_to(mark);
+    }
   p.partials = workspace.take<float>(partial_elements(p));
   if constexpr (sizeof(T) == 2)
     if (workspace.running() && !done && gemm_wgmma(context, left, a.by_depth, right, b.by_depth, p)) {
@@ -170,6 +178,13 @@ int choose_splits(const Product& p, int side, int depth) {
   const int64_t most = p.k / (8 * depth), wanted = 2 * kFullWave / tiles;
   const int64_t splits = wanted < most ? wanted : most;
   return static_cast<int>(splits < 1 ? 1 : splits > 64 ? 64 : splits);
+}
+
+int choose_cluster(const Context& context, const Product& p) {
+  if (!context.clusters || context.wgmma || p.schedule != Schedule::batch || p.m > kClusterRows) return 1;
+  const int64_t tiles = ceil_divide(p.n, kClusterColumns) * p.count, most = p.k / 256;
+  const int64_t parts = std::min({tiles > 0 ? 2 * kFullWave / tiles : 1, most, int64_t{kMostInCluster}});
+  return static_cast<int>(parts < 1 ? 1 : parts);
 }
 
 void add_splits(const Context& context, const Product& p) {

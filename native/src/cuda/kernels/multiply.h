@@ -25,6 +25,8 @@ Rows<T> as_rows(const Context& context, Workspace& workspace, const Matrix& matr
 
 // k in parts where C has too few tiles to fill the device. Depends on the shapes alone.
 int choose_splits(const Product& p, int side, int depth);
+// The same for parts that are added up within a cluster; 1: they are not.
+int choose_cluster(const Context& context, const Product& p);
 // Adds up the parts and finishes C.
 void add_splits(const Context& context, const Product& p);
 inline int64_t partial_elements(const Product& p) { return p.splits > 1 ? int64_t{p.splits} * p.count * p.m * p.n : 0; }
@@ -34,5 +36,6 @@ bool fills_large_tiles(const Product& p);
 // The four ways round, one file each kernel: gemm_rows_f32.cu, gemm_rows_bf16.cu.
 void gemm_rows(const Context& context, const Rows<float>& a, bool a_by_depth, const Rows<float>& b, bool b_by_depth, const Product& p, bool large);
 void gemm_rows(const Context& context, const Rows<bf16>& a, bool a_by_depth, const Rows<bf16>& b, bool b_by_depth, const Product& p, bool large);
+void gemm_rows_in_clusters(const Context& context, const Rows<bf16>& a, bool a_by_depth, const Rows<bf16>& b, bool b_by_depth, const Product& p);
 
 }  // namespace trefoil::cuda

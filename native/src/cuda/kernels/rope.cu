@@ -67,8 +67,73 @@ void rope(const Context& context, const TrefoilLaunch& args) {
   });
 }
 
+struct CacheShape {
+  int64_t batch, heads, groups, half, capacity, limit;
+  Divisor length, all;  // tokens of a sequence; heads of a token, of queries, keys and values
+};
+
+// Queries, keys and values of each token stand one after another: queries and keys are rotated, keys and values go to their caches. Each block
+// looks at all positions before it writes: with a bad one nothing changes. An item is one pair, or (vector) four.
+template <bool vector>
+__global__ void __launch_bounds__(256) rope_to_cache_kernel(Floats x, const float* cosine, const float* sine, const int32_t* positions, const int32_t* start, Floats query,
+                                                            Floats keys, Floats values, CacheShape shape, Divisor per_head, ErrorRecord* errors) {
+  const int64_t tokens = shape.batch * shape.length.value, size = 2 * shape.half;
+  bool bad = errors->set != 0;
+  for (int64_t token = threadIdx.x; token < tokens; token += blockDim.x)
+    bad |= !index_in_range(errors, Checked::rope_to_cache_position, positions[token], token, 0, shape.limit, shape.length.value);
+  for (int64_t b = threadIdx.x; b < shape.batch; b += blockDim.x)
+    bad |= !index_in_range(errors, Checked::rope_to_cache_start, start[b], b, 0, shape.capacity - shape.length.value + 1);
+  if (__syncthreads_or(bad)) return;
+  constexpr int kPairs = vector ? 4 : 1;
+  const int64_t items = tokens * shape.all.value * per_head.value;
+  for (int64_t item = first_index(); item < items; item += index_stride()) {
+    const auto [row, part] = per_head.divide(item);
+    const auto [token, head] = shape.all.divide(row);
+    const auto [b, step] = shape.length.divide(token);
+    const bool is_query = head < shape.heads, is_value = head >= shape.heads + shape.groups;
+    const int64_t i = part * kPairs, cached = (b * shape.capacity + start[b] + step) * shape.groups;
+    const Floats to = is_query ? query : is_value ? values : keys;
+    if (!to) continue;
+    const int64_t at = (is_query ? token * shape.heads + head : cached + head - shape.heads - (is_value ? shape.groups : 0)) * size + i, from = row * size + i;
+    const float *c = cosine + positions[token] * shape.half + i, *s = sine + positions[token] * shape.half + i;
+    if constexpr (vector) {
+      float4 u = x.load4(from), v = x.load4(from + shape.half);
+      if (!is_value) {
+        const float4 cc = load4(c), ss = load4(s), p = u, q = v;
+        rotate(p.x, q.x, cc.x, ss.x, u.x, v.x);
+        rotate(p.y, q.y, cc.y, ss.y, u.y, v.y);
+        rotate(p.z, q.z, cc.z, ss.z, u.z, v.z);
+        rotate(p.w, q.w, cc.w, ss.w, u.w, v.w);
+      }
+      to.store4(at, u);
+      to.store4(at + shape.half, v);
+    } else {
+      float u = x.load(from), v = x.load(from + shape.half);
+      if (!is_value) rotate(u, v, *c, *s, u, v);
+      to.store(at, u);
+      to.store(at + shape.half, v);
+    }
+  }
+}
+
+void rope_to_cache(const Context& context, const TrefoilLaunch& args) {
+  const TrefoilView &x = args.inputs[0], &keys = args.inputs[4], &values = args.inputs[5];
+  if (elements(x) == 0) return;
+  CacheShape shape{x.shape[0], 0, keys.shape[2], keys.shape[3] / 2, keys.shape[1], args.inputs[1].shape[0], Divisor(x.shape[1]), {}};
+  const int64_t size = keys.shape[3];
+  shape.heads = size > 0 ? x.shape[2] / size - 2 * shape.groups : 0;
+  if (shape.heads < 0 || (shape.heads + 2 * shape.groups) * size != x.shape[2] || keys.shape[0] != shape.batch || elements(values) != elements(keys) ||
+      values.dtype != keys.dtype || elements(args.inputs[3]) != shape.batch * shape.length.value || elements(args.inputs[6]) != shape.batch || args.inputs[1].shape[1] != shape.half)
+    fail(TREFOIL_INVALID_ARGUMENT, "rope_to_cache_: rows, table, positions and caches do not fit each other");
+  shape.all = Divisor(shape.heads + 2 * shape.groups);
+  const bool vector = shape.half % 4 == 0;
+  launch(context, {context.grid(elements(x) / (vector ? 8 : 2), 256), 256}, vector ? rope_to_cache_kernel<true> : rope_to_cache_kernel<false>, Floats(x),
+         data<float>(args.inputs[1]), data<float>(args.inputs[2]), data<int32_t>(args.inputs[3]), data<int32_t>(args.inputs[6]), Floats(args.outputs[0]), Floats(keys),
+         Floats(values), shape, Divisor(shape.half / (vector ? 4 : 1)), context.errors);
+}
+
 }  // namespace
 
-extern const KernelEntry rope_kernels[] = {{"rope", rope, nullptr}, {nullptr, nullptr, nullptr}};
+extern const KernelEntry rope_kernels[] = {{"rope", rope, nullptr}, {"rope_to_cache_", rope_to_cache, nullptr}, {nullptr, nullptr, nullptr}};
 
 }  // namespace trefoil::cuda

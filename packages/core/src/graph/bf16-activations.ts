@@ -19,6 +19,7 @@ const places: Readonly<Record<string, Places>> = {
   swiglu: { inputs: [0], outputs: [0] },
   swiglu_grad: { inputs: [0, 1], outputs: [0] },
   rope: { inputs: [0], outputs: [0] },
+  rope_to_cache_: { inputs: [0], outputs: [0] },
   matmul: { inputs: [0, 1, 3], outputs: [0] },
   grouped_matmul: { inputs: [0, 1], outputs: [0] },
   grouped_matmul_weight_grad: { inputs: [0, 1], outputs: [] },

@@ -10,9 +10,9 @@ import { topologicalOrder } from "./order.js";
 import { ProgramBuilder, rootOf, type Value } from "./program.js";
 import type { Step } from "./step.js";
 
-/** What products read in the place of weights. */
+/** What products read in the place of weights, or of several joined along their first axis. */
 export interface WeightSource {
-  of(weight: Parameter): Parameter;
+  of(weights: readonly Parameter[]): Parameter;
 }
 
 export interface LowerOptions {
@@ -39,7 +39,8 @@ export function lower(
   { copies, activations = "f32" }: LowerOptions = {},
 ): ProgramBuilder {
   // A weight that this program writes has a new value before its copy has.
-  const copyOf = (weight: Parameter) => (assignments.has(weight) ? undefined : copies?.of(weight));
+  const copyOf = (weights: readonly Parameter[]) =>
+    weights.some((weight) => assignments.has(weight)) ? undefined : copies?.of(weights);
   const { lowering, valueFor } = buildSteps([...outputs, ...assignments.values()], inputs, copyOf);
   const { program } = lowering;
   program.outputs = outputs.map((output) => materialised(lowering, valueFor(output)));
@@ -79,7 +80,7 @@ const products: ReadonlySet<string> = new Set(["matmul", "grouped_matmul"]);
 function buildSteps(
   roots: readonly Tensor[],
   given: readonly Tensor[],
-  copyOf: (weight: Parameter) => Parameter | undefined,
+  copyOf: (weights: readonly Parameter[]) => Parameter | undefined,
 ): { lowering: Lowering; valueFor: (tensor: Tensor) => Value } {
   const program = new ProgramBuilder();
   const steps: Step[] = [];
@@ -87,6 +88,7 @@ function buildSteps(
   const leaves = new Map<unknown, Value>();
   const produced = new Map<OpNode, Value[]>();
   const common = new Map<string, Value[]>();
+  const joined = new Map<Value, readonly Parameter[]>();
 
   const leafValue = (tensor: Tensor): Value => {
     const { source } = tensor;
@@ -113,10 +115,12 @@ function buildSteps(
     tensor.source.kind === "op" ? produced.get(tensor.source.node)![tensor.source.output]! : leafValue(tensor);
 
   const stored = (value: Value): Value => {
-    const { origin, dtype } = value;
-    const copy = origin.kind === "state" && dtype === "f32" ? copyOf(origin.parameter) : undefined;
+    const weights = value.dtype === "f32" ? weightsOf(value) : undefined;
+    const copy = weights && copyOf(weights);
     return copy ? leafValue(copy) : value;
   };
+  const weightsOf = (value: Value): readonly Parameter[] | undefined =>
+    value.origin.kind === "state" ? [value.origin.parameter] : joined.get(value);
 
   for (const node of topologicalOrder(roots)) {
     const op = opOf(node);
@@ -162,6 +166,10 @@ function buildSteps(
       });
     }
     produced.set(node, outputs);
+    if (op.kernel === "concat" && node.attributes[0] === 0) {
+      const weights = inputs.flatMap((input) => (input?.origin.kind === "state" ? [input.origin.parameter] : []));
+      if (weights.length === inputs.length) joined.set(outputs[0]!, weights);
+    }
     if (!op.inPlace) common.set(key, outputs);
   }
   return { lowering, valueFor };

@@ -1,5 +1,6 @@
 import { cast } from "../ops/elementwise.js";
-import { Parameter } from "../tensor/tensor.js";
+import { concat } from "../ops/movement.js";
+import { Parameter, type Tensor } from "../tensor/tensor.js";
 import { compile } from "./compile.js";
 
 /**
@@ -7,31 +8,35 @@ import { compile } from "./compile.js";
  * their weights does. Sums stay f32.
  */
 export class WeightCopies implements Disposable {
-  readonly #copies = new Map<Parameter, Parameter>();
+  readonly #copies: { weights: readonly Parameter[]; copy: Parameter }[] = [];
 
-  /** The copy of `weight`; made at the first call, with the value of that moment. */
-  of(weight: Parameter): Parameter {
-    let copy = this.#copies.get(weight);
-    if (!copy) {
-      copy = new Parameter(weight.shape, { dtype: "bf16", trainable: false });
-      copy.assign(cast(weight, "bf16"));
-      this.#copies.set(weight, copy);
-    }
+  /** The copy of a weight, or of several joined along their first axis; made at the first call, with the values of that moment. */
+  of(weights: readonly Parameter[]): Parameter {
+    const known = this.#copies.find(
+      (each) => each.weights.length === weights.length && each.weights.every((weight, i) => weight === weights[i]),
+    );
+    if (known) return known.copy;
+    const rows = weights.reduce((total, weight) => total + weight.shape[0]!, 0);
+    const copy = new Parameter([rows, ...weights[0]!.shape.slice(1)], { dtype: "bf16", trainable: false });
+    copy.assign(rounded(weights));
+    this.#copies.push({ weights, copy });
     return copy;
   }
 
   readonly #round = compile((_copies: number) => {
-    for (const [weight, copy] of this.#copies) copy.assign(cast(weight, "bf16"));
+    for (const { weights, copy } of this.#copies) copy.assign(rounded(weights));
   });
 
   /** Enqueues copying all weights as they are now. */
   async refresh(): Promise<void> {
-    if (this.#copies.size > 0) await this.#round(this.#copies.size);
+    if (this.#copies.length > 0) await this.#round(this.#copies.length);
   }
 
   /** Frees the copies now. */
   [Symbol.dispose](): void {
-    for (const copy of this.#copies.values()) copy.dispose();
-    this.#copies.clear();
+    for (const { copy } of this.#copies) copy.dispose();
+    this.#copies.length = 0;
   }
 }
+
+const rounded = (weights: readonly Parameter[]): Tensor => concat(weights.map((weight) => cast(weight, "bf16")));

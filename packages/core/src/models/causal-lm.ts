@@ -7,7 +7,13 @@ import { Module } from "../nn/module.js";
 import { InitialValues } from "../nn/random-init.js";
 import { type RotaryTable, rotaryTable } from "../nn/rotary.js";
 import type { RouterTraining } from "../nn/routing.js";
-import { type AttentionContext, type AttentionPlaces, pickRows, SelfAttention } from "../nn/self-attention.js";
+import {
+  type AttentionContext,
+  type AttentionPlaces,
+  type CachePlace,
+  pickRows,
+  SelfAttention,
+} from "../nn/self-attention.js";
 import { linearCrossEntropy } from "../ops/cross-entropy.js";
 import { add, broadcastTo, multiply } from "../ops/elementwise.js";
 import { gatherRows, iota } from "../ops/indexing.js";
@@ -181,7 +187,7 @@ export abstract class CausalLM<C extends DecoderConfig = DecoderConfig> extends 
   hidden(
     tokens: Tensor,
     context: Partial<Pick<AttentionContext, "positions" | "segments">> & {
-      caches?: { layers: readonly NonNullable<AttentionContext["cache"]>["at"][]; start: Tensor; lengths: Tensor };
+      caches?: Omit<CachePlace, "at"> & { layers: readonly CachePlace["at"][] };
       router?: RouterTraining | undefined;
       recompute?: boolean;
       shared?: SharedRows;
@@ -204,7 +210,7 @@ export abstract class CausalLM<C extends DecoderConfig = DecoderConfig> extends 
     let x = this.model.embedTokens.forward(tokens);
     this.model.layers.forEach((layer, i) => {
       const { caches, segments } = context;
-      const cache = caches && { at: caches.layers[i]!, start: caches.start, lengths: caches.lengths };
+      const cache = caches && { ...caches, at: caches.layers[i]! };
       const places = shared && placesOf(shared, i === this.model.layers.length - 1);
       const forward = (input: Tensor) =>
         layer.forward(input, { rotary: this.#rotary, positions, segments, places, cache }, context.router);

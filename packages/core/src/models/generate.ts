@@ -1,3 +1,4 @@
+import { defaultDevice } from "../device/index.js";
 import { type CompiledFunction, compile } from "../graph/compile.js";
 import { RandomGenerator } from "../graph/random.js";
 import { WeightCopies } from "../graph/weight-copies.js";
@@ -100,7 +101,7 @@ export class Generator implements Disposable {
   /** Runs the prompts, right-padded to one length, and draws the first new token of each row. */
   readonly #prefillStep = (tokens: Tensor, lengths: Tensor, sampling: SamplingOptions): Drawn => {
     const [batch, sequence] = tokens.shape as [number, number];
-    const caches = { layers: this.#caches, start: full([batch], 0, "i32"), lengths: full([batch], sequence, "i32") };
+    const caches = this.#at(full([batch], 0, "i32"), full([batch], sequence, "i32"));
     const { hidden } = this.#model.hidden(tokens, { caches });
     // Row of the last prompt token: b * sequence + length - 1.
     const last = add(add(iota(batch).mul(sequence), lengths), -1);
@@ -110,12 +111,18 @@ export class Generator implements Disposable {
 
   readonly #decodeStep = (sampling: SamplingOptions): Drawn => {
     const lengths = add(this.#lengths, 1);
-    const caches = { layers: this.#caches, start: this.#lengths, lengths };
+    const caches = this.#at(this.#lengths, lengths);
     const { hidden } = this.#model.hidden(this.#token, { caches, positions: reshape(this.#lengths, [this.batch, 1]) });
     const logits = this.#model.logitsAt(hidden, iota(this.batch));
     this.#lengths.assign(lengths);
     return this.#draw(logits, sampling);
   };
+
+  // The CPU keeps its three products, and with them the bits of its results.
+  #at(start: Tensor, lengths: Tensor) {
+    const joined = this.#weights !== undefined && defaultDevice().activations === "bf16";
+    return { layers: this.#caches, start, lengths, joined };
+  }
 
   #draw(logits: Tensor, sampling: SamplingOptions): Drawn {
     const drawn = this.#random.sampleTokens(logits, sampling);

@@ -1,8 +1,8 @@
 import { attention } from "../ops/attention.js";
 import { gatherRows } from "../ops/indexing.js";
 import { linear } from "../ops/matmul.js";
-import { reshape, updateRows } from "../ops/movement.js";
-import { rope } from "../ops/rope.js";
+import { concat, reshape, updateRows } from "../ops/movement.js";
+import { rope, ropeToCache } from "../ops/rope.js";
 import { Parameter, type Tensor } from "../tensor/tensor.js";
 import { Linear } from "./layers.js";
 import { Module } from "./module.js";
@@ -67,8 +67,16 @@ export interface AttentionContext {
   segments?: Tensor | undefined;
   /** x is [1, rows, hidden], and its rows stand in sequences as this says. */
   places?: AttentionPlaces | undefined;
-  /** Decoding: the cache, where the first new row goes, and how many keys are then valid (both i32 [batch]). */
-  cache?: { at: KeyValueCache; start: Tensor; lengths: Tensor } | undefined;
+  cache?: CachePlace | undefined;
+}
+
+/** Decoding: the cache, where the first new row goes, and how many keys are then valid (both i32 [batch]). */
+export interface CachePlace {
+  at: KeyValueCache;
+  start: Tensor;
+  lengths: Tensor;
+  /** One product makes queries, keys and values: for programs whose copies of weights lie one after another (`WeightCopies`). Default false. */
+  joined?: boolean | undefined;
 }
 
 /** Causal grouped-query self-attention with rotary positions, as in Llama. */
@@ -98,6 +106,7 @@ export class SelfAttention extends Module {
   forward(x: Tensor, context: AttentionContext): Tensor {
     const { rotary, positions, segments, cache, places } = context;
     const [batch, sequence] = (places?.keys ?? positions).shape as [number, number];
+    if (cache?.joined) return this.#joined(x, context, cache);
     const split = (projection: Linear, heads: number, input: Tensor) =>
       reshape(linear(input, projection.weight), [input.shape[0]!, input.shape[1]!, heads, this.#headDim]);
     const rotated = (rows: Tensor, at: Tensor) => rope(rows, rotary.cosine, rotary.sine, at);
@@ -126,5 +135,14 @@ export class SelfAttention extends Module {
     }
     const joined = reshape(mixed, [batch, sequence, this.#heads * this.#headDim]);
     return linear(places ? pickRows(joined, places.results) : joined, this.oProj.weight);
+  }
+
+  #joined(x: Tensor, { rotary, positions }: AttentionContext, { at, start, lengths }: CachePlace): Tensor {
+    const weights = concat([this.qProj.weight, this.kProj.weight, this.vProj.weight]);
+    const written = ropeToCache(linear(x, weights), rotary, positions, { keys: at.keys, values: at.values, start });
+    at.keys.assign(written.keys);
+    at.values.assign(written.values);
+    const mixed = attention(written.query, written.keys, written.values, { causal: true, keyLengths: lengths });
+    return linear(reshape(mixed, [x.shape[0]!, x.shape[1]!, -1]), this.oProj.weight);
   }
 }

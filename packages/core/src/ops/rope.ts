@@ -1,7 +1,7 @@
 import { DtypeError, ShapeError } from "../tensor/errors.js";
 import { sameShape } from "../tensor/shape.js";
 import type { Tensor } from "../tensor/tensor.js";
-import { apply, defineOp } from "./op.js";
+import { apply, applyAll, defineOp } from "./op.js";
 
 const opRope = defineOp({
   name: "rope",
@@ -48,4 +48,60 @@ export function rope(
     0,
     options.interleaved ? 1 : 0,
   ]);
+}
+
+const opRopeToCache = defineOp({
+  name: "rope_to_cache_",
+  kernel: "rope_to_cache_",
+  operands: ["f32", "f32", "f32", "i32", "float", "float", "i32"],
+  inPlace: () => [
+    [1, 4],
+    [2, 5],
+  ],
+});
+
+/**
+ * What decoding does with its projections, in one pass: `rope` of queries and keys, and `updateRows` of keys and values.
+ * @param projected [batch, steps, (heads + 2 keyValueHeads) * headDim]: queries, keys and values of each token, one after another
+ * @param keys [batch, capacity, keyValueHeads, headDim], as `values`; parameters that their results are assigned to are written in place
+ * @param start i32 [batch]: where the first row of each sequence goes
+ * @returns query [batch, steps, heads, headDim], and the caches
+ */
+export function ropeToCache(
+  projected: Tensor,
+  table: { cosine: Tensor; sine: Tensor },
+  positions: Tensor,
+  { keys, values, start }: { keys: Tensor; values: Tensor; start: Tensor },
+): { query: Tensor; keys: Tensor; values: Tensor } {
+  const { cosine, sine } = table;
+  const shapes = [projected.shape, cosine.shape, positions.shape, keys.shape, values.shape, start.shape];
+  const [batch, steps, width] = projected.shape as [number, number, number];
+  const [rows, capacity, groups, headDim] = keys.shape as [number, number, number, number];
+  const heads = width / headDim - 2 * groups;
+  const fits =
+    projected.rank === 3 &&
+    keys.rank === 4 &&
+    headDim % 2 === 0 &&
+    Number.isInteger(heads) &&
+    heads > 0 &&
+    rows === batch &&
+    steps <= capacity &&
+    sameShape(keys.shape, values.shape) &&
+    sameShape(cosine.shape, [cosine.shape[0]!, headDim / 2]) &&
+    sameShape(sine.shape, cosine.shape) &&
+    sameShape(positions.shape, [batch, steps]) &&
+    sameShape(start.shape, [batch]);
+  if (!fits) throw new ShapeError("ropeToCache", "rows, table, positions and caches do not fit each other", shapes);
+  if (keys.dtype !== values.dtype)
+    throw new DtypeError("ropeToCache", "the caches must have one dtype", [keys.dtype, values.dtype]);
+  const [query, ...caches] = applyAll(
+    opRopeToCache,
+    [projected, cosine, sine, positions, keys, values, start],
+    [
+      { shape: [batch, steps, heads, headDim], dtype: "f32" },
+      { shape: keys.shape, dtype: keys.dtype },
+      { shape: values.shape, dtype: values.dtype },
+    ],
+  ) as [Tensor, Tensor, Tensor];
+  return { query, keys: caches[0]!, values: caches[1]! };
 }
