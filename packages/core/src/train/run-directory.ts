@@ -16,6 +16,8 @@ export interface RunDirectoryOptions {
   readonly resume?: boolean;
   /** The resolved configuration, saved as `config.yaml`. */
   readonly config: object;
+  /** May refuse a run that is resumed, by throwing: the lock is held, and nothing has been written yet. */
+  readonly accept?: (path: string) => Promise<void>;
   /** Versions noted in `config.yaml`: `{ btx: "0.1.0" }`. */
   readonly versions?: Readonly<Record<string, string>>;
   readonly now?: () => Date;
@@ -52,6 +54,7 @@ export async function openRunDirectory(options: RunDirectoryOptions): Promise<Ru
 
   const release = await lockDirectory(join(path, RUN_LAYOUT.lock), now());
   try {
+    if (resume) await options.accept?.(path);
     await mkdir(join(path, RUN_LAYOUT.checkpoints), { recursive: true });
     await replaceFile(join(path, RUN_LAYOUT.config), describeConfig(name, config, versions, now()));
   } catch (error) {
