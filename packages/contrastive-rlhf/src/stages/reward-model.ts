@@ -47,8 +47,8 @@ export interface RewardModelOptions extends StageContext, StageOutput {
 
 export interface RewardModelResult {
   completed: boolean;
-  /** Of the held-out pairs; undefined when stopped early. */
-  heldOut?: { accuracy: number; margin: number; calibration: number; pairs: number };
+  /** Of the held-out pairs, or of the training pairs where none are held out; undefined when stopped early. */
+  heldOut?: { accuracy: number; margin: number; calibration: number; pairs: number; of: "held-out" | "training" };
 }
 
 /** Trains a reward model on preferences by the Bradley–Terry loss. */
@@ -126,6 +126,7 @@ export async function trainRewardModel(options: RewardModelOptions): Promise<Rew
       margin: average(judged),
       calibration: average(judged.map((d) => 1 / (1 + Math.exp(-d)))),
       pairs: judged.length,
+      of: held > 0 ? "held-out" : "training",
     },
   };
 }

@@ -70,7 +70,10 @@ describe("the command line", () => {
       await step(
         "reward --model sft --data preferences.jsonl --output reward --train.steps 20 --train.batch 2 --held-out 0.5",
       ),
-    ).toMatch(/accuracy \d\.\d+/);
+    ).toMatch(/accuracy \d\.\d+.* on 2 held-out pairs/);
+    // A tenth of four pairs is none.
+    const few = "reward --model sft --data preferences.jsonl --output few --train.steps 2 --train.batch 2";
+    expect(await step(few)).toMatch(/on 4 training pairs/);
     const models = "--policy sft --reward reward --prompts prompts.jsonl";
     expect(await step(`baselines ${models} --store baselines --samples 3 --sampler.max-new-tokens 6`)).toMatch(
       /4 prompts, 3 samples each \(12 drawn .*ρ = /,
