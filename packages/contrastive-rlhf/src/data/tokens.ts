@@ -14,6 +14,14 @@ export interface PreferenceEpisodes {
   margin: number;
 }
 
+/** One list behind the other. A text may have more tokens than a call may have arguments. */
+export function joined(first: ArrayLike<number>, second: ArrayLike<number>): Int32Array {
+  const all = new Int32Array(first.length + second.length);
+  all.set(first);
+  all.set(second, first.length);
+  return all;
+}
+
 /** Texts to token ids for one model: begin token before prompts, end token after responses that end, lengths checked. */
 export class EpisodeEncoder {
   /** Responses that were cut to fit; their ends are lost. */
@@ -34,8 +42,7 @@ export class EpisodeEncoder {
   prompt({ line, prompt, templated }: PromptText, room = 1): Int32Array {
     const ids = this.#tokenizer.encode(prompt, { specialTokens: templated });
     const { bosTokenId } = this.#tokenizer;
-    const tokens =
-      bosTokenId === undefined || (templated && ids[0] === bosTokenId) ? ids : Int32Array.of(bosTokenId, ...ids);
+    const tokens = bosTokenId === undefined || (templated && ids[0] === bosTokenId) ? ids : joined([bosTokenId], ids);
     if (tokens.length === 0) throw new RlhfError("RLHF_DATA", `row ${line}: the prompt has no tokens`);
     if (tokens.length + room > this.#maxLength) {
       throw new RlhfError(
@@ -80,7 +87,7 @@ export class EpisodeEncoder {
     const room = this.#maxLength - prompt.length;
     let response = ids;
     if (templated && end >= 0) response = ids.slice(0, ended ? end + 1 : end);
-    else if (ended) response = Int32Array.of(...ids, this.#ends[0]!);
+    else if (ended) response = joined(ids, [this.#ends[0]!]);
     if (response.length > room) this.truncated++;
     return { prompt, response: response.slice(0, room) };
   }

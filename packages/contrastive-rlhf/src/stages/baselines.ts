@@ -1,6 +1,6 @@
 import type { StageContext } from "@trefoil/core";
 import { type RewardVariance, recommendedSamples, rewardVariance, varianceRatio } from "../algorithm/index.js";
-import { EpisodeEncoder, type PromptText, type PromptTokens } from "../data/index.js";
+import { EpisodeEncoder, longestOf, type PromptText, type PromptTokens } from "../data/index.js";
 import {
   hashModelFolder,
   hashTokens,
@@ -83,7 +83,7 @@ export async function sampleBaselines(options: BaselineOptions): Promise<Baselin
   using sampler = new Sampler(
     policy.model,
     options.batch,
-    Math.max(...prompts.map(({ tokens }) => tokens.length)),
+    longestOf(prompts, ({ tokens }) => tokens.length),
     settings.maxNewTokens,
   );
   const responsesTo = async (some: readonly (typeof jobs)[number][]): Promise<SampledResponse[]> => {

@@ -92,7 +92,9 @@ export async function compareResponses(
   let rewards: Pick<Comparison, "meanReward" | "difference"> = {};
   if ("rewards" in by) {
     const [a, b] = [(await by.rewards.score(own)).total, (await by.rewards.score(other)).total];
-    outcomes.push(...a.map((value, i) => Math.sign(value - b[i]!) as -1 | 0 | 1));
+    a.forEach((value, i) => {
+      outcomes.push(Math.sign(value - b[i]!) as -1 | 0 | 1);
+    });
     const differences = Array.from({ length: own.length / samples }, (_, prompt) => {
       const from = prompt * samples;
       return mean(a.slice(from, from + samples)) - mean(b.slice(from, from + samples));

@@ -11,7 +11,7 @@ import {
   saveModel,
 } from "@trefoil/core";
 import { adaptKlCoefficient, mean, penalise, RewardShaper } from "../../algorithm/index.js";
-import { EpisodeEncoder, type PromptTokens } from "../../data/index.js";
+import { EpisodeEncoder, longestOf, type PromptTokens } from "../../data/index.js";
 import { RlhfError } from "../../errors.js";
 import { hashModelFolder, loadScoreModel, OpenPolicy, Sampler, ScoreModel } from "../../models/index.js";
 import { hashRows } from "../hash-rows.js";
@@ -52,7 +52,7 @@ export async function ppo(options: PpoOptions): Promise<boolean> {
   const { maxPositions } = policy.model.config;
   const encoder = new EpisodeEncoder(policy.tokenizer, policy.eosTokenIds, maxPositions);
   const prompts = encoder.prompts(options.prompts, settings.maxNewTokens);
-  const longest = Math.max(...prompts.map(({ tokens }) => tokens.length));
+  const longest = longestOf(prompts, ({ tokens }) => tokens.length);
   const rollouts = settings.promptsPerIteration * settings.samplesPerPrompt;
   using sampler = new Sampler(policy.model, rollouts, longest, settings.maxNewTokens);
   const critic = await makeCritic(policy, settings, longest + settings.maxNewTokens);
