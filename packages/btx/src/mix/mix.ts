@@ -75,6 +75,8 @@ export async function withSources<R>(
 async function plan(options: MixOptions, sources: readonly Source[]): Promise<MixPlan> {
   const { experts, generalist, names: given } = options;
   const named = expertNames(experts, given);
+  if (generalist !== undefined && named.includes("generalist"))
+    throw new MixError("MIX_OPTIONS", "two experts are named generalist: rename the other one, by names");
   const names = generalist === undefined ? named : [...named, "generalist"];
   const weights = normalizedWeights(options.weights, sources.length);
   return await planMixture(options, { sources, weights, arrangement: arrangementOf(options, names, sources) });
