@@ -30,6 +30,8 @@ export interface EvaluateOptions extends StageContext {
   policy: string;
   against: string;
   prompts: readonly PromptText[];
+  /** The same prompts as `against` reads them, which may have another chat template. Default: as `policy` does. */
+  againstPrompts?: readonly PromptText[];
   /** Responses of each policy to each prompt. */
   samples: number;
   sampler: SamplingOptions;
@@ -69,7 +71,7 @@ export async function evaluate(options: EvaluateOptions): Promise<Comparison> {
   const stage = progress?.stage("evaluate", { total: 3, unit: "parts" });
   const own = await respond(options.policy, options);
   stage?.update(1);
-  const other = await respond(options.against, options);
+  const other = await respond(options.against, { ...options, prompts: options.againstPrompts ?? options.prompts });
   stage?.update(2);
   const comparison = await compareResponses(own, other, by, options.samples, signal);
   stage?.succeed();

@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
-import { readFile, writeFile } from "node:fs/promises";
+import { cp, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { readMetricsFile } from "@trefoil/core";
 import { describe, expect, test } from "vitest";
@@ -91,6 +91,20 @@ describe("the command line", () => {
     );
     expect(compared).toMatch(/all pairs +win \d+, tie \d+, lose \d+/);
     expect(compared).toMatch(/iteration 0: KL 0.000 nats/);
+    // Each policy reads messages by its own template.
+    for (const [name, sign] of [
+      ["ours", "A"],
+      ["theirs", "B"],
+    ] as const) {
+      await cp(join(folder, "sft"), join(folder, name), { recursive: true });
+      const template = `{% for m in messages %}${sign}:{{ m.content }}{% endfor %}`;
+      await writeFile(join(folder, name, "chat_template.jinja"), template);
+    }
+    await write("chat.jsonl", [{ prompt: [{ role: "user", content: "hi" }] }]);
+    const letters = "samples.map(({ promptText }) => promptText.charCodeAt(0))";
+    await writeFile(join(folder, "letter.mjs"), `export default (samples) => ${letters};\n`);
+    const apart = "evaluate --policy ours --against theirs --reward letter.mjs --prompts chat.jsonl";
+    expect(await step(`${apart} --sampler.max-new-tokens 6`)).toMatch(/reward +65.0000 against 66.0000/);
     for (const report of ["report.html", "contrast-run/report.html", "dpo-run/report.html"]) {
       expect(await readFile(join(folder, report), "utf8")).toContain("<!doctype html>");
     }
