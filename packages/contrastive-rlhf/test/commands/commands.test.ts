@@ -188,6 +188,12 @@ describe("the command line", () => {
     expect(first.stdout).toMatch(/PPO \+ contrast, k = 2 +true quality/);
     const again = await run(temporary.path, ["quickstart", "--run", "q", "--resume", ...tiny]);
     expect(again.code).toBe(0);
+    // What is complete would be kept, and reported as if it had other settings.
+    const other = await run(temporary.path, ["quickstart", "--run", "q", "--resume", ...tiny, "--flips", "0.3"]);
+    expect([other.code, other.stderr]).toEqual([
+      1,
+      expect.stringMatching(/started with flips .* resume with the same/),
+    ]);
     // Only the time and the number of samples drawn differ.
     const table = (text: string) => text.split("\n").filter((line) => !line.includes("drawn in"));
     expect(table(again.stdout)).toEqual(table(first.stdout));

@@ -1,5 +1,5 @@
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { writeFile } from "node:fs/promises";
+import { mkdir, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import sharp from "sharp";
@@ -125,6 +125,13 @@ it("trains a vision-language model on embeddings that a continuous generator dra
   const resumed = await synth2(`${vlm} --synthetic ${at("drawn")} --output ${at("cached")} --resume --overwrite`);
   expect(resumed.printed).toContain("other settings, data or models");
 }, 60_000);
+
+it("goes on with a quickstart only with the settings that it has", async () => {
+  await mkdir(at("begun"));
+  await writeFile(join(at("begun"), "config.yaml"), "pairs: 3\n");
+  const { code, printed } = await synth2(`quickstart --run ${at("begun")} --resume`);
+  expect([code, printed]).toEqual([1, expect.stringMatching(/started with pairs 3, not \d+: resume with the same/)]);
+});
 
 it("says of captions that they were cut, and of one picture that CIDEr says nothing", async () => {
   const models = `--tokenizer ${at("tokenizer")} --language-model ${at("language")}`;
