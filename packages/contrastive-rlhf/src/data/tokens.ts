@@ -1,6 +1,7 @@
 import type { Tokenizer } from "@trefoil/core";
 import { RlhfError } from "../errors.js";
 import type { Episode } from "../models/index.js";
+import { listOf } from "./json-lines.js";
 import type { DemonstrationText, PreferenceText, PromptText } from "./rows.js";
 
 export interface PromptTokens extends PromptText {
@@ -12,6 +13,22 @@ export interface PreferenceEpisodes {
   chosen: Episode;
   rejected: Episode;
   margin: number;
+}
+
+/** What `encode` makes of each row; what it refuses is told at once. */
+function everyRow<T, R>(rows: readonly T[], encode: (row: T) => R): R[] {
+  const encoded: R[] = [];
+  const problems: string[] = [];
+  for (const row of rows) {
+    try {
+      encoded.push(encode(row));
+    } catch (error) {
+      if (!(error instanceof RlhfError)) throw error;
+      problems.push(error.message);
+    }
+  }
+  if (problems.length > 0) throw new RlhfError("RLHF_DATA", listOf(problems));
+  return encoded;
 }
 
 /** One list behind the other. A text may have more tokens than a call may have arguments. */
@@ -53,8 +70,19 @@ export class EpisodeEncoder {
     return tokens;
   }
 
+  /** @throws RlhfError `RLHF_DATA` naming every row that does not fit (the first twenty) */
   prompts(rows: readonly PromptText[], room: number): PromptTokens[] {
-    return rows.map((row) => ({ ...row, tokens: this.prompt(row, room) }));
+    return everyRow(rows, (row) => ({ ...row, tokens: this.prompt(row, room) }));
+  }
+
+  /** @throws RlhfError `RLHF_DATA` as `prompts` does */
+  demonstrations(rows: readonly DemonstrationText[]): Episode[] {
+    return everyRow(rows, (row) => this.demonstration(row));
+  }
+
+  /** @throws RlhfError `RLHF_DATA` as `prompts` does */
+  preferences(rows: readonly PreferenceText[]): PreferenceEpisodes[] {
+    return everyRow(rows, (row) => this.preference(row));
   }
 
   demonstration(row: DemonstrationText): Episode {

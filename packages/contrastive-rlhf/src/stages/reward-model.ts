@@ -62,7 +62,7 @@ export async function trainRewardModel(options: RewardModelOptions): Promise<Rew
     throw new RlhfError("RLHF_MODEL", `${from} is a mixture of experts: give a dense model for the reward model`);
   const maxLength = Math.min(settings.maxLength, config.maxPositions);
   const encoder = new EpisodeEncoder(policy.tokenizer, policy.eosTokenIds, maxLength);
-  const pairs = preferences.map((row) => encoder.preference(row));
+  const pairs = encoder.preferences(preferences);
   if (encoder.truncated > 0)
     progress?.warn(`${encoder.truncated} of ${2 * pairs.length} responses were cut to ${maxLength} tokens`);
   const held = Math.floor(pairs.length * options.heldOut);

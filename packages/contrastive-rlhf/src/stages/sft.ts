@@ -63,7 +63,7 @@ export async function sft(options: SftOptions): Promise<boolean> {
   try {
     const maxLength = Math.min(settings.maxLength, model.config.maxPositions);
     const encoder = new EpisodeEncoder(tokenizer, eosTokenIds, maxLength);
-    const episodes = demonstrations.map((row) => encoder.demonstration(row));
+    const episodes = encoder.demonstrations(demonstrations);
     if (encoder.truncated > 0)
       progress?.warn(
         `${encoder.truncated} of ${episodes.length} completions were cut to ${maxLength} tokens; their ends are lost`,

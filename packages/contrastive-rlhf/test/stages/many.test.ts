@@ -37,4 +37,10 @@ test("more tokens in a text than a call may have arguments", () => {
   expect(prompt.length + response.length).toBe(16);
   expect(encoder.truncated).toBe(1);
   expect(() => encoder.prompt({ ...text, prompt: text.completion })).toThrow(/200001 tokens/);
+  // All rows that do not fit are named at once, as malformed ones are.
+  const long = Array.from({ length: 25 }, (_, i) => ({ ...text, line: i + 1, prompt: "too long, all of it" }));
+  for (const refused of [() => encoder.prompts([text, ...long], 1), () => encoder.demonstrations([text, ...long])])
+    expect(refused).toThrow(/^row 1: the prompt has 20 tokens.*\n(row .*\n){19}and 5 more rows$/);
+  const pairs = long.map((row) => ({ ...row, chosen: "a", rejected: "b", margin: undefined }));
+  expect(() => encoder.preferences(pairs)).toThrow(/\nand 5 more rows$/);
 });
