@@ -126,6 +126,8 @@ interface PartTensors {
   positions?: Tensor;
   /** What each target counts; absent: all the same. */
   weights?: Tensor;
+  /** 0 where nothing stands, which balances no router; absent: all count. */
+  counted?: Tensor;
 }
 
 interface PreparedBatch {
@@ -270,8 +272,9 @@ function partsOf(
   let trained = 0;
   for (const { targets } of batches) for (const target of targets) if (target >= 0) trained++;
   const weighted = holes || batches.length > 1;
-  const parts = batches.map(({ batch, sequence, tokens, targets, segments, positions }): PartTensors => {
+  const parts = batches.map(({ batch, sequence, tokens, targets, segments, positions, filled }): PartTensors => {
     const of = (values: Int32Array | Float32Array) => tensor(values, { shape: [batch, sequence] });
+    const standing = (_: number, at: number) => Number(at % sequence < filled![Math.floor(at / sequence)]!);
     const weight = (target: number) => (target >= 0 ? 1 / trained : 0);
     return {
       tokens: of(tokens),
@@ -280,6 +283,7 @@ function partsOf(
       ...(segments && { segments: of(segments) }),
       ...(positions && { positions: of(positions) }),
       ...(weighted && { weights: of(Float32Array.from(targets, weight)) }),
+      ...(filled && { counted: of(Float32Array.from(targets, standing)) }),
     };
   });
   return { parts, trained };
