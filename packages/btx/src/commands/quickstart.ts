@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { balanceForms, defineCommand, openRunDirectory, RUN_LAYOUT } from "@trefoil/core";
+import { balanceForms, defineCommand, openRunDirectory, RUN_LAYOUT, sameConfig } from "@trefoil/core";
 import { z } from "zod";
 import { branchScopes, quickstart } from "../stages/index.js";
 import { dataFields, folder, modelFields, size, steps } from "./fields.js";
@@ -80,14 +80,16 @@ export const quickstartCommand = defineCommand({
   }),
   run: async (config, { progress, signal, stdout, version }) => {
     const began = performance.now();
-    const { run: directory, resume, data, model: sizes, train, ...stages } = config;
+    const { run: directory, resume, ...settings } = config;
+    const { data, model: sizes, train, ...stages } = settings;
     const name = "quickstart";
     const isRun = directory !== undefined && existsSync(join(directory, RUN_LAYOUT.config));
     await using run = await openRunDirectory({
       name,
       directory,
       resume: resume && isRun,
-      config,
+      config: settings,
+      accept: sameConfig(settings),
       versions: { btx: version },
     });
     progress.log(`Everything goes to ${run.path}; stopped with Ctrl-C, it goes on with --run ${run.path} --resume`);

@@ -179,7 +179,7 @@ export class SeedModels {
   async #continue(start: string, output: string, options: { settings: TrainSettings; run: string }): Promise<void> {
     using source = await OpenModel.open(start);
     const data = this.domains.map((domain) => ({ domain, weight: 1 }));
-    await train({ model: source.model, data, title: "dense", config: { start, ...options }, ...options });
+    await train({ model: source.model, data, title: "dense", from: { start }, config: options, ...options });
     await saveModel(source.model, output, { config: source.config, tokenizerFrom: start });
   }
 

@@ -5,7 +5,7 @@ export type { ComparedField, Source } from "./compatibility.js";
 export { MixError, type MixErrorCode } from "./errors.js";
 export { type MixOptions, mix, planMix } from "./mix.js";
 export type { MixPlan, MixtureOptions } from "./plan.js";
-export { RidgeMoments, type RidgeOptions, ridgeRouter } from "./ridge.js";
+export { RidgeMoments, type RidgeOptions, ridgeDefaults, ridgeRouter } from "./ridge.js";
 export type { RouterInit } from "./router.js";
 export { planUpcycle, type UpcycleOptions, upcycle } from "./upcycle.js";
 export type { DivergenceReport, MixResult } from "./write.js";

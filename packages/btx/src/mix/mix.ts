@@ -3,6 +3,7 @@ import { blendExperts, type ExpertArrangement, splitExperts, wholeExperts } from
 import type { Source } from "./compatibility.js";
 import { MixError } from "./errors.js";
 import { expertNames, type MixPlan, type MixtureOptions, normalizedWeights, planMixture } from "./plan.js";
+import { describeRouter } from "./router.js";
 import { type MixResult, writeMixture } from "./write.js";
 
 export interface MixOptions extends MixtureOptions {
@@ -40,7 +41,7 @@ export async function mix(options: MixOptions): Promise<MixResult> {
     const description = {
       arrange,
       experts: folders.map((folder, i) => ({ folder, weight: planned.weights[i] })),
-      router: router.kind === "given" ? { kind: "given" } : router,
+      router: describeRouter(router),
     };
     return await writeMixture(sources, planned, { options, description });
   });
@@ -74,6 +75,8 @@ export async function withSources<R>(
 async function plan(options: MixOptions, sources: readonly Source[]): Promise<MixPlan> {
   const { experts, generalist, names: given } = options;
   const named = expertNames(experts, given);
+  if (generalist !== undefined && named.includes("generalist"))
+    throw new MixError("MIX_OPTIONS", "two experts are named generalist: rename the other one, by names");
   const names = generalist === undefined ? named : [...named, "generalist"];
   const weights = normalizedWeights(options.weights, sources.length);
   return await planMixture(options, { sources, weights, arrangement: arrangementOf(options, names, sources) });

@@ -86,6 +86,9 @@ export async function planMixture(options: MixtureOptions, input: PlanInput): Pr
       throw new MixError("MIX_OPTIONS", `the output ${path} is one of the checkpoints: name another folder`);
   }
   const { notes, compared } = await checkCompatible(sources);
+  const paths = sources.map(({ path }) => resolve(path));
+  const twice = sources.find(({ path }, i) => paths.indexOf(resolve(path)) < i);
+  if (twice) notes.push(`${twice.path} is given more than once: it counts as often, and its experts begin as copies`);
   if (expertsPerToken === 1)
     notes.push("with 1 expert per token its gate is always 1: the router learns from the balancing loss alone");
   const { raw: _, dtype: __, ...first } = sources[0]!.config;

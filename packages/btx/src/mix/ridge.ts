@@ -1,11 +1,13 @@
 import { MixError } from "./errors.js";
 
 export interface RidgeOptions {
-  /** λ as a share of the mean of BᵀB's diagonal, so that it means the same for any number of tokens. Default 1e-3. */
+  /** λ as a share of the mean of BᵀB's diagonal, so that it means the same for any number of tokens. */
   lambda?: number;
-  /** Factor on the solution: how far apart the logits of a token's own and other experts are. Default 4. */
+  /** Factor on the solution: how far apart the logits of a token's own and other experts are. */
   sharpness?: number;
 }
+
+export const ridgeDefaults: Required<RidgeOptions> = { lambda: 1e-3, sharpness: 4 };
 
 /**
  * Sums over router inputs of one layer from which the ridge router is solved. Tokens are labelled with the expert
@@ -65,7 +67,7 @@ export class RidgeMoments {
  * @returns [experts, hidden]
  */
 export function ridgeRouter(moments: RidgeMoments, options: RidgeOptions = {}): Float32Array {
-  const { lambda = 1e-3, sharpness = 4 } = options;
+  const { lambda = ridgeDefaults.lambda, sharpness = ridgeDefaults.sharpness } = options;
   const { hiddenSize: d, experts, gram, sums, counts } = moments;
   const tokens = counts.reduce((a, b) => a + b, 0);
   if (tokens === 0) throw new MixError("MIX_OPTIONS", "the ridge router needs router inputs: none were added");

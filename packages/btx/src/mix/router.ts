@@ -1,12 +1,20 @@
 import { InitialValues } from "@trefoil/core";
 import { MixError } from "./errors.js";
 
+/** What `btx_mix.json` says of the routers. */
+export const describeRouter = (init: RouterInit): object =>
+  init.kind === "given" ? (init.description ?? { kind: init.kind }) : init;
+
 /** How the rows of the routers start. */
 export type RouterInit =
   /** Normal; the paper does not state its own, public checkpoints of the method carry 0.02. */
   | { kind: "random"; standardDeviation?: number; seed?: number }
   /** Rows made elsewhere, such as by `ridgeRouter`: for each layer [experts, hidden]. */
-  | { kind: "given"; layers: readonly Float32Array[] };
+  | {
+      kind: "given";
+      layers: readonly Float32Array[] /** How they were made, for `btx_mix.json`. */;
+      description?: object;
+    };
 
 /** The router of each mixture layer, [experts, hidden]. Layers must be asked for in order. */
 export function routerRows(

@@ -2,6 +2,7 @@ import { copiedExperts } from "./arrangement.js";
 import { MixError } from "./errors.js";
 import { withSources } from "./mix.js";
 import { type MixPlan, type MixtureOptions, planMixture } from "./plan.js";
+import { describeRouter } from "./router.js";
 import { type MixResult, writeMixture } from "./write.js";
 
 export interface UpcycleOptions extends MixtureOptions {
@@ -37,7 +38,7 @@ export async function upcycle(options: UpcycleOptions): Promise<MixResult> {
       const description = {
         arrange: { kind: "upcycle", noise, noiseSeed },
         experts: [{ folder: model, weight: 1 }],
-        router: router.kind === "given" ? { kind: "given" } : router,
+        router: describeRouter(router),
       };
       const added = noise > 0 && { noise: { share: noise, seed: noiseSeed * 1_000_003 } };
       return await writeMixture([source!], plan, { options, description, ...added });

@@ -90,7 +90,8 @@ async function trainBranch(domain: DomainTokens, options: BranchOptions): Promis
     settings,
     run: join(options.run, domain.name),
     title: `expert ${domain.name}`,
-    config: { seed, domain: domain.name, replay, scope, settings },
+    config: { domain: domain.name, replay, scope, settings },
+    from: { seed },
     ...defined({ progress, signal, resume }),
   });
   if (completed) {

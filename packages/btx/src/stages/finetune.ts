@@ -67,7 +67,8 @@ export async function finetuneMixture(options: FinetuneOptions): Promise<boolean
     },
     run,
     title: "finetune",
-    config: { model, scope, ...routing, balance, zLoss, ...(temperature && { temperature }), settings },
+    config: { scope, ...routing, balance, zLoss, ...(temperature && { temperature }), settings },
+    from: { model },
     ...defined({ progress, signal, resume }),
   });
   if (completed)

@@ -7,7 +7,7 @@ export interface DomainRouting {
   domain: string;
   /** [layer][expert]: share of the choices; each layer sums to 1. */
   share: number[][];
-  /** [layer][expert]: mean gate weight; each layer sums to 1. */
+  /** [layer][expert]: mean gate weight; each layer sums to what the gates of a token do, 1 but for `switch` and `raw-top-k`. */
   weight: number[][];
 }
 

@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -22,6 +23,7 @@ import {
   openRunDirectory,
   type Parameter,
   RandomGenerator,
+  ResumeError,
   RUN_LAYOUT,
   readMetricsFile,
   restoreParameters,
@@ -86,8 +88,10 @@ export interface TrainOptions extends StageContext {
   run: string;
   /** Go on from the newest checkpoint in `run`. */
   resume?: boolean;
-  /** Saved as `config.yaml`. */
+  /** Saved as `config.yaml`, and compared when the run is resumed. */
   config: object;
+  /** Folders that it starts from: saved beside, but not compared, for all weights are in checkpoints. */
+  from?: Readonly<Record<string, string>>;
   title: string;
 }
 
@@ -104,6 +108,14 @@ export interface TrainResult {
   tokens: number;
 }
 
+/** What a checkpoint holds beside the tensors. */
+interface SavedRun {
+  tokens: number;
+  /** Hash of what a resumed run must have in common. */
+  config: string;
+  data: JsonValue;
+}
+
 /** A part of a batch on its way to the device; [rows, sequence] where nothing else is said. */
 interface PartTensors {
   tokens: Tensor;
@@ -114,6 +126,8 @@ interface PartTensors {
   positions?: Tensor;
   /** What each target counts; absent: all the same. */
   weights?: Tensor;
+  /** 0 where nothing stands, which balances no router; absent: all count. */
+  counted?: Tensor;
 }
 
 interface PreparedBatch {
@@ -152,18 +166,29 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
   const state = new Map([...namedState({ model, optimizer }), ["random", random.state] as const]);
 
   const resume = options.resume === true && existsSync(join(run, RUN_LAYOUT.config));
-  await using directory = await openRunDirectory({ name: title, directory: run, resume, config: options.config });
-  const found = resume ? await loadLatestCheckpoint(directory.path) : undefined;
-  for (const warning of found?.warnings ?? []) progress?.warn(warning);
+  const shares = options.data.map(({ domain: { name }, weight }) => [name, weight]);
+  const identity = createHash("sha256")
+    .update(JSON.stringify([options.config, shares]))
+    .digest("hex");
   let resumeFrom: LoopState | undefined;
-  if (found) {
-    const { step, path, tensors, state: saved } = found.checkpoint;
-    restoreParameters(state, tensors, path);
-    const { tokens, data } = saved as { tokens: number; data: unknown };
-    mixture.restore(data);
-    resumeFrom = { step, tokens };
-  }
-  const metrics = await openMetricsFile(directory.metrics, found ? { resumeStep: found.checkpoint.step } : {});
+  const accept = async (path: string): Promise<void> => {
+    const found = await loadLatestCheckpoint(path);
+    if (!found) return;
+    const { checkpoint, warnings } = found;
+    for (const warning of warnings) progress?.warn(warning);
+    const saved = checkpoint.state as unknown as SavedRun;
+    mixture.restore(saved.data);
+    if (saved.config !== identity) {
+      throw new ResumeError(
+        `${run} was started with other settings or weights of domains: resume with the same ones, or start a new run directory`,
+      );
+    }
+    restoreParameters(state, checkpoint.tensors, checkpoint.path);
+    resumeFrom = { step: checkpoint.step, tokens: saved.tokens };
+  };
+  const config = { ...options.from, ...options.config };
+  await using directory = await openRunDirectory({ name: title, directory: run, resume, config, accept });
+  const metrics = await openMetricsFile(directory.metrics, resumeFrom ? { resumeStep: resumeFrom.step } : {});
 
   using accumulator = new GradientAccumulator(parameters);
   const turns = batchParts(accumulate);
@@ -223,7 +248,8 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
       },
       checkpointEvery: settings.checkpointEvery,
       checkpoint: async ({ step: at, tokens }) => {
-        const content = { tensors: await storedTensors(state), state: { tokens, data: mixture.state() as JsonValue } };
+        const saved: SavedRun = { tokens, config: identity, data: mixture.state() as JsonValue };
+        const content = { tensors: await storedTensors(state), state: { ...saved } };
         await saveCheckpoint(directory.path, at, content, { keepLast: settings.keepCheckpoints });
       },
     });
@@ -246,8 +272,9 @@ function partsOf(
   let trained = 0;
   for (const { targets } of batches) for (const target of targets) if (target >= 0) trained++;
   const weighted = holes || batches.length > 1;
-  const parts = batches.map(({ batch, sequence, tokens, targets, segments, positions }): PartTensors => {
+  const parts = batches.map(({ batch, sequence, tokens, targets, segments, positions, filled }): PartTensors => {
     const of = (values: Int32Array | Float32Array) => tensor(values, { shape: [batch, sequence] });
+    const standing = (_: number, at: number) => Number(at % sequence < filled![Math.floor(at / sequence)]!);
     const weight = (target: number) => (target >= 0 ? 1 / trained : 0);
     return {
       tokens: of(tokens),
@@ -256,6 +283,7 @@ function partsOf(
       ...(segments && { segments: of(segments) }),
       ...(positions && { positions: of(positions) }),
       ...(weighted && { weights: of(Float32Array.from(targets, weight)) }),
+      ...(filled && { counted: of(Float32Array.from(targets, standing)) }),
     };
   });
   return { parts, trained };

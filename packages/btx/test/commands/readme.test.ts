@@ -182,3 +182,10 @@ it("says that a model's context is shorter than the rows asked for, before it re
     expect(errors).toContain(`${flag} is 128, but ${model} has 64 positions: give ${flag} 64 or less`);
   }
 });
+
+it("goes on with a quickstart only with the settings that it has", async () => {
+  const run = temporaryFolder();
+  writeFileSync(join(run, "config.yaml"), "problems: 3\n");
+  const { code, errors } = await btx(["quickstart", "--run", run, "--resume"]);
+  expect([code, errors]).toEqual([1, expect.stringMatching(/was started with \S+ \S+, not \S+: resume with the same/)]);
+});

@@ -176,6 +176,12 @@ it("takes the seed as a generalist, names experts, and compares configurations f
   expect(json(options.output, "config.json").trefoil.expert_names).toEqual(names);
   expect(json(options.output, "config.json").model_type).toBe("mixtral");
   expect(json(options.output, "btx_mix.json").experts).toHaveLength(3);
+  expect((await planMix({ ...options, experts: [a!, b!, join(folder, "b", "..", "a")] })).notes).toEqual([
+    expect.stringMatching(/a is given more than once/),
+  ]);
+  expect((await planMix(options)).notes).toEqual([]);
+  const taken = planMix({ ...options, names: ["generalist", "prose"] });
+  await expect(taken).rejects.toMatchObject({ code: "MIX_OPTIONS" });
   await expect(planMix({ ...options, names: ["x", "x"] })).rejects.toMatchObject({ code: "MIX_OPTIONS" });
   await expect(planMix({ ...options, arrange: { kind: "split", chunks: 5 } })).rejects.toMatchObject({
     code: "MIX_OPTIONS",

@@ -1,10 +1,10 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { readMetricsFile } from "@trefoil/core";
+import { readMetricsFile, TokenFile, TokenFileWriter, tensor } from "@trefoil/core";
 import { expect, it } from "vitest";
-import { finetuneMixture, mix, summarizeRouting, type TrainSettings } from "../../src/index.js";
+import { finetuneMixture, mix, OpenModel, summarizeRouting, type TrainSettings } from "../../src/index.js";
 import { temporaryFolder, writeCheckpoint } from "../checkpoints.js";
-import { tinyDomains, tinySettings } from "./tiny.js";
+import { tinyDomains, tinySettings, tokenizer } from "./tiny.js";
 
 const config = { maxPositions: 64, hiddenSize: 16, headDim: 4, intermediateSize: 24 };
 
@@ -49,6 +49,39 @@ it("parts of a batch accumulate to what the whole batch gives", async () => {
   const [whole, parts] = [await tune("whole", { steps: 1 }), await tune("parts", { steps: 1, accumulate: 4 })];
   // The balancing term is a product of means: over parts it differs a little, at a coefficient of 0.01.
   expect(Math.abs(parts.losses[0]! - whole.losses[0]!)).toBeLessThan(5e-3);
+});
+
+it("what packing leaves over balances no router", async () => {
+  const folder = temporaryFolder();
+  const experts = [1, 2, 3].map((seed) => writeCheckpoint(join(folder, `e${seed}`), { seed, config }));
+  const model = join(folder, "moe");
+  await mix({ experts: await Promise.all(experts), output: model, router: { kind: "random", standardDeviation: 1 } });
+  // Three documents to a row of 64, and four places over: every row says what one document says.
+  const text = "abcdefghijklmnopqrst";
+  const path = join(folder, "text.tokens");
+  const writer = await TokenFileWriter.create(path, tokenizer);
+  for (let i = 0; i < 40; i++) {
+    await writer.append(tokenizer.encode(text), text.length);
+    await writer.append([tokenizer.eosTokenId!], 0);
+    writer.endDocument();
+  }
+  await writer.finish();
+  const file = TokenFile.open(path);
+  const domains = [{ name: "text", train: file, heldOut: file }];
+  const balance = { form: "btx", coefficient: 1 } as const;
+  const settings = { ...tinySettings, steps: 1, sequence: 64, documents: "packed" as const };
+  const run = join(folder, "run");
+  const options = { model, domains, scope: "all" as const, balance, zLoss: 1, settings, run };
+  await finetuneMixture({ ...options, output: join(folder, "out") });
+  file.close();
+  const { values } = (await readMetricsFile(join(run, "metrics.jsonl")))[0]!;
+  using opened = await OpenModel.open(model);
+  const [shape, tokens] = [[1, text.length], tokenizer.encode(text)];
+  const targets = Int32Array.from(tokens, (_, i) => tokens[i + 1] ?? tokenizer.eosTokenId!);
+  const alone = opened.model.loss(tensor(tokens, { shape }), tensor(targets, { shape }), { balance, zLoss: 1 });
+  expect(values.crossEntropy).toBeCloseTo(await alone.crossEntropy.item(), 4);
+  expect(values.balance).toBeCloseTo(await alone.balance!.item(), 4);
+  expect(values.zLoss).toBeCloseTo(await alone.zLoss!.item(), 4);
 });
 
 it("summarises routing: load, evenness, dead experts, what choices tell of domains", () => {

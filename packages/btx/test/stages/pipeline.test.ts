@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { evaluationBatches, logSoftmax, Mixtral, ModelFolder, readMetricsFile, tensor } from "@trefoil/core";
 import { describe, expect, it } from "vitest";
@@ -104,8 +104,19 @@ describe("the stages", () => {
 
     const texts = domains.map(({ train: file }, expert) => ({ file, expert }));
     const ridge = { tokens: 2048, batch: 4, sequence: 32, sharpness: 8 };
+    // What is mixed on the way has no name that could be somebody's.
+    mkdirSync(at("mixture.unrouted"));
+    const before = readdirSync(folder);
     await mixWithRidgeRouter({ experts, output: at("mixture") }, texts, ridge);
-    expect(existsSync(at("mixture.unrouted"))).toBe(false);
+    expect(readdirSync(folder).sort()).toEqual([...before, "mixture"].sort());
+    expect(JSON.parse(readFileSync(at("mixture/btx_mix.json"), "utf8")).router).toEqual({
+      kind: "ridge",
+      lambda: 1e-3,
+      ...ridge,
+      experts: [0, 1],
+    });
+    const again = mixWithRidgeRouter({ experts, output: at("mixture") }, texts, ridge);
+    await expect(again).rejects.toMatchObject({ code: "TREFOIL_OUTPUT_EXISTS" });
 
     const balance = { form: "btx", coefficient: 0.01 } as const;
     const finetune = { model: at("mixture"), domains, balance, settings };

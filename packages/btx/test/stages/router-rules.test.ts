@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { type RouterConfig, readMetricsFile, readTransformerConfig } from "@trefoil/core";
 import { expect, it } from "vitest";
-import { BitsPerByte, finetuneMixture, mix, OpenModel, routingTable } from "../../src/index.js";
+import { BitsPerByte, type FinetuneOptions, finetuneMixture, mix, OpenModel, routingTable } from "../../src/index.js";
 import { temporaryFolder, writeCheckpoint } from "../checkpoints.js";
 import { tinyDomains, tinySettings, tokenizer } from "./tiny.js";
 
@@ -63,7 +63,7 @@ it("a run that samples experts, stopped and resumed, ends with the same weights,
     balance,
     settings: { ...tinySettings, steps: 30 },
   };
-  const tune = (name: string, more: { signal?: AbortSignal; resume?: boolean } = {}) =>
+  const tune = (name: string, more: Partial<FinetuneOptions> = {}) =>
     finetuneMixture({
       ...shared,
       router: { kind: "sample-top-1" },
@@ -80,6 +80,17 @@ it("a run that samples experts, stopped and resumed, ends with the same weights,
   const stopped = await tune("parts", { signal: controller.signal });
   clearInterval(timer);
   expect(stopped).toBe(false);
+  const written = readFileSync(join(folder, "parts-run/config.yaml"), "utf8");
+  const [first, ...others] = shared.domains;
+  const changes: Partial<FinetuneOptions>[] = [
+    { settings: { ...shared.settings, learningRate: 1e-3 } },
+    { balance: { form: "hf", coefficient: 0.01 } },
+    { router: { kind: "switch", capacityFactor: 1.25 } },
+    { domains: [{ ...first!, weight: 2 }, ...others] },
+  ];
+  for (const change of changes)
+    await expect(tune("parts", { ...change, resume: true })).rejects.toMatchObject({ code: "TREFOIL_RESUME" });
+  expect(readFileSync(join(folder, "parts-run/config.yaml"), "utf8")).toBe(written);
   expect(await tune("parts", { resume: true })).toBe(true);
   const weights = (name: string) => readFileSync(join(folder, name, "model.safetensors"));
   expect(weights("parts").equals(weights("whole"))).toBe(true);

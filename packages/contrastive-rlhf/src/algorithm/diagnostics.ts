@@ -10,6 +10,9 @@ export interface RewardVariance {
   rho: number;
 }
 
+/** Less the first: equal numbers vary by exactly 0 then, where the rounding of their mean would make up a ratio. */
+const shifted = (row: readonly number[]): number[] => row.map((value) => value - row[0]!);
+
 /**
  * Splits the variance of rewards, rows of at least two samples per prompt: within is the mean sample variance of a row, between the
  * variance of row means less what sampling adds to it.
@@ -17,16 +20,13 @@ export interface RewardVariance {
 export function rewardVariance(rows: readonly (readonly number[])[]): RewardVariance {
   const usable = rows.filter((row) => row.length > 1);
   if (usable.length < 2) return { between: Number.NaN, within: Number.NaN, rho: Number.NaN };
-  const within = mean(usable.map((row) => variance(row, 1)));
-  const noise = mean(usable.map((row) => variance(row, 1) / row.length));
-  const between = Math.max(
-    0,
-    variance(
-      usable.map((row) => mean(row)),
-      1,
-    ) - noise,
-  );
-  return { between, within, rho: within > 0 ? between / within : Number.POSITIVE_INFINITY };
+  const spreads = usable.map((row) => variance(shifted(row), 1));
+  const within = mean(spreads);
+  const noise = mean(usable.map((row, i) => spreads[i]! / row.length));
+  const means = usable.map((row) => row[0]! + mean(shifted(row)));
+  const between = Math.max(0, variance(shifted(means), 1) - noise);
+  // 0 / 0 where rewards never vary: there is nothing to remove and nothing to add.
+  return { between, within, rho: between / within };
 }
 
 /** Var(contrastive reward) / Var(reward) for a policy like the SFT policy: `(1 + 1/k) / (1 + ρ)`. Below 1 exactly when ρ k > 1. */

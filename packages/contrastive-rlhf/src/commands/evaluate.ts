@@ -37,14 +37,16 @@ export const evaluateCommand = defineCommand({
       throw new RlhfError("RLHF_OPTIONS", "the frontier needs --reward");
     const tokenizer = await loadTokenizer(policy);
     const prompts = await readPrompts(config.prompts, tokenizer);
+    const againstPrompts = await readPrompts(config.prompts, await loadTokenizer(against));
     using rewards = judge === undefined ? await openRewards(config.reward, tokenizer) : undefined;
     const by = rewards ? { rewards } : { judge: commandJudge(judge!) };
     const shared = { prompts, samples, sampler, batch, progress, signal };
-    const comparison = await evaluate({ policy, against, by, ...shared });
+    const comparison = await evaluate({ policy, against, by, againstPrompts, ...shared });
     stdout.write(comparisonText(comparison));
     let points: FrontierPoint[] | undefined;
     if (frontier !== undefined && rewards) {
-      points = await rewardKlFrontier({ policy: against, run: frontier, rewards, ...shared });
+      const start = { ...shared, policy: against, prompts: againstPrompts };
+      points = await rewardKlFrontier({ ...start, run: frontier, rewards });
       for (const { iteration, kl, reward } of points)
         stdout.write(`iteration ${iteration}: KL ${kl.toFixed(3)} nats, reward ${reward.toFixed(4)}\n`);
     }

@@ -173,9 +173,13 @@ export const ppoCommand = defineCommand({
       .positive()
       .default(plainPpo.clip)
       .describe("Probability ratios are clipped to 1 ± this; 0.2 as in the PPO paper."),
-    dualClip: optional(
-      "Bounds the loss of bad actions that became likely, at this times the advantage; 3 is usual. Default: no bound, as in the PPO paper.",
-    ),
+    dualClip: z
+      .number()
+      .gt(1)
+      .optional()
+      .describe(
+        "Bounds the loss of bad actions that became likely, at this times the advantage; 3 is usual. Default: no bound, as in the PPO paper.",
+      ),
     entropyCoefficient: z
       .number()
       .nonnegative()

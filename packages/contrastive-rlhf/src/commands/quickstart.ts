@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { defineCommand, openRunDirectory, RUN_LAYOUT, writeReport } from "@trefoil/core";
+import { defineCommand, openRunDirectory, RUN_LAYOUT, sameConfig, writeReport } from "@trefoil/core";
 import { z } from "zod";
 import { type QuickstartResult, type QuickstartSettings, quickstart } from "../quickstart/index.js";
 import { describeBaselines } from "../stages/index.js";
@@ -57,6 +57,7 @@ export const quickstartCommand = defineCommand({
       directory: run,
       resume: continued,
       config: settings,
+      accept: sameConfig(settings),
     });
     const result = await quickstart({ directory: directory.path, settings, progress, signal });
     if (!result) {

@@ -20,7 +20,9 @@ export const rewardCommand = defineCommand({
       .min(0)
       .lt(1)
       .default(0.1)
-      .describe("Share of pairs, the last ones, kept to measure accuracy; a tenth costs training little."),
+      .describe(
+        "Share of pairs, the last ones, kept to measure accuracy; a tenth costs training little. Where that is no pair, the training pairs are measured.",
+      ),
     centre: z
       .number()
       .nonnegative()
@@ -63,9 +65,9 @@ export const rewardCommand = defineCommand({
     const result = await trainRewardModel({ from: model, ...options, ...(labelNoise && { labelNoise }) });
     await writeTrainingReport(run, "contrastive-rlhf reward", ["loss", "accuracy", "margin", "meanReward"], config);
     if (!result.heldOut) return;
-    const { accuracy, margin, calibration, pairs } = result.heldOut;
+    const { accuracy, margin, calibration, pairs, of } = result.heldOut;
     stdout.write(
-      `accuracy ${accuracy.toFixed(3)}, margin ${margin.toFixed(3)}, mean σ(margin) ${calibration.toFixed(3)} on ${pairs} held-out pairs\n`,
+      `accuracy ${accuracy.toFixed(3)}, margin ${margin.toFixed(3)}, mean σ(margin) ${calibration.toFixed(3)} on ${pairs} ${of} pairs\n`,
     );
     progress.log(`The reward model is in ${output}, the report in ${run}/report.html.`);
   },

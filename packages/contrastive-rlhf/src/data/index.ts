@@ -1,4 +1,5 @@
 export type { ChatMessage } from "./chat.js";
+export { longestOf } from "./longest.js";
 export {
   type DemonstrationText,
   type PreferenceText,
@@ -7,4 +8,4 @@ export {
   readPreferences,
   readPrompts,
 } from "./rows.js";
-export { EpisodeEncoder, type PreferenceEpisodes, type PromptTokens } from "./tokens.js";
+export { EpisodeEncoder, joined, type PreferenceEpisodes, type PromptTokens } from "./tokens.js";

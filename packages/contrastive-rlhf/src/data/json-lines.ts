@@ -39,12 +39,15 @@ export async function parseRows<T>(path: string, parse: (row: JsonRow) => T): Pr
       problems.push(`${path}:${i + 1}: ${error.message}`);
     }
   });
-  if (problems.length > 0) {
-    const more = problems.length > listedProblems ? `\nand ${problems.length - listedProblems} more rows` : "";
-    throw new RlhfError("RLHF_DATA", `${problems.slice(0, listedProblems).join("\n")}${more}`);
-  }
+  if (problems.length > 0) throw new RlhfError("RLHF_DATA", listOf(problems));
   if (rows.length === 0) throw new RlhfError("RLHF_DATA", `${path} has no rows`);
   return rows;
+}
+
+/** Problems of rows, a line each: the first twenty, and how many more there are. */
+export function listOf(problems: readonly string[]): string {
+  const more = problems.length > listedProblems ? `\nand ${problems.length - listedProblems} more rows` : "";
+  return `${problems.slice(0, listedProblems).join("\n")}${more}`;
 }
 
 function parseObject(content: string): Record<string, unknown> {

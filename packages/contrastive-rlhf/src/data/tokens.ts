@@ -1,6 +1,7 @@
 import type { Tokenizer } from "@trefoil/core";
 import { RlhfError } from "../errors.js";
 import type { Episode } from "../models/index.js";
+import { listOf } from "./json-lines.js";
 import type { DemonstrationText, PreferenceText, PromptText } from "./rows.js";
 
 export interface PromptTokens extends PromptText {
@@ -12,6 +13,30 @@ export interface PreferenceEpisodes {
   chosen: Episode;
   rejected: Episode;
   margin: number;
+}
+
+/** What `encode` makes of each row; what it refuses is told at once. */
+function everyRow<T, R>(rows: readonly T[], encode: (row: T) => R): R[] {
+  const encoded: R[] = [];
+  const problems: string[] = [];
+  for (const row of rows) {
+    try {
+      encoded.push(encode(row));
+    } catch (error) {
+      if (!(error instanceof RlhfError)) throw error;
+      problems.push(error.message);
+    }
+  }
+  if (problems.length > 0) throw new RlhfError("RLHF_DATA", listOf(problems));
+  return encoded;
+}
+
+/** One list behind the other. A text may have more tokens than a call may have arguments. */
+export function joined(first: ArrayLike<number>, second: ArrayLike<number>): Int32Array {
+  const all = new Int32Array(first.length + second.length);
+  all.set(first);
+  all.set(second, first.length);
+  return all;
 }
 
 /** Texts to token ids for one model: begin token before prompts, end token after responses that end, lengths checked. */
@@ -34,8 +59,7 @@ export class EpisodeEncoder {
   prompt({ line, prompt, templated }: PromptText, room = 1): Int32Array {
     const ids = this.#tokenizer.encode(prompt, { specialTokens: templated });
     const { bosTokenId } = this.#tokenizer;
-    const tokens =
-      bosTokenId === undefined || (templated && ids[0] === bosTokenId) ? ids : Int32Array.of(bosTokenId, ...ids);
+    const tokens = bosTokenId === undefined || (templated && ids[0] === bosTokenId) ? ids : joined([bosTokenId], ids);
     if (tokens.length === 0) throw new RlhfError("RLHF_DATA", `row ${line}: the prompt has no tokens`);
     if (tokens.length + room > this.#maxLength) {
       throw new RlhfError(
@@ -46,8 +70,19 @@ export class EpisodeEncoder {
     return tokens;
   }
 
+  /** @throws RlhfError `RLHF_DATA` naming every row that does not fit (the first twenty) */
   prompts(rows: readonly PromptText[], room: number): PromptTokens[] {
-    return rows.map((row) => ({ ...row, tokens: this.prompt(row, room) }));
+    return everyRow(rows, (row) => ({ ...row, tokens: this.prompt(row, room) }));
+  }
+
+  /** @throws RlhfError `RLHF_DATA` as `prompts` does */
+  demonstrations(rows: readonly DemonstrationText[]): Episode[] {
+    return everyRow(rows, (row) => this.demonstration(row));
+  }
+
+  /** @throws RlhfError `RLHF_DATA` as `prompts` does */
+  preferences(rows: readonly PreferenceText[]): PreferenceEpisodes[] {
+    return everyRow(rows, (row) => this.preference(row));
   }
 
   demonstration(row: DemonstrationText): Episode {
@@ -80,7 +115,7 @@ export class EpisodeEncoder {
     const room = this.#maxLength - prompt.length;
     let response = ids;
     if (templated && end >= 0) response = ids.slice(0, ended ? end + 1 : end);
-    else if (ended) response = Int32Array.of(...ids, this.#ends[0]!);
+    else if (ended) response = joined(ids, [this.#ends[0]!]);
     if (response.length > room) this.truncated++;
     return { prompt, response: response.slice(0, room) };
   }

@@ -1,6 +1,6 @@
 import type { StageContext } from "@trefoil/core";
 import { type RewardVariance, recommendedSamples, rewardVariance, varianceRatio } from "../algorithm/index.js";
-import { EpisodeEncoder, type PromptText, type PromptTokens } from "../data/index.js";
+import { EpisodeEncoder, longestOf, type PromptText, type PromptTokens } from "../data/index.js";
 import {
   hashModelFolder,
   hashTokens,
@@ -83,7 +83,7 @@ export async function sampleBaselines(options: BaselineOptions): Promise<Baselin
   using sampler = new Sampler(
     policy.model,
     options.batch,
-    Math.max(...prompts.map(({ tokens }) => tokens.length)),
+    longestOf(prompts, ({ tokens }) => tokens.length),
     settings.maxNewTokens,
   );
   const responsesTo = async (some: readonly (typeof jobs)[number][]): Promise<SampledResponse[]> => {
@@ -177,6 +177,8 @@ const unknown = {
   meanReward: Number.NaN,
 };
 
+const counted = (count: number, what: string): string => `${count} ${what}${count === 1 ? "" : "s"}`;
+
 /** What a user should know of a store, in sentences; the last may be a warning. */
 export function describeBaselines(result: BaselineResult, k: number): { text: string; warning?: string } {
   const {
@@ -188,13 +190,13 @@ export function describeBaselines(result: BaselineResult, k: number): { text: st
     prompts,
   } = result;
   const number = (value: number) => value.toFixed(3);
-  if (k < 2) {
-    return {
-      text: `${prompts} prompts, ${k} sample each (${drawn} drawn in ${spent.toFixed(1)} s). ρ needs two samples per prompt or more.`,
-    };
-  }
+  const made = `${counted(prompts, "prompt")}, ${counted(k, "sample")} each (${drawn} drawn in ${spent.toFixed(1)} s).`;
+  if (k < 2) return { text: `${made} ρ needs two samples per prompt or more.` };
+  if (prompts < 2) return { text: `${made} ρ needs two prompts or more.` };
+  if (Number.isNaN(rho))
+    return { text: `${made} All rewards are the same: there is nothing to compare, nor to learn.` };
   const text =
-    `${prompts} prompts, ${k} samples each (${drawn} drawn in ${spent.toFixed(1)} s). ρ = ${number(rho)} (between-prompt over within-prompt variance); ` +
+    `${made} ρ = ${number(rho)} (between-prompt over within-prompt variance); ` +
     `contrast should change the variance of rewards by a factor ${number(ratio)}. Recommended: k = ${recommended}.`;
   const warning = `ρ k = ${number(rho * k)} is below 1: the baselines add more noise than they remove. Take k = ${recommended}, or plain PPO`;
   return { text, ...(rho * k < 1 && { warning }) };

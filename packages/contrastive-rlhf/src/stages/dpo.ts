@@ -52,7 +52,7 @@ export async function dpo(options: DpoOptions): Promise<boolean> {
   const { model, config } = policy;
   const maxLength = Math.min(settings.maxLength, config.maxPositions);
   const encoder = new EpisodeEncoder(policy.tokenizer, policy.eosTokenIds, maxLength);
-  const pairs = preferences.map((row) => encoder.preference(row));
+  const pairs = encoder.preferences(preferences);
   if (encoder.truncated > 0)
     progress?.warn(`${encoder.truncated} of ${2 * pairs.length} responses were cut to ${maxLength} tokens`);
 

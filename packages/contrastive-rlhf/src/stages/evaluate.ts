@@ -1,16 +1,25 @@
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import {
   checkpointSteps,
   compile,
   loadCheckpoint,
   loadTokenizer,
+  RUN_LAYOUT,
   restoreParameters,
   type StageContext,
 } from "@trefoil/core";
 import { designEffect, fromCounts, mean, type PairedTest, pairedTest, type WinTieLose } from "../algorithm/index.js";
 import type { PromptText } from "../data/index.js";
 import { RlhfError } from "../errors.js";
-import { OpenPolicy, type ResponseBatch, responseBatch, responseLogProbs, statesRead } from "../models/index.js";
+import {
+  hashModelFolder,
+  OpenPolicy,
+  type ResponseBatch,
+  responseBatch,
+  responseLogProbs,
+  statesRead,
+} from "../models/index.js";
 import type { SamplingOptions } from "./baselines.js";
 import { type Judge, judgeBothOrders } from "./judge.js";
 import { respond, respondWith } from "./respond.js";
@@ -21,6 +30,8 @@ export interface EvaluateOptions extends StageContext {
   policy: string;
   against: string;
   prompts: readonly PromptText[];
+  /** The same prompts as `against` reads them, which may have another chat template. Default: as `policy` does. */
+  againstPrompts?: readonly PromptText[];
   /** Responses of each policy to each prompt. */
   samples: number;
   sampler: SamplingOptions;
@@ -60,7 +71,7 @@ export async function evaluate(options: EvaluateOptions): Promise<Comparison> {
   const stage = progress?.stage("evaluate", { total: 3, unit: "parts" });
   const own = await respond(options.policy, options);
   stage?.update(1);
-  const other = await respond(options.against, options);
+  const other = await respond(options.against, { ...options, prompts: options.againstPrompts ?? options.prompts });
   stage?.update(2);
   const comparison = await compareResponses(own, other, by, options.samples, signal);
   stage?.succeed();
@@ -83,7 +94,9 @@ export async function compareResponses(
   let rewards: Pick<Comparison, "meanReward" | "difference"> = {};
   if ("rewards" in by) {
     const [a, b] = [(await by.rewards.score(own)).total, (await by.rewards.score(other)).total];
-    outcomes.push(...a.map((value, i) => Math.sign(value - b[i]!) as -1 | 0 | 1));
+    a.forEach((value, i) => {
+      outcomes.push(Math.sign(value - b[i]!) as -1 | 0 | 1);
+    });
     const differences = Array.from({ length: own.length / samples }, (_, prompt) => {
       const from = prompt * samples;
       return mean(a.slice(from, from + samples)) - mean(b.slice(from, from + samples));
@@ -144,14 +157,26 @@ export interface FrontierOptions
   rewards: RewardSum;
 }
 
+/** KL to any other model than the one that the run started from is not what it was held to. */
+async function requireStart(run: string, policy: string): Promise<void> {
+  const config = await readFile(join(run, RUN_LAYOUT.config), "utf8").catch(() => "");
+  const sft = /^sft: (\w+)$/m.exec(config)?.[1];
+  if (sft === undefined) throw new RlhfError("RLHF_OPTIONS", `${run} is not the run directory of ppo`);
+  if (sft !== (await hashModelFolder(policy)))
+    throw new RlhfError("RLHF_MODEL", `${run} started from another policy than ${policy}: name the SFT policy it had`);
+}
+
 /** Reward against KL for every checkpoint that a PPO run has kept, the start included. */
 export async function rewardKlFrontier(options: FrontierOptions): Promise<FrontierPoint[]> {
   const { policy: path, run, rewards, sampler, progress, signal } = options;
+  if (sampler.temperature <= 0)
+    throw new RlhfError("RLHF_OPTIONS", "greedy responses have no KL: the frontier needs a temperature above 0");
   using policy = await OpenPolicy.open(path);
   using reference = await OpenPolicy.open(path);
   const steps = await checkpointSteps(run);
   if (steps.length === 0)
     throw new RlhfError("RLHF_OPTIONS", `${run} has no checkpoints: name the run directory of ppo`);
+  await requireStart(run, path);
   const named = new Map(
     [...policy.model.namedParameters()].map(([name, parameter]) => [`policy.${name}`, parameter] as const),
   );

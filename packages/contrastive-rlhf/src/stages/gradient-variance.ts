@@ -1,6 +1,6 @@
 import { compile, multiply, sum, type Tensor, valueAndGrad } from "@trefoil/core";
 import { mean, rewardVariance, varianceRatio } from "../algorithm/index.js";
-import { EpisodeEncoder, type PromptText } from "../data/index.js";
+import { EpisodeEncoder, longestOf, type PromptText } from "../data/index.js";
 import {
   hashTokens,
   OpenPolicy,
@@ -52,7 +52,7 @@ export async function measureGradientVariance(options: GradientVarianceOptions):
   const { model } = policy;
   const encoder = new EpisodeEncoder(policy.tokenizer, policy.eosTokenIds, model.config.maxPositions);
   const prompts = encoder.prompts(options.prompts, settings.maxNewTokens);
-  const longest = Math.max(...prompts.map(({ tokens }) => tokens.length));
+  const longest = longestOf(prompts, ({ tokens }) => tokens.length);
   using sampler = new Sampler(model, minibatch, longest, settings.maxNewTokens);
   const rollouts = await rollOut(sampler, policy, prompts, 1, { ...settings, stream: gradientStream });
   const { total: scores } = await rewards.score(rollouts);

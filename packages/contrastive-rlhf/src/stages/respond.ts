@@ -1,4 +1,4 @@
-import { EpisodeEncoder, type PromptText } from "../data/index.js";
+import { EpisodeEncoder, longestOf, type PromptText } from "../data/index.js";
 import { OpenPolicy, Sampler } from "../models/index.js";
 import type { SamplingOptions } from "./baselines.js";
 import type { ScoredSample } from "./rewards.js";
@@ -31,7 +31,7 @@ export async function respondWith(
   using sampler = new Sampler(
     policy.model,
     Math.min(batch, prompts.length * samples),
-    Math.max(...prompts.map(({ tokens }) => tokens.length)),
+    longestOf(prompts, ({ tokens }) => tokens.length),
     settings.maxNewTokens,
   );
   const requests = prompts.flatMap((prompt) => Array.from({ length: samples }, (_, sample) => ({ prompt, sample })));

@@ -47,8 +47,8 @@ export interface RewardModelOptions extends StageContext, StageOutput {
 
 export interface RewardModelResult {
   completed: boolean;
-  /** Of the held-out pairs; undefined when stopped early. */
-  heldOut?: { accuracy: number; margin: number; calibration: number; pairs: number };
+  /** Of the held-out pairs, or of the training pairs where none are held out; undefined when stopped early. */
+  heldOut?: { accuracy: number; margin: number; calibration: number; pairs: number; of: "held-out" | "training" };
 }
 
 /** Trains a reward model on preferences by the Bradley–Terry loss. */
@@ -62,7 +62,7 @@ export async function trainRewardModel(options: RewardModelOptions): Promise<Rew
     throw new RlhfError("RLHF_MODEL", `${from} is a mixture of experts: give a dense model for the reward model`);
   const maxLength = Math.min(settings.maxLength, config.maxPositions);
   const encoder = new EpisodeEncoder(policy.tokenizer, policy.eosTokenIds, maxLength);
-  const pairs = preferences.map((row) => encoder.preference(row));
+  const pairs = encoder.preferences(preferences);
   if (encoder.truncated > 0)
     progress?.warn(`${encoder.truncated} of ${2 * pairs.length} responses were cut to ${maxLength} tokens`);
   const held = Math.floor(pairs.length * options.heldOut);
@@ -126,6 +126,7 @@ export async function trainRewardModel(options: RewardModelOptions): Promise<Rew
       margin: average(judged),
       calibration: average(judged.map((d) => 1 / (1 + Math.exp(-d)))),
       pairs: judged.length,
+      of: held > 0 ? "held-out" : "training",
     },
   };
 }

@@ -18,7 +18,7 @@ import {
   tokenizerFiles,
   valueAndGrad,
 } from "@trefoil/core";
-import { type DemonstrationText, EpisodeEncoder } from "../data/index.js";
+import { type DemonstrationText, EpisodeEncoder, joined, longestOf } from "../data/index.js";
 import { RlhfError } from "../errors.js";
 import { type Episode, hashModelFolder, OpenPolicy } from "../models/index.js";
 import { hashRows } from "./hash-rows.js";
@@ -63,12 +63,12 @@ export async function sft(options: SftOptions): Promise<boolean> {
   try {
     const maxLength = Math.min(settings.maxLength, model.config.maxPositions);
     const encoder = new EpisodeEncoder(tokenizer, eosTokenIds, maxLength);
-    const episodes = demonstrations.map((row) => encoder.demonstration(row));
+    const episodes = encoder.demonstrations(demonstrations);
     if (encoder.truncated > 0)
       progress?.warn(
         `${encoder.truncated} of ${episodes.length} completions were cut to ${maxLength} tokens; their ends are lost`,
       );
-    const longest = Math.max(...episodes.map(({ prompt, response }) => prompt.length + response.length));
+    const longest = longestOf(episodes, ({ prompt, response }) => prompt.length + response.length);
     const sequence = Math.min(8 * Math.ceil(longest / 8), maxLength);
     const parameters = model.parameters();
     const optimizer = makeOptimizer(parameters, settings, settings.steps);
@@ -131,7 +131,7 @@ function targetsOf(episodes: readonly Episode[], sequence: number, trainOnPrompt
   const tokens = new Int32Array(episodes.length * sequence);
   const targets = new Int32Array(tokens.length).fill(-1);
   episodes.forEach(({ prompt, response }, row) => {
-    const all = Int32Array.of(...prompt, ...response);
+    const all = joined(prompt, response);
     tokens.set(all, row * sequence);
     for (let t = trainOnPrompts ? 1 : prompt.length; t < all.length; t++) targets[row * sequence + t - 1] = all[t]!;
   });

@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
-import { readFile, writeFile } from "node:fs/promises";
+import { cp, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { readMetricsFile } from "@trefoil/core";
 import { describe, expect, test } from "vitest";
@@ -70,7 +70,10 @@ describe("the command line", () => {
       await step(
         "reward --model sft --data preferences.jsonl --output reward --train.steps 20 --train.batch 2 --held-out 0.5",
       ),
-    ).toMatch(/accuracy \d\.\d+/);
+    ).toMatch(/accuracy \d\.\d+.* on 2 held-out pairs/);
+    // A tenth of four pairs is none.
+    const few = "reward --model sft --data preferences.jsonl --output few --train.steps 2 --train.batch 2";
+    expect(await step(few)).toMatch(/on 4 training pairs/);
     const models = "--policy sft --reward reward --prompts prompts.jsonl";
     expect(await step(`baselines ${models} --store baselines --samples 3 --sampler.max-new-tokens 6`)).toMatch(
       /4 prompts, 3 samples each \(12 drawn .*ρ = /,
@@ -88,6 +91,20 @@ describe("the command line", () => {
     );
     expect(compared).toMatch(/all pairs +win \d+, tie \d+, lose \d+/);
     expect(compared).toMatch(/iteration 0: KL 0.000 nats/);
+    // Each policy reads messages by its own template.
+    for (const [name, sign] of [
+      ["ours", "A"],
+      ["theirs", "B"],
+    ] as const) {
+      await cp(join(folder, "sft"), join(folder, name), { recursive: true });
+      const template = `{% for m in messages %}${sign}:{{ m.content }}{% endfor %}`;
+      await writeFile(join(folder, name, "chat_template.jinja"), template);
+    }
+    await write("chat.jsonl", [{ prompt: [{ role: "user", content: "hi" }] }]);
+    const letters = "samples.map(({ promptText }) => promptText.charCodeAt(0))";
+    await writeFile(join(folder, "letter.mjs"), `export default (samples) => ${letters};\n`);
+    const apart = "evaluate --policy ours --against theirs --reward letter.mjs --prompts chat.jsonl";
+    expect(await step(`${apart} --sampler.max-new-tokens 6`)).toMatch(/reward +65.0000 against 66.0000/);
     for (const report of ["report.html", "contrast-run/report.html", "dpo-run/report.html"]) {
       expect(await readFile(join(folder, report), "utf8")).toContain("<!doctype html>");
     }
@@ -171,6 +188,12 @@ describe("the command line", () => {
     expect(first.stdout).toMatch(/PPO \+ contrast, k = 2 +true quality/);
     const again = await run(temporary.path, ["quickstart", "--run", "q", "--resume", ...tiny]);
     expect(again.code).toBe(0);
+    // What is complete would be kept, and reported as if it had other settings.
+    const other = await run(temporary.path, ["quickstart", "--run", "q", "--resume", ...tiny, "--flips", "0.3"]);
+    expect([other.code, other.stderr]).toEqual([
+      1,
+      expect.stringMatching(/started with flips .* resume with the same/),
+    ]);
     // Only the time and the number of samples drawn differ.
     const table = (text: string) => text.split("\n").filter((line) => !line.includes("drawn in"));
     expect(table(again.stdout)).toEqual(table(first.stdout));

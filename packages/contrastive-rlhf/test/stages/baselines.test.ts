@@ -79,6 +79,15 @@ describe("baseline store", () => {
     expect(rewards).toBe(96);
   });
 
+  test("says of ρ only what the samples tell", async () => {
+    const one = describeBaselines(await make("one", 2, { prompts: texts.slice(0, 1) }), 2);
+    expect(one.text).toMatch(/^1 prompt, 2 samples each .* ρ needs two prompts or more\.$/);
+    const same = rewardOf("same", (samples) => samples.map(() => 0.1));
+    const result = await make("same", 3, { rewards: same });
+    expect(result.rho).toBeNaN();
+    expect(describeBaselines(result, 3)).toEqual({ text: expect.stringMatching(/All rewards are the same/) });
+  });
+
   test("is added to by one at a time", async () => {
     const both = await Promise.allSettled([make("shared", 4), make("shared", 4)]);
     const refused = both.flatMap((each) => (each.status === "rejected" ? [each.reason] : []));

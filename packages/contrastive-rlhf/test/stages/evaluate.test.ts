@@ -130,6 +130,13 @@ describe("evaluation", () => {
     expect(points.map(({ iteration }) => iteration)).toEqual([0, 2, 4]);
     expect(points[0]!.kl).toBe(0);
     expect(points[2]!.kl).not.toBe(0);
+    const greedy = { ...shared.sampler, temperature: 0 };
+    await expect(
+      rewardKlFrontier({ policy, run: at("ppo-run"), rewards: letterReward, ...shared, sampler: greedy }),
+    ).rejects.toMatchObject({ code: "RLHF_OPTIONS", message: expect.stringContaining("above 0") });
+    await expect(
+      rewardKlFrontier({ policy: at("ppo"), run: at("ppo-run"), rewards: letterReward, ...shared }),
+    ).rejects.toMatchObject({ code: "RLHF_MODEL", message: expect.stringContaining("started from another policy") });
     await expect(rewardKlFrontier({ policy, run: at("nothing"), rewards: letterReward, ...shared })).rejects.toThrow(
       /no checkpoints/,
     );

@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
-import { cp, readFile, writeFile } from "node:fs/promises";
+import { cp, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { checkpointSteps, makeTokenizer, readMetricsFile, tokenizerFiles, WALL_CLOCK_FIELDS } from "@trefoil/core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -295,6 +295,28 @@ describe("PPO", () => {
     await expect(train("long-prompt", {}, letterReward, long)).rejects.toThrow(
       /row 7: the prompt has 12 tokens; with 8 for the response it exceeds the context of 16/,
     );
+  });
+
+  test("a dual clip of 1 or less, which would silence bad actions, is refused", async () => {
+    await expect(train("silenced", { dualClip: 1 })).rejects.toMatchObject({ code: "RLHF_OPTIONS" });
+  });
+
+  test("is resumed with the baselines it began with only", async () => {
+    const store = at("remade");
+    await cp(at("store"), store, { recursive: true });
+    const baseline = { ...contrast, store };
+    await train("begun", { baseline });
+    const again = () =>
+      ppo({
+        ...{ policy, rewards: letterReward, prompts: texts, settings: ppoSettings({ baseline }) },
+        ...{ output: at("begun"), run: at("begun-run"), resume: true, overwrite: true },
+      });
+    expect(await again()).toBe(true);
+    // In the same place, of the same models, but other samples.
+    await rm(store, { recursive: true });
+    const other = { ...sampler, seed: 99 };
+    await baselines({ policy, rewards: letterReward, prompts: texts, samples: 4, sampler: other, batch: 32, store });
+    await expect(again()).rejects.toMatchObject({ code: "TREFOIL_RESUME" });
   });
 
   test("a policy that could never end a text is refused", async () => {

@@ -18,6 +18,8 @@ export interface TokenBatch {
   segments?: Int32Array;
   /** Distance of each token from the first of its document in the row, `[batch, sequence]`; there when segments are. */
   positions?: Int32Array;
+  /** Tokens of each row that are of documents, `[batch]`; there when documents are packed, which leaves some places over. */
+  filled?: Int32Array;
   /** Number of the domain that each row was drawn from, `[batch]`. */
   domain: Int32Array;
 }
@@ -78,6 +80,8 @@ export function fillPackedRow(target: TokenBatch, row: number, text: TrainingTex
     copyStretch(target, begin + at, text, start, length);
     mark(length);
   }
+  target.filled ??= new Int32Array(target.batch);
+  target.filled[row] = at;
   mark(target.sequence - at);
 }
 

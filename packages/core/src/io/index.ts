@@ -36,7 +36,7 @@ export {
 } from "./hf-config-write.js";
 export { hubJson } from "./hub-json.js";
 export { ModelFolder, readJsonFile } from "./model-folder.js";
-export { ModelFolderWriter, type ModelFolderWriterOptions } from "./model-folder-writer.js";
+export { ModelFolderWriter, type ModelFolderWriterOptions, temporaryFolderFor } from "./model-folder-writer.js";
 export { reasonOf } from "./reason.js";
 export { SafetensorsFile } from "./safetensors.js";
 export type { TensorDeclaration, TensorInfo } from "./safetensors-header.js";

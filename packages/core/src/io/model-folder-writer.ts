@@ -77,11 +77,7 @@ export class ModelFolderWriter {
         throw new ModelFolderError("MODEL_FOLDER_DUPLICATE_TENSOR", target, `"${name}" is declared twice`);
       names.add(name);
     }
-    await mkdir(dirname(target), { recursive: true });
-    await removeAbandoned(target);
-    const temporary = temporarySibling(target);
-    await mkdir(temporary);
-    await writeFile(join(temporary, ownerFileName), JSON.stringify(thisProcess(new Date())));
+    const temporary = await temporaryFolderFor(target);
     const shards: { file: string; writer: SafetensorsWriter }[] = [];
     try {
       const plan = planShards(declarations, shardBytes);
@@ -206,6 +202,20 @@ export class ModelFolderWriter {
     entries.sort(([a], [b]) => (a < b ? -1 : 1));
     return { metadata: { total_size: totalSize }, weight_map: Object.fromEntries(entries) };
   }
+}
+
+/**
+ * A new folder beside `path`, for what is made on the way to it. Where a kill leaves it, the next writer of `path` on this machine
+ * removes it.
+ */
+export async function temporaryFolderFor(path: string): Promise<string> {
+  const target = resolve(path);
+  await mkdir(dirname(target), { recursive: true });
+  await removeAbandoned(target);
+  const temporary = temporarySibling(target);
+  await mkdir(temporary);
+  await writeFile(join(temporary, ownerFileName), JSON.stringify(thisProcess(new Date())));
+  return temporary;
 }
 
 /**

@@ -122,6 +122,8 @@ export interface LossOptions {
   segments?: Tensor;
   /** i32 [batch, sequence]: where each token stands in its document. Default 0, 1, …; rotations tell distances only. */
   positions?: Tensor;
+  /** [batch, sequence], 1 or 0: which tokens the losses of routers count. Default: all. */
+  counted?: Tensor;
   /** Keep only the inputs of decoder blocks for the backward pass and compute the rest again (`recompute`). Default false. */
   recompute?: boolean;
   /** Balancing of the routers: `coefficient` times `balanceLoss` in this form. */
@@ -248,14 +250,15 @@ export abstract class CausalLM<C extends DecoderConfig = DecoderConfig> extends 
     const flat = reshape(hidden, [rows, this.config.hiddenSize]);
     const { loss: crossEntropy, nll } = linearCrossEntropy(flat, this.headWeight, reshape(targets, [rows]), weights);
     const result: LossResult = { loss: crossEntropy, crossEntropy, nll, routing };
+    const mask = options.counted && { mask: reshape(options.counted, [rows]) };
     if (routing.length > 0 && options.balance) {
       const { form, coefficient, layers = "sum" } = options.balance;
-      const balance = balanceLoss(routing, form, { layers });
+      const balance = balanceLoss(routing, form, { layers, ...mask });
       result.loss = add(crossEntropy, multiply(balance, coefficient));
       result.balance = balance;
     }
     if (routing.length > 0 && options.zLoss) {
-      result.zLoss = zLoss(routing);
+      result.zLoss = zLoss(routing, mask);
       result.loss = add(result.loss, multiply(result.zLoss, options.zLoss));
     }
     return result;

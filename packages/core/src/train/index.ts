@@ -18,7 +18,7 @@ export {
   type StageOptions,
 } from "./progress.js";
 export * from "./report/index.js";
-export { openRunDirectory, type RunDirectory, type RunDirectoryOptions } from "./run-directory.js";
+export { openRunDirectory, type RunDirectory, type RunDirectoryOptions, sameConfig } from "./run-directory.js";
 export { RUN_LAYOUT } from "./run-layout.js";
 export { lockDirectory, type RunOwner, runOwner } from "./run-lock.js";
 export { runSteps, type StepsPlan, scalarsOf } from "./run-steps.js";

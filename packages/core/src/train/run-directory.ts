@@ -1,7 +1,7 @@
-import { mkdir, open, readdir, rename, stat } from "node:fs/promises";
+import { mkdir, open, readdir, readFile, rename, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { stringify } from "yaml";
-import { RunDirectoryError } from "./errors.js";
+import { parse, stringify } from "yaml";
+import { ResumeError, RunDirectoryError } from "./errors.js";
 import { RUN_LAYOUT } from "./run-layout.js";
 import { lockDirectory } from "./run-lock.js";
 
@@ -16,6 +16,8 @@ export interface RunDirectoryOptions {
   readonly resume?: boolean;
   /** The resolved configuration, saved as `config.yaml`. */
   readonly config: object;
+  /** May refuse a run that is resumed, by throwing: the lock is held, and nothing has been written yet. */
+  readonly accept?: (path: string) => Promise<void>;
   /** Versions noted in `config.yaml`: `{ btx: "0.1.0" }`. */
   readonly versions?: Readonly<Record<string, string>>;
   readonly now?: () => Date;
@@ -52,6 +54,7 @@ export async function openRunDirectory(options: RunDirectoryOptions): Promise<Ru
 
   const release = await lockDirectory(join(path, RUN_LAYOUT.lock), now());
   try {
+    if (resume) await options.accept?.(path);
     await mkdir(join(path, RUN_LAYOUT.checkpoints), { recursive: true });
     await replaceFile(join(path, RUN_LAYOUT.config), describeConfig(name, config, versions, now()));
   } catch (error) {
@@ -68,6 +71,32 @@ export async function openRunDirectory(options: RunDirectoryOptions): Promise<Ru
     close: release,
     [Symbol.asyncDispose]: release,
   };
+}
+
+/**
+ * For `accept`: the configuration must be the one in `config.yaml`. For runs of several stages, which keep what is complete.
+ * @throws ResumeError naming the first field that differs
+ */
+export const sameConfig =
+  (config: object) =>
+  async (path: string): Promise<void> => {
+    const saved = fieldsOf(parse(await readFile(join(path, RUN_LAYOUT.config), "utf8")));
+    const given = fieldsOf(parse(stringify(config)));
+    const field = [...new Set([...saved.keys(), ...given.keys()])].find((name) => saved.get(name) !== given.get(name));
+    if (field === undefined) return;
+    throw new ResumeError(
+      `${path} was started with ${field} ${saved.get(field) ?? "unset"}, not ${given.get(field) ?? "unset"}: resume with the same settings, or start a new run directory`,
+    );
+  };
+
+/** JSON of every value that is no object, by its dotted name. */
+function fieldsOf(value: unknown, name = ""): Map<string, string> {
+  if (typeof value !== "object" || value === null || Array.isArray(value))
+    return new Map([[name, JSON.stringify(value)]]);
+  const parts = Object.entries(value).flatMap(([key, part]) => [
+    ...fieldsOf(part, name === "" ? key : `${name}.${key}`),
+  ]);
+  return new Map(parts);
 }
 
 function describeConfig(name: string, config: object, versions: Readonly<Record<string, string>>, now: Date): string {

@@ -50,12 +50,12 @@ export async function runSteps(
   const { title, settings, step, parameters, state, evaluate, evaluateEvery } = plan;
   const resume = stage.resume === true && existsSync(join(run, RUN_LAYOUT.config));
   const config = createHash("sha256").update(JSON.stringify(plan.config)).digest("hex");
-  await using directory = await openRunDirectory({ name: title, directory: run, resume, config: plan.config });
-  const found = resume ? await loadLatestCheckpoint(directory.path) : undefined;
-  for (const warning of found?.warnings ?? []) progress?.warn(warning);
   let resumeFrom: { step: number; tokens: number } | undefined;
-  if (found) {
-    const { checkpoint } = found;
+  const accept = async (path: string): Promise<void> => {
+    const found = await loadLatestCheckpoint(path);
+    if (!found) return;
+    const { checkpoint, warnings } = found;
+    for (const warning of warnings) progress?.warn(warning);
     const saved = checkpoint.state as unknown as SavedRun;
     if (saved.config !== config) {
       throw new ResumeError(
@@ -65,7 +65,9 @@ export async function runSteps(
     restoreParameters(parameters, checkpoint.tensors, checkpoint.path);
     state?.restore(saved.state);
     resumeFrom = { step: checkpoint.step, tokens: saved.tokens };
-  }
+  };
+  const { config: content } = plan;
+  await using directory = await openRunDirectory({ name: title, directory: run, resume, config: content, accept });
   // A run killed before its first checkpoint starts again.
   const metrics = await openMetricsFile(directory.metrics, resume ? { resumeStep: resumeFrom?.step ?? 0 } : {});
   try {

@@ -4,7 +4,7 @@ import { hostname, tmpdir } from "node:os";
 import path from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { parse } from "yaml";
-import { openRunDirectory } from "../../src/train/index.js";
+import { openRunDirectory, sameConfig } from "../../src/train/index.js";
 
 let folder: string;
 beforeEach(async () => {
@@ -45,6 +45,28 @@ test("a new run does not overwrite another, resuming needs one", async () => {
   });
   await using resumed = await openRunDirectory({ name: "a", directory, resume: true, config: { steps: 9 } });
   expect(parse(await readFile(resumed.config, "utf8"))).toEqual({ steps: 9 });
+});
+
+test("a run of several stages is resumed with the configuration that it has, in any order and notation", async () => {
+  const directory = path.join(folder, "run");
+  const begun = { steps: 8, rate: 1e-5, stages: { a: [1, 2], b: "x", none: undefined } };
+  await (await openRunDirectory({ name: "a", directory, config: begun })).close();
+  const open = (given: object) =>
+    openRunDirectory({ name: "a", directory, resume: true, config: given, accept: sameConfig(given) });
+  await (await open({ stages: { b: "x", a: [1, 2] }, rate: 0.00001, steps: 8 })).close();
+  const text = await readFile(path.join(directory, "config.yaml"), "utf8");
+  for (const [given, words] of [
+    [{ ...begun, steps: 9 }, "started with steps 8, not 9"],
+    [{ ...begun, stages: { ...begun.stages, a: [2, 1] } }, "stages.a [1,2], not [2,1]"],
+    [{ ...begun, more: true }, "more unset, not true"],
+    [{ steps: 8, rate: 1e-5 }, "not unset"],
+  ] as const)
+    await expect(open(given)).rejects.toMatchObject({
+      code: "TREFOIL_RESUME",
+      message: expect.stringContaining(words),
+    });
+  expect(await readFile(path.join(directory, "config.yaml"), "utf8")).toBe(text);
+  await (await open(begun)).close();
 });
 
 test("two writers: the second is refused and told who holds the lock, until it is given back", async () => {

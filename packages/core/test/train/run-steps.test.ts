@@ -1,8 +1,9 @@
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, it } from "vitest";
+import { parse } from "yaml";
 import {
   AdamW,
   compile,
@@ -77,6 +78,8 @@ it("stopped and resumed, ends with the weights and metrics of a run that never w
     code: "TREFOIL_RESUME",
     message: expect.stringContaining('another size of "model.weight"'),
   });
+  // What was refused leaves no trace: the file says what the checkpoints were made with.
+  expect(parse(readFileSync(join(stopped, "config.yaml"), "utf8"))).toEqual({ rate: 0.1 });
   const resumed = await train(stopped, { resume: true });
   expect(resumed).toMatchObject({ completed: true, weights: expected.weights, total: steps });
   expect(resumed.drawn).toEqual(expected.drawn.slice(6));

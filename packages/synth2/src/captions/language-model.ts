@@ -71,18 +71,19 @@ export interface CaptionRowOptions {
 
 /**
  * Next-token rows of texts: `tokens` i32 [n, sequence] begin with `start`, `targets` end with `end` (-1 behind it), and `weights` make
- * the loss a mean over all `count` targets of the batch.
+ * the loss a mean over all `count` targets of the batch; `cut` texts lost their end.
  */
 export function captionRows(texts: readonly Int32Array[], { start, end, sequence }: CaptionRowOptions) {
   const tokens = new Int32Array(texts.length * sequence);
   const targets = new Int32Array(tokens.length).fill(-1);
-  let count = 0;
+  let [count, cut] = [0, 0];
   texts.forEach((text, row) => {
     const kept = text.subarray(0, sequence);
     tokens.set([start, ...kept.subarray(0, sequence - 1)], row * sequence);
     targets.set(text.length < sequence ? [...kept, end] : kept, row * sequence);
     count += Math.min(text.length + 1, sequence);
+    if (text.length >= sequence) cut++;
   });
   const weights = Float32Array.from(targets, (target) => (target >= 0 ? 1 / count : 0));
-  return { tokens, targets, weights, count };
+  return { tokens, targets, weights, count, cut };
 }

@@ -80,7 +80,13 @@ export async function trainLanguageModel(
       const { gradientNorm: gradNorm, learningRate } = optimizer.apply(gradients(loss, parameters));
       return { loss, gradNorm, learningRate };
     });
-    const sequence = longestRow(captions, tokenizer, sizes.maxPositions);
+    const { longest, cut } = rowLengths(captions, tokenizer, sizes.maxPositions);
+    const sequence = Math.min(longest, sizes.maxPositions);
+    if (cut > 0) {
+      options.progress?.warn(
+        `${cut} of ${captions.length} captions are longer than maxPositions, ${sizes.maxPositions}, with a class: where they end is not learned. Raise it to ${longest}`,
+      );
+    }
     const shape = [settings.batch, sequence];
     const completed = await runSteps(options, {
       title: "language-model",
@@ -109,16 +115,19 @@ export async function trainLanguageModel(
   }
 }
 
-/** Tokens of the longest caption behind any of its classes, end of text included. */
-function longestRow(captions: readonly ClassedCaption[], tokenizer: Tokenizer, most: number): number {
-  let longest = 1;
+/** Tokens of the longest caption behind any of its classes, end of text included, and how many captions have more than `most`. */
+function rowLengths(captions: readonly ClassedCaption[], tokenizer: Tokenizer, most: number) {
+  let [longest, cut] = [1, 0];
   for (const { caption, classes } of captions) {
+    let own = 1;
     for (const name of ["", ...classes]) {
       const { length } = tokenizer.encode(name === "" ? caption : `${classPrompt(name)} ${caption}`);
-      longest = Math.max(longest, length + 1);
+      own = Math.max(own, length + 1);
     }
+    longest = Math.max(longest, own);
+    if (own > most) cut++;
   }
-  return Math.min(longest, most);
+  return { longest, cut };
 }
 
 /** Half of the captions get one of their classes in front. */

@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { mkdir, open, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { Permutation, ResumeError, type StageContext, writeFileAtomic } from "@trefoil/core";
+import { lockDirectory, Permutation, ResumeError, type StageContext, writeFileAtomic } from "@trefoil/core";
 import { z } from "zod";
 import { SynthError } from "../errors.js";
 import { tokeniseCaption } from "../metrics/index.js";
@@ -53,6 +53,7 @@ type State = z.infer<typeof stateSchema>;
 
 const captionsFile = "captions.jsonl";
 const stateFile = "state.json";
+const lockFile = "captions.lock";
 
 /** Words of a caption as one text: what tells captions apart. */
 const wordsKey = (text: string): string => tokeniseCaption(text).join(" ");
@@ -60,13 +61,15 @@ const wordsKey = (text: string): string => tokeniseCaption(text).join(" ");
 /**
  * Writes captions of classes drawn at random, round by round, into `captions.jsonl` (`id`, `class`, `caption` a line), and keeps only those
  * that pass the filter. Killed at any instant and called again, it goes on behind the last whole round and ends with the same file.
- * @throws SynthError `SYNTH_CAPTIONER` where the source fails or too little passes; ResumeError where the folder was begun otherwise
+ * @throws SynthError `SYNTH_CAPTIONER` where the source fails or too little passes, `SYNTH_DATA` where the folder is damaged; ResumeError
+ *   where it was begun otherwise, RunDirectoryError where another process writes it
  */
 export async function writeCaptions(options: WriteCaptionsOptions): Promise<WriteCaptionsResult> {
   const { source, classes, count, output, filter, seed, attempts, progress, signal } = options;
   if (classes.length === 0) throw new SynthError("SYNTH_OPTIONS", "there are no classes to write captions of");
   const manifest = JSON.stringify({ source: source.name, classes, filter, seed });
   await mkdir(output, { recursive: true });
+  await using _ = { [Symbol.asyncDispose]: await lockDirectory(join(output, lockFile), new Date()) };
   const state = await readState(output, manifest);
   const captions = await keptCaptions(output, state.bytes);
   const seen = new Set(captions.map(wordsKey));
@@ -159,7 +162,12 @@ async function readState(output: string, manifest: string): Promise<State> {
     await writeState(output, state);
     return state;
   }
-  const state = stateSchema.parse(JSON.parse(await readFile(path, "utf8")));
+  let state: State;
+  try {
+    state = stateSchema.parse(JSON.parse(await readFile(path, "utf8")));
+  } catch (cause) {
+    throw damaged(path, cause);
+  }
   if (state.manifest === manifest) return state;
   throw new ResumeError(
     `${output} was begun with another source, classes or filter: go on with the same ones, or name another folder`,
@@ -171,9 +179,19 @@ const writeState = (output: string, state: State): Promise<void> =>
 
 async function keptCaptions(output: string, bytes: number): Promise<string[]> {
   if (bytes === 0) return [];
-  const kept = (await readFile(join(output, captionsFile))).subarray(0, bytes).toString("utf8").trimEnd();
-  return kept.split("\n").map((line) => (JSON.parse(line) as { caption: string }).caption);
+  const path = join(output, captionsFile);
+  try {
+    const content = await readFile(path);
+    if (content.length < bytes) throw new RangeError(`${content.length} bytes instead of ${bytes}`);
+    const lines = content.subarray(0, bytes).toString("utf8").trimEnd().split("\n");
+    return lines.map((line) => rowSchema.parse(JSON.parse(line)).caption);
+  } catch (cause) {
+    throw damaged(path, cause);
+  }
 }
+
+const damaged = (path: string, cause: unknown): SynthError =>
+  new SynthError("SYNTH_DATA", `${path} is damaged, so the run cannot go on: begin anew in another folder`, { cause });
 
 const rowSchema = z.object({ id: z.string(), caption: z.string() });
 

@@ -94,6 +94,8 @@ export const evaluateCommand = defineCommand({
       const coded = await CodedDataset.encode(data.dataset, images, { progress, signal });
       const captions = await captioner.captionAll(coded, { progress, signal });
       const scores = scoreDataset(captions, coded);
+      if (captions.length === 1)
+        progress.warn("CIDEr of one picture is 0: it weighs words by how few of the scored pictures have them");
       stdout.write(`${JSON.stringify(scores, null, 2)}\n`);
       if (config.report !== undefined)
         await writeCaptionReport(config.report, { data: data.dataset, captions, scores });

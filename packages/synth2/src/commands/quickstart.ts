@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { defineCommand, openRunDirectory, RUN_LAYOUT, writeFileAtomic } from "@trefoil/core";
+import { defineCommand, openRunDirectory, RUN_LAYOUT, sameConfig, writeFileAtomic } from "@trefoil/core";
 import { z } from "zod";
 import { compareCaptions } from "../captions/index.js";
 import { captionsOf } from "../generator/index.js";
@@ -33,13 +33,15 @@ export const quickstartCommand = defineCommand({
     ...pipelineFields(budget),
   }),
   run: async (config, { progress, signal, stdout, version }) => {
-    const { resume, sampling, heldOut: held } = config;
-    const isRun = config.run !== undefined && existsSync(join(config.run, RUN_LAYOUT.config));
+    const { run: directory, resume, ...settings } = config;
+    const { sampling, heldOut: held } = settings;
+    const isRun = directory !== undefined && existsSync(join(directory, RUN_LAYOUT.config));
     await using run = await openRunDirectory({
       name: "quickstart",
-      directory: config.run,
+      directory,
       resume: resume && isRun,
-      config,
+      config: settings,
+      accept: sameConfig(settings),
       versions: { synth2: version },
     });
     progress.log(`Everything goes to ${run.path}; stopped with Ctrl-C, it goes on with --run ${run.path} --resume`);

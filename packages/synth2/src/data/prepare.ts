@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { mkdir, open, rename, rm, writeFile } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
-import { type Progress, requireFreeOutput } from "@trefoil/core";
+import { join } from "node:path";
+import { type Progress, requireFreeOutput, temporaryFolderFor } from "@trefoil/core";
 import { SynthError } from "../errors.js";
 import type { PairedDataset } from "../types.js";
 import { DecodePool } from "./decode-pool.js";
@@ -87,9 +87,9 @@ export async function saveDataset(
 class DatasetFolder implements AsyncDisposable {
   readonly #hash = createHash("sha256");
   #count = 0;
-  #finished = false;
 
   private constructor(
+    readonly work: string,
     readonly temporary: string,
     readonly options: { output: string; source: string; size: number; overwrite: boolean },
     readonly problems: Problems,
@@ -99,13 +99,13 @@ class DatasetFolder implements AsyncDisposable {
 
   static async create(options: DatasetFolder["options"], problems: Problems): Promise<DatasetFolder> {
     requireFreeOutput(options);
-    const { output } = options;
-    const temporary = join(dirname(output), `.${basename(output)}.${process.pid}.tmp`);
-    await rm(temporary, { recursive: true, force: true });
-    await mkdir(temporary, { recursive: true });
+    // What a kill leaves there, the next run removes.
+    const work = await temporaryFolderFor(options.output);
+    const temporary = join(work, "dataset");
+    await mkdir(temporary);
     const images = await open(join(temporary, DATASET_FILES.images), "w");
     const samples = await open(join(temporary, DATASET_FILES.samples), "w");
-    return new DatasetFolder(temporary, options, problems, images, samples);
+    return new DatasetFolder(work, temporary, options, problems, images, samples);
   }
 
   async add(id: string, pixels: Uint8Array, captions: readonly string[], attributes?: object): Promise<void> {
@@ -133,12 +133,11 @@ class DatasetFolder implements AsyncDisposable {
     for (const file of [this.images, this.samples]) await file.sync();
     await rm(output, { recursive: true, force: true });
     await rename(this.temporary, output);
-    this.#finished = true;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.images.close();
     await this.samples.close();
-    if (!this.#finished) await rm(this.temporary, { recursive: true, force: true });
+    await rm(this.work, { recursive: true, force: true });
   }
 }

@@ -19,7 +19,7 @@ import { type CaptionTokens, textBatch } from "../generator/text.js";
 import type { TextBatch } from "../generator/text-encoder.js";
 import { type CodedPairs, checkPairs, hashPairs, pairRows } from "../generator/train.js";
 import type { VqImageTokenizer } from "../tokenizer/index.js";
-import { makeOptimizer, type TrainingSettings } from "../training/index.js";
+import { evaluationRows, makeOptimizer, type TrainingSettings } from "../training/index.js";
 import { Choices } from "../world/random.js";
 import type { DenoiserArchitecture } from "./architecture.js";
 import { EmbeddingDenoiser, type NoiseLevels } from "./denoiser.js";
@@ -157,22 +157,28 @@ function denoisingEvaluation(
   return async (pairs) => {
     random.seed(0);
     const choices = new Choices(0, 0x6576616c);
-    const batch = Math.min(32, pairs.captions.length);
+    const count = pairs.captions.length;
     const totals: Record<string, number> = {};
-    let batches = 0;
-    for (let at = 0; at + batch <= pairs.captions.length; at += batch, batches++) {
-      const rows = Array.from({ length: batch }, (_, i) => at + i);
+    for (const rows of evaluationRows(count)) {
       const { captions, embeddings } = embeddedRows(pairs, images, model.architecture, rows, choices);
       const text = textBatch(captions, maxTextTokens);
+      const add = async (name: string, levels: readonly number[]) => {
+        const mean = await (await measure(text, embeddings, model.levels(levels))).item();
+        totals[name] = (totals[name] ?? 0) + (mean * rows.length) / count;
+      };
       const shares = { error25: 0.25, error50: 0.5, error75: 0.75, error95: 0.95 };
       for (const [name, share] of Object.entries(shares)) {
         const t = Math.max(1, Math.round(share * timesteps));
-        const loss = await (await measure(text, embeddings, model.levels(rows.map(() => t)))).item();
-        totals[name] = (totals[name] ?? 0) + loss;
+        await add(
+          name,
+          rows.map(() => t),
+        );
       }
-      const spread = rows.map((_, i) => 1 + Math.floor((timesteps * (i + 0.5)) / batch));
-      totals.loss = (totals.loss ?? 0) + (await (await measure(text, embeddings, model.levels(spread))).item());
+      await add(
+        "loss",
+        rows.map((_, i) => 1 + Math.floor((timesteps * (i + 0.5)) / rows.length)),
+      );
     }
-    return Object.fromEntries(Object.entries(totals).map(([name, total]) => [name, total / batches]));
+    return totals;
   };
 }

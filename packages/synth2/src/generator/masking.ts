@@ -24,20 +24,20 @@ export interface MaskedCodes {
 /**
  * Hides a random share γ(u) of each picture's codes, one at least.
  * @param codes `[batch, L]`
- * @param share fixed instead of drawn, in (0, 1]
+ * @param share of each picture, in (0, 1], instead of a drawn one
  */
 export function hideCodes(
   codes: Int32Array,
   positions: number,
   choices: Choices,
-  options: MaskingOptions & { share?: number },
+  options: MaskingOptions & { share?: (picture: number) => number },
 ): MaskedCodes {
   const { maskToken, schedule, leastHidden = 0, average, share } = options;
   const tokens = codes.slice();
   const targets = new Int32Array(codes.length).fill(-1);
   const hidden: number[][] = [];
   for (let at = 0; at < codes.length; at += positions) {
-    const ratio = share ?? leastHidden + (1 - leastHidden) * maskSchedule(schedule, choices.next());
+    const ratio = share?.(hidden.length) ?? leastHidden + (1 - leastHidden) * maskSchedule(schedule, choices.next());
     const count = Math.min(positions, Math.max(1, Math.round(ratio * positions)));
     const keys = Float64Array.from({ length: positions }, () => choices.next());
     const order = Array.from(keys.keys()).sort((a, b) => keys[a]! - keys[b]!);

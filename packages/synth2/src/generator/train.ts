@@ -15,7 +15,7 @@ import {
   tensor,
 } from "@trefoil/core";
 import { SynthError } from "../errors.js";
-import { makeOptimizer, type TrainingSettings } from "../training/index.js";
+import { evaluationRows, makeOptimizer, type TrainingSettings } from "../training/index.js";
 import { Choices } from "../world/random.js";
 import type { GeneratorArchitecture } from "./architecture.js";
 import { saveGenerator } from "./folder.js";
@@ -170,7 +170,6 @@ export async function trainGenerator(options: TrainGeneratorOptions): Promise<Tr
 }
 
 const shares = [0.25, 0.5, 0.75, 1] as const;
-
 /**
  * Nats per hidden code at fixed shares of hidden codes (`nllHidden25` … `nllHidden100`), the accuracy at half of them, and
  * `bitsPerCode`: the mean per entry of a codebook over shares uniform on (0, 1], which bounds the likelihood of a picture's codes (absorbing diffusion).
@@ -182,32 +181,31 @@ export function maskedEvaluation(model: MaskedGenerator): (pairs: CodedPairs) =>
     model.loss(text, { tokens, targets, weights }, 0),
   );
   return async (pairs) => {
-    const batch = Math.min(32, pairs.captions.length);
+    const count = pairs.captions.length;
     const choices = new Choices(0, 0x6576616c);
-    const score = async (at: number, share: number) => {
-      const rows = Array.from({ length: batch }, (_, i) => at + i);
+    const score = async (rows: readonly number[], share: (row: number) => number) => {
       const { codes, captions } = pairRows(pairs, positions, rows, choices);
       const options = { maskToken: model.maskToken, schedule: "linear", average: "picture", share } as const;
       const width = positions * model.slots.books.length;
       const masked = hideCodes(splitCodes(codes, model.slots), width, choices, options);
-      const fields = Object.values(masked).map((data) => tensor(data, { shape: [batch, width] }));
+      const fields = Object.values(masked).map((data) => tensor(data, { shape: [rows.length, width] }));
       const result = await measure(textBatch(captions, maxTextTokens), ...(fields as [Tensor, Tensor, Tensor]));
       return await scalarsOf(result);
     };
     const totals: Record<string, number> = {};
-    let batches = 0;
-    for (let at = 0; at + batch <= pairs.captions.length; at += batch, batches++) {
+    for (const rows of evaluationRows(count)) {
+      const add = (name: string, mean: number) => {
+        totals[name] = (totals[name] ?? 0) + (mean * rows.length) / count;
+      };
       for (const share of shares) {
-        const { likelihood, accuracy } = await score(at, share);
-        const name = `nllHidden${100 * share}`;
-        totals[name] = (totals[name] ?? 0) + likelihood;
-        if (share === 0.5) totals.accuracyHidden50 = (totals.accuracyHidden50 ?? 0) + accuracy;
+        const { likelihood, accuracy } = await score(rows, () => share);
+        add(`nllHidden${100 * share}`, likelihood);
+        if (share === 0.5) add("accuracyHidden50", accuracy);
       }
-      // Shares spread evenly over the batches stand for uniform ones.
-      const { likelihood } = await score(at, 1 - ((batches * 0.618034) % 1));
-      totals.bitsPerCode = (totals.bitsPerCode ?? 0) + likelihood / Math.LN2;
+      // Shares spread evenly over the pictures stand for uniform ones.
+      const { likelihood } = await score(rows, (row) => 1 - (((rows[row]! + 0.5) * 0.618034) % 1));
+      add("bitsPerCode", likelihood / Math.LN2);
     }
-    const means = Object.fromEntries(Object.entries(totals).map(([name, total]) => [name, total / batches]));
-    return { ...means, loss: means.nllHidden50! };
+    return { ...totals, loss: totals.nllHidden50! };
   };
 }

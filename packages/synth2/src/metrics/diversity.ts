@@ -115,7 +115,7 @@ export class CaptionClusters {
     }
     let moved = false;
     sums.forEach((sum, i) => {
-      const norm = Math.hypot(...sum);
+      const norm = Math.sqrt(sum.reduce((total, value) => total + value * value, 0));
       // An empty cluster keeps its centre.
       if (norm === 0) return;
       const centre = this.#centres[i]!;

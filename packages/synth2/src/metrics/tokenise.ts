@@ -20,9 +20,10 @@ const split: Readonly<Record<string, number>> = {
   lemme: 3,
 };
 
-// Numbers keep their points and commas, words their hyphens and inner points (u.s., 3.5, t-shirt); the rest is one sign at a time.
+// Numbers keep their points and commas, words their hyphens and inner points (u.s., 3.5, t-shirt) and the marks that many scripts put
+// on letters; the rest is one sign at a time.
 const pattern =
-  /\.{3}|--+|\d+(?:[.,:/]\d+)*(?:st|nd|rd|th|s)?|(?:\p{L}\.){2,}|[\p{L}\p{N}_]+(?:[-'’&/][\p{L}\p{N}_]+)*|''|``|\S/gu;
+  /\.{3}|--+|\d+(?:[.,:/]\d+)*(?:st|nd|rd|th|s)?|(?:\p{L}\.){2,}|[\p{L}\p{M}\p{N}_]+(?:[-'’&/][\p{L}\p{M}\p{N}_]+)*|''|``|\S/gu;
 const clitic = /^(.+?)(n['’]t|['’](?:s|re|ve|ll|d|m))$/u;
 
 /**

@@ -11,7 +11,13 @@ export const samplingSchema = z.strictObject({
     .enum(["cosine", "linear", "square", "arccos"])
     .optional()
     .describe("How the share of masked codes falls. Default: cosine, arccos for the Halton order."),
-  temperature: z.number().min(0).default(0.5).describe("Logits are divided by this; 0 takes the most likely code."),
+  // Far above, entries of the other codebook, which have no chance, would get one.
+  temperature: z
+    .number()
+    .min(0)
+    .max(100)
+    .default(0.5)
+    .describe("Logits are divided by this; 0 takes the most likely code."),
   confidenceNoise: z
     .number()
     .min(0)

@@ -37,5 +37,8 @@ function captionRow(line: string, number: number, path: string): CaptionRow {
       `${path}, line ${number}, is not an object with a "caption" (and an "id"): write {"caption": "a red circle"}`,
     );
   }
+  if (caption.trim() === "") {
+    throw new SynthError("SYNTH_DATA", `${path}, line ${number}, has an empty caption: leave the line out`);
+  }
   return { id: String(id), caption };
 }

@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import {
+  lockDirectory,
   ResumeError,
   SafetensorsFile,
   type StageContext,
@@ -47,13 +48,15 @@ export interface SynthesizeResult {
 }
 
 const manifestFile = "synthesis.json";
+const lockFile = "synthesis.lock";
 const shardName = (shard: number): string => `shard-${String(shard).padStart(5, "0")}`;
 
 /**
  * Draws an embedding for every caption. Shard after shard appears whole: `shard-00000.safetensors` with `embeddings` f32 [n, L, D] and
  * `codes` i32 [n, L], after `shard-00000.jsonl` with id and caption. Memory is bounded by one shard. Called again on a folder that was
  * begun, it goes on behind the last whole shard and ends with the same files.
- * @throws SynthError `SYNTH_TOKENIZER_MISMATCH`, `SYNTH_VOCABULARY_MISMATCH`; `SYNTH_DATA` without a caption; ResumeError where the folder was begun otherwise
+ * @throws SynthError `SYNTH_TOKENIZER_MISMATCH`, `SYNTH_VOCABULARY_MISMATCH`; `SYNTH_DATA` without a caption; ResumeError where the folder was begun otherwise,
+ *   RunDirectoryError where another process writes it
  */
 export async function synthesize(options: SynthesizeOptions): Promise<SynthesizeResult> {
   const { generator, tokenizer, captions, output, seed, shardSize, pixels = false, signal } = options;
@@ -75,11 +78,11 @@ export async function synthesize(options: SynthesizeOptions): Promise<Synthesize
     shardSize,
     pixels,
   };
-  const begin = await beginning(output, `${JSON.stringify(manifest, null, 2)}\n`);
+  await using folder = await ShardFolder.open(output, manifest);
   const stage = options.progress?.stage("synthesize", { unit: "pictures" });
   const result: SynthesizeResult = { completed: true, pictures: 0, shards: 0, skipped: 0 };
   const write = async (rows: readonly EncodedRow[]): Promise<void> => {
-    await begin();
+    await folder.begin();
     const name = join(output, shardName(result.shards));
     const lines = `${rows.map(({ id, caption }) => JSON.stringify({ id, caption })).join("\n")}\n`;
     if (existsSync(`${name}.safetensors`)) await checkShard(name, lines);
@@ -114,6 +117,7 @@ export async function synthesize(options: SynthesizeOptions): Promise<Synthesize
       rows = [];
     }
     if (rows.length > 0) await write(rows);
+    folder.requireEnd(result.shards);
     if (result.pictures === 0) {
       const why = result.skipped > 0 ? `${result.skipped} were too long` : "the file is empty";
       throw new SynthError("SYNTH_DATA", `there is no caption that the generator reads: ${why}`);
@@ -131,20 +135,54 @@ interface EncodedRow extends CaptionRow {
   tokens: Int32Array;
 }
 
-/** Checks a folder that was begun. @returns what begins it, once there is something to write */
-async function beginning(output: string, manifest: string): Promise<() => Promise<void>> {
-  const path = join(output, manifestFile);
-  if (!existsSync(path)) {
-    return async () => {
-      if (existsSync(path)) return;
-      await mkdir(output, { recursive: true });
-      await writeFileAtomic(path, manifest);
-    };
+/** A folder of shards, which one process at a time writes. */
+class ShardFolder implements AsyncDisposable {
+  readonly #manifest: string;
+  #unlock: (() => Promise<void>) | undefined;
+
+  private constructor(
+    readonly path: string,
+    manifest: object,
+  ) {
+    this.#manifest = `${JSON.stringify(manifest, null, 2)}\n`;
   }
-  if ((await readFile(path, "utf8")) === manifest) return async () => undefined;
-  throw new ResumeError(
-    `${output} was begun with other models or settings: go on with the same ones, or name another folder`,
-  );
+
+  /** Of a folder that was begun; any other appears once there is something to write. @throws ResumeError, RunDirectoryError */
+  static async open(path: string, manifest: object): Promise<ShardFolder> {
+    const folder = new ShardFolder(path, manifest);
+    try {
+      if (existsSync(join(path, manifestFile))) await folder.begin();
+      return folder;
+    } catch (error) {
+      await folder[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  async begin(): Promise<void> {
+    if (this.#unlock) return;
+    await mkdir(this.path, { recursive: true });
+    this.#unlock = await lockDirectory(join(this.path, lockFile), new Date());
+    const path = join(this.path, manifestFile);
+    if (!existsSync(path)) await writeFileAtomic(path, this.#manifest);
+    else if ((await readFile(path, "utf8")) !== this.#manifest) {
+      throw new ResumeError(
+        `${this.path} was begun with other models or settings: go on with the same ones, or name another folder`,
+      );
+    }
+  }
+
+  /** @throws ResumeError when there are more shards than were written now: they hold other captions */
+  requireEnd(shards: number): void {
+    if (!existsSync(join(this.path, `${shardName(shards)}.safetensors`))) return;
+    throw new ResumeError(
+      `${this.path} holds more than these captions: go on with the same ones, or name another folder`,
+    );
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#unlock?.();
+  }
 }
 
 /** A shard that is there must be of the same captions. */

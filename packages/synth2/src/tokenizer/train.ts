@@ -23,7 +23,7 @@ import {
   tensor,
 } from "@trefoil/core";
 import { imageBatch } from "../images/pixels.js";
-import { makeOptimizer, type TrainingSettings } from "../training/index.js";
+import { evaluationRows, makeOptimizer, type TrainingSettings } from "../training/index.js";
 import type { PairedDataset } from "../types.js";
 import { booksOf, type TokenizerArchitecture } from "./architecture.js";
 import { type CodebookUpdate, CodebookUsage, usageOf } from "./codebook.js";
@@ -248,25 +248,18 @@ function evaluator(model: TokenizerModel): (data: PairedDataset) => Promise<Toke
   });
   return async (data) => {
     const counts = new Float64Array(codes);
-    let [l1, l2, seen] = [0, 0, 0];
-    const rows = Math.min(32, data.length);
-    // A last, shorter batch is left out.
-    for (let at = 0; at + rows <= data.length; at += rows) {
-      const images = await imageBatch(
-        data,
-        Array.from({ length: rows }, (_, i) => at + i),
-      );
-      const result = await reconstruct(imagesTensor(images, imageSize));
+    let [l1, l2] = [0, 0];
+    for (const rows of evaluationRows(data.length)) {
+      const result = await reconstruct(imagesTensor(await imageBatch(data, rows), imageSize));
       for (const code of await result.index.data()) counts[code]!++;
-      l1 += await result.l1.item();
-      l2 += await result.l2.item();
-      seen++;
+      l1 += ((await result.l1.item()) * rows.length) / data.length;
+      l2 += ((await result.l2.item()) * rows.length) / data.length;
     }
     const total = counts.reduce((a, b) => a + b, 0);
     const entropy = counts.reduce((sum, n) => (n > 0 ? sum - (n / total) * Math.log(n / total) : sum), 0);
     return {
-      psnr: -10 * Math.log10(l2 / seen / 4),
-      l1: l1 / seen,
+      psnr: -10 * Math.log10(l2 / 4),
+      l1,
       codesUsed: counts.filter((n) => n > 0).length,
       perplexity: Math.exp(entropy),
     };

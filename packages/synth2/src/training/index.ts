@@ -1,1 +1,2 @@
+export { evaluationRows } from "./evaluation.js";
 export { makeOptimizer, type TrainingSettings } from "./optimizer.js";

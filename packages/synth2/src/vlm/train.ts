@@ -99,6 +99,8 @@ export class VlmTrainer {
   readonly #optimizer: AdamW;
   readonly #options: Pick<TrainVlmOptions, "language" | "maxTextTokens" | "settings">;
   readonly #step;
+  /** Captions seen whose end was cut off. */
+  cut = 0;
 
   constructor(
     architecture: VlmArchitecture,
@@ -133,7 +135,8 @@ export class VlmTrainer {
     pairs.forEach(({ embedding }, row) => {
       embeddings.set(embedding, row * embedding.length);
     });
-    const { tokens, targets, weights } = captionTargets(captions, this.#options);
+    const { tokens, targets, weights, cut } = captionTargets(captions, this.#options);
+    this.cut += cut;
     const pictures = tensor(embeddings, { shape: [batch, real.positions, real.dimension] });
     return await scalarsOf(await this.#step(pictures, tokens, targets, weights));
   }
@@ -182,6 +185,11 @@ export async function trainVlm(options: TrainVlmOptions): Promise<TrainVlmResult
       step: (index) => trainer.step(data, index),
       ...(evaluation && { evaluateEvery: evaluation.every, evaluate: () => evaluation.measure(trainer.model) }),
     });
+    if (trainer.cut > 0) {
+      options.progress?.warn(
+        `${trainer.cut} captions were cut to maxTextTokens, ${maxTextTokens}: where they end is not learned. Raise it`,
+      );
+    }
     if (!completed) return { completed };
     const hash = await saveVlm(trainer.model, output, { language, tokenizerHash, ...(overwrite && { overwrite }) });
     return { completed, hash };

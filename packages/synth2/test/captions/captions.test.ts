@@ -1,4 +1,4 @@
-import { appendFile, readFile, writeFile } from "node:fs/promises";
+import { appendFile, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import {
@@ -31,6 +31,25 @@ const scripted = (answer: (name: string, index: number) => string, batch = 4): C
 });
 
 describe("writing captions", () => {
+  it("says what is damaged, and lets one process at a time write", async () => {
+    const output = join(await temporaryFolder(), "captions");
+    const source = scripted((name, i) => `a ${name} ${["above", "below"][i % 2]} a white ring number ${i}`);
+    const options = { source, classes, output, filter: { ...filter, grammar: "none" as const }, seed: 1, attempts: 50 };
+    const write = (count: number) => writeCaptions({ ...options, count });
+    const both = await Promise.allSettled([write(8), write(8)]);
+    const refused = both.flatMap((each) => (each.status === "rejected" ? [each.reason] : []));
+    expect(refused).toEqual([expect.objectContaining({ code: "RUN_DIRECTORY_LOCKED" })]);
+    await writeFile(join(output, "captions.jsonl"), "{");
+    await expect(write(12)).rejects.toMatchObject({ code: "SYNTH_DATA", message: expect.stringContaining("damaged") });
+    await rm(join(output, "captions.jsonl"));
+    await expect(write(12)).rejects.toMatchObject({ code: "SYNTH_DATA", message: expect.stringContaining("damaged") });
+    await writeFile(join(output, "state.json"), "{");
+    await expect(write(12)).rejects.toMatchObject({
+      code: "SYNTH_DATA",
+      message: expect.stringContaining("state.json"),
+    });
+  });
+
   it("draws classes alike, and rejects what is short, long, ungrammatical or twice", async () => {
     const output = join(await temporaryFolder(), "captions");
     const answers = ["circle", `a ${"very ".repeat(20)}red circle`, "seven dogs bark", "a red circle", "A red circle."];

@@ -1,8 +1,9 @@
 import { spawn } from "node:child_process";
 import { existsSync, readdirSync, statSync } from "node:fs";
-import { readFile } from "node:fs/promises";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
+import { encodePng } from "../../src/index.js";
 import { temporaryFolder } from "../folder.js";
 
 const cli = join(import.meta.dirname, "../../bin/synth2.js");
@@ -95,3 +96,35 @@ test("captions killed with SIGKILL and asked for again are those of an uninterru
   expect(await write(at("killed"))).toBe(0);
   expect(await text(at("killed"))).toBe(whole);
 }, 240_000);
+
+test("what prepare leaves when it is killed, the next run removes", async () => {
+  const folder = await temporaryFolder();
+  const photos = join(folder, "photos");
+  await mkdir(photos);
+  const png = await encodePng(new Uint8Array(64 * 64 * 3).fill(128), 64, 64);
+  for (let i = 0; i < 200; i++) {
+    await writeFile(join(photos, `${i}.png`), png);
+    await writeFile(join(photos, `${i}.txt`), "a grey square");
+  }
+  const leftovers = () => readdirSync(folder).filter((name) => name.startsWith("."));
+  const prepare = (kill: boolean): Promise<NodeJS.Signals | number | null> => {
+    const args = ["prepare", "--source", photos, "--output", join(folder, "data"), "--size", "16"];
+    const child = spawn(process.execPath, [cli, ...args], { stdio: "ignore" });
+    const watch = setInterval(() => {
+      const [begun] = leftovers();
+      if (kill && begun && existsSync(join(folder, begun, "dataset"))) child.kill("SIGKILL");
+    }, 1);
+    return new Promise((resolve) => {
+      child.on("close", (code, signal) => {
+        clearInterval(watch);
+        resolve(signal ?? code);
+      });
+    });
+  };
+  expect(await prepare(true)).toBe("SIGKILL");
+  expect(existsSync(join(folder, "data"))).toBe(false);
+  expect(leftovers()).toHaveLength(1);
+  expect(await prepare(false)).toBe(0);
+  expect(readdirSync(folder).sort()).toEqual(["data", "photos"]);
+  expect(readdirSync(join(folder, "data"))).toHaveLength(4);
+}, 60_000);

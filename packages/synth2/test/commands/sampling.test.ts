@@ -1,5 +1,5 @@
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { writeFile } from "node:fs/promises";
+import { mkdir, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import sharp from "sharp";
@@ -124,4 +124,24 @@ it("trains a vision-language model on embeddings that a continuous generator dra
   expect((await synth2(again)).code).toBe(0);
   const resumed = await synth2(`${vlm} --synthetic ${at("drawn")} --output ${at("cached")} --resume --overwrite`);
   expect(resumed.printed).toContain("other settings, data or models");
+}, 60_000);
+
+it("goes on with a quickstart only with the settings that it has", async () => {
+  await mkdir(at("begun"));
+  await writeFile(join(at("begun"), "config.yaml"), "pairs: 3\n");
+  const { code, printed } = await synth2(`quickstart --run ${at("begun")} --resume`);
+  expect([code, printed]).toEqual([1, expect.stringMatching(/started with pairs 3, not \d+: resume with the same/)]);
+});
+
+it("says of captions that they were cut, and of one picture that CIDEr says nothing", async () => {
+  const models = `--tokenizer ${at("tokenizer")} --language-model ${at("language")}`;
+  const short = `vlm --data small-world:paired:16 ${models} ${smallVlm} --max-text-tokens 2 --output ${at("short")}`;
+  expect((await synth2(short)).printed).toMatch(/warning: 8 captions were cut to maxTextTokens, 2/);
+  const language = `language-model --data small-world:paired:16 --train.steps 1 --train.batch 2 --model.hidden-size 32`;
+  const cut = `${language} --model.layers 1 --model.max-positions 4 --output ${at("cut")}`;
+  expect((await synth2(cut)).printed).toMatch(/warning: 80 of 80 captions are longer than maxPositions, 4/);
+  const one = await synth2(`evaluate --data small-world:test:1 --vlm ${at("vlm")} ${models} --max-tokens 4`);
+  expect(one.printed).toMatch(/warning: CIDEr of one picture is 0/);
+  const two = await synth2(`evaluate --data small-world:test:2 --vlm ${at("vlm")} ${models} --max-tokens 4`);
+  expect(two.printed).not.toMatch(/warning/);
 }, 60_000);

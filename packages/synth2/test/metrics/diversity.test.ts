@@ -31,6 +31,13 @@ describe("clusters of captions", () => {
   });
 });
 
+it("captions of more words than a call may have arguments are clustered", () => {
+  const caption = (at: number) => Array.from({ length: 1000 }, (_, i) => `w${at * 1000 + i}`).join(" ");
+  const captions = Array.from({ length: 200 }, (_, i) => caption(i));
+  const clusters = new CaptionClusters(captions, { clusters: 2, seed: 1, iterations: 2 });
+  expect(clusters.measure(captions).vocabulary).toBe(200_000);
+});
+
 describe("coverage", () => {
   it("counts what is new and how even it is", () => {
     const result = coverage(["red circle", "red circle", "blue star", "blue star"], new Set(["red circle"]));

@@ -105,6 +105,10 @@ describe("tokens", () => {
     ["line\nbreak  and\ttabs", "line break and tabs"],
     ["they’re at 7:30", "they 're at 7:30"],
     ["", ""],
+    // Marks belong to their letters: decomposed Latin (as macOS names files), Hindi, Thai.
+    ["un cafe\u0301 noir", "un cafe\u0301 noir"],
+    ["लाल गेंद और नीला तारा", "लाल गेंद और नीला तारा"],
+    ["แมวสีดำ บนโต๊ะ", "แมวสีดำ บนโต๊ะ"],
   ])("%j", (caption, tokens) => {
     expect(tokeniseCaption(caption).join(" ")).toBe(tokens);
   });

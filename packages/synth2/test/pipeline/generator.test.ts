@@ -41,7 +41,7 @@ describe("masking", () => {
       maskToken: 7,
       schedule: "cosine",
       average: "batch",
-      share: 0.5,
+      share: () => 0.5,
     });
     expect(half.tokens.filter((token) => token === 7)).toHaveLength(24);
     // E γ(u) of the cosine schedule is 2 / π.

@@ -24,6 +24,15 @@ const options = (some: Partial<ReturnType<typeof samplingSchema.parse>> = {}) =>
 const captions = [[1, 2, 3], [4], [5, 6], [7, 8, 9, 10], [11]].map((tokens) => Int32Array.from(tokens));
 const seeds = captions.map((_, i) => pictureSeed(7, `picture ${i}`));
 
+it("at the hottest temperature draws entries of each slot's own book alone", async () => {
+  expect(samplingSchema.safeParse({ temperature: 101 }).success).toBe(false);
+  const model = new MaskedGenerator({ ...architecture, codes: 8 * 4, books: [8, 4] }, 3);
+  const sampler = new MaskedSampler(model, options({ temperature: 100, steps: 1 }), 8);
+  const many = Array.from({ length: 64 }, (_, i) => Int32Array.of(i % 12));
+  const codes = await sampler.sample({ captions: many, seeds: many.map((_, i) => pictureSeed(1, `hot ${i}`)) });
+  expect(codes.every((code) => code >= 0 && code < 32)).toBe(true);
+});
+
 describe("masked sampler", () => {
   const model = new MaskedGenerator(architecture, 3);
 

@@ -56,6 +56,9 @@ describe("synth2 synthesize", () => {
     expect((await rows.next()).value).toEqual({ id: "1", caption: "a" });
     expect((await rows.next()).value).toEqual({ id: "7", caption: "b" });
     await expect(rows.next()).rejects.toThrow(/line 4/);
+    // A pair of some picture with nothing to say of it would be learned as such.
+    await writeFile(file, '{"caption":" "}\n');
+    await expect(readCaptionRows(file).next()).rejects.toThrow(/line 1, has an empty caption/);
     await expect(readCaptionRows(`${file}-none`).next()).rejects.toMatchObject({ code: "SYNTH_DATA" });
   });
 });

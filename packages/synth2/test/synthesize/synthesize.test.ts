@@ -105,5 +105,18 @@ describe("synthesize", () => {
     await run(output, captions);
     await expect(run(output, captions, { seed: 6 })).rejects.toMatchObject({ code: "TREFOIL_RESUME" });
     await expect(run(output, captions.toReversed())).rejects.toMatchObject({ code: "TREFOIL_RESUME" });
+    // Two whole shards of three: the third would stay, and be read as theirs.
+    await expect(run(output, captions.slice(0, 6))).rejects.toMatchObject({ code: "TREFOIL_RESUME" });
+  });
+
+  it("writes a folder by one at a time, so that no caption gets another's picture", async () => {
+    const output = join(folder, "shared");
+    const both = await Promise.allSettled([run(output, captions), run(output, captions.toReversed())]);
+    const refused = both.flatMap((each) => (each.status === "rejected" ? [each.reason] : []));
+    expect(refused).toEqual([expect.objectContaining({ code: "RUN_DIRECTORY_LOCKED" })]);
+    const rows = both[0].status === "fulfilled" ? captions : captions.toReversed();
+    const alone = join(folder, "alone");
+    await run(alone, rows);
+    expect(contents(output)).toEqual(contents(alone));
   });
 });

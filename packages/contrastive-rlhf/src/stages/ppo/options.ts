@@ -55,6 +55,7 @@ export interface PpoSettings {
   gamma: number;
   lambda: number;
   clip: number;
+  /** Above 1. */
   dualClip?: number;
   entropyCoefficient: number;
   whitenAdvantages: boolean;

@@ -11,7 +11,7 @@ import {
   saveModel,
 } from "@trefoil/core";
 import { adaptKlCoefficient, mean, penalise, RewardShaper } from "../../algorithm/index.js";
-import { EpisodeEncoder, type PromptTokens } from "../../data/index.js";
+import { EpisodeEncoder, longestOf, type PromptTokens } from "../../data/index.js";
 import { RlhfError } from "../../errors.js";
 import { hashModelFolder, loadScoreModel, OpenPolicy, Sampler, ScoreModel } from "../../models/index.js";
 import { hashRows } from "../hash-rows.js";
@@ -52,7 +52,7 @@ export async function ppo(options: PpoOptions): Promise<boolean> {
   const { maxPositions } = policy.model.config;
   const encoder = new EpisodeEncoder(policy.tokenizer, policy.eosTokenIds, maxPositions);
   const prompts = encoder.prompts(options.prompts, settings.maxNewTokens);
-  const longest = Math.max(...prompts.map(({ tokens }) => tokens.length));
+  const longest = longestOf(prompts, ({ tokens }) => tokens.length);
   const rollouts = settings.promptsPerIteration * settings.samplesPerPrompt;
   using sampler = new Sampler(policy.model, rollouts, longest, settings.maxNewTokens);
   const critic = await makeCritic(policy, settings, longest + settings.maxNewTokens);
@@ -84,7 +84,11 @@ export async function ppo(options: PpoOptions): Promise<boolean> {
   const completed = await runSteps(options, {
     title: "ppo",
     shown: shownMetrics,
-    config: { sft, reward: rewards.hash, prompts: hashRows(options.prompts), settings },
+    config: {
+      ...{ sft, reward: rewards.hash, prompts: hashRows(options.prompts) },
+      ...defined({ baselines: provider.hash }),
+      settings,
+    },
     settings: { ...settings, steps: settings.iterations },
     parameters: namedState({
       policy: policy.model,
@@ -113,6 +117,7 @@ function requireSettings({
   critic,
   iterations,
   temperature,
+  dualClip,
 }: PpoSettings): void {
   const rollouts = promptsPerIteration * samplesPerPrompt;
   if (rollouts % minibatch !== 0) {
@@ -121,6 +126,8 @@ function requireSettings({
       `the ${rollouts} rollouts of an iteration are not a multiple of the minibatch of ${minibatch}`,
     );
   }
+  if (dualClip !== undefined && dualClip <= 1)
+    throw new RlhfError("RLHF_OPTIONS", `dualClip is ${dualClip}: with 1 or less bad actions would teach nothing`);
   if (temperature <= 0) throw new RlhfError("RLHF_OPTIONS", "PPO samples: the temperature must be above 0");
   if (critic.kind !== "none" && critic.warmupIterations >= iterations) {
     throw new RlhfError(

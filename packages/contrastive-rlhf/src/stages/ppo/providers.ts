@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import {
   aggregate,
   type Compared,
@@ -20,6 +21,8 @@ import { type Rollout, type RolloutSettings, rollOut } from "./rollout.js";
 export interface BaselineProvider {
   /** @param scores after penalties, in the order of the rollouts; those of one prompt stand together */
   compare(rollouts: readonly Rollout[], scores: readonly number[], rollout: RolloutSettings): Promise<Compared[]>;
+  /** Hash of what it compares with, where that was made before the run: a run is resumed with the same only. */
+  readonly hash?: string;
   /** ρ and the predicted variance ratio, where there are offline samples. */
   readonly contrast?: { rho: number; predictedVarianceRatio: number };
 }
@@ -89,10 +92,12 @@ async function offline(
     );
     known.set(sha, { baseline: aggregate(references, aggregation), references });
   }
+  const hash = createHash("sha256").update(JSON.stringify([...known]));
   const { rho } = rewardVariance([...known.values()].map(({ references }) => references));
   return {
     compare: async (rollouts, scores) =>
       rollouts.map(({ promptSha }, i) => ({ score: scores[i]!, scale: 1, ...known.get(promptSha)! })),
+    hash: hash.digest("hex"),
     ...(Number.isFinite(rho) && { contrast: { rho, predictedVarianceRatio: varianceRatio(rho, k) } }),
   };
 }
