@@ -1,3 +1,4 @@
+import { Writable } from "node:stream";
 import { expect, test, vi } from "vitest";
 import { z } from "zod";
 import { type CommandContext, defineCommand } from "../../src/cli/index.js";
@@ -121,4 +122,32 @@ test("--device opens the device before the command runs", async () => {
   expect(missing).toMatchObject({ code: 1, stdout: "" });
   expect(missing.stderr).toMatch(/cuda:9999/);
   expect(await runInMemory([command], ["work", "--device"])).toMatchObject({ code: 2 });
+});
+
+/** A stream whose writes fail, as those to a full disk or a closed pipe do. */
+const failing = (code: string) =>
+  new Writable({ write: (_chunk, _encoding, done) => done(Object.assign(new Error(`${code}: write`), { code })) });
+
+test("output that cannot be written is one line and exit code 1; a pipe that the reader closed is no error", async () => {
+  const command = commandThat(async ({ stdout }) => stdout.write("done\n"));
+  for (const argv of [["--help"], ["work", "--help"], ["work"], ["--version"]]) {
+    expect(await runInMemory([command], argv, { stdout: failing("ENOSPC") })).toMatchObject({
+      code: 1,
+      stderr: "error: cannot write to standard output (OUTPUT_WRITE). Cause: ENOSPC: write.\n",
+    });
+    expect(await runInMemory([command], argv, { stdout: failing("EPIPE") })).toMatchObject({ code: 0, stderr: "" });
+  }
+});
+
+test("a stderr that cannot be written changes neither the work nor the exit code", async () => {
+  const command = commandThat(async ({ stdout, progress }) => {
+    progress.log("working");
+    await new Promise((resolve) => setImmediate(resolve));
+    stdout.write("done\n");
+  });
+  for (const code of ["ENOSPC", "EPIPE"]) {
+    const stderr = failing(code);
+    expect(await runInMemory([command], ["work"], { stderr })).toMatchObject({ code: 0, stdout: "done\n" });
+    expect(await runInMemory([command], ["wrok"], { stderr: failing(code) })).toMatchObject({ code: 2 });
+  }
 });
