@@ -1,4 +1,4 @@
-import { add, divide, minimum, sqrt } from "../ops/elementwise.js";
+import { add, divide, equal, minimum, sqrt } from "../ops/elementwise.js";
 import { concat, reshape } from "../ops/movement.js";
 import { adamW } from "../ops/optimizer.js";
 import { sumSquares } from "../ops/reduce.js";
@@ -32,11 +32,12 @@ export interface OptimizerReport {
 
 /**
  * AdamW (Decoupled Weight Decay Regularization, arXiv 1711.05101) with clipping by the global norm, as one fused kernel. A step whose
- * gradient norm is not finite leaves parameters and moments as they were.
+ * gradient norm is not finite changes nothing: not parameters, not moments, and it does not count, neither for the bias correction (as
+ * under PyTorch's GradScaler) nor for the schedule.
  */
 export class AdamW {
   readonly parameters: readonly Parameter[];
-  /** Steps taken, a scalar; part of the state. */
+  /** Updates made, a scalar; part of the state. */
   readonly step: Parameter;
   readonly firstMoments: readonly Parameter[];
   readonly secondMoments: readonly Parameter[];
@@ -63,7 +64,6 @@ export class AdamW {
     }
     const { weightDecay, decayAll, clipNorm } = this.#options;
     const step = add(this.step, 1);
-    this.step.assign(step);
     const learningRate = this.#schedule(step);
     const gradientNorm = sqrt(sumSquares(gradients));
     // 1e-6 as in PyTorch's clip_grad_norm_. A norm that is not finite stays so in the scale and stops the update.
@@ -71,7 +71,9 @@ export class AdamW {
       divide(full([], clipNorm === Number.POSITIVE_INFINITY ? 1e30 : clipNorm), add(gradientNorm, 1e-6)),
       1,
     );
-    const finiteScale = add(scale, gradientNorm.sub(gradientNorm));
+    const zeroIfFinite = gradientNorm.sub(gradientNorm);
+    const finiteScale = add(scale, zeroIfFinite);
+    this.step.assign(add(this.step, equal(zeroIfFinite, 0)));
     const hyper = concat([learningRate, finiteScale, step].map((value) => reshape(value, [1])));
     const slots = this.parameters.map((parameter, i) => ({
       parameter,
