@@ -1,10 +1,10 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { readMetricsFile } from "@trefoil/core";
-import { expect, it } from "vitest";
-import { finetuneMixture, mix, summarizeRouting, type TrainSettings } from "../../src/index.js";
+import { readMetricsFile, TokenMixture } from "@trefoil/core";
+import { expect, it, vi } from "vitest";
+import { finetuneMixture, mix, summarizeRouting, type TrainSettings, trainSeed } from "../../src/index.js";
 import { temporaryFolder, writeCheckpoint } from "../checkpoints.js";
-import { tinyDomains, tinySettings } from "./tiny.js";
+import { tinyDomains, tinySettings, tinySizes, tokenizer } from "./tiny.js";
 
 const config = { maxPositions: 64, hiddenSize: 16, headDim: 4, intermediateSize: 24 };
 
@@ -49,6 +49,17 @@ it("parts of a batch accumulate to what the whole batch gives", async () => {
   const [whole, parts] = [await tune("whole", { steps: 1 }), await tune("parts", { steps: 1, accumulate: 4 })];
   // The balancing term is a product of means: over parts it differs a little, at a coefficient of 0.01.
   expect(Math.abs(parts.losses[0]! - whole.losses[0]!)).toBeLessThan(5e-3);
+});
+
+it("a batch that no memory holds is refused before it is filled", async () => {
+  const folder = temporaryFolder();
+  const options = { sizes: tinySizes, domains: await tinyDomains(folder), tokenizer };
+  const settings = { ...tinySettings, batch: 2 ** 25, sequence: 64 };
+  const next = vi.spyOn(TokenMixture.prototype, "next");
+  await expect(
+    trainSeed({ ...options, settings, output: join(folder, "seed"), run: join(folder, "run") }),
+  ).rejects.toMatchObject({ code: "TREFOIL_OUT_OF_MEMORY" });
+  expect(next).not.toHaveBeenCalled();
 });
 
 it("summarises routing: load, evenness, dead experts, what choices tell of domains", () => {

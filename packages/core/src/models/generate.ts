@@ -59,6 +59,9 @@ function requireTokenCount(count: number): void {
     throw new InvalidUseError(`maxNewTokens is ${count}; it must be a whole number >= 0`);
 }
 
+const longestOf = (prompts: readonly Int32Array[]): number =>
+  prompts.reduce((longest, { length }) => Math.max(longest, length), 0);
+
 interface Drawn {
   token: Tensor;
   logProbability: Tensor;
@@ -138,7 +141,7 @@ export class Generator implements Disposable {
     const empty = prompts.findIndex((prompt) => prompt.length === 0);
     if (empty >= 0) throw new InvalidUseError(`prompt ${empty} is empty; start it with the beginning-of-text token`);
     requireTokenCount(maxNewTokens);
-    const longest = Math.max(...prompts.map((prompt) => prompt.length));
+    const longest = longestOf(prompts);
     if (longest + maxNewTokens > this.maxLength) {
       throw new InvalidUseError(
         `a prompt of ${longest} and ${maxNewTokens} new tokens exceed the cache of ${this.maxLength} positions`,
@@ -204,7 +207,7 @@ export async function generate(
 ): Promise<Generation[]> {
   requireTokenCount(options.maxNewTokens);
   if (prompts.length === 0) return [];
-  const longest = Math.max(...prompts.map((prompt) => prompt.length));
+  const longest = longestOf(prompts);
   using generator = new Generator(model, prompts.length, longest + options.maxNewTokens, options);
   return await generator.generate(prompts, options);
 }

@@ -58,6 +58,16 @@ test("so is one of the engine, and of what a schema refuses the first field is n
   );
 });
 
+test("an array that V8 refuses for its size is one line; of any other length it is a bug", async () => {
+  const { code, stderr } = await runInMemory([commandThat(async () => new Float32Array(1e14))], ["work"]);
+  expect(code).toBe(1);
+  expect(stderr).toBe(
+    "error: more memory was asked for than Node can give; choose smaller batches or sizes. Cause: Invalid typed array length: 100000000000000.\n",
+  );
+  const negative = await runInMemory([commandThat(async () => new Float32Array(-1))], ["work"]);
+  expect(negative.stderr).toMatch(/^error: RangeError: Invalid typed array length: -1\n {4}at /);
+});
+
 test("an unexpected error keeps its stack", async () => {
   const { code, stderr } = await runInMemory(
     [commandThat(async () => Promise.reject(new TypeError("x is not y")))],
