@@ -44,6 +44,7 @@ export class AdamW {
   readonly #options: Required<Omit<AdamWOptions, "learningRate">>;
   readonly #schedule: Schedule;
 
+  /** @throws InvalidUseError for options out of range */
   constructor(parameters: readonly Parameter[], options: AdamWOptions) {
     if (new Set(parameters).size < parameters.length)
       throw new InvalidUseError("AdamW: a parameter is listed twice, as when modules share it; list each once");
@@ -52,9 +53,25 @@ export class AdamW {
     this.step = new Parameter([], { trainable: false });
     this.firstMoments = parameters.map(zerosLike);
     this.secondMoments = parameters.map(zerosLike);
-    const { learningRate, ...rest } = options;
-    this.#schedule = typeof learningRate === "number" ? constantSchedule(learningRate) : learningRate;
-    this.#options = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1, decayAll: false, clipNorm: 1, ...rest };
+    const { learningRate, beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weightDecay = 0.1 } = options;
+    const { decayAll = false, clipNorm = 1 } = options;
+    const inRange = (name: string, value: number, holds: boolean, range: string) => {
+      if (!holds) throw new InvalidUseError(`AdamW: ${name} is ${value}; it must be ${range}`);
+    };
+    for (const [name, beta] of Object.entries({ beta1, beta2 }))
+      inRange(name, beta, beta >= 0 && beta < 1, "from 0 to below 1");
+    for (const [name, value] of Object.entries({ epsilon, weightDecay }))
+      inRange(name, value, value >= 0 && value < Infinity, "a number from 0");
+    inRange("clipNorm", clipNorm, clipNorm > 0, "above 0, or Infinity");
+    if (typeof learningRate !== "function")
+      inRange(
+        "learningRate",
+        learningRate,
+        learningRate >= 0 && learningRate < Infinity,
+        "a number from 0, or a schedule",
+      );
+    this.#schedule = typeof learningRate === "function" ? learningRate : constantSchedule(learningRate);
+    this.#options = { beta1, beta2, epsilon, weightDecay, decayAll, clipNorm };
   }
 
   /** Records one update. Use inside `compile`; `gradients` in the order of `parameters`. */

@@ -29,3 +29,27 @@ it("a step with a gradient that is not finite does not count, for the bias corre
   // The rate that a skipped step reports is the one that the next has.
   expect(broken.rates).toEqual([0, 0, 1, 1, 2].map((i) => whole.rates[i]));
 });
+
+it("refuses options that would train nothing, or the wrong way; undefined is the default", async () => {
+  const w = new Parameter([2]);
+  for (const wrong of [
+    { clipNorm: Number.NaN },
+    { clipNorm: -1 },
+    { clipNorm: 0 },
+    { beta1: 1 },
+    { beta2: -0.1 },
+    { epsilon: Number.NaN },
+    { weightDecay: -1 },
+    { learningRate: Number.NaN },
+  ])
+    expect(() => new AdamW([w], { learningRate: 0.1, ...wrong }), JSON.stringify(wrong)).toThrow(InvalidUseError);
+
+  const updated = async (options: object) => {
+    const p = new Parameter([2, 1], { data: Float32Array.of(1, 2) });
+    const optimizer = new AdamW([p], { learningRate: 0.1, ...options });
+    await compile((gradient: Tensor) => optimizer.apply([gradient]))(tensor([[3], [4]]));
+    return [...(await p.data())];
+  };
+  const unset = { beta1: undefined, beta2: undefined, epsilon: undefined, weightDecay: undefined, clipNorm: undefined };
+  expect(await updated(unset)).toEqual(await updated({}));
+});
