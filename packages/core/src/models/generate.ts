@@ -67,7 +67,10 @@ interface Drawn {
   logProbability: Tensor;
 }
 
-/** Batched generation with a key-value cache, for one batch size and length; programs are kept between calls. */
+/**
+ * Batched generation with a key-value cache, for one batch size and length; programs are kept between calls. Calls that overlap run one
+ * after another: they share the cache.
+ */
 export class Generator implements Disposable {
   readonly batch: number;
   /** Prompt plus new tokens, at most. */
@@ -80,6 +83,8 @@ export class Generator implements Disposable {
   readonly #weights: WeightCopies | undefined;
   readonly #prefill: CompiledFunction<[tokens: Tensor, lengths: Tensor, sampling: SamplingOptions], Drawn>;
   readonly #decode: CompiledFunction<[sampling: SamplingOptions], Drawn>;
+  /** Settles when the calls so far are done. */
+  #busy: Promise<unknown> = Promise.resolve();
 
   constructor(model: GenerativeModel, batch: number, maxLength: number, options: GeneratorOptions = {}) {
     const { cacheDtype = "f32", weights = "f32" } = options;
@@ -135,6 +140,12 @@ export class Generator implements Disposable {
 
   /** @param prompts `batch` rows of at least one token */
   async generate(prompts: readonly Int32Array[], options: GenerateOptions): Promise<Generation[]> {
+    const result = this.#busy.then(() => this.#generate(prompts, options));
+    this.#busy = result.catch(() => undefined);
+    return await result;
+  }
+
+  async #generate(prompts: readonly Int32Array[], options: GenerateOptions): Promise<Generation[]> {
     const { maxNewTokens, eosTokenIds = [], seed = 0, onToken, signal } = options;
     if (prompts.length !== this.batch)
       throw new InvalidUseError(`got ${prompts.length} prompts for a batch of ${this.batch}`);
@@ -190,7 +201,7 @@ export class Generator implements Disposable {
 
   /** Frees the caches and copies now. */
   dispose(): void {
-    for (const cache of this.#caches) cache.dispose();
+    for (const cache of [...this.#caches, this.#token, this.#lengths, this.#random.state]) cache.dispose();
     this.#weights?.[Symbol.dispose]();
   }
 
