@@ -213,6 +213,8 @@ function flatten(values: NestedArray, shape: number[], depth: number, out: numbe
     out.push(values);
     return;
   }
+  if (!Array.isArray(values))
+    throw new InvalidUseError(`tensor: values must be numbers in arrays, and there is a ${typeof values}`);
   if (shape.length === depth && out.length === 0) shape.push(values.length);
   if (shape[depth] !== values.length) throw new ShapeError("tensor", "nested arrays are ragged", [shape]);
   for (const value of values) flatten(value, shape, depth + 1, out);
