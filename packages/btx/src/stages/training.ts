@@ -11,6 +11,7 @@ import {
   cosineSchedule,
   type DocumentLayout,
   type DomainUsage,
+  type Dtype,
   GradientAccumulator,
   gumbelTemperature,
   type JsonValue,
@@ -38,6 +39,7 @@ import {
   trainLoop,
   valueAndGrad,
   writeFileAtomic,
+  zeros,
 } from "@trefoil/core";
 import type { DomainTokens } from "../domains/index.js";
 import { StageError } from "./errors.js";
@@ -219,6 +221,12 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
   const batches = new Map<number, PreparedBatch>();
 
   try {
+    // Its shapes say what a step takes: too much is refused before a batch is filled.
+    const rows = settings.batch / accumulate;
+    compute.memory(
+      turns[0]!,
+      emptyPart(rows, sequence, { segments: documents !== "joined", weights: holes || accumulate > 1 }),
+    );
     const { status, state: done } = await trainLoop<PreparedBatch>({
       steps,
       resumeFrom,
@@ -259,6 +267,21 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     await metrics.close();
     for (const parameter of [...optimizer.namedState().values(), random.state]) parameter.dispose();
   }
+}
+
+function emptyPart(
+  rows: number,
+  sequence: number,
+  { segments, weights }: { segments: boolean; weights: boolean },
+): PartTensors {
+  const of = (dtype: Dtype) => zeros([rows, sequence], dtype);
+  return {
+    tokens: of("i32"),
+    targets: of("i32"),
+    temperature: zeros([]),
+    ...(segments && { segments: of("i32"), positions: of("i32") }),
+    ...(weights && { weights: of("f32") }),
+  };
 }
 
 /**

@@ -1,10 +1,10 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { readMetricsFile, TokenFile, TokenFileWriter, tensor } from "@trefoil/core";
-import { expect, it } from "vitest";
-import { finetuneMixture, mix, OpenModel, summarizeRouting, type TrainSettings } from "../../src/index.js";
+import { readMetricsFile, TokenFile, TokenFileWriter, TokenMixture, tensor } from "@trefoil/core";
+import { expect, it, vi } from "vitest";
+import { finetuneMixture, mix, OpenModel, summarizeRouting, type TrainSettings, trainSeed } from "../../src/index.js";
 import { temporaryFolder, writeCheckpoint } from "../checkpoints.js";
-import { tinyDomains, tinySettings, tokenizer } from "./tiny.js";
+import { tinyDomains, tinySettings, tinySizes, tokenizer } from "./tiny.js";
 
 const config = { maxPositions: 64, hiddenSize: 16, headDim: 4, intermediateSize: 24 };
 
@@ -82,6 +82,17 @@ it("what packing leaves over balances no router", async () => {
   expect(values.crossEntropy).toBeCloseTo(await alone.crossEntropy.item(), 4);
   expect(values.balance).toBeCloseTo(await alone.balance!.item(), 4);
   expect(values.zLoss).toBeCloseTo(await alone.zLoss!.item(), 4);
+});
+
+it("a batch that no memory holds is refused before it is filled", async () => {
+  const folder = temporaryFolder();
+  const options = { sizes: tinySizes, domains: await tinyDomains(folder), tokenizer };
+  const settings = { ...tinySettings, batch: 2 ** 25, sequence: 64 };
+  const next = vi.spyOn(TokenMixture.prototype, "next");
+  await expect(
+    trainSeed({ ...options, settings, output: join(folder, "seed"), run: join(folder, "run") }),
+  ).rejects.toMatchObject({ code: "TREFOIL_OUT_OF_MEMORY" });
+  expect(next).not.toHaveBeenCalled();
 });
 
 it("summarises routing: load, evenness, dead experts, what choices tell of domains", () => {

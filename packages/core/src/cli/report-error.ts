@@ -10,10 +10,21 @@ import { UsageError } from "./errors.js";
 export function formatError(error: unknown, style: Style, env: NodeJS.ProcessEnv = process.env): string {
   const label = style("red", "error:");
   if (!(error instanceof Error)) return `${label} ${String(error)}\n`;
+  if (env.TREFOIL_DEBUG !== "1" && isTooLarge(error)) {
+    return `${label} more memory was asked for than Node can give; choose smaller batches or sizes. Cause: ${error.message}.\n`;
+  }
   if (env.TREFOIL_DEBUG === "1" || !isExpected(error)) return `${label} ${stackOf(error)}\n`;
   if (error instanceof UsageError && error.cause === undefined) return `${label} ${error.message}\n`;
   const code = "code" in error ? ` (${String(error.code)})` : "";
   return `${label} ${withoutStop(error.message)}${code}.${causes(error)}\n`;
+}
+
+/** What V8 says of arrays of absurd lengths. A small or negative one is a bug. */
+function isTooLarge(error: Error): boolean {
+  return (
+    error instanceof RangeError &&
+    /^(Array buffer allocation failed|Invalid typed array length: \d{8,})$/.test(error.message)
+  );
 }
 
 /** What the message does not say already. */

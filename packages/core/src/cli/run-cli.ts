@@ -1,6 +1,7 @@
 import type { Writable } from "node:stream";
 import { stringify } from "yaml";
 import { device, setDefaultDevice } from "../device/index.js";
+import { TrefoilError } from "../tensor/errors.js";
 import { createProgress } from "../train/progress.js";
 import { createStyle } from "../train/terminal-style.js";
 import type { Command, CommandContext } from "./command.js";
@@ -43,10 +44,21 @@ interface Invocation {
  * (143 by SIGTERM). Prints errors; throws nothing. Set `process.exitCode` to the result.
  */
 export async function runCli(options: CliOptions): Promise<number> {
-  const { name, version, commands, argv = process.argv.slice(2), env = process.env } = options;
+  const { env = process.env } = options;
   const stdout = options.stdout ?? (process.stdout as TerminalStream);
   const stderr = options.stderr ?? (process.stderr as TerminalStream);
-  quietWhenPipeCloses(stdout);
+  for (const stream of [stdout, stderr]) survive(stream);
+  using output = watchOutput(stdout);
+  const code = await runArguments(options, stdout, stderr);
+  const failure = await output.written();
+  if (failure === undefined) return code;
+  const error = new TrefoilError("OUTPUT_WRITE", "cannot write to standard output", { cause: failure });
+  stderr.write(formatError(error, createStyle(stderr, env), env));
+  return code === 0 ? 1 : code;
+}
+
+async function runArguments(options: CliOptions, stdout: TerminalStream, stderr: TerminalStream): Promise<number> {
+  const { name, version, commands, argv = process.argv.slice(2), env = process.env } = options;
   const helpFor = (stream: TerminalStream): HelpOptions => {
     const width = stream.isTTY === true ? (stream.columns ?? 80) : 100;
     return { width: Math.min(120, Math.max(60, width - 1)), style: createStyle(stream, env) };
@@ -185,11 +197,33 @@ function splitArguments(argv: readonly string[]): Invocation {
 
 const watched = new WeakSet<Writable>();
 
-/** `btx … | head` closes the pipe early: that is no error. */
-function quietWhenPipeCloses(stream: Writable): void {
+/** Whatever happens to a stream, also after the command, it does not end the process with a stack. */
+function survive(stream: Writable): void {
   if (watched.has(stream)) return;
   watched.add(stream);
-  stream.on("error", (error: NodeJS.ErrnoException) => {
-    if (error.code !== "EPIPE") throw error;
-  });
+  stream.on("error", () => {});
+}
+
+interface Output extends Disposable {
+  /** Resolves when all that was written is out, to the first error worth telling. */
+  written(): Promise<Error | undefined>;
+}
+
+/** `btx … | head` closes the pipe early: that is no error. A full disk is. */
+function watchOutput(stream: Writable): Output {
+  let failure: Error | undefined;
+  const keep = (error: NodeJS.ErrnoException) => {
+    if (error.code !== "EPIPE") failure ??= error;
+  };
+  stream.on("error", keep);
+  return {
+    async written() {
+      // The event follows the callback of the write that failed.
+      await new Promise<void>((resolve) => void stream.write("", () => setImmediate(resolve)));
+      return failure;
+    },
+    [Symbol.dispose]() {
+      stream.off("error", keep);
+    },
+  };
 }

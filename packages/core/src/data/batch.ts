@@ -1,3 +1,5 @@
+import { requireHostMemory } from "../device/host-memory.js";
+import { allocateHost } from "../tensor/dtype.js";
 import type { Piece } from "./packing.js";
 import type { TokenFile } from "./token-file.js";
 
@@ -24,14 +26,25 @@ export interface TokenBatch {
   domain: Int32Array;
 }
 
+/** @throws OutOfMemoryError when the arrays of such a batch do not fit the host's memory */
+export function requireBatchMemory(batch: number, sequence: number, segments: boolean): void {
+  const arrays = segments ? 4 : 2;
+  requireHostMemory(4 * batch * (sequence * arrays + 1), nameOf(batch, sequence), fewer);
+}
+
+const nameOf = (batch: number, sequence: number) => `a batch of ${batch} rows of ${sequence} tokens`;
+const fewer = "use fewer rows, shorter ones, or accumulate gradients over several batches";
+
+/** @throws OutOfMemoryError */
 export function emptyBatch(batch: number, sequence: number, segments: boolean): TokenBatch {
-  const size = batch * sequence;
+  requireBatchMemory(batch, sequence, segments);
+  const array = () => allocateHost("i32", batch * sequence, nameOf(batch, sequence), fewer);
   return {
     batch,
     sequence,
-    tokens: new Int32Array(size),
-    targets: new Int32Array(size).fill(ignoredTarget),
-    ...(segments && { segments: new Int32Array(size), positions: new Int32Array(size) }),
+    tokens: array(),
+    targets: array().fill(ignoredTarget),
+    ...(segments && { segments: array(), positions: array() }),
     domain: new Int32Array(batch),
   };
 }

@@ -1,4 +1,5 @@
 import { ChatTemplate } from "../text/chat-template.js";
+import { HuggingFaceTokenizer } from "../text/hf-tokenizer.js";
 import type { Tokenizer } from "../text/tokenizer.js";
 import { DataError } from "./errors.js";
 
@@ -55,8 +56,8 @@ export class ChatEncoder {
       }
     };
     if ("messages" in conversation) {
-      for (const { text, learnt } of this.#stretches(path, conversation.messages))
-        append(this.#tokenizer.encode(text, { specialTokens: true }), learnt);
+      for (const { ids, learnt } of this.#encodeStretches(this.#stretches(path, conversation.messages)))
+        append(ids, learnt);
       return { tokens, learn };
     }
     const { bosTokenId, eosTokenId } = this.#tokenizer;
@@ -65,6 +66,29 @@ export class ChatEncoder {
     append(this.#tokenizer.encode(conversation.completion), true);
     if (eosTokenId !== undefined) append([eosTokenId], true);
     return { tokens, learn };
+  }
+
+  /**
+   * The tokens of the whole text, so that they are those that a rendered prompt has and an answer follows: a tokenizer that marks the
+   * beginning of its text, as SentencePiece's do, would mark each stretch. Where a token reaches over a cut, stretch by stretch.
+   */
+  #encodeStretches(stretches: readonly { text: string; learnt: boolean }[]): { ids: Int32Array; learnt: boolean }[] {
+    const encode = (text: string) => this.#tokenizer.encode(text, { specialTokens: true });
+    const apart = () => stretches.map(({ text, learnt }) => ({ ids: encode(text), learnt }));
+    // Bytes come out alike either way.
+    if (!(this.#tokenizer instanceof HuggingFaceTokenizer)) return apart();
+    const whole = encode(stretches.map(({ text }) => text).join(""));
+    let text = "";
+    let from = 0;
+    const cut: { ids: Int32Array; learnt: boolean }[] = [];
+    for (const [i, stretch] of stretches.entries()) {
+      text += stretch.text;
+      const before = i + 1 < stretches.length ? encode(text) : whole;
+      if (before.length < from || before.some((id, at) => id !== whole[at])) return apart();
+      cut.push({ ids: whole.subarray(from, before.length), learnt: stretch.learnt });
+      from = before.length;
+    }
+    return cut;
   }
 
   /** The rendered conversation, cut where the assistant begins and ends to speak. */

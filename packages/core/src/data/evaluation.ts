@@ -23,6 +23,10 @@ export function* evaluationBatches(
 ): Generator<TokenBatch> {
   if (file.tokens < 2)
     throw new DataError("DATA_EMPTY", `${file.path} has ${file.tokens} tokens: there is nothing to predict`);
+  for (const [name, value] of Object.entries({ batch, sequence })) {
+    if (!Number.isSafeInteger(value) || value < 1)
+      throw new DataError("DATA_INVALID_OPTION", `${name} is ${value}: choose a positive whole number`);
+  }
   if (!(maxWindows >= 1)) throw new DataError("DATA_INVALID_OPTION", `maxWindows is ${maxWindows}: choose at least 1`);
   const windows = Math.ceil((file.tokens - 1) / sequence);
   const used = Math.min(windows, maxWindows);

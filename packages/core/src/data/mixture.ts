@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { z } from "zod";
-import { emptyBatch, fillPackedRow, fillRow, type TokenBatch } from "./batch.js";
+import { emptyBatch, fillPackedRow, fillRow, requireBatchMemory, type TokenBatch } from "./batch.js";
 import { DataError } from "./errors.js";
 import { PackedRows } from "./packing.js";
 import { Permutation } from "./permutation.js";
@@ -86,7 +86,10 @@ export class TokenMixture {
   readonly #shares: readonly number[];
   #rows = 0;
 
-  /** @throws DataError `DATA_INVALID_OPTION`; `DATA_EMPTY` when a domain has fewer than `sequence + 1` tokens */
+  /**
+   * @throws DataError `DATA_INVALID_OPTION`; `DATA_EMPTY` when a domain has fewer than `sequence + 1` tokens
+   * @throws OutOfMemoryError for a batch that no memory holds
+   */
   constructor({ domains, batch, sequence, seed, documents = "joined" }: MixtureOptions) {
     for (const [name, value] of Object.entries({ batch, sequence })) {
       if (!Number.isSafeInteger(value) || value < 1)
@@ -113,6 +116,7 @@ export class TokenMixture {
           `the mask of "${name}" has ${mask.tokens} tokens, not ${file.tokens}`,
         );
     }
+    requireBatchMemory(batch, sequence, documents !== "joined");
     this.batch = batch;
     this.sequence = sequence;
     this.#seed = seed;

@@ -1,3 +1,4 @@
+import { requireHostMemory } from "../device/host-memory.js";
 import { philox, wordsOf } from "./philox.js";
 
 const rounds = 8;
@@ -51,8 +52,12 @@ export class Permutation {
   }
 }
 
-/** `count` rows from position `at` of an endless stream: a new order every epoch, computed from the position alone. */
+/**
+ * `count` rows from position `at` of an endless stream: a new order every epoch, computed from the position alone.
+ * @throws OutOfMemoryError for more rows than can be listed
+ */
 export function rowsFrom(size: number, at: number, count: number, seed: number): number[] {
+  requireHostMemory(8 * count, `a batch of ${count} rows`, "use fewer");
   return Array.from({ length: count }, (_, i) => {
     const position = at + i;
     return new Permutation(size, seed, Math.floor(position / size)).at(position % size);

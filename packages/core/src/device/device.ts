@@ -10,6 +10,7 @@ import {
   TrefoilError,
 } from "@trefoil/native";
 import { DeviceUnavailableError } from "./errors.js";
+import { requireHostMemory } from "./host-memory.js";
 
 export interface DeviceOptions {
   /** Threads of the CPU device. Default: `TREFOIL_THREADS`, else the cores this process may use. */
@@ -56,6 +57,9 @@ function openNative(native: NativeAddon, name: string, options: DeviceOptions): 
   }
 }
 
+/** By code. */
+const bytesOfDtype: readonly number[] = [4, 4, 2, 1];
+
 export type RunInput = number | ArrayBufferView;
 export type RunOutput = number | ArrayBufferView;
 
@@ -64,10 +68,31 @@ export class DeviceProgram implements Disposable {
   readonly device: Device;
   #handle: number | undefined;
 
+  /** @throws OutOfMemoryError when the values of a run do not fit the memory of the CPU's machine all together */
   constructor(device: Device, spec: ProgramSpec) {
     this.device = device;
     this.#handle = device.addon.createProgram(device.handle, spec);
     net.register(this, { device, handle: this.#handle }, this);
+    // Before anything is touched: the system would grant the memory, and end the process that uses it.
+    if (device.info.backend === "cpu") this.#requireMemory(spec);
+  }
+
+  #requireMemory({ values }: ProgramSpec): void {
+    let bytes = this.info().arenaBytes;
+    for (const { kind, alias, shape, dtype } of values) {
+      if ((kind === "input" || kind === "state") && alias === undefined)
+        bytes += shape.reduce((product, size) => product * size, bytesOfDtype[dtype]!);
+    }
+    try {
+      requireHostMemory(
+        bytes,
+        "what one run of this program reads and computes",
+        "use a smaller batch or shorter rows; in training also gradient accumulation or recomputed activations",
+      );
+    } catch (error) {
+      this.dispose();
+      throw error;
+    }
   }
 
   /** Enqueues a run; resolves when it is done and host outputs are filled. */

@@ -9,6 +9,7 @@ export {
   setDefaultDevice,
 } from "./device.js";
 export { DeviceUnavailableError } from "./errors.js";
+export { OutOfMemoryError } from "./host-memory.js";
 export { MappedFile } from "./mapped-file.js";
 export { Storage } from "./storage.js";
 export {

@@ -25,12 +25,12 @@ export class NonFiniteError extends TrefoilError {
   }
 }
 
-interface Compiled<R> {
+interface Compiled<R> extends Disposable {
   program: DeviceProgram;
   builder: ProgramBuilder;
   outputs: readonly Tensor[];
   result: R;
-  /** Keeps the state buffers alive as long as the program. */
+  /** Keeps the state buffers alive as long as the program; where one is disposed the program is. */
   parameters: readonly Parameter[];
   /** Parameters that a run replaces. */
   assigned: readonly Parameter[];
@@ -75,7 +75,7 @@ export function compile<A extends readonly unknown[], R>(
 ): CompiledFunction<A, R> {
   const programs = new Map<string, Compiled<R>>();
 
-  const build = (args: A): Compiled<R> => {
+  const build = (key: string, args: A): Compiled<R> => {
     const trace = new Trace();
     const outputs: Tensor[] = [];
     const result = trace.run(() => {
@@ -103,7 +103,22 @@ export function compile<A extends readonly unknown[], R>(
     });
     const program = new DeviceProgram(target, builder.spec(parameterBuffer));
     const parameters = builder.values.flatMap(({ origin }) => (origin.kind === "state" ? [origin.parameter] : []));
-    return { program, builder, outputs, result, parameters, assigned: [...trace.assignments.keys()] };
+    const assigned = [...trace.assignments.keys()];
+    const dispose = () => {
+      program.dispose();
+      if (programs.get(key) === compiled) programs.delete(key);
+    };
+    const compiled: Compiled<R> = {
+      program,
+      builder,
+      outputs,
+      result,
+      parameters,
+      assigned,
+      [Symbol.dispose]: dispose,
+    };
+    for (const parameter of parameters) parameter.programs.add(compiled);
+    return compiled;
   };
 
   const refuseInsideTrace = (): void => {
@@ -116,7 +131,7 @@ export function compile<A extends readonly unknown[], R>(
     const key = signatureOf(args, tensors, "arguments of a compiled function");
     let compiled = programs.get(key);
     if (!compiled) {
-      compiled = build(args);
+      compiled = build(key, args);
       programs.set(key, compiled);
     }
     return { compiled, tensors };

@@ -4,6 +4,7 @@ import { allocateHost, type HostArray } from "../tensor/dtype.js";
 import { InvalidUseError } from "../tensor/errors.js";
 import { installEvaluator, type OpNode, Parameter, type Tensor } from "../tensor/tensor.js";
 import { lower } from "./lower.js";
+import { numberText } from "./number-text.js";
 import { topologicalOrder } from "./order.js";
 import { currentTrace } from "./trace.js";
 
@@ -53,13 +54,13 @@ function structureOf(order: readonly OpNode[], root: Tensor): { key: string; lea
   const reference = (tensor: Tensor | null): string => {
     if (!tensor) return "_";
     if (tensor.source.kind === "op") return `${numbers.get(tensor.source.node)}.${tensor.source.output}`;
-    if (tensor.source.kind === "full") return `=${tensor.source.value}${tensor.dtype}[${tensor.shape}]`;
+    if (tensor.source.kind === "full") return `=${numberText(tensor.source.value)}${tensor.dtype}[${tensor.shape}]`;
     if (!leaves.has(tensor)) leaves.set(tensor, leaves.size);
     return `i${leaves.get(tensor)}${tensor.dtype}[${tensor.shape}]`;
   };
   const lines = order.map((node) => {
     const types = node.outputs.map((type) => `${type.dtype}[${type.shape}]`);
-    return `${opOf(node).name}(${node.inputs.map(reference).join(",")}){${node.attributes}}${types}`;
+    return `${opOf(node).name}(${node.inputs.map(reference).join(",")}){${node.attributes.map(numberText)}}${types}`;
   });
   return { key: `${lines.join(";")}->${reference(root)}`, leaves: [...leaves.keys()] };
 }

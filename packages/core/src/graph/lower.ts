@@ -6,6 +6,7 @@ import { eliminateDeadCode } from "./dead-code.js";
 import { fuseActivations } from "./fuse-activation.js";
 import { emitChain, fuseElementwise } from "./fuse-elementwise.js";
 import { fuseResiduals } from "./fuse-residual.js";
+import { numberText } from "./number-text.js";
 import { topologicalOrder } from "./order.js";
 import { ProgramBuilder, rootOf, type Value } from "./program.js";
 import type { Step } from "./step.js";
@@ -128,7 +129,7 @@ function buildSteps(
     if (products.has(op.kernel)) inputs[1] = stored(inputs[1]!);
     // Scalars and types are part of the key: a reshape or cast of the same input is another value.
     const types = node.outputs.map((type) => `${type.dtype}[${type.shape.join(",")}]`).join(";");
-    const key = `${op.name}(${inputs.map((input) => input?.id ?? "_").join(",")}){${node.attributes.join(",")}}${types}`;
+    const key = `${op.name}(${inputs.map((input) => input?.id ?? "_").join(",")}){${node.attributes.map(numberText)}}${types}`;
     const repeat = op.inPlace ? undefined : common.get(key);
     if (repeat) {
       produced.set(node, repeat);

@@ -1,5 +1,6 @@
 import { InvalidUseError } from "../tensor/errors.js";
 import { Tensor } from "../tensor/tensor.js";
+import { numberText } from "./number-text.js";
 
 /**
  * Rebuilds arrays and plain objects with every leaf replaced by `visit(leaf)`, in a fixed order. Tensors and primitives are
@@ -27,7 +28,7 @@ export function signatureOf(node: unknown, tensors: Tensor[], where: string): st
   }
   if (typeof node === "string") return JSON.stringify(node);
   if (node === null || (typeof node !== "object" && typeof node !== "function"))
-    return `${typeof node} ${String(node)}`;
+    return `${typeof node} ${typeof node === "number" ? numberText(node) : String(node)}`;
   let signature = "";
   if (Array.isArray(node)) {
     for (const child of node) signature += `${signatureOf(child, tensors, where)},`;

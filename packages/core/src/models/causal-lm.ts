@@ -1,3 +1,4 @@
+import { requireHostMemory } from "../device/host-memory.js";
 import { recompute } from "../graph/index.js";
 import type { TransformerConfig } from "../io/index.js";
 import { type BalanceForm, type BalanceOptions, balanceLoss, zLoss } from "../nn/balance.js";
@@ -87,7 +88,15 @@ class DecoderStack extends Module {
     super();
     const { vocabSize, hiddenSize, layers, rmsNormEps, initializerRange: standardDeviation } = config;
     this.embedTokens = new Embedding(vocabSize, hiddenSize, { standardDeviation, initial });
-    this.layers = Array.from({ length: layers }, (_, layer) => block(layer));
+    this.layers = Array.from({ length: layers }, (_, layer) => {
+      const made = block(layer);
+      // Every block has this much; a mixture's feed-forward layers differ.
+      if (layer === 0) {
+        const least = 4 * layers * made.selfAttn.parameterCount();
+        requireHostMemory(least, `attention in ${layers} layers`, "choose fewer layers");
+      }
+      return made;
+    });
     this.norm = new RMSNorm(hiddenSize, rmsNormEps);
   }
 }

@@ -59,12 +59,18 @@ function requireTokenCount(count: number): void {
     throw new InvalidUseError(`maxNewTokens is ${count}; it must be a whole number >= 0`);
 }
 
+const longestOf = (prompts: readonly Int32Array[]): number =>
+  prompts.reduce((longest, { length }) => Math.max(longest, length), 0);
+
 interface Drawn {
   token: Tensor;
   logProbability: Tensor;
 }
 
-/** Batched generation with a key-value cache, for one batch size and length; programs are kept between calls. */
+/**
+ * Batched generation with a key-value cache, for one batch size and length; programs are kept between calls. Calls that overlap run one
+ * after another: they share the cache.
+ */
 export class Generator implements Disposable {
   readonly batch: number;
   /** Prompt plus new tokens, at most. */
@@ -77,6 +83,8 @@ export class Generator implements Disposable {
   readonly #weights: WeightCopies | undefined;
   readonly #prefill: CompiledFunction<[tokens: Tensor, lengths: Tensor, sampling: SamplingOptions], Drawn>;
   readonly #decode: CompiledFunction<[sampling: SamplingOptions], Drawn>;
+  /** Settles when the calls so far are done. */
+  #busy: Promise<unknown> = Promise.resolve();
 
   constructor(model: GenerativeModel, batch: number, maxLength: number, options: GeneratorOptions = {}) {
     const { cacheDtype = "f32", weights = "f32" } = options;
@@ -132,13 +140,19 @@ export class Generator implements Disposable {
 
   /** @param prompts `batch` rows of at least one token */
   async generate(prompts: readonly Int32Array[], options: GenerateOptions): Promise<Generation[]> {
+    const result = this.#busy.then(() => this.#generate(prompts, options));
+    this.#busy = result.catch(() => undefined);
+    return await result;
+  }
+
+  async #generate(prompts: readonly Int32Array[], options: GenerateOptions): Promise<Generation[]> {
     const { maxNewTokens, eosTokenIds = [], seed = 0, onToken, signal } = options;
     if (prompts.length !== this.batch)
       throw new InvalidUseError(`got ${prompts.length} prompts for a batch of ${this.batch}`);
     const empty = prompts.findIndex((prompt) => prompt.length === 0);
     if (empty >= 0) throw new InvalidUseError(`prompt ${empty} is empty; start it with the beginning-of-text token`);
     requireTokenCount(maxNewTokens);
-    const longest = Math.max(...prompts.map((prompt) => prompt.length));
+    const longest = longestOf(prompts);
     if (longest + maxNewTokens > this.maxLength) {
       throw new InvalidUseError(
         `a prompt of ${longest} and ${maxNewTokens} new tokens exceed the cache of ${this.maxLength} positions`,
@@ -187,7 +201,7 @@ export class Generator implements Disposable {
 
   /** Frees the caches and copies now. */
   dispose(): void {
-    for (const cache of this.#caches) cache.dispose();
+    for (const cache of [...this.#caches, this.#token, this.#lengths, this.#random.state]) cache.dispose();
     this.#weights?.[Symbol.dispose]();
   }
 
@@ -204,7 +218,7 @@ export async function generate(
 ): Promise<Generation[]> {
   requireTokenCount(options.maxNewTokens);
   if (prompts.length === 0) return [];
-  const longest = Math.max(...prompts.map((prompt) => prompt.length));
+  const longest = longestOf(prompts);
   using generator = new Generator(model, prompts.length, longest + options.maxNewTokens, options);
   return await generator.generate(prompts, options);
 }

@@ -1,6 +1,7 @@
 import { gatherRows } from "../ops/indexing.js";
 import { linear } from "../ops/matmul.js";
 import { layerNorm, rmsNorm } from "../ops/norm.js";
+import { allocateHost } from "../tensor/dtype.js";
 import { Parameter, type Tensor } from "../tensor/tensor.js";
 import { Module } from "./module.js";
 import { type InitialValues, sharedInitialValues } from "./random-init.js";
@@ -52,7 +53,7 @@ export class Embedding extends Module {
   }
 }
 
-const onesArray = (size: number): Float32Array => new Float32Array(size).fill(1);
+const onesArray = (size: number): Float32Array => allocateHost("f32", size).fill(1);
 
 /** RMSNorm over the last axis. */
 export class RMSNorm extends Module {

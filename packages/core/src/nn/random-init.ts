@@ -1,3 +1,4 @@
+import { allocateHost } from "../tensor/dtype.js";
 import { elementCount, type Shape } from "../tensor/shape.js";
 
 /** Initial values on the host: a seeded stream, so that a model is the same wherever it is made. */
@@ -33,7 +34,7 @@ export class InitialValues {
 
   /** Normal with the given standard deviation (Box–Muller). */
   normal(shape: Shape, standardDeviation: number): Float32Array {
-    const values = new Float32Array(elementCount(shape));
+    const values = parameterArray(shape);
     for (let i = 0; i < values.length; i += 2) {
       const radius = standardDeviation * Math.sqrt(-2 * Math.log(this.next()));
       const angle = 2 * Math.PI * this.next();
@@ -45,9 +46,12 @@ export class InitialValues {
 
   /** Uniform on [-limit, limit). */
   uniform(shape: Shape, limit: number): Float32Array {
-    return Float32Array.from({ length: elementCount(shape) }, () => (2 * this.next() - 1) * limit);
+    return parameterArray(shape).map(() => (2 * this.next() - 1) * limit);
   }
 }
+
+const parameterArray = (shape: Shape): Float32Array =>
+  allocateHost("f32", elementCount(shape), `a parameter [${shape.join(", ")}]`, "choose smaller sizes");
 
 const rotateLeft = (x: number, bits: number): number => (x << bits) | (x >>> (32 - bits));
 

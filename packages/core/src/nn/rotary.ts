@@ -1,4 +1,5 @@
 import type { RopeScaling } from "../io/index.js";
+import { allocateHost } from "../tensor/dtype.js";
 import { TrefoilError } from "../tensor/errors.js";
 import { type Tensor, tensor } from "../tensor/tensor.js";
 
@@ -38,8 +39,9 @@ export interface RotaryTable {
 export function rotaryTable(positions: number, headDim: number, theta: number, scaling?: RopeScaling): RotaryTable {
   const frequencies = inverseFrequencies(headDim, theta, scaling);
   const half = frequencies.length;
-  const cosine = new Float32Array(positions * half);
-  const sine = new Float32Array(positions * half);
+  const table = () =>
+    allocateHost("f32", positions * half, `a rotary table of ${positions} positions`, "choose fewer positions");
+  const [cosine, sine] = [table(), table()];
   for (let position = 0; position < positions; position++) {
     for (let i = 0; i < half; i++) {
       const angle = fround(position * frequencies[i]!);

@@ -1,5 +1,6 @@
 import type { Dtype } from "../tensor/dtype.js";
-import { broadcastShapes, type Shape, sameShape } from "../tensor/shape.js";
+import { ShapeError } from "../tensor/errors.js";
+import { broadcastShapes, checkShape, type Shape, sameShape } from "../tensor/shape.js";
 import { full, type Tensor } from "../tensor/tensor.js";
 import { apply, defineOp, type GradientRule, type Op, unchanged } from "./op.js";
 
@@ -37,11 +38,14 @@ function build(op: Op, inputs: Tensor[], dtype: Dtype, attributes: number[] = []
 // i32 stays i32 under these; everything else computes and answers in f32.
 const arithmeticDtype = (inputs: Tensor[]): Dtype => (inputs.every((input) => input.dtype === "i32") ? "i32" : "f32");
 
-const immediateDtype = (x: Tensor, value: number): Dtype =>
-  x.dtype === "i32" && Number.isInteger(value) ? "i32" : "f32";
+// A number has the dtype that suits x; a constant tensor has its own.
+const immediateDtype = (x: Tensor, like: TensorLike): Dtype => {
+  const whole = typeof like === "number" ? Number.isInteger(like) : like.dtype === "i32";
+  return x.dtype === "i32" && whole ? "i32" : "f32";
+};
 
-// What an op that changes nothing answers: bf16 is storage alone.
-const computed = (x: Tensor): Tensor => (x.dtype === "bf16" ? cast(x, "f32") : unchanged(x));
+// What an op that changes no value answers.
+const computed = (x: Tensor, dtype: Dtype): Tensor => (x.dtype === dtype ? unchanged(x) : cast(x, dtype));
 
 type UnaryRule = (x: Tensor, y: Tensor, dy: Tensor) => Tensor;
 const unaryRule =
@@ -209,10 +213,11 @@ const opLogicalNot = elementwise(39, "logical_not", "zero");
 /** `x` stretched to `shape` by NumPy's rules. */
 export function broadcastTo(x: Tensor, shape: Shape): Tensor {
   if (sameShape(x.shape, shape)) return unchanged(x);
+  checkShape("broadcastTo", shape);
+  if (!sameShape(broadcastShapes("broadcastTo", [x.shape, shape]), shape))
+    throw new ShapeError("broadcastTo", "the first shape does not stretch to the second", [x.shape, shape]);
   const value = constantOf(x);
   if (value !== undefined) return full(shape, value, x.dtype);
-  const joined = broadcastShapes("broadcastTo", [x.shape, shape]);
-  if (!sameShape(joined, shape)) broadcastShapes("broadcastTo", [[...x.shape], [...shape, 0]]);
   return apply(opCopy, [x], { shape: [...shape], dtype: x.dtype });
 }
 
@@ -226,9 +231,10 @@ export function add(a: TensorLike, b: TensorLike): Tensor {
   const [x, y] = [asTensor(a), asTensor(b)];
   const right = constantOf(b);
   if (right !== undefined && y.size === 1 && x.rank >= y.rank) {
-    return right === 0 ? computed(x) : build(opAddImmediate, [x], immediateDtype(x, right), [right]);
+    const dtype = immediateDtype(x, b);
+    return right === 0 ? computed(x, dtype) : build(opAddImmediate, [x], dtype, [right]);
   }
-  if (constantOf(a) !== undefined && x.size === 1 && y.rank >= x.rank) return add(y, x);
+  if (constantOf(a) !== undefined && x.size === 1 && y.rank >= x.rank) return add(y, a);
   return build(opAdd, [x, y], arithmeticDtype([x, y]));
 }
 
@@ -236,7 +242,8 @@ export function add(a: TensorLike, b: TensorLike): Tensor {
 export function subtract(a: TensorLike, b: TensorLike): Tensor {
   const [x, y] = [asTensor(a), asTensor(b)];
   const right = constantOf(b);
-  if (right !== undefined && y.size === 1 && x.rank >= y.rank) return add(x, -right);
+  if (right !== undefined && y.size === 1 && x.rank >= y.rank)
+    return add(x, typeof b === "number" ? -right : full(y.shape, -right, y.dtype));
   return build(opSubtract, [x, y], arithmeticDtype([x, y]));
 }
 
@@ -246,13 +253,14 @@ export function multiply(a: TensorLike, b: TensorLike): Tensor {
   const right = constantOf(b);
   const stretches = sameShape(broadcastShapes("multiply", [x.shape, y.shape]), x.shape);
   if (right !== undefined && stretches) {
-    if (right === 1) return computed(x);
+    const dtype = immediateDtype(x, b);
+    if (right === 1) return computed(x, dtype);
     const left = constantOf(x);
-    if (left !== undefined) return full(x.shape, left * right, immediateDtype(x, right));
-    return build(opMultiplyImmediate, [x], immediateDtype(x, right), [right]);
+    if (left !== undefined) return full(x.shape, left * right, dtype);
+    return build(opMultiplyImmediate, [x], dtype, [right]);
   }
   if (constantOf(a) !== undefined && sameShape(broadcastShapes("multiply", [x.shape, y.shape]), y.shape))
-    return multiply(y, x);
+    return multiply(y, a);
   return build(opMultiply, [x, y], arithmeticDtype([x, y]));
 }
 

@@ -1,5 +1,5 @@
 import { DtypeError, ShapeError } from "../tensor/errors.js";
-import { elementCount, sameShape } from "../tensor/shape.js";
+import { broadcastShapes, elementCount, sameShape } from "../tensor/shape.js";
 import type { Tensor } from "../tensor/tensor.js";
 import { add, broadcastTo } from "./elementwise.js";
 import { reshape } from "./movement.js";
@@ -43,7 +43,7 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
     const rows = elementCount(a.shape.slice(0, -1));
     return reshape(matmul(reshape(a, [rows, ka]), b, options), [...a.shape.slice(0, -1), n]);
   }
-  const leading = a.rank >= b.rank ? a.shape.slice(0, -2) : b.shape.slice(0, -2);
+  const leading = broadcastShapes("matmul", [a.shape.slice(0, -2), b.shape.slice(0, -2)]);
   const left = sameShape(a.shape.slice(0, -2), leading) ? a : broadcastTo(a, [...leading, ...a.shape.slice(-2)]);
   const right = sameShape(b.shape.slice(0, -2), leading) ? b : broadcastTo(b, [...leading, ...b.shape.slice(-2)]);
   const attributes = [ta ? 1 : 0, tb ? 1 : 0, 1, 0];

@@ -125,7 +125,7 @@ export function slice(x: Tensor, axis: number, start: number, end?: number): Ten
   const size = x.shape[at]!;
   const from = start < 0 ? start + size : start;
   const to = end === undefined ? size : end < 0 ? end + size : end;
-  if (!(from >= 0 && from <= to && to <= size)) {
+  if (!(Number.isInteger(from) && from >= 0 && from <= to && to <= size)) {
     throw new ShapeError("slice", `[${start}, ${end ?? size}) is outside axis ${at}`, [x.shape]);
   }
   if (from === 0 && to === size) return unchanged(x);
@@ -147,7 +147,7 @@ const opPad = defineOp({
 /** Zeros around `x` along an axis: the result has `size` positions and `x` begins at `start`. */
 export function pad(x: Tensor, axis: number, start: number, size: number): Tensor {
   const at = resolveAxis("pad", axis, x.shape);
-  if (!(start >= 0 && start + x.shape[at]! <= size)) {
+  if (!(Number.isInteger(start) && start >= 0 && start + x.shape[at]! <= size)) {
     throw new ShapeError("pad", `${x.shape[at]} positions at ${start} do not fit in ${size}`, [x.shape]);
   }
   if (x.shape[at] === size) return unchanged(x);

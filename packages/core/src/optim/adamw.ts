@@ -1,4 +1,4 @@
-import { add, divide, minimum, sqrt } from "../ops/elementwise.js";
+import { add, divide, equal, minimum, sqrt } from "../ops/elementwise.js";
 import { concat, reshape } from "../ops/movement.js";
 import { adamW } from "../ops/optimizer.js";
 import { sumSquares } from "../ops/reduce.js";
@@ -32,17 +32,19 @@ export interface OptimizerReport {
 
 /**
  * AdamW (Decoupled Weight Decay Regularization, arXiv 1711.05101) with clipping by the global norm, as one fused kernel. A step whose
- * gradient norm is not finite leaves parameters and moments as they were.
+ * gradient norm is not finite changes nothing: not parameters, not moments, and it does not count, neither for the bias correction (as
+ * under PyTorch's GradScaler) nor for the schedule.
  */
 export class AdamW {
   readonly parameters: readonly Parameter[];
-  /** Steps taken, a scalar; part of the state. */
+  /** Updates made, a scalar; part of the state. */
   readonly step: Parameter;
   readonly firstMoments: readonly Parameter[];
   readonly secondMoments: readonly Parameter[];
   readonly #options: Required<Omit<AdamWOptions, "learningRate">>;
   readonly #schedule: Schedule;
 
+  /** @throws InvalidUseError for options out of range */
   constructor(parameters: readonly Parameter[], options: AdamWOptions) {
     if (new Set(parameters).size < parameters.length)
       throw new InvalidUseError("AdamW: a parameter is listed twice, as when modules share it; list each once");
@@ -51,9 +53,25 @@ export class AdamW {
     this.step = new Parameter([], { trainable: false });
     this.firstMoments = parameters.map(zerosLike);
     this.secondMoments = parameters.map(zerosLike);
-    const { learningRate, ...rest } = options;
-    this.#schedule = typeof learningRate === "number" ? constantSchedule(learningRate) : learningRate;
-    this.#options = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1, decayAll: false, clipNorm: 1, ...rest };
+    const { learningRate, beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weightDecay = 0.1 } = options;
+    const { decayAll = false, clipNorm = 1 } = options;
+    const inRange = (name: string, value: number, holds: boolean, range: string) => {
+      if (!holds) throw new InvalidUseError(`AdamW: ${name} is ${value}; it must be ${range}`);
+    };
+    for (const [name, beta] of Object.entries({ beta1, beta2 }))
+      inRange(name, beta, beta >= 0 && beta < 1, "from 0 to below 1");
+    for (const [name, value] of Object.entries({ epsilon, weightDecay }))
+      inRange(name, value, value >= 0 && value < Infinity, "a number from 0");
+    inRange("clipNorm", clipNorm, clipNorm > 0, "above 0, or Infinity");
+    if (typeof learningRate !== "function")
+      inRange(
+        "learningRate",
+        learningRate,
+        learningRate >= 0 && learningRate < Infinity,
+        "a number from 0, or a schedule",
+      );
+    this.#schedule = typeof learningRate === "function" ? learningRate : constantSchedule(learningRate);
+    this.#options = { beta1, beta2, epsilon, weightDecay, decayAll, clipNorm };
   }
 
   /** Records one update. Use inside `compile`; `gradients` in the order of `parameters`. */
@@ -63,7 +81,6 @@ export class AdamW {
     }
     const { weightDecay, decayAll, clipNorm } = this.#options;
     const step = add(this.step, 1);
-    this.step.assign(step);
     const learningRate = this.#schedule(step);
     const gradientNorm = sqrt(sumSquares(gradients));
     // 1e-6 as in PyTorch's clip_grad_norm_. A norm that is not finite stays so in the scale and stops the update.
@@ -71,7 +88,9 @@ export class AdamW {
       divide(full([], clipNorm === Number.POSITIVE_INFINITY ? 1e30 : clipNorm), add(gradientNorm, 1e-6)),
       1,
     );
-    const finiteScale = add(scale, gradientNorm.sub(gradientNorm));
+    const zeroIfFinite = gradientNorm.sub(gradientNorm);
+    const finiteScale = add(scale, zeroIfFinite);
+    this.step.assign(add(this.step, equal(zeroIfFinite, 0)));
     const hyper = concat([learningRate, finiteScale, step].map((value) => reshape(value, [1])));
     const slots = this.parameters.map((parameter, i) => ({
       parameter,

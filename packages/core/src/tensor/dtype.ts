@@ -1,4 +1,5 @@
 import { dtypeCodes } from "@trefoil/native";
+import { formatBytes, OutOfMemoryError, requireHostMemory } from "../device/host-memory.js";
 import { InvalidUseError } from "./errors.js";
 
 /** `f32` and `i32` compute; `bf16` is storage only (weights, caches): kernels widen it to f32. */
@@ -11,10 +12,37 @@ export const dtypeBytes: Record<Dtype, number> = { f32: 4, i32: 4, bf16: 2 };
 
 export const dtypeCode = (dtype: Dtype): number => dtypeCodes[dtype];
 
-export function allocateHost(dtype: Dtype, count: number): HostArray {
-  if (dtype === "f32") return new Float32Array(count);
-  if (dtype === "i32") return new Int32Array(count);
-  return new Uint16Array(count);
+interface HostArrays {
+  f32: Float32Array;
+  i32: Int32Array;
+  bf16: Uint16Array;
+}
+const makeArray = {
+  f32: (count: number) => new Float32Array(count),
+  i32: (count: number) => new Int32Array(count),
+  bf16: (count: number) => new Uint16Array(count),
+};
+
+/**
+ * Zeros.
+ * @param what of the error: "an array of 5 values"
+ * @throws OutOfMemoryError
+ */
+export function allocateHost<D extends Dtype>(dtype: D, count: number, what?: string, advice?: string): HostArrays[D];
+export function allocateHost(
+  dtype: Dtype,
+  count: number,
+  what = `an array of ${count} values`,
+  advice = "compute a smaller one",
+): HostArray {
+  const bytes = count * dtypeBytes[dtype];
+  requireHostMemory(bytes, what, advice);
+  try {
+    return makeArray[dtype](count);
+  } catch (cause) {
+    const message = `${what} takes ${formatBytes(bytes)}, which Node cannot hold in one array: ${advice}`;
+    throw new OutOfMemoryError(message, { cause });
+  }
 }
 
 const dtypeOfArray: Readonly<Record<string, Dtype>> = { Float32Array: "f32", Int32Array: "i32", Uint16Array: "bf16" };

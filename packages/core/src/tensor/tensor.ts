@@ -2,6 +2,7 @@ import type { Storage } from "../device/index.js";
 import { allocateHost, type Dtype, dtypeBytes, dtypeOf, type HostArray, numberAt } from "./dtype.js";
 import { InvalidUseError, ShapeError } from "./errors.js";
 import { checkShape, elementCount, type Shape, sameShape } from "./shape.js";
+import { WeakHolders } from "./weak-holders.js";
 
 /** What a kernel sees of a tensor. */
 export interface TensorType {
@@ -131,6 +132,8 @@ export class Parameter extends Tensor {
   version = 0;
   /** @internal What lives no longer than it does: freed with it. */
   readonly attached: Disposable[] = [];
+  /** @internal Compiled programs with its buffer in them, which keep the memory: freed with it. */
+  readonly programs = new WeakHolders();
   #storage: Storage | undefined;
   #initial: HostArray | undefined;
 
@@ -196,6 +199,7 @@ export class Parameter extends Tensor {
   override dispose(): void {
     this.#storage?.dispose();
     for (const each of this.attached) each[Symbol.dispose]();
+    this.programs[Symbol.dispose]();
   }
 
   override toString(): string {
@@ -209,6 +213,8 @@ function flatten(values: NestedArray, shape: number[], depth: number, out: numbe
     out.push(values);
     return;
   }
+  if (!Array.isArray(values))
+    throw new InvalidUseError(`tensor: values must be numbers in arrays, and there is a ${typeof values}`);
   if (shape.length === depth && out.length === 0) shape.push(values.length);
   if (shape[depth] !== values.length) throw new ShapeError("tensor", "nested arrays are ragged", [shape]);
   for (const value of values) flatten(value, shape, depth + 1, out);

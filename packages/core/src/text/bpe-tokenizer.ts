@@ -66,8 +66,8 @@ export class BpeTokenizer implements Tokenizer {
           `merge ${rank}, "${left} ${right}", names a token that the vocabulary lacks`,
         );
       }
-      const key = a * this.vocabSize + b;
-      if (!this.#merges.has(key)) this.#merges.set(key, { rank, id: merged });
+      // Of a pair that is listed twice the later rank counts, as in Hugging Face's tokenizers.
+      this.#merges.set(a * this.vocabSize + b, { rank, id: merged });
     }
   }
 

@@ -4,6 +4,15 @@ import { reasonOf } from "../io/reason.js";
 import { TokenizerError } from "./errors.js";
 
 const tokenId = z.number().int().min(0).max(0x7fffffff);
+// Not a zod record: that loses the token "__proto__".
+const vocabulary = z.custom<Record<string, number>>(
+  (value) =>
+    typeof value === "object" &&
+    value !== null &&
+    !Array.isArray(value) &&
+    Object.values(value).every((id) => tokenId.safeParse(id).success),
+  "expected tokens with whole numbers from 0 as ids",
+);
 const component = z.looseObject({ type: z.string() }).nullish();
 
 const definitionSchema = z.looseObject({
@@ -16,7 +25,7 @@ const definitionSchema = z.looseObject({
   decoder: component,
   model: z.looseObject({
     type: z.string().default("BPE"),
-    vocab: z.union([z.record(z.string(), tokenId), z.array(z.tuple([z.string(), z.number()]))]),
+    vocab: z.union([vocabulary, z.array(z.tuple([z.string(), z.number()]))]),
     merges: z.array(z.union([z.string(), z.tuple([z.string(), z.string()])])).optional(),
   }),
 });

@@ -1,3 +1,4 @@
+import { Writable } from "node:stream";
 import { expect, test, vi } from "vitest";
 import { z } from "zod";
 import { type CommandContext, defineCommand } from "../../src/cli/index.js";
@@ -55,6 +56,16 @@ test("so is one of the engine, and of what a schema refuses the first field is n
   expect(await of(new TrefoilError("STORE", "the store is damaged", { cause }))).toBe(
     "error: the store is damaged (STORE). Cause: a: Invalid input: expected number, received string.\n",
   );
+});
+
+test("an array that V8 refuses for its size is one line; of any other length it is a bug", async () => {
+  const { code, stderr } = await runInMemory([commandThat(async () => new Float32Array(1e14))], ["work"]);
+  expect(code).toBe(1);
+  expect(stderr).toBe(
+    "error: more memory was asked for than Node can give; choose smaller batches or sizes. Cause: Invalid typed array length: 100000000000000.\n",
+  );
+  const negative = await runInMemory([commandThat(async () => new Float32Array(-1))], ["work"]);
+  expect(negative.stderr).toMatch(/^error: RangeError: Invalid typed array length: -1\n {4}at /);
 });
 
 test("an unexpected error keeps its stack", async () => {
@@ -121,4 +132,32 @@ test("--device opens the device before the command runs", async () => {
   expect(missing).toMatchObject({ code: 1, stdout: "" });
   expect(missing.stderr).toMatch(/cuda:9999/);
   expect(await runInMemory([command], ["work", "--device"])).toMatchObject({ code: 2 });
+});
+
+/** A stream whose writes fail, as those to a full disk or a closed pipe do. */
+const failing = (code: string) =>
+  new Writable({ write: (_chunk, _encoding, done) => done(Object.assign(new Error(`${code}: write`), { code })) });
+
+test("output that cannot be written is one line and exit code 1; a pipe that the reader closed is no error", async () => {
+  const command = commandThat(async ({ stdout }) => stdout.write("done\n"));
+  for (const argv of [["--help"], ["work", "--help"], ["work"], ["--version"]]) {
+    expect(await runInMemory([command], argv, { stdout: failing("ENOSPC") })).toMatchObject({
+      code: 1,
+      stderr: "error: cannot write to standard output (OUTPUT_WRITE). Cause: ENOSPC: write.\n",
+    });
+    expect(await runInMemory([command], argv, { stdout: failing("EPIPE") })).toMatchObject({ code: 0, stderr: "" });
+  }
+});
+
+test("a stderr that cannot be written changes neither the work nor the exit code", async () => {
+  const command = commandThat(async ({ stdout, progress }) => {
+    progress.log("working");
+    await new Promise((resolve) => setImmediate(resolve));
+    stdout.write("done\n");
+  });
+  for (const code of ["ENOSPC", "EPIPE"]) {
+    const stderr = failing(code);
+    expect(await runInMemory([command], ["work"], { stderr })).toMatchObject({ code: 0, stdout: "done\n" });
+    expect(await runInMemory([command], ["wrok"], { stderr: failing(code) })).toMatchObject({ code: 2 });
+  }
 });

@@ -6,6 +6,7 @@ import {
   ByteTokenizer,
   ChatEncoder,
   InitialValues,
+  makeTokenizer,
   NearCopies,
   type PreparedTokens,
   prepareTokens,
@@ -170,6 +171,49 @@ describe("conversations", () => {
       learnt: "6</s>",
       given: tokenizer.bosTokenId === undefined ? "2*3=" : "<s>2*3=",
     });
+  });
+
+  it("has the tokens of the whole text where a tokenizer marks beginnings, as SentencePiece's do", () => {
+    const letters = ["<unk>", "<s>", "</s>", ..."\u2581abcdefghijklmnopqrstuvwxyz[]/:"];
+    const special = (content: string, id: number) => ({ id, content, special: true, normalized: false });
+    const made = (normalizer: object | null, preTokenizer: object | null) =>
+      makeTokenizer(
+        {
+          added_tokens: ["<unk>", "<s>", "</s>"].map(special),
+          normalizer,
+          pre_tokenizer: preTokenizer,
+          post_processor: null,
+          decoder: { type: "Metaspace", replacement: "\u2581", prepend_scheme: "first", split: false },
+          model: {
+            type: "BPE",
+            unk_token: "<unk>",
+            fuse_unk: true,
+            vocab: Object.fromEntries(letters.map((letter, id) => [letter, id])),
+            merges: [],
+          },
+        },
+        {
+          bos_token: "<s>",
+          eos_token: "</s>",
+          chat_template:
+            "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[i] {{ m.content }} [/i]{% else %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}",
+        },
+      );
+    const prepend = { type: "Prepend", prepend: "\u2581" };
+    const spaces = { type: "Replace", pattern: { String: " " }, content: "\u2581" };
+    const metaspace = { type: "Metaspace", replacement: "\u2581", prepend_scheme: "first", split: false };
+    for (const chat of [made({ type: "Sequence", normalizers: [prepend, spaces] }, null), made(null, metaspace)]) {
+      const messages = [
+        { role: "user", content: "hi" },
+        { role: "assistant", content: "ho" },
+        { role: "user", content: "so" },
+        { role: "assistant", content: "la" },
+      ];
+      const { tokens, learn } = new ChatEncoder(chat).encode({ path: "a.jsonl", conversation: { messages } });
+      expect(tokens).toEqual([...chat.encode("<s>[i] hi [/i]ho</s>[i] so [/i]la</s>", { specialTokens: true })]);
+      const learnt = tokens.filter((_, i) => learn[i] === 1).map((id) => letters[id]);
+      expect(learnt).toEqual(["h", "o", "</s>", "l", "a", "</s>"]);
+    }
   });
 
   it("refuses what it cannot cut into turns", () => {

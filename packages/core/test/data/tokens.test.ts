@@ -249,6 +249,7 @@ describe("TokenMixture", () => {
       expect(make(change)).toThrow(invalid);
     }
     expect(make({ domains: [{ ...short, weight: 0 }, ...domains] })).not.toThrow();
+    expect(make({ batch: 1e14 })).toThrow(expect.objectContaining({ code: "TREFOIL_OUT_OF_MEMORY" }));
   });
 });
 
@@ -279,6 +280,15 @@ describe("evaluationBatches", () => {
     expect(() => [...evaluationBatches(single, { batch: 1, sequence: 4 })]).toThrow(
       expect.objectContaining({ code: "DATA_EMPTY" }),
     );
+  });
+
+  it("refuses options that give no batches, or no end of them", async () => {
+    const file = await tokenFile("x", [range(0, 9)]);
+    for (const change of [{ batch: 0 }, { batch: -1 }, { batch: 1.5 }, { sequence: 0 }, { maxWindows: 0 }]) {
+      expect(() => evaluationBatches(file, { batch: 1, sequence: 4, ...change }).next()).toThrow(
+        expect.objectContaining({ code: "DATA_INVALID_OPTION" }),
+      );
+    }
   });
 });
 

@@ -49,4 +49,23 @@ describe("memory", () => {
     expect(defaultDevice().memory()).toMatchObject({ live: live - 4_000_000, buffers: buffers - 1 });
     await expect(big.mul(2).sum().data()).rejects.toThrow(/disposed/);
   });
+
+  it("frees parameters that are disposed although a compiled function has them, which then refuses", async () => {
+    const [big, other] = [new Parameter([1000, 1000]), new Parameter([2])];
+    const step = compile((x: Tensor) => {
+      other.assign(other.add(x));
+      return big.sum().add(x.sum());
+    });
+    const before = defaultDevice().memory();
+    await step(tensor([1, 2]));
+    // In flight while its parameter goes.
+    const running = Array.from({ length: 5 }, () => step(tensor([1, 2])));
+    big.dispose();
+    expect(await Promise.all((await Promise.all(running)).map((each) => each.item()))).toEqual([3, 3, 3, 3, 3]);
+    await defaultDevice().synchronize();
+    expect(defaultDevice().memory().live).toBeLessThan(before.live + 100_000);
+    await expect(step(tensor([1, 2]))).rejects.toMatchObject({ code: "TREFOIL_INVALID_USE" });
+    expect([...(await other.data())]).toEqual([6, 12]);
+    other.dispose();
+  });
 });

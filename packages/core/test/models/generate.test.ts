@@ -3,7 +3,9 @@ import {
   bf16ToF32,
   compile,
   Device,
+  defaultDevice,
   f32ToBf16,
+  type Generation,
   Generator,
   generate,
   Llama,
@@ -143,5 +145,42 @@ describe("a generator", () => {
     // Steps that were enqueued behind the one that fails leave no rejection unhandled, which would end the process.
     await expect(generate(model, prompts, { maxNewTokens: 8, temperature: -1 })).rejects.toThrow(/temperature >= 0/);
     expect(() => new Llama({ ...sizes, slidingWindow: 16 })).toThrow(/sliding_window 16 is shorter/);
+  });
+});
+
+describe("a generator", () => {
+  const options = { maxNewTokens: 12, temperature: 0 };
+  const tokens = (rows: Generation[]) => rows.map((row) => [...row.tokens]);
+  const others = [Int32Array.of(11, 12), Int32Array.of(13), Int32Array.of(5, 6, 7)];
+
+  it("runs overlapping calls one after another, also behind one that fails", async () => {
+    using generator = new Generator(models.llama(), 3, 40);
+    const expected = [
+      tokens(await generator.generate(prompts, options)),
+      tokens(await generator.generate(others, options)),
+    ];
+    const [first, failing, second] = await Promise.allSettled([
+      generator.generate(prompts, options),
+      generator.generate(prompts, { ...options, maxNewTokens: 1000 }),
+      generator.generate(others, options),
+    ]);
+    expect(failing.status).toBe("rejected");
+    const made = [first, second].map((result) => result.status === "fulfilled" && tokens(result.value));
+    expect(made).toEqual(expected);
+  });
+
+  it("gives all of its memory back when it is disposed, and is not used afterwards", async () => {
+    const model = models.llama();
+    // The model's own buffers, and the arena.
+    await generate(model, prompts, options);
+    await defaultDevice().synchronize();
+    const { live, buffers } = defaultDevice().memory();
+    const generator = new Generator(model, 3, 96);
+    await generator.generate(prompts, options);
+    expect(defaultDevice().memory().live).toBeGreaterThan(live + 3 * 96 * 2 * 8 * 4);
+    generator.dispose();
+    await defaultDevice().synchronize();
+    expect(defaultDevice().memory()).toMatchObject({ live, buffers });
+    await expect(generator.generate(prompts, options)).rejects.toThrow(/disposed/);
   });
 });

@@ -192,6 +192,38 @@ describe("HuggingFaceTokenizer", () => {
   });
 });
 
+it("keeps a token that objects have a use for of their own", async () => {
+  const word = "__proto__";
+  const json = structuredClone(bpe.definition) as { model: { vocab: object; merges: string[] }; pre_tokenizer: object };
+  json.pre_tokenizer = { ...json.pre_tokenizer, use_regex: false };
+  const vocab = new Map<string, number>(Object.entries(json.model.vocab));
+  for (let end = 2; end <= word.length; end++) {
+    json.model.merges.unshift(`${word.slice(0, end - 1)} ${word[end - 1]}`);
+    if (!vocab.has(word.slice(0, end))) vocab.set(word.slice(0, end), vocab.size);
+  }
+  json.model.merges.reverse();
+  json.model.vocab = Object.fromEntries(vocab);
+  // As a file, where an object literal could not have the key.
+  await writeFile(join(folder, "tokenizer.json"), JSON.stringify(json));
+  const tokenizer = await loadTokenizer(folder);
+  const id = vocab.get(word)!;
+  expect(tokenizer.vocabSize).toBe(vocab.size);
+  expect(tokenizer.decode([id])).toBe(word);
+  expect(tokenizer.byteLengths()![id]).toBe(word.length);
+  expect(JSON.stringify(tokenizerFiles(tokenizer)["tokenizer.json"])).toContain(`"${word}":${id}`);
+});
+
+it("a pair of merges that is listed twice has the later rank, as in Hugging Face's tokenizers", () => {
+  const json = structuredClone(bpe.definition);
+  const merges = json.model.merges as string[];
+  // "abc": with the first rank of "a b" it begins with "ab"; with the last, "b c" comes first.
+  json.model.vocab = { ...(json.model.vocab as Record<string, number>), ab: 700, bc: 701 };
+  json.model.merges = ["a b", "b c", "a b", ...merges.filter((merge) => merge !== "a b" && merge !== "b c")];
+  const [own, library] = [new BpeTokenizer(json, {}), new HuggingFace(json, {})];
+  expect([...own.encode("abc")]).toEqual(library.encode("abc", { add_special_tokens: false }).ids);
+  expect([...own.encode("abc")].at(-1)).toBe(701);
+});
+
 describe("files that are wrong", () => {
   it.each([
     ["{", "JSON"],
