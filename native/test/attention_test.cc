@@ -123,6 +123,19 @@ TEST(attention_ignores_what_lies_past_key_lengths) {
   }
 }
 
+TEST(attention_makes_the_gradients_that_are_read) {
+  for (int64_t queries : {3, 70}) {
+    Problem p({.batch = 2, .queries = queries, .keys = 70, .heads = 4, .groups = 2, .size = 20, .causal = true});
+    const Results all = run(device, p);
+    for (unsigned read = 1; read < 7; ++read) {
+      const Results some = run(device, p, read);
+      int bit = 0;
+      for (auto [one, other] : {std::pair{&all.dq, &some.dq}, {&all.dk, &some.dk}, {&all.dv, &some.dv}})
+        CHECK(!(read >> bit++ & 1) || std::memcmp(one->values.data(), other->values.data(), one->size() * sizeof(float)) == 0);
+    }
+  }
+}
+
 TEST(attention_rejects_key_lengths) {
   for (int32_t length : {-1, 41}) {
     Problem p({.batch = 2, .queries = 2, .keys = 40, .heads = 1, .groups = 1, .size = 16, .key_lengths = {40, length}});

@@ -182,6 +182,38 @@ void check_wgmma_reads_nothing_past_lengths(Device& device) {
 
 }  // namespace
 
+namespace {
+
+// What a model reads that trains the projection of queries, of keys or of values alone: f32, and bf16 that the copy engine may write.
+void check_gradients_that_are_read(Device& device) {
+  for (int64_t size : {24, 64, 128}) {
+    Problem p({.batch = 2, .queries = 40, .keys = 40, .heads = 2, .groups = 1, .size = size, .causal = true}, 170);
+    const Reference expected = reference(p, all_rounded(p.q), all_rounded(p.k), all_rounded(p.v), all_rounded(p.dout));
+    for (unsigned read = 1; read < 7; ++read) {
+      const Results r = run(device, p, read);
+      F32 out = r.out, lse = r.lse;
+      BF16 halves[] = {BF16(p.q.shape), BF16(p.k.shape), BF16(p.k.shape)};
+      const auto half = [&](int i) { return read >> i & 1 ? view(halves[i]) : absent(); };
+      launch(device, "attention_grad", {view(p.dout), view(p.q), view(p.k), view(p.v), view(out), view(lse), absent(), absent()}, {half(0), half(1), half(2)}, p.attributes());
+      const F32* made[] = {&r.dq, &r.dk, &r.dv};
+      const Doubles *right[] = {&expected.dq, &expected.dk, &expected.dv}, *most[] = {&expected.most_dq, &expected.most_dk, &expected.most_dv};
+      const char* names[] = {"dq", "dk", "dv"};
+      for (int i = 0; i < 3; ++i) {
+        if (!(read >> i & 1)) continue;
+        check_terms(*made[i], *right[i], *most[i], i < 2 ? 2 : 1, names[i]);
+        F32 widened(made[i]->shape);
+        for (size_t at = 0; at < widened.size(); ++at) widened[at] = from_bf16(halves[i][at]);
+        check_terms(widened, *right[i], *most[i], i < 2 ? 3 : 2, names[i]);  // rounded once more
+      }
+    }
+  }
+}
+
+}  // namespace
+
+TEST(cuda_bf16_attention_makes_the_gradients_that_are_read) { for_each_bf16_device(device, check_gradients_that_are_read); }
+TEST(cuda_bf16_attention_by_wgmma_makes_the_gradients_that_are_read) { for_each_wgmma_device(device, false, check_gradients_that_are_read); }
+TEST(cuda_bf16_attention_in_one_pass_makes_the_gradients_that_are_read) { for_each_wgmma_device(device, true, check_gradients_that_are_read); }
 TEST(cuda_bf16_attention_by_wgmma) { for_each_wgmma_device(device, false, check_wgmma); }
 TEST(cuda_bf16_attention_by_wgmma_hides_keys) { for_each_wgmma_device(device, false, check_wgmma_hides_keys); }
 TEST(cuda_bf16_attention_by_wgmma_reads_nothing_past_lengths) { for_each_wgmma_device(device, false, check_wgmma_reads_nothing_past_lengths); }

@@ -259,8 +259,8 @@ __global__ void __launch_bounds__(kThreads) key_gradient_kernel(Plain a, Gradien
     __syncwarp();
   }
   if (row >= tile.valid) return;
-  dk.store(g.dk.from(a.key_at(tile.b, tile.g, key)), lane, a);
-  dv.store(g.dv.from(a.key_at(tile.b, tile.g, key)), lane, a);
+  if (g.dk) dk.store(g.dk.from(a.key_at(tile.b, tile.g, key)), lane, a);
+  if (g.dv) dv.store(g.dv.from(a.key_at(tile.b, tile.g, key)), lane, a);
 }
 
 Attention describe(const TrefoilLaunch& args, int q, int lengths) {
@@ -312,7 +312,7 @@ void backward_f32(const Context& context, Workspace& workspace, const Plain& a, 
   with_vectors(a, [&](auto vectors) {
     if (gradients.dq && a.batch * a.rows > 0)
       launch(context, {static_cast<unsigned>(a.batch * a.groups * a.row_tiles), kThreads, shared_bytes(a, 4, 1)}, query_gradient_kernel<vectors()>, a, gradients);
-    if (gradients.dk && a.batch * a.keys > 0)
+    if ((gradients.dk || gradients.dv) && a.batch * a.keys > 0)
       launch(context, {static_cast<unsigned>(a.batch * a.groups * a.key_tiles), kThreads, shared_bytes(a, 4, 2)}, key_gradient_kernel<vectors()>, a, gradients);
   });
 }

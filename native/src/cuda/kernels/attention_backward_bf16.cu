@@ -73,9 +73,9 @@ void attention_backward_bf16(const Context& context, Workspace& workspace, const
   const Floats dq(args.outputs[0]), dk(args.outputs[1]), dv(args.outputs[2]);
   if (!by_wgmma) return with_head(a.size, [&](auto dim) { launch_attention_backward<dim()>(context, a, rows, k, v, dq, dk, dv); });
   // One pass makes all three: what wants only some of them goes the other way.
-  if (one_pass && dq && dk) return attention_one_pass_gradient_wgmma(context, a, rows, k, v, sums, dq, dk, dv);
+  if (one_pass && dq && dk && dv) return attention_one_pass_gradient_wgmma(context, a, rows, k, v, sums, dq, dk, dv);
   if (dq) attention_query_gradient_wgmma(context, a, rows, k, v, dq);
-  if (dk) attention_key_gradient_wgmma(context, a, rows, k, v, dk, dv);
+  if (dk || dv) attention_key_gradient_wgmma(context, a, rows, k, v, dk, dv);
 }
 
 }  // namespace trefoil::cuda

@@ -198,8 +198,8 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_key_gradient_kern
     const int row = own + 8 * half;
     return row < stored ? a.key_at(b, g, first + row) : -1;
   };
-  store_fragments<dim>(dk_sums, scaled, a.size, dk, row_of);
-  store_fragments<dim>(dv_sums, one, a.size, dv, row_of);
+  if (dk) store_fragments<dim>(dk_sums, scaled, a.size, dk, row_of);
+  if (dv) store_fragments<dim>(dv_sums, one, a.size, dv, row_of);
 }
 
 template <int dim>
@@ -209,7 +209,7 @@ void launch_attention_backward(const Context& context, const Attention& a, const
   if (dq && a.batch * a.rows > 0)
     launch(context, {static_cast<unsigned>(a.batch * a.groups * (rows.padded / kTile)), kAttentionThreads, size_t{6 * kTile * dim} * sizeof(bf16)},
            attention_query_gradient_kernel<dim>, a, rows, k, v, dq);
-  if (dk && a.batch * a.keys > 0) {
+  if ((dk || dv) && a.batch * a.keys > 0) {
     constexpr int kRows = dim == 128 ? 32 : kTile;  // sums of dk and dv take half of the registers there
     launch(context, {static_cast<unsigned>(a.batch * a.groups * ceil_divide(a.keys, kTile)), kAttentionThreads,
                      size_t{(2 * kTile + 4 * kRows) * dim} * sizeof(bf16) + size_t{4 * kRows} * sizeof(float)},

@@ -9,12 +9,15 @@ namespace trefoil::cuda {
 // The copy engine writes results of bf16 in rows of whole 16 bytes, threads all others.
 inline bool by_engine(const Attention& a, const Floats& to) { return to.half && a.size % 8 == 0; }
 struct KeyResults {
-  Floats dk, dv;
+  Floats dk, dv;  // one of them may be null
   bool by_engine;
+
+  KeyResults(const Attention& a, const Floats& dk, const Floats& dv)
+      : dk(dk), dv(dv), by_engine((!dk || cuda::by_engine(a, dk)) && (!dv || cuda::by_engine(a, dv))) {}
 };
 // dk or dv, by the copy engine: 64 keys of one head. What stands in for a map that nobody reads is that of the keys.
 inline CUtensorMap encode_key_results(const Attention& a, const KeyResults& to, const Floats& result, const CUtensorMap& otherwise) {
-  return to.by_engine ? encode_keys(a, static_cast<const bf16*>(result.data), a.size, 64) : otherwise;
+  return to.by_engine && result ? encode_keys(a, static_cast<const bf16*>(result.data), a.size, 64) : otherwise;
 }
 
 #if defined(TREFOIL_HOPPER)
@@ -165,14 +168,14 @@ struct GroupKeys {
       store_rows_for_engine(dv_own, kHalfBytes, rows_of_dv);
       const int first = static_cast<int>(at.first) + side * 64, g = static_cast<int>(at.g), b = static_cast<int>(at.b);
       store_own(side, dim / 64, [&](int half) {
-        store_box(dk_map, {64 * half, g, first, b}, dk_own + half * kHalfBytes);
-        store_box(dv_map, {64 * half, g, first, b}, dv_own + half * kHalfBytes);
+        if (to.dk) store_box(dk_map, {64 * half, g, first, b}, dk_own + half * kHalfBytes);
+        if (to.dv) store_box(dv_map, {64 * half, g, first, b}, dv_own + half * kHalfBytes);
       });
       return;
     }
     const auto result_at = [&](int half) { return key(half) < at.stored ? a.key_at(at.b, at.g, at.first + key(half)) : -1; };
-    store_pairs<dim>(a.size, to.dk, result_at, [&](int half, int j) { return make_float2(dk_sums[4 * j + 2 * half], dk_sums[4 * j + 2 * half + 1]); });
-    store_pairs<dim>(a.size, to.dv, result_at, [&](int half, int j) { return make_float2(dv_sums[4 * j + 2 * half], dv_sums[4 * j + 2 * half + 1]); });
+    if (to.dk) store_pairs<dim>(a.size, to.dk, result_at, [&](int half, int j) { return make_float2(dk_sums[4 * j + 2 * half], dk_sums[4 * j + 2 * half + 1]); });
+    if (to.dv) store_pairs<dim>(a.size, to.dv, result_at, [&](int half, int j) { return make_float2(dv_sums[4 * j + 2 * half], dv_sums[4 * j + 2 * half + 1]); });
   }
 };
 

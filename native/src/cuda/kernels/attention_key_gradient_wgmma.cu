@@ -124,7 +124,7 @@ void launch_gradients(const Context& context, const CUtensorMap (&maps)[6], cons
 
 void attention_key_gradient_wgmma(const Context& context, const Attention& a, const BackwardRows& rows, const Rows<bf16>& k, const Rows<bf16>& v, const Floats& dk,
                                   const Floats& dv) {
-  const KeyResults results{dk, dv, by_engine(a, dk) && by_engine(a, dv)};
+  const KeyResults results(a, dk, dv);
   const CUtensorMap k_map = encode_keys(a, k);
   const CUtensorMap maps[6] = {encode_queries(a, rows.q, rows.stride), encode_queries(a, rows.dout, rows.stride), k_map, encode_keys(a, v), encode_key_results(a, results, dk, k_map),
                                encode_key_results(a, results, dv, k_map)};

@@ -241,7 +241,7 @@ void launch_gradients(const Context& context, const Attention& a, const Backward
                       const Floats& dk, const Floats& dv) {
   const auto blocks = static_cast<unsigned>(a.batch * a.groups * ceil_divide(a.keys, kKeys));
   const int64_t row_tiles = rows.padded / kRows<dim>, count = a.batch * a.groups * row_tiles;
-  const KeyResults results{dk, dv, by_engine(a, dk) && by_engine(a, dv)};
+  const KeyResults results(a, dk, dv);
   const CUtensorMap k_map = encode_keys(a, k);
   platform::fill_zero(context.stream, sums.ticket, static_cast<size_t>(count + 1) * sizeof(int32_t));
   launch(context, {blocks, kWgmmaThreads, size_t{2 * kWgmmaTileBytes<dim> + kSlopeBytes<dim> + kBuffers * kSumBytes + 2 * kStages * kRowBytes} + 1024},
