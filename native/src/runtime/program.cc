@@ -13,6 +13,9 @@ namespace {
 // Idle runs that keep their staging memory: as many as are commonly in flight.
 constexpr size_t kIdleRuns = 4;
 
+// Of all temporaries and workspaces, as if none shared memory. Their offsets are sums, which then cannot overflow.
+constexpr size_t kMostPlannedBytes = size_t{1} << 60;
+
 // Stands for "present" while workspaces are measured, before there is memory.
 void* const kPresent = reinterpret_cast<void*>(uintptr_t{kAlignment});
 
@@ -112,19 +115,22 @@ void Program::add_instruction(const ProgramSpec& spec, const Resolved& resolved,
 void Program::place(const ProgramSpec& spec, const Resolved& resolved) {
   std::vector<Placement> placements;
   std::vector<size_t> owner;  // value number; instruction number past the values
-  size_t value_count = spec.values.size();
+  size_t value_count = spec.values.size(), total = 0;
+  auto add = [&](size_t bytes, int32_t first, int32_t last, size_t of) {
+    if (bytes > kMostPlannedBytes - total) fail(TREFOIL_INVALID_ARGUMENT, "the temporaries of this program have more bytes than any device");
+    total += bytes;
+    placements.push_back({bytes, first, last});
+    owner.push_back(of);
+  };
   for (size_t number = 0; number < value_count; ++number) {
     const Resolved::Value& value = resolved.values[number];
     if (value.first == -1) continue;
-    placements.push_back({value.bytes, value.first, value.last});
-    owner.push_back(number);
+    add(value.bytes, value.first, value.last, number);
     info_.temporary_bytes += value.bytes;
   }
   for (size_t number = 0; number < instructions_.size(); ++number)
-    if (size_t bytes = instructions_[number].launch.workspace_bytes) {
-      placements.push_back({bytes, static_cast<int32_t>(number), static_cast<int32_t>(number)});
-      owner.push_back(value_count + number);
-    }
+    if (size_t bytes = instructions_[number].launch.workspace_bytes)
+      add(bytes, static_cast<int32_t>(number), static_cast<int32_t>(number), value_count + number);
   info_.arena_bytes = plan(placements);
   arena_offsets_.assign(value_count, 0);
   for (size_t i = 0; i < placements.size(); ++i) {
@@ -194,8 +200,11 @@ std::unique_ptr<Run> Program::prepare(uint32_t flags, std::shared_ptr<Completion
 
 void Program::recycle(std::unique_ptr<Run> run) {
   std::shared_ptr<Program> program = run->release();
-  std::lock_guard lock(program->mutex_);
-  if (program->idle_runs_.size() < kIdleRuns) program->idle_runs_.push_back(std::move(run));
+  {
+    std::lock_guard lock(program->mutex_);
+    if (program->idle_runs_.size() < kIdleRuns) program->idle_runs_.push_back(std::move(run));
+  }
+  run.reset();  // before the program, which may be the last to hold the device that the run's memory is from
 }
 
 size_t Program::graph_count() const { return graph_count_.load(); }
