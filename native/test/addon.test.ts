@@ -252,6 +252,29 @@ describe("errors", () => {
     native.releaseProgram(program);
   });
 
+  it("refuses instructions that do not fit their ops", async () => {
+    const device = openCpu();
+    const softmax = (...result: number[]) => ({
+      values: [input(0, 4, 8), temporary(...result)],
+      instructions: [{ op: "softmax", inputs: [0], outputs: [1], attributes: [] }],
+      outputs: [1],
+    });
+    native.releaseProgram(native.createProgram(device, softmax(4, 8)));
+    const error = await failure(() => native.createProgram(device, softmax(4, 7)), invalid);
+    expect(error).toMatchObject({ op: "softmax", instruction: 0 });
+    expect(error.message).toContain("instruction 0 (softmax): y is f32 [4, 7]");
+    // Rows would be written over the indices that were checked.
+    const gather = {
+      values: [input(0, 4, 1), { ...temporary(4), dtype: dtypeCodes.i32 }, { ...temporary(4, 1), alias: 1 }],
+      instructions: [
+        { op: "iota", inputs: [], outputs: [1], attributes: [] },
+        { op: "gather_rows", inputs: [0, 1], outputs: [2], attributes: [] },
+      ],
+      outputs: [2],
+    };
+    expect((await failure(() => native.createProgram(device, gather), invalid)).message).toContain("value 1 shares");
+  });
+
   it("refuses an array of holes without making room for its elements", () => {
     const device = openCpu();
     const program = native.createProgram(device, doubling(2));

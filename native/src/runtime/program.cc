@@ -5,6 +5,7 @@
 
 #include "runtime/planner.h"
 #include "runtime/run.h"
+#include "runtime/signature.h"
 
 namespace trefoil::runtime {
 
@@ -18,6 +19,17 @@ constexpr size_t kMostPlannedBytes = size_t{1} << 60;
 
 // Stands for "present" while workspaces are measured, before there is memory.
 void* const kPresent = reinterpret_cast<void*>(uintptr_t{kAlignment});
+
+// Kernels check indices first and read them again later. The value of one that a result would replace meanwhile; -1: none.
+int64_t overwritten_index(const InstructionSpec& instruction, const ProgramSpec& spec, const Resolved& resolved) {
+  if (instruction.op == "elementwise" || instruction.op == "copy" || instruction.op.ends_with('_')) return -1;
+  for (int64_t input : instruction.inputs) {
+    if (input == -1 || spec.values[static_cast<size_t>(input)].dtype != TREFOIL_I32) continue;
+    for (int64_t output : instruction.outputs)
+      if (output != -1 && resolved.values[static_cast<size_t>(output)].root == resolved.values[static_cast<size_t>(input)].root) return input;
+  }
+  return -1;
+}
 
 }  // namespace
 
@@ -107,6 +119,12 @@ void Program::add_instruction(const ProgramSpec& spec, const Resolved& resolved,
   launch.output_count = static_cast<int32_t>(from.outputs.size());
   launch.attributes = attributes_.data() + first_attribute;
   launch.attribute_count = static_cast<int32_t>(from.attributes.size());
+  auto refuse = [&](const std::string& why) {
+    throw Error(TREFOIL_INVALID_ARGUMENT, "instruction " + std::to_string(number) + " (" + from.op + "): " + why, from.op, static_cast<int64_t>(number));
+  };
+  if (std::string why = misfit(from.op, launch, !device_->host_memory()); !why.empty()) refuse(why);
+  if (int64_t index = overwritten_index(from, spec, resolved); index != -1)
+    refuse("value " + std::to_string(index) + " shares the storage of a result, which would overwrite the indices that were checked");
   launch.workspace_bytes = backend.workspace_bytes(device_->handle(), instruction.id, &launch);
   info_.workspace_bytes = std::max(info_.workspace_bytes, launch.workspace_bytes);
   instructions_.push_back(std::move(instruction));

@@ -18,7 +18,7 @@ FileError failed(const char* call, int number) {
   return {number, call, std::string("cannot ") + call + " weights: " + std::strerror(number)};
 }
 
-FileError ended() { return {EIO, "read", "cannot read weights: the file is shorter than it was, or than was asked for"}; }
+FileError ended() { return {EIO, "read", "cannot read weights: the file became shorter while it was read"}; }
 
 void read_fully(FilePlace file, std::byte* to, size_t count) {
   while (count > 0) {
