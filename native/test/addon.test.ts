@@ -1,3 +1,4 @@
+import { closeSync, openSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { dtypeCodes, runFlags } from "../index.js";
 import {
@@ -246,9 +247,68 @@ describe("errors", () => {
     expect(() => make(device, spec({ values: [{}] }))).toThrow("spec.values[0].dtype must be a number");
     expect(() => make(device, spec({ outputs: ["1"] }))).toThrow("spec.outputs must be a number");
     const run = native.run as (...args: unknown[]) => Promise<void>;
-    expect(() => run(program, ["x"], [], 0)).toThrow("an input must be a buffer or a typed array");
-    expect(() => run(program, [new Float32Array(2)], [{}], 0)).toThrow("an output must be a buffer or a typed array");
+    expect(() => run(program, ["x"], [], 0)).toThrow("inputs[0] must be a buffer or a typed array");
+    expect(() => run(program, [new Float32Array(2)], [{}], 0)).toThrow("outputs[0] must be a buffer or a typed array");
     native.releaseProgram(program);
+  });
+
+  it("refuses instructions that do not fit their ops", async () => {
+    const device = openCpu();
+    const softmax = (...result: number[]) => ({
+      values: [input(0, 4, 8), temporary(...result)],
+      instructions: [{ op: "softmax", inputs: [0], outputs: [1], attributes: [] }],
+      outputs: [1],
+    });
+    native.releaseProgram(native.createProgram(device, softmax(4, 8)));
+    const error = await failure(() => native.createProgram(device, softmax(4, 7)), invalid);
+    expect(error).toMatchObject({ op: "softmax", instruction: 0 });
+    expect(error.message).toContain("instruction 0 (softmax): y is f32 [4, 7]");
+    // Rows would be written over the indices that were checked.
+    const gather = {
+      values: [input(0, 4, 1), { ...temporary(4), dtype: dtypeCodes.i32 }, { ...temporary(4, 1), alias: 1 }],
+      instructions: [
+        { op: "iota", inputs: [], outputs: [1], attributes: [] },
+        { op: "gather_rows", inputs: [0, 1], outputs: [2], attributes: [] },
+      ],
+      outputs: [2],
+    };
+    expect((await failure(() => native.createProgram(device, gather), invalid)).message).toContain("value 1 shares");
+  });
+
+  it("refuses an array of holes without making room for its elements", () => {
+    const device = openCpu();
+    const program = native.createProgram(device, doubling(2));
+    const holes = new Array(2 ** 32 - 1) as never[];
+    const before = process.resourceUsage().maxRSS;
+    for (const change of [{ values: holes }, { instructions: holes }, { outputs: holes }])
+      expect(() => native.createProgram(device, { ...doubling(2), ...change })).toThrow();
+    expect(() => native.run(program, holes, [], 0)).toThrow("inputs[0] must be a buffer or a typed array");
+    expect(() => native.run(program, [], holes, 0)).toThrow("outputs[0] must be a buffer or a typed array");
+    expect(() => native.writeStored(holes, [], [])).toThrow("pieces[0] must be a typed array");
+    expect(process.resourceUsage().maxRSS - before).toBeLessThan(1 << 18); // KiB: 256 MiB
+    native.releaseProgram(program);
+  });
+
+  it("takes the bytes of weights after the last accessor has run", async () => {
+    // An element of an array may be an accessor, which here detaches the bytes of the one before.
+    const first = new Float32Array([1, 2]);
+    const sources = [first];
+    Object.defineProperty(sources, 1, {
+      enumerable: true,
+      get: () => {
+        structuredClone(first, { transfer: [first.buffer] });
+        return new Float32Array([3, 4]);
+      },
+    });
+    await failure(() => native.weightedMean(sources, ["F32", "F32"], [0.5, 0.5]), invalid);
+  });
+
+  it("asks whether a file is long enough before it makes room for what is to be read", async () => {
+    const descriptor = openSync(import.meta.filename, "r");
+    const error = await failure(() => native.storedChecksums([2 ** 46], [descriptor], [0]), invalid);
+    closeSync(descriptor);
+    expect(error).toMatchObject({ syscall: "read" });
+    expect(error.message).toContain("shorter");
   });
 });
 

@@ -102,6 +102,11 @@ TEST(attention_splits_keys_of_few_heads) {
     check_case(device, {.batch = 1, .queries = 1100, .keys = 1100, .heads = 2, .groups = 1, .size = 8, .causal = causal});
 }
 
+TEST(attention_of_no_sequences) {
+  check_case(device, {.batch = 0, .queries = 3, .keys = 300, .heads = 2, .groups = 1, .size = 16});
+  check_case(device, {.batch = 0, .queries = 3, .keys = 300, .heads = 2, .groups = 1, .size = 16, .causal = true});
+}
+
 TEST(attention_propagates_nan) {
   for (int64_t queries : {1, 20}) {
     Problem p({.batch = 1, .queries = queries, .keys = 40, .heads = 1, .groups = 1, .size = 16});

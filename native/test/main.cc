@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "harness.h"
+#include "runtime/signature.h"
 
 namespace trefoil::test {
 
@@ -46,7 +47,8 @@ void check(bool condition, const char* expression, const char* file, int line) {
 template <class T>
 static TrefoilView make_view(Array<T>& array, TrefoilDtype dtype) {
   TrefoilView result{};
-  result.data = array.values.data();
+  static T nothing;  // an empty tensor has an address too: NULL would say that it is absent
+  result.data = array.values.empty() ? &nothing : array.values.data();
   result.rank = static_cast<int32_t>(array.shape.size());
   result.dtype = dtype;
   for (size_t i = 0; i < array.shape.size(); ++i) result.shape[i] = array.shape[i];
@@ -155,6 +157,8 @@ TrefoilStatus launch_error(Device& device, const char* op, std::vector<TrefoilVi
   TrefoilStatus status{};
   device.backend->launch(device.handle, id, &args, &status);
   if (aligned) device.backend->release(device.handle, aligned);
+  // What a kernel takes, the runtime takes as well.
+  if (std::string why = runtime::misfit(op, args, remote); status.code == TREFOIL_OK && !why.empty()) throw Failure{std::string(op) + ": " + why};
   if (!remote) return status;
   if (status.code == TREFOIL_OK) device.backend->synchronize(device.handle, &status);
   operands.fetch();

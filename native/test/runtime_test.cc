@@ -162,6 +162,14 @@ TEST_ONCE(program_rejects_what_makes_no_sense) {
   refused(with([](auto& s) { s.values[2].shape = {-1}; }), "dimension -1 is negative");
   refused(with([](auto& s) { s.values[2].shape = {1, 1, 1, 1, 1, 1, 2}; }), "rank 7");
   refused(with([](auto& s) { s.values[2].shape = {INT64_MAX, INT64_MAX}; }), "more bytes than any device");
+  // 2^48 bytes are the most of a value; so many of them that offsets would wrap around.
+  refused(with([](auto& s) {
+    for (int64_t i = 0; i < (1 << 12) + 1; ++i) {
+      s.values.push_back(value({int64_t{1} << 46}));
+      s.instructions.push_back({"scale", {0}, {6 + i}, {1.0}});
+      s.outputs.push_back(6 + i);
+    }
+  }), "the temporaries of this program have more bytes than any device");
   refused(with([](auto& s) { s.values[1].data_bytes = 4; }), "its shape has 8 bytes, its constant data 4");
   refused(with([](auto& s) { s.values[0].index = 1; }), "input index 1, but the program has 1 inputs");
   refused(with([](auto& s) { s.values.push_back(value({1}, ValueKind::input, 0)); }), "values 0 and 6 are both input 0");
@@ -256,6 +264,26 @@ TEST_ONCE(memory_is_flat_over_runs_and_gone_after) {
       CHECK(bench.device->memory().live <= first + 4 * per_run * (host_memory ? 1 : 2));
     }
     CHECK(bench.device->memory().live == start);
+  }
+}
+
+// More runs than a program keeps for later: the last of them is what still holds the device.
+TEST_ONCE(runs_that_end_after_program_and_device_give_their_memory_back_first) {
+  for (bool host_memory : {true, false}) {
+    const int64_t left = trefoil::test::toy_blocks_left();
+    std::weak_ptr<Device> watch;
+    {
+      Bench bench(host_memory);
+      watch = bench.device;
+      std::vector<float> data(1 << 10, 1.0f);
+      auto program = Program::create(bench.device, small_program(data));
+      for (int i = 0; i < 8; ++i) bench.submit(*program, {data});
+      program.reset();
+      bench.device.reset();
+      for (int i = 0; i < 8; ++i) bench.collect();
+      CHECK(watch.expired());
+    }
+    CHECK(trefoil::test::toy_blocks_left() == left);
   }
 }
 

@@ -1,5 +1,6 @@
 #include "toy_backend.h"
 
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -10,6 +11,7 @@
 
 struct TrefoilDevice {
   uintptr_t shift;  // added to every pointer that leaves allocate()
+  std::atomic<int64_t> blocks{0};
 };
 
 namespace trefoil::test {
@@ -39,16 +41,24 @@ int32_t device_count(TrefoilStatus* status) {
 }
 template <uintptr_t shift>
 TrefoilDevice* open_device(const TrefoilDeviceOptions*, TrefoilStatus*) { return new TrefoilDevice{shift}; }
-void close_device(TrefoilDevice* device) { delete device; }
+std::atomic<int64_t> blocks_left{0};
+void close_device(TrefoilDevice* device) {
+  blocks_left += device->blocks;
+  delete device;
+}
 void device_info(TrefoilDevice*, TrefoilDeviceInfo* info) { std::snprintf(info->name, sizeof info->name, "toy"); }
 void* allocate(TrefoilDevice* device, size_t bytes) {
   size_t rounded = (bytes + 63) / 64 * 64 + 64;
   void* pointer = std::aligned_alloc(64, rounded);
   if (!pointer) return nullptr;
   std::memset(pointer, 0, rounded);
+  ++device->blocks;
   return reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(pointer) + device->shift);
 }
-void release(TrefoilDevice* device, void* pointer) { std::free(host(device, pointer)); }
+void release(TrefoilDevice* device, void* pointer) {
+  --device->blocks;
+  std::free(host(device, pointer));
+}
 int32_t copy_in(TrefoilDevice* device, void* to, const void* from, size_t bytes, TrefoilStatus* status) {
   std::memcpy(host(device, to), from, bytes);
   return ok(status);
@@ -126,5 +136,7 @@ std::shared_ptr<runtime::Device> open_toy_device(bool host_memory) {
   options.backend = backend.name;
   return runtime::Device::open(options);
 }
+
+int64_t toy_blocks_left() { return blocks_left; }
 
 }  // namespace trefoil::test

@@ -11,4 +11,7 @@ namespace trefoil::test {
 // host_memory: whether it says that the host may touch its memory; if not, its pointers are shifted.
 std::shared_ptr<runtime::Device> open_toy_device(bool host_memory);
 
+// Blocks that were not yet given back when their device was closed, over all devices so far.
+int64_t toy_blocks_left();
+
 }  // namespace trefoil::test

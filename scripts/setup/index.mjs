@@ -87,6 +87,13 @@ export async function main(body) {
   try {
     process.exitCode = await body();
   } catch (error) {
+    if (["EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT"].includes(error.code)) {
+      console.error(
+        `Set-up writes into ${root}, and could not (${error.message}): make room there, or use a checkout that you may write to.`,
+      );
+      process.exitCode = 1;
+      return;
+    }
     if (!(error instanceof SetupError)) throw error;
     if (error.log) console.error(`${error.log.trimEnd().split("\n").slice(-40).join("\n")}\n`);
     console.error(error.message);

@@ -1,6 +1,6 @@
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { delimiter, dirname, join } from "node:path";
 import { SetupError } from "./error.mjs";
 import { findExecutable } from "./executable.mjs";
@@ -61,6 +61,15 @@ async function locatePnpm(root, wanted, remembered, environment) {
   return found;
 }
 
+/** What the last set-up left; nothing where it was interrupted while it wrote. @param {string} path */
+function readStamp(path) {
+  try {
+    return JSON.parse(readFileSync(path, "utf8")) ?? {};
+  } catch {
+    return {};
+  }
+}
+
 /**
  * Installs the packages of the lockfile unless the last set-up did. Returns the environment in which pnpm and turbo run.
  * @param {string} root the repository @param {NodeJS.ProcessEnv} environment
@@ -75,7 +84,7 @@ export async function installPackages(root, environment) {
   const lockfile = hash.digest("hex");
 
   const stampPath = join(root, "node_modules", ".trefoil", "setup.json");
-  const stamp = existsSync(stampPath) ? JSON.parse(readFileSync(stampPath, "utf8")) : {};
+  const stamp = readStamp(stampPath);
   const fresh = stamp.lockfile === lockfile;
   const line = new PhaseLine("packages", fresh ? undefined : "installing");
   try {

@@ -55,10 +55,15 @@ export function runLogged({ file, args, cwd, env, log, failure }) {
   const sink = createWriteStream(log);
   return new Promise((resolve, reject) => {
     const child = spawn(file, args, { cwd, env, stdio: ["ignore", "pipe", "pipe"] });
+    sink.on("error", (error) => {
+      child.kill();
+      reject(error);
+    });
     child.stdout.pipe(sink, { end: false });
     child.stderr.pipe(sink, { end: false });
     child.on("error", (error) => reject(failure(error.message, log)));
     child.on("close", (code) => {
+      if (sink.errored) return;
       sink.end(() => {
         const output = readFileSync(log, "utf8");
         if (code === 0) resolve(output);

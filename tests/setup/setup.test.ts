@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { completeMachine, type Programs, Sandbox } from "./sandbox.js";
@@ -150,6 +150,25 @@ describe("set-up", () => {
     expect(sandbox.run("start.mjs", completeMachine).calls).toEqual(["turbo run build:native build"]);
     writeFileSync(join(sandbox.root, "pnpm-lock.yaml"), "lockfileVersion: '9.0'\n");
     expect(sandbox.run("start.mjs", completeMachine).calls).toContain("pnpm install --frozen-lockfile");
+  });
+
+  it("installs again where the last set-up was interrupted while it noted what it did", () => {
+    sandbox.run("start.mjs", completeMachine);
+    writeFileSync(join(sandbox.root, "node_modules", ".trefoil", "setup.json"), '{"lockfile":"3f');
+    const result = sandbox.run("start.mjs", completeMachine);
+    expect(result.stderr).toBe("");
+    expect(result.calls).toEqual(["pnpm install --frozen-lockfile", "turbo run build:native build"]);
+  });
+
+  // Nobody may write to /sys, not even root.
+  it.runIf(process.platform === "linux")("says so where it may not write", () => {
+    mkdirSync(join(sandbox.root, "node_modules"), { recursive: true });
+    symlinkSync("/sys", join(sandbox.root, "node_modules", ".trefoil"));
+    const result = sandbox.run("start.mjs", completeMachine);
+    expect(result.status).toBe(1);
+    expect(result.stderr).toMatch(
+      /^Set-up writes into .*, and could not \(E[A-Z]+: .*\): make room there, or use .*\.\n$/,
+    );
   });
 
   it("fetches the pinned pnpm through npx once when PATH holds another", () => {

@@ -62,16 +62,24 @@ Napi::Array to_array(Napi::Value value, const std::string& what) {
 }
 
 std::vector<int64_t> to_integers(Napi::Value value, const std::string& what) {
-  Napi::Array array = to_array(value, what);
-  std::vector<int64_t> result(array.Length());
-  for (uint32_t i = 0; i < result.size(); ++i) result[i] = to_integer(array.Get(i), what);
+  std::vector<int64_t> result;
+  for_each_element(to_array(value, what), [&](Napi::Value element, uint32_t) { result.push_back(to_integer(element, what)); });
   return result;
 }
 
 std::vector<double> to_numbers(Napi::Value value, const std::string& what) {
-  Napi::Array array = to_array(value, what);
-  std::vector<double> result(array.Length());
-  for (uint32_t i = 0; i < result.size(); ++i) result[i] = to_number(array.Get(i), what);
+  std::vector<double> result;
+  for_each_element(to_array(value, what), [&](Napi::Value element, uint32_t) { result.push_back(to_number(element, what)); });
+  return result;
+}
+
+std::vector<Napi::Value> to_operands(Napi::Value value, const std::string& what, bool handles) {
+  std::vector<Napi::Value> result;
+  for_each_element(to_array(value, what), [&](Napi::Value element, uint32_t i) {
+    if (!element.IsTypedArray() && !element.IsDataView() && !(handles && element.IsNumber()))
+      throw wrong_type(value.Env(), what + "[" + std::to_string(i) + "] must be " + (handles ? "a buffer or " : "") + "a typed array");
+    result.push_back(element);
+  });
   return result;
 }
 

@@ -24,6 +24,16 @@ Napi::Array to_array(Napi::Value value, const std::string& what);
 std::vector<int64_t> to_integers(Napi::Value value, const std::string& what);
 std::vector<double> to_numbers(Napi::Value value, const std::string& what);
 
+// One by one, and never room for all of them beforehand: an array of holes may claim 2^32 elements.
+template <class Body>
+void for_each_element(Napi::Array array, const Body& body) {
+  for (uint32_t i = 0, count = array.Length(); i < count; ++i) body(array.Get(i), i);
+}
+
+// The elements of an array of typed arrays, and handles where they will do. An accessor in the array runs JavaScript, after which no
+// pointer to bytes could be trusted: so all elements come first, and their bytes later.
+std::vector<Napi::Value> to_operands(Napi::Value value, const std::string& what, bool handles);
+
 // The bytes of a typed array, DataView or Buffer; valid until JavaScript runs again.
 std::span<std::byte> to_bytes(Napi::Value value, const std::string& what);
 std::optional<std::span<std::byte>> find_bytes(Napi::Value value);  // nothing: it is none of these

@@ -22,18 +22,16 @@ runtime::ProgramSpec to_program_spec(const Environment& environment, Napi::Value
   std::vector<std::pair<size_t, Napi::Value>> constants;
   Napi::Object source = to_object(from, "spec");
 
-  Napi::Array values = to_array(source.Get("values"), "spec.values");
-  spec.values.resize(values.Length());
-  for (uint32_t i = 0; i < spec.values.size(); ++i) {
+  for_each_element(to_array(source.Get("values"), "spec.values"), [&](Napi::Value element, uint32_t i) {
     std::string what = "spec.values[" + std::to_string(i) + "]";
-    Napi::Object object = to_object(values.Get(i), what);
-    runtime::ValueSpec& value = spec.values[i];
+    Napi::Object object = to_object(element, what);
+    runtime::ValueSpec& value = spec.values.emplace_back();
     value.dtype = to_int32(object.Get("dtype"), what + ".dtype");
     value.shape = to_integers(object.Get("shape"), what + ".shape");
     value.kind = to_kind(object.Get("kind"), what + ".kind");
     if (Napi::Value alias = object.Get("alias"); !alias.IsUndefined()) {
       value.alias = static_cast<int64_t>(to_size(alias, what + ".alias"));
-      continue;
+      return;
     }
     switch (value.kind) {
       case runtime::ValueKind::input: value.index = to_integer(object.Get("index"), what + ".index"); break;
@@ -41,19 +39,17 @@ runtime::ProgramSpec to_program_spec(const Environment& environment, Napi::Value
       case runtime::ValueKind::constant: constants.emplace_back(i, object.Get("data")); break;
       case runtime::ValueKind::temporary: break;
     }
-  }
+  });
 
-  Napi::Array instructions = to_array(source.Get("instructions"), "spec.instructions");
-  spec.instructions.resize(instructions.Length());
-  for (uint32_t i = 0; i < spec.instructions.size(); ++i) {
+  for_each_element(to_array(source.Get("instructions"), "spec.instructions"), [&](Napi::Value element, uint32_t i) {
     std::string what = "spec.instructions[" + std::to_string(i) + "]";
-    Napi::Object object = to_object(instructions.Get(i), what);
-    runtime::InstructionSpec& instruction = spec.instructions[i];
+    Napi::Object object = to_object(element, what);
+    runtime::InstructionSpec& instruction = spec.instructions.emplace_back();
     instruction.op = to_string(object.Get("op"), what + ".op");
     instruction.inputs = to_integers(object.Get("inputs"), what + ".inputs");
     instruction.outputs = to_integers(object.Get("outputs"), what + ".outputs");
     instruction.attributes = to_numbers(object.Get("attributes"), what + ".attributes");
-  }
+  });
   spec.outputs = to_integers(source.Get("outputs"), "spec.outputs");
 
   // Last: an accessor of the spec runs JavaScript, after which no pointer to bytes could be trusted.

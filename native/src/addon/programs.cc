@@ -23,38 +23,28 @@ Napi::Value program_info(const Call& call, Environment& environment) {
   return result;
 }
 
-std::vector<Napi::Value> elements(Napi::Value value, const char* what) {
-  Napi::Array array = to_array(value, what);
-  std::vector<Napi::Value> result(array.Length());
-  for (uint32_t i = 0; i < result.size(); ++i) result[i] = array.Get(i);
-  return result;
-}
-
 Napi::Value run(const Call& call, Environment& environment) {
   std::shared_ptr<runtime::Program> program = environment.programs.at(call[0]);
-  // All elements first: an accessor in an array runs JavaScript, after which no pointer to bytes could be trusted.
-  std::vector<Napi::Value> inputs = elements(call[1], "inputs"), outputs = elements(call[2], "outputs");
+  std::vector<Napi::Value> inputs = to_operands(call[1], "inputs", true), outputs = to_operands(call[2], "outputs", true);
   int64_t flags = to_integer(call[3], "flags");
   if (flags < 0 || flags > (runtime::kCheckFinite | runtime::kProfile | runtime::kFailNext))
     runtime::fail(TREFOIL_INVALID_ARGUMENT, "flags is %lld; add up values of runFlags", static_cast<long long>(flags));
 
   std::unique_ptr<runtime::Run> job = program->prepare(static_cast<uint32_t>(flags), environment.inbox());
   for (Napi::Value input : inputs) {
-    if (input.IsNumber())
+    if (input.IsNumber()) {
       job->input(environment.buffers.at(input).get());
-    else if (auto bytes = find_bytes(input))
-      job->input(bytes->data(), bytes->size());
-    else
-      throw wrong_type(call.Env(), "an input must be a buffer or a typed array");
+    } else {
+      std::span<std::byte> bytes = to_bytes(input, "an input");
+      job->input(bytes.data(), bytes.size());
+    }
   }
   for (Napi::Value& output : outputs) {
     if (output.IsNumber()) {
       job->output(environment.buffers.at(output).get());
       output = {};
-    } else if (auto bytes = find_bytes(output)) {
-      job->output_to_host(bytes->size());
     } else {
-      throw wrong_type(call.Env(), "an output must be a buffer or a typed array");
+      job->output_to_host(to_bytes(output, "an output").size());
     }
   }
   job->seal();

@@ -74,26 +74,29 @@ double to_number(uint64_t sum) { return static_cast<double>(sum >> 11); }
 runtime::StoredDtype to_dtype(Napi::Value value) { return runtime::stored_dtype(to_string(value, "a dtype")); }
 
 Napi::Value weighted_mean(const Call& call, Environment&) {
-  Napi::Array arrays = to_array(call[0], "sources"), dtypes = to_array(call[1], "dtypes");
+  std::vector<Napi::Value> arrays = to_operands(call[0], "sources", false);
+  std::vector<runtime::StoredDtype> dtypes;
+  for_each_element(to_array(call[1], "dtypes"), [&](Napi::Value element, uint32_t) { dtypes.push_back(to_dtype(element)); });
   std::vector<double> weights = to_numbers(call[2], "weights");
-  if (arrays.Length() == 0 || dtypes.Length() != arrays.Length() || weights.size() != arrays.Length())
-    runtime::fail(TREFOIL_INVALID_ARGUMENT, "%u sources have %u dtypes and %zu weights: give one of each, of at least one source",
-                  arrays.Length(), dtypes.Length(), weights.size());
+  if (arrays.empty() || dtypes.size() != arrays.size() || weights.size() != arrays.size())
+    runtime::fail(TREFOIL_INVALID_ARGUMENT, "%zu sources have %zu dtypes and %zu weights: give one of each, of at least one source",
+                  arrays.size(), dtypes.size(), weights.size());
+  std::vector<runtime::FilePlace> files;
+  if (!call[5].IsUndefined()) files = to_places(call[5], call[6], arrays.size());
   auto held = Napi::Array::New(call.Env());
   std::vector<runtime::StoredSource> sources;
   std::vector<std::byte*> buffers;
   size_t count = 0;
-  for (uint32_t i = 0; i < arrays.Length(); ++i) {
-    Napi::Value array = arrays.Get(i);
-    std::span<std::byte> bytes = to_bytes(array, "a source");
-    runtime::StoredDtype dtype = to_dtype(dtypes.Get(i));
+  for (uint32_t i = 0; i < arrays.size(); ++i) {
+    std::span<std::byte> bytes = to_bytes(arrays[i], "a source");
+    runtime::StoredDtype dtype = dtypes[i];
     size_t elements = bytes.size() / runtime::stored_bytes(dtype);
     if (i == 0) count = elements;
     if (elements != count || bytes.size() % runtime::stored_bytes(dtype) != 0)
       runtime::fail(TREFOIL_INVALID_ARGUMENT, "source %u has %zu bytes, which are not the %zu elements of the first", i, bytes.size(), count);
     sources.push_back({bytes.data(), dtype, weights[i]});
     buffers.push_back(bytes.data());
-    held.Set(i, array);
+    held.Set(i, arrays[i]);
   }
   std::byte* target = nullptr;
   auto dtype = runtime::StoredDtype::f32;
@@ -103,10 +106,8 @@ Napi::Value weighted_mean(const Call& call, Environment&) {
     if (bytes.size() != count * runtime::stored_bytes(dtype))
       runtime::fail(TREFOIL_INVALID_ARGUMENT, "the target has %zu bytes for %zu elements", bytes.size(), count);
     target = bytes.data();
-    held.Set(arrays.Length(), call[3]);
+    held.Set(static_cast<uint32_t>(arrays.size()), call[3]);
   }
-  std::vector<runtime::FilePlace> files;
-  if (!call[5].IsUndefined()) files = to_places(call[5], call[6], sources.size());
   return StoredWork::start(call.Env(), held, [sources = std::move(sources), buffers = std::move(buffers), files = std::move(files), count,
                                               target, dtype] {
     runtime::StoredMean mean = files.empty() ? runtime::weighted_mean(sources, count, target, dtype)
@@ -118,13 +119,13 @@ Napi::Value weighted_mean(const Call& call, Environment&) {
 }
 
 Napi::Value write_stored(const Call& call, Environment&) {
-  Napi::Array arrays = to_array(call[0], "pieces");
-  std::vector<runtime::FilePlace> places = to_places(call[1], call[2], arrays.Length());
+  std::vector<Napi::Value> arrays = to_operands(call[0], "pieces", false);
+  std::vector<runtime::FilePlace> places = to_places(call[1], call[2], arrays.size());
   auto held = Napi::Array::New(call.Env());
   std::vector<std::span<const std::byte>> pieces;
-  for (uint32_t i = 0; i < arrays.Length(); ++i) {
-    pieces.push_back(to_bytes(arrays.Get(i), "a piece"));
-    held.Set(i, arrays.Get(i));
+  for (uint32_t i = 0; i < arrays.size(); ++i) {
+    pieces.push_back(to_bytes(arrays[i], "a piece"));
+    held.Set(i, arrays[i]);
   }
   return StoredWork::start(call.Env(), held, [pieces = std::move(pieces), places = std::move(places)] {
     std::vector<double> sums;

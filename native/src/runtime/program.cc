@@ -5,6 +5,7 @@
 
 #include "runtime/planner.h"
 #include "runtime/run.h"
+#include "runtime/signature.h"
 
 namespace trefoil::runtime {
 
@@ -13,8 +14,22 @@ namespace {
 // Idle runs that keep their staging memory: as many as are commonly in flight.
 constexpr size_t kIdleRuns = 4;
 
+// Of all temporaries and workspaces, as if none shared memory. Their offsets are sums, which then cannot overflow.
+constexpr size_t kMostPlannedBytes = size_t{1} << 60;
+
 // Stands for "present" while workspaces are measured, before there is memory.
 void* const kPresent = reinterpret_cast<void*>(uintptr_t{kAlignment});
+
+// Kernels check indices first and read them again later. The value of one that a result would replace meanwhile; -1: none.
+int64_t overwritten_index(const InstructionSpec& instruction, const ProgramSpec& spec, const Resolved& resolved) {
+  if (instruction.op == "elementwise" || instruction.op == "copy" || instruction.op.ends_with('_')) return -1;
+  for (int64_t input : instruction.inputs) {
+    if (input == -1 || spec.values[static_cast<size_t>(input)].dtype != TREFOIL_I32) continue;
+    for (int64_t output : instruction.outputs)
+      if (output != -1 && resolved.values[static_cast<size_t>(output)].root == resolved.values[static_cast<size_t>(input)].root) return input;
+  }
+  return -1;
+}
 
 }  // namespace
 
@@ -104,6 +119,12 @@ void Program::add_instruction(const ProgramSpec& spec, const Resolved& resolved,
   launch.output_count = static_cast<int32_t>(from.outputs.size());
   launch.attributes = attributes_.data() + first_attribute;
   launch.attribute_count = static_cast<int32_t>(from.attributes.size());
+  auto refuse = [&](const std::string& why) {
+    throw Error(TREFOIL_INVALID_ARGUMENT, "instruction " + std::to_string(number) + " (" + from.op + "): " + why, from.op, static_cast<int64_t>(number));
+  };
+  if (std::string why = misfit(from.op, launch, !device_->host_memory()); !why.empty()) refuse(why);
+  if (int64_t index = overwritten_index(from, spec, resolved); index != -1)
+    refuse("value " + std::to_string(index) + " shares the storage of a result, which would overwrite the indices that were checked");
   launch.workspace_bytes = backend.workspace_bytes(device_->handle(), instruction.id, &launch);
   info_.workspace_bytes = std::max(info_.workspace_bytes, launch.workspace_bytes);
   instructions_.push_back(std::move(instruction));
@@ -112,19 +133,22 @@ void Program::add_instruction(const ProgramSpec& spec, const Resolved& resolved,
 void Program::place(const ProgramSpec& spec, const Resolved& resolved) {
   std::vector<Placement> placements;
   std::vector<size_t> owner;  // value number; instruction number past the values
-  size_t value_count = spec.values.size();
+  size_t value_count = spec.values.size(), total = 0;
+  auto add = [&](size_t bytes, int32_t first, int32_t last, size_t of) {
+    if (bytes > kMostPlannedBytes - total) fail(TREFOIL_INVALID_ARGUMENT, "the temporaries of this program have more bytes than any device");
+    total += bytes;
+    placements.push_back({bytes, first, last});
+    owner.push_back(of);
+  };
   for (size_t number = 0; number < value_count; ++number) {
     const Resolved::Value& value = resolved.values[number];
     if (value.first == -1) continue;
-    placements.push_back({value.bytes, value.first, value.last});
-    owner.push_back(number);
+    add(value.bytes, value.first, value.last, number);
     info_.temporary_bytes += value.bytes;
   }
   for (size_t number = 0; number < instructions_.size(); ++number)
-    if (size_t bytes = instructions_[number].launch.workspace_bytes) {
-      placements.push_back({bytes, static_cast<int32_t>(number), static_cast<int32_t>(number)});
-      owner.push_back(value_count + number);
-    }
+    if (size_t bytes = instructions_[number].launch.workspace_bytes)
+      add(bytes, static_cast<int32_t>(number), static_cast<int32_t>(number), value_count + number);
   info_.arena_bytes = plan(placements);
   arena_offsets_.assign(value_count, 0);
   for (size_t i = 0; i < placements.size(); ++i) {
@@ -194,8 +218,11 @@ std::unique_ptr<Run> Program::prepare(uint32_t flags, std::shared_ptr<Completion
 
 void Program::recycle(std::unique_ptr<Run> run) {
   std::shared_ptr<Program> program = run->release();
-  std::lock_guard lock(program->mutex_);
-  if (program->idle_runs_.size() < kIdleRuns) program->idle_runs_.push_back(std::move(run));
+  {
+    std::lock_guard lock(program->mutex_);
+    if (program->idle_runs_.size() < kIdleRuns) program->idle_runs_.push_back(std::move(run));
+  }
+  run.reset();  // before the program, which may be the last to hold the device that the run's memory is from
 }
 
 size_t Program::graph_count() const { return graph_count_.load(); }

@@ -13,7 +13,6 @@ size_t value_bytes(size_t number, const ValueSpec& value) {
   for (int64_t dimension : value.shape) {
     if (dimension < 0) fail(TREFOIL_INVALID_ARGUMENT, "value %zu: dimension %lld is negative", number, static_cast<long long>(dimension));
     if (dimension == 0) empty = true;
-    // Up to 2^48 bytes, so that sums of sizes cannot overflow either.
     if (dimension > 0 && (__builtin_mul_overflow(bytes, static_cast<size_t>(dimension), &bytes) || bytes > size_t{1} << 48))
       fail(TREFOIL_INVALID_ARGUMENT, "value %zu: its shape has more bytes than any device", number);
   }

@@ -1,6 +1,7 @@
 #include "runtime/stored_files.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,12 +18,14 @@ FileError failed(const char* call, int number) {
   return {number, call, std::string("cannot ") + call + " weights: " + std::strerror(number)};
 }
 
+FileError ended() { return {EIO, "read", "cannot read weights: the file became shorter while it was read"}; }
+
 void read_fully(FilePlace file, std::byte* to, size_t count) {
   while (count > 0) {
     ssize_t done = pread(file.descriptor, to, std::min(count, kTransfer), static_cast<off_t>(file.position));
     if (done < 0 && errno == EINTR) continue;
     if (done < 0) throw failed("read", errno);
-    if (done == 0) throw FileError(EIO, "read", "cannot read weights: the file became shorter while it was read");
+    if (done == 0) throw ended();
     to += done;
     count -= static_cast<size_t>(done);
     file.position += static_cast<uint64_t>(done);
@@ -63,6 +66,10 @@ uint64_t write_checked(FilePlace file, std::span<const std::byte> bytes) {
 }
 
 uint64_t read_checksum(FilePlace file, size_t count, std::vector<std::byte>& scratch) {
+  // Asked before room is made for them: they may be more bytes than the machine has.
+  struct stat status{};
+  if (fstat(file.descriptor, &status) != 0) throw failed("read", errno);
+  if (S_ISREG(status.st_mode) && file.position + count > static_cast<uint64_t>(status.st_size)) throw ended();
   if (scratch.size() < count) scratch.resize(count);
   read_fully(file, scratch.data(), count);
   return checksum({scratch.data(), count});

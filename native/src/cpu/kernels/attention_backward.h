@@ -43,6 +43,7 @@ class AttentionBackward {
   // Keys are split over tasks where there are few heads; each part then has a dq of its own, added up in order afterwards.
   static int64_t part_keys(const AttentionShape& shape) {
     int64_t heads = shape.batch * shape.groups;
+    if (heads == 0) return shape.keys;
     int64_t parts = least((32 + heads - 1) / heads, shape.keys / 256);
     parts = least(parts, (int64_t{32} << 20) / (query_elements(shape) + 1));  // at most 128 MiB of partial sums
     return parts > 1 ? round_up((shape.keys + parts - 1) / parts, kKeyTile) : shape.keys;
