@@ -113,7 +113,7 @@ struct Decoding {
 
 TEST(rope_to_cache_matches_double) {
   std::mt19937 generator(4);
-  for (int64_t size : {2, 6, 32, 80})
+  for (int64_t size : {2, 6, 32, 80, 140})
     for (int64_t length : {1, 3}) {
       Decoding d(generator, length, 4, 2, size);
       const Doubles query = reference(d.part(0, 4), d.tables, d.positions, false, false), keys = d.cached(reference(d.part(4, 2), d.tables, d.positions, false, false)),

@@ -1,18 +1,33 @@
 // Rotary position embedding (Su et al. 2021, arXiv 2104.09864): rotates pairs of each head by the angle of the token's position.
-#include <vector>
+#include <algorithm>
 
 #include "convert.h"
 #include "rows.h"
 
 namespace trefoil::cpu::TREFOIL_ISA {
 
-static void rotate_halves(const float* x, float* y, const float* cosine, const float* sine, int64_t half, float sign) {
-  for_each_vector(half, [&](int64_t i, auto lanes) {
-    Vec u = lanes.load(x + i), v = lanes.load(x + half + i);
+static void rotate(const float* u, const float* v, float* to_u, float* to_v, const float* cosine, const float* sine, int64_t pairs, float sign) {
+  for_each_vector(pairs, [&](int64_t i, auto lanes) {
+    Vec a = lanes.load(u + i), b = lanes.load(v + i);
     Vec c = lanes.load(cosine + i), s = lanes.load(sine + i) * splat(sign);
-    lanes.store(y + i, fnma(v, s, u * c));
-    lanes.store(y + half + i, fma(u, s, v * c));
+    lanes.store(to_u + i, fnma(b, s, a * c));
+    lanes.store(to_v + i, fma(a, s, b * c));
   });
+}
+
+static void rotate_halves(const float* x, float* y, const float* cosine, const float* sine, int64_t half, float sign) {
+  rotate(x, x + half, y, y + half, cosine, sine, half, sign);
+}
+
+static void rotate_halves_to_bf16(const float* x, void* y, int64_t at, const float* cosine, const float* sine, int64_t half) {
+  constexpr int64_t kPairs = 64;
+  float u[kPairs], v[kPairs];
+  for (int64_t i = 0; i < half; i += kPairs) {
+    const int64_t pairs = std::min(kPairs, half - i);
+    rotate(x + i, x + half + i, u, v, cosine + i, sine + i, pairs, 1);
+    narrow(TREFOIL_BF16, u, y, at + i, pairs);
+    narrow(TREFOIL_BF16, v, y, at + half + i, pairs);
+  }
 }
 
 static void rotate_neighbours(const float* x, float* y, const float* cosine, const float* sine, int64_t half, float sign) {
@@ -61,7 +76,8 @@ static void rope_to_cache(Context& context, const TrefoilLaunch& launch) {
   int64_t capacity = keys.shape[1], groups = keys.shape[2], size = keys.shape[3], half = size / 2, limit = launch.inputs[1].shape[0];
   int64_t heads = size > 0 ? width / size - 2 * groups : 0;
   if (heads < 0 || (heads + 2 * groups) * size != width || keys.shape[0] != batch || elements(values) != elements(keys) || values.dtype != keys.dtype ||
-      elements(launch.inputs[3]) != batch * length || elements(launch.inputs[6]) != batch || launch.inputs[1].shape[1] != half)
+      elements(launch.inputs[3]) != batch * length || elements(launch.inputs[6]) != batch || launch.inputs[1].shape[1] != half ||
+      (keys.dtype != TREFOIL_F32 && keys.dtype != TREFOIL_BF16))
     fail(TREFOIL_INVALID_ARGUMENT, "rope_to_cache_: rows, table, positions and caches do not fit each other");
   for (int64_t token = 0; token < batch * length; ++token)
     if (positions[token] < 0 || positions[token] >= limit)
@@ -81,9 +97,7 @@ static void rope_to_cache(Context& context, const TrefoilLaunch& launch) {
       for (int64_t g = 0; g < groups; ++g) rotate_halves(key + g * size, data<float>(keys) + to + g * size, c, s, half, 1);
       memcpy(data<float>(values) + to, value, static_cast<size_t>(groups * size) * sizeof(float));
     } else {
-      std::vector<float> rotated(static_cast<size_t>(groups * size));
-      for (int64_t g = 0; g < groups; ++g) rotate_halves(key + g * size, rotated.data() + g * size, c, s, half, 1);
-      narrow(keys.dtype, rotated.data(), keys.data, to, groups * size);
+      for (int64_t g = 0; g < groups; ++g) rotate_halves_to_bf16(key + g * size, keys.data, to + g * size, c, s, half);
       narrow(values.dtype, value, values.data, to, groups * size);
     }
   });
