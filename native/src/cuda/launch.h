@@ -112,11 +112,11 @@ void launch(const Context& context, const Shape& shape, void (*kernel)(Parameter
 
 #endif
 
-inline void copy(const Context& context, void* to, const void* from, size_t bytes) {
+inline void copy_memory(const Context& context, void* to, const void* from, size_t bytes) {
   context.note_other();
   platform::copy(context.stream, to, from, bytes);
 }
-inline void fill_zero(const Context& context, void* to, size_t bytes) {
+inline void zero_memory(const Context& context, void* to, size_t bytes) {
   context.note_other();
   platform::fill_zero(context.stream, to, bytes);
 }
