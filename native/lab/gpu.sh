@@ -273,7 +273,13 @@ if has training; then
   done
 fi
 if has decode; then
-  if [ -n "$packages" ]; then json decode-1.1b 600 "$node" "$lab/decode_bench.mjs" --device cuda ${copy:+--bandwidth "$copy"}
+  if [ -n "$packages" ]; then
+    json decode-1.1b 600 "$node" "$lab/decode_bench.mjs" --device cuda ${copy:+--bandwidth "$copy"}
+    # Our own products in clusters, and kernels that begin before those before them have ended: each beside the same without it.
+    for pdl in 0 1; do
+      json "decode-1.1b-own-pdl-$pdl" 300 env TREFOIL_MATMUL=own TREFOIL_CUDA_PDL=$pdl "$node" "$lab/decode_bench.mjs" --device cuda ${copy:+--bandwidth "$copy"}
+    done
+    json decode-1.1b-own-without-clusters 300 env TREFOIL_MATMUL=own TREFOIL_CUDA_CLUSTERS=0 "$node" "$lab/decode_bench.mjs" --device cuda ${copy:+--bandwidth "$copy"}
   else skip decode "$without"
   fi
 fi

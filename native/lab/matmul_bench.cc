@@ -92,7 +92,7 @@ class Product {
   }
 
  private:
-  TrefoilLaunch launch(Views& views) { return {views.data(), 2, views.data() + 2, 1, attributes_, 4, workspace_, bytes_}; }
+  TrefoilLaunch launch(Views& views) { return {views.data(), 2, views.data() + 2, 1, attributes_, 4, 0, workspace_, bytes_}; }
   const TrefoilBackend* backend_;
   TrefoilDevice* device_;
   double attributes_[4];

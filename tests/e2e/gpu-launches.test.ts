@@ -26,6 +26,7 @@ interface Report {
     blocks: number;
     resident: number;
     launches: number;
+    early: number;
   }[];
 }
 
@@ -128,6 +129,18 @@ describe.skipIf(!existsSync(library))("launches on a GPU that is played", { time
       expect(launches("::gemm_bf16_cluster<")).toBe(4 * layers);
       for (const gone of ["add_partials", "update_rows", "check_positions", "::rope_kernel"])
         expect(launches(gone)).toBe(0);
+    });
+
+    it("takes decoding steps whose kernels begin early", async () => {
+      const script = join(native, "lab/decode_bench.mjs");
+      const settings = { TREFOIL_NATIVE_PATH: addon, TREFOIL_MATMUL: "own", TREFOIL_CUDA_PDL: "1" };
+      const { report } = await play(process.execPath, [script, "--tokens", "8"], settings);
+      expect(report.wrong).toEqual([]);
+      const counted = (part: string, what: "launches" | "early") =>
+        report.kernels.filter(({ name }) => name.includes(part)).reduce((total, kernel) => total + kernel[what], 0);
+      for (const kernel of ["gemm_bf16_cluster<", "decode_kernel<", "rope_to_cache_kernel<", "swiglu_kernel<"])
+        expect(counted(kernel, "early")).toBeGreaterThan(counted(kernel, "launches") / 2); // the first steps are not recorded
+      expect(counted("elementwise_kernel", "early")).toBe(0);
     });
   });
 });

@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-#define TREFOIL_BACKEND_ABI_VERSION 2u
+#define TREFOIL_BACKEND_ABI_VERSION 3u
 #define TREFOIL_MAX_RANK 6
 
 // Values are part of the ABI and of packages/core/src/tensor/dtype.ts.
@@ -51,6 +51,7 @@ typedef struct TrefoilLaunch {
   int32_t output_count;
   const double* attributes;
   int32_t attribute_count;
+  uint32_t constant_inputs;  // bit i: nothing in the program writes input i, which may be read before the launches before this one end
   void* workspace;  // 64-byte aligned, as many bytes as workspace_bytes() asked for
   size_t workspace_bytes;
 } TrefoilLaunch;

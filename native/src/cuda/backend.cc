@@ -126,6 +126,18 @@ bool wants_clusters(const platform::Properties& properties) {
   return properties.capability == 0 || (properties.capability == 90 && properties.multiprocessors >= 16 && platform::has_hopper_code());
 }
 
+// TREFOIL_CUDA_PDL=1: recorded kernels of a decoding step begin while those before them end (programmatic dependent launch).
+bool wants_early(const platform::Properties& properties) {
+  const char* wanted = std::getenv("TREFOIL_CUDA_PDL");
+  const std::string_view value = wanted && *wanted ? wanted : "0";
+  if (value != "0" && value != "1") fail(TREFOIL_INVALID_ARGUMENT, "TREFOIL_CUDA_PDL is \"%s\"; it must be \"1\" or \"0\"", wanted);
+  if (value == "0") return false;
+  if (properties.capability != 90 && properties.capability != 0) return false;
+  if (!platform::has_hopper_code())
+    fail(TREFOIL_DEVICE_UNAVAILABLE, "TREFOIL_CUDA_PDL=1, but the library was not built for sm_90a: build it again without CUDAARCHS, or with CUDAARCHS=90a-real");
+  return true;
+}
+
 // TREFOIL_CUDA_ATTENTION_GRADIENT: "two-pass", or "one-pass" for what goes through wgmma.
 bool wants_one_pass_gradient() {
   const char* wanted = std::getenv("TREFOIL_CUDA_ATTENTION_GRADIENT");
@@ -149,6 +161,7 @@ struct TrefoilDevice {
   ErrorRecord* seen = nullptr;  // pinned: where synchronize copies it
   std::unique_ptr<Cublaslt> cublaslt;
   Staging staging;
+  Recording recorded;
   Context context;
 
   TrefoilDevice(const TrefoilDeviceOptions& options) : index(options.index), properties(platform::properties(index)) {
@@ -167,7 +180,19 @@ struct TrefoilDevice {
       cublaslt = open_cublaslt(precision, properties);
       seen = static_cast<ErrorRecord*>(platform::allocate_pinned(sizeof(ErrorRecord)));
       const std::optional<WgmmaTile> tile = wgmma_tile(properties);
-      context = {stream, errors, precision, properties.multiprocessors, properties.shared_limit, properties.capability, cublaslt.get(), tile.has_value(), tile.value_or(WgmmaTile::by_size), wants_clusters(properties), one_pass_gradient};
+      context = {.stream = stream,
+                 .recording = nullptr,
+                 .errors = errors,
+                 .precision = precision,
+                 .multiprocessors = properties.multiprocessors,
+                 .shared_limit = properties.shared_limit,
+                 .capability = properties.capability,
+                 .cublaslt = cublaslt.get(),
+                 .wgmma = tile.has_value(),
+                 .wgmma_tile = tile.value_or(WgmmaTile::by_size),
+                 .clusters = wants_clusters(properties),
+                 .early = wants_early(properties),
+                 .one_pass_gradient = one_pass_gradient};
     } catch (...) {
       close();
       throw;
@@ -334,7 +359,9 @@ int32_t capture_begin(TrefoilDevice* device, TrefoilStatus* status) {
   return guarded(status, [&] {
     platform::select(device->index);
     platform::capture_begin(device->recording);
+    device->recorded = {};
     device->context.stream = device->recording;
+    device->context.recording = &device->recorded;
   });
 }
 
@@ -342,6 +369,7 @@ void* capture_end(TrefoilDevice* device, TrefoilStatus* status) {
   platform::Graph graph = nullptr;
   guarded(status, [&] {
     device->context.stream = device->stream;
+    device->context.recording = nullptr;
     platform::select(device->index);
     graph = platform::capture_end(device->recording);
   });

@@ -31,6 +31,8 @@ using emulation::named_sync;
 using emulation::shared_address;
 using emulation::cluster_rank;
 using emulation::cluster_sync;
+using emulation::wait_for_previous;
+inline void let_next_start() {}
 using emulation::load4_of;
 using emulation::commit_stores;
 using emulation::store_for_engine;
@@ -120,6 +122,11 @@ __device__ __forceinline__ void barrier_arrive_at(uint64_t* barrier, int rank) {
       "}\n" ::"r"(shared_address(barrier)), "r"(rank) : "memory");
 }
 
+// Programmatic dependent launch, for kernels that are launched `early` (launch.h): until all that the launches before this one have written is there
+// to be read, and nothing of theirs is read any more; and the launch after this one may begin, as far as there is room, once all blocks have said so.
+__device__ __forceinline__ void wait_for_previous() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+__device__ __forceinline__ void let_next_start() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+
 // What block `rank` of the cluster has at this place of its own shared memory: between two cluster_sync, after it has written and before it ends.
 __device__ __forceinline__ float4 load4_of(int rank, const float* place) {
   float4 x;
@@ -190,6 +197,12 @@ template <int count>
 __device__ __forceinline__ void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(count)); }
 template <int count>
 __device__ __forceinline__ void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(count)); }
+
+#else
+
+// Never launched early where the code is not Hopper's.
+__device__ __forceinline__ void wait_for_previous() {}
+__device__ __forceinline__ void let_next_start() {}
 
 #endif
 

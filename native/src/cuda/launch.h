@@ -14,7 +14,14 @@ struct Shape {
   dim3 block;
   size_t shared_bytes = 0;  // dynamic shared memory
   unsigned cluster = 1;     // neighbouring blocks that run together; the grid is a multiple of it
+  bool early = false;
 };
+// For kernels in which every thread calls wait_for_previous (hopper.h) before it touches memory that the program writes, or ends: recorded after
+// another kernel, and where the context says so, they begin before that has ended (programmatic dependent launch).
+inline Shape early(Shape shape) {
+  shape.early = true;
+  return shape;
+}
 
 // A grid without blocks, or of more than the hardware's 65535 in y or z, is a mistake of the caller.
 inline void check_shape(const Context& context, const Shape& shape) {
@@ -30,7 +37,7 @@ template <class... Parameters, class... Arguments>
 void launch(const Context& context, const Shape& shape, void (*kernel)(Parameters...), Arguments&&... arguments) {
   check_shape(context, shape);
   std::tuple<std::remove_cv_t<Parameters>...> values(std::forward<Arguments>(arguments)...);
-  emulation::submit(context.stream, shape.grid, shape.block, shape.shared_bytes, shape.cluster, [kernel, values] { std::apply(kernel, values); });
+  emulation::submit(context.stream, {shape.grid, shape.block, shape.shared_bytes, shape.cluster, shape.early && context.early, [kernel, values] { std::apply(kernel, values); }});
 }
 
 // Clusters of such blocks that the device runs at once.
@@ -50,20 +57,30 @@ void allow_shared(const void* kernel, size_t bytes);  // at least so much dynami
 inline void allow_shared(const Shape& shape, const void* function) {
   if (shape.shared_bytes > 32 * 1024) allow_shared(function, shape.shared_bytes);
 }
-// `attribute` is the configuration's own, and outlives it.
-inline cudaLaunchConfig_t configuration(const Context& context, const Shape& shape, cudaLaunchAttribute& attribute) {
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim.x = shape.cluster;
-  attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+struct Configuration {
   cudaLaunchConfig_t config{};
-  config.gridDim = shape.grid;
-  config.blockDim = shape.block;
-  config.dynamicSmemBytes = shape.shared_bytes;
-  config.stream = reinterpret_cast<cudaStream_t>(context.stream);
-  config.attrs = &attribute;
-  config.numAttrs = shape.cluster > 1 ? 1 : 0;
-  return config;
-}
+  cudaLaunchAttribute attributes[2]{};
+
+  Configuration(const Context& context, const Shape& shape) {
+    config.gridDim = shape.grid;
+    config.blockDim = shape.block;
+    config.dynamicSmemBytes = shape.shared_bytes;
+    config.stream = reinterpret_cast<cudaStream_t>(context.stream);
+    config.attrs = attributes;
+    if (shape.cluster > 1) {
+      cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+      attribute.id = cudaLaunchAttributeClusterDimension;
+      attribute.val.clusterDim.x = shape.cluster;
+      attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    }
+    if (shape.early && context.early && context.recording && context.recording->after_kernel) {
+      cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+      attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+      attribute.val.programmaticStreamSerializationAllowed = 1;
+    }
+  }
+  Configuration(const Configuration&) = delete;
+};
 
 // Clusters of such blocks that the device runs at once. Parts of a device may have a number of multiprocessors that clusters do not fill.
 template <class... Parameters>
@@ -71,10 +88,9 @@ int resident_clusters(const Context& context, const Shape& shape, void (*kernel)
   if (shape.cluster == 1) return context.multiprocessors;
   const void* function = reinterpret_cast<const void*>(kernel);
   allow_shared(shape, function);
-  cudaLaunchAttribute attribute{};
-  const cudaLaunchConfig_t config = configuration(context, shape, attribute);
+  const Configuration configuration(context, shape);
   int clusters = 0;
-  check_cuda(cudaOccupancyMaxActiveClusters(&clusters, function, &config), "clusters");
+  check_cuda(cudaOccupancyMaxActiveClusters(&clusters, function, &configuration.config), "clusters");
   return clusters > 0 ? clusters : 1;
 }
 
@@ -83,17 +99,26 @@ void launch(const Context& context, const Shape& shape, void (*kernel)(Parameter
   check_shape(context, shape);
   const void* function = reinterpret_cast<const void*>(kernel);
   allow_shared(shape, function);
-  cudaLaunchAttribute attribute{};
-  const cudaLaunchConfig_t config = configuration(context, shape, attribute);
+  const Configuration configuration(context, shape);
   std::tuple<std::remove_cv_t<Parameters>...> values(std::forward<Arguments>(arguments)...);
   std::apply(
       [&](auto&... value) {
         void* pointers[] = {const_cast<void*>(static_cast<const void*>(&value))..., nullptr};
-        check_cuda(cudaLaunchKernelExC(&config, function, pointers), "launch");
+        check_cuda(cudaLaunchKernelExC(&configuration.config, function, pointers), "launch");
       },
       values);
+  if (context.recording) context.recording->after_kernel = true;
 }
 
 #endif
+
+inline void copy_memory(const Context& context, void* to, const void* from, size_t bytes) {
+  context.note_other();
+  platform::copy(context.stream, to, from, bytes);
+}
+inline void zero_memory(const Context& context, void* to, size_t bytes) {
+  context.note_other();
+  platform::fill_zero(context.stream, to, bytes);
+}
 
 }  // namespace trefoil::cuda

@@ -1,6 +1,7 @@
 #include "runtime/program.h"
 
 #include <algorithm>
+#include <unordered_set>
 #include <utility>
 
 #include "runtime/planner.h"
@@ -79,6 +80,7 @@ void Program::build(const ProgramSpec& spec) {
         views_[sources_.size()].data = source.place == Place::fixed ? source.pointer : nullptr;
         sources_.push_back(source);
       }
+  mark_constant_inputs();
   for (int64_t value : spec.outputs)
     outputs_.push_back({source_of(spec, resolved, value), resolved.values[static_cast<size_t>(value)].bytes});
   constant_offsets_ = {};
@@ -176,6 +178,19 @@ void Program::upload_constants(const ProgramSpec& spec, const Resolved& resolved
   each([&](size_t number) {
     device_->copy_in(constants_.data() + constant_offsets_[number], spec.values[number].data, resolved.values[number].bytes);
   });
+}
+
+// States and constants that no instruction writes, whichever of the values that stand for one buffer it names.
+void Program::mark_constant_inputs() {
+  const auto source = [&](const TrefoilView* view) -> const ViewSource& { return sources_[static_cast<size_t>(view - views_.data())]; };
+  std::unordered_set<const void*> written;
+  for (const Instruction& instruction : instructions_)
+    for (int32_t i = 0; i < instruction.launch.output_count; ++i)
+      if (const ViewSource& output = source(instruction.launch.outputs + i); output.place == Place::fixed) written.insert(output.pointer);
+  for (Instruction& instruction : instructions_)
+    for (int32_t i = 0; i < std::min(instruction.launch.input_count, 32); ++i)
+      if (const ViewSource& input = source(instruction.launch.inputs + i); input.place == Place::fixed && !written.contains(input.pointer))
+        instruction.launch.constant_inputs |= uint32_t{1} << i;
 }
 
 Program::ViewSource Program::source_of(const ProgramSpec& spec, const Resolved& resolved, int64_t value) const {

@@ -53,6 +53,7 @@ class Program : public std::enable_shared_from_this<Program> {
   void add_instruction(const ProgramSpec& spec, const Resolved& resolved, size_t number);
   void place(const ProgramSpec& spec, const Resolved& resolved);
   void upload_constants(const ProgramSpec& spec, const Resolved& resolved);
+  void mark_constant_inputs();
   void bind_arena();
 
   // Where a view finds its memory. Offsets count from the arena; input numbers from 0.

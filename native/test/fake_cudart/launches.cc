@@ -35,7 +35,7 @@ std::string text(const char* format, Values... values) {
 }
 
 struct Seen {
-  unsigned long long launches = 0, most_blocks = 0;
+  unsigned long long launches = 0, early = 0, most_blocks = 0;
   unsigned resident = 0;
 };
 struct Report {
@@ -81,6 +81,7 @@ std::string refusal(const Launch& launch) {
   if (shared > played.shared_per_block) return text("%zu bytes of shared memory (%zu its own) of %zu", shared, kernel.code.shared_bytes, played.shared_per_block);
   if (launch.shared_bytes > kernel.allowed_shared) return text("%zu bytes of dynamic shared memory, where the kernel is allowed %zu", launch.shared_bytes, kernel.allowed_shared);
   if (launch.cluster > 1 && played.capability < 90) return "clusters before compute capability 9.0";
+  if (launch.early && played.capability < 90) return "programmatic dependent launch before compute capability 9.0";
   if (launch.cluster > 8 || launch.grid.x % launch.cluster) return text("clusters of %u in a grid of %u blocks", launch.cluster, launch.grid.x);
   if (blocks_per_multiprocessor(kernel.code, static_cast<unsigned>(threads), launch.shared_bytes) == 0) return text("%llu threads of %d registers, or %zu bytes of shared memory", threads, kernel.code.registers, shared);
   return "";
@@ -110,6 +111,7 @@ void count(const Launch& launch, bool replayed) {
   ++(replayed ? all.replayed : all.launches);
   Seen& seen = all.shapes[{launch.kernel, threads, launch.shared_bytes, launch.cluster}];
   ++seen.launches;
+  seen.early += launch.early;
   seen.most_blocks = std::max(seen.most_blocks, launch.grid.blocks());
   if (!seen.resident) seen.resident = blocks_per_multiprocessor(launch.kernel->code, threads, launch.shared_bytes);
 }
@@ -144,8 +146,8 @@ void write_report(const std::vector<const Kernel*>& kernels) {
   for (const auto& [shape, seen] : all.shapes) {
     const auto& [kernel, threads, shared, cluster] = shape;
     line += separator + ("{\"name\": \"" + escaped(demangled(kernel->name)) + '"') +
-            text(", \"threads\": %u, \"registers\": %d, \"shared\": %zu, \"cluster\": %u, \"blocks\": %llu, \"resident\": %u, \"launches\": %llu}", threads, kernel->code.registers,
-                 kernel->code.shared_bytes + shared, cluster, seen.most_blocks, seen.resident, seen.launches);
+            text(", \"threads\": %u, \"registers\": %d, \"shared\": %zu, \"cluster\": %u, \"blocks\": %llu, \"resident\": %u, \"launches\": %llu, \"early\": %llu}", threads, kernel->code.registers,
+                 kernel->code.shared_bytes + shared, cluster, seen.most_blocks, seen.resident, seen.launches, seen.early);
     separator = ", ";
   }
   line += "]}\n";

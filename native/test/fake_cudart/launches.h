@@ -25,6 +25,7 @@ struct Launch {
   Grid grid, block;
   size_t shared_bytes;
   unsigned cluster;
+  bool early;  // may begin before the one before it has ended
   std::vector<uintptr_t> pointers;  // into device memory, found among the arguments
 };
 

@@ -15,6 +15,7 @@
 #include <memory>
 #include <mutex>
 #include <set>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -31,6 +32,7 @@ using namespace fake_cudart;
 
 struct CUstream_st {
   bool capturing = false, broken = false;
+  bool after_kernel = false;  // the last thing recorded
   std::thread::id owner;
   std::vector<Launch> recorded;
 };
@@ -129,6 +131,20 @@ cudaError_t unsafe(const char* call) {
   return captures.empty() ? cudaSuccess : wrong(cudaErrorStreamCaptureUnsupported, call, "while this thread records");
 }
 
+struct Attributes {
+  unsigned cluster = 1;
+  bool early = false;
+
+  explicit Attributes(const cudaLaunchConfig_t& config) {
+    for (const cudaLaunchAttribute& attribute : std::span(config.attrs, config.numAttrs)) {
+      const cudaLaunchAttributeValue& value = attribute.val;
+      if (attribute.id == cudaLaunchAttributeClusterDimension) cluster = value.clusterDim.x * value.clusterDim.y * value.clusterDim.z;
+      else if (attribute.id == cudaLaunchAttributeProgrammaticStreamSerialization) early = value.programmaticStreamSerializationAllowed;
+      else report_wrong("cudaLaunchKernelExC: an attribute that it does not know");
+    }
+  }
+};
+
 cudaError_t start(Launch launch, CUstream_st* stream, const char* call) {
   if (stream && !is_live(stream)) return wrong(cudaErrorInvalidResourceHandle, call, "no such stream");
   const std::string& name = launch.kernel->name;
@@ -136,6 +152,9 @@ cudaError_t start(Launch launch, CUstream_st* stream, const char* call) {
   if (const std::string why = dangling(launch); !why.empty()) return wrong(cudaErrorIllegalAddress, call, name + ": " + why);
   count(launch, false);
   if (stream && stream->capturing) {
+    // An edge between kernels: what it would be after a copy is not said anywhere.
+    if (launch.early && !stream->after_kernel) return wrong(cudaErrorInvalidValue, call, name + ": programmatic dependent launch after something that is no kernel");
+    stream->after_kernel = true;
     stream->recorded.push_back(std::move(launch));
     return cudaSuccess;
   }
@@ -241,7 +260,7 @@ cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, size_t* shared, 
 cudaError_t __cudaLaunchKernel(cudaKernel_t function, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t stream) {
   Kernel* kernel = kernel_of(function);
   if (!kernel) return wrong(cudaErrorInvalidDeviceFunction, "launch", "no code for this device");
-  Launch launch{kernel, grid_of(grid), grid_of(block), shared, 1, {}};
+  Launch launch{kernel, grid_of(grid), grid_of(block), shared, 1, false, {}};
   find_pointers(launch, arguments);
   return start(std::move(launch), stream, "launch");
 }
@@ -249,10 +268,8 @@ cudaError_t __cudaLaunchKernel(cudaKernel_t function, dim3 grid, dim3 block, voi
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* function, void** arguments) {
   Kernel* kernel = kernel_of(function);
   if (!kernel) return wrong(cudaErrorInvalidDeviceFunction, "launch", "no code for this device");
-  unsigned cluster = 1;
-  for (unsigned i = 0; i < config->numAttrs; ++i)
-    if (config->attrs[i].id == cudaLaunchAttributeClusterDimension) cluster = config->attrs[i].val.clusterDim.x * config->attrs[i].val.clusterDim.y * config->attrs[i].val.clusterDim.z;
-  Launch launch{kernel, grid_of(config->gridDim), grid_of(config->blockDim), config->dynamicSmemBytes, cluster, {}};
+  const Attributes attributes(*config);
+  Launch launch{kernel, grid_of(config->gridDim), grid_of(config->blockDim), config->dynamicSmemBytes, attributes.cluster, attributes.early, {}};
   find_pointers(launch, arguments);
   return start(std::move(launch), config->stream, "launch");
 }
@@ -277,8 +294,7 @@ cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void* function, 
   const Kernel* kernel = kernel_of(function);
   if (!kernel) return finish(cudaErrorInvalidDeviceFunction);
   const dim3 block = config->blockDim;
-  const unsigned size = config->numAttrs ? config->attrs[0].val.clusterDim.x : 1;
-  *clusters = static_cast<int>(blocks_per_multiprocessor(kernel->code, block.x * block.y * block.z, config->dynamicSmemBytes)) * device().multiprocessors / static_cast<int>(size);
+  *clusters = static_cast<int>(blocks_per_multiprocessor(kernel->code, block.x * block.y * block.z, config->dynamicSmemBytes)) * device().multiprocessors / static_cast<int>(Attributes(*config).cluster);
   return finish(cudaSuccess);
 }
 
@@ -341,6 +357,7 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind 
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   if (stream && !is_live(stream)) return wrong(cudaErrorInvalidResourceHandle, "cudaMemcpyAsync", "no such stream");
+  if (stream) stream->after_kernel = false;
   return move(to, from, bytes, kind, "cudaMemcpyAsync");
 }
 cudaError_t cudaMemset(void* to, int value, size_t bytes) {
@@ -350,6 +367,7 @@ cudaError_t cudaMemset(void* to, int value, size_t bytes) {
 }
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
   if (stream && !is_live(stream)) return wrong(cudaErrorInvalidResourceHandle, "cudaMemsetAsync", "no such stream");
+  if (stream) stream->after_kernel = false;
   const std::string why = fill(to, value, bytes);
   return why.empty() ? finish(cudaSuccess) : wrong(cudaErrorInvalidValue, "cudaMemsetAsync", why);
 }
@@ -373,7 +391,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
   if (!is_live(stream) || stream->capturing || mode != cudaStreamCaptureModeThreadLocal) return wrong(cudaErrorIllegalState, "cudaStreamBeginCapture", "of no stream, or twice, or in a mode that it does not know");
   stream->capturing = true;
-  stream->broken = false;
+  stream->broken = stream->after_kernel = false;
   stream->owner = std::this_thread::get_id();
   captures.push_back(stream);
   return finish(cudaSuccess);

@@ -6,7 +6,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <optional>
 #include <string>
+#include <utility>
 
 #include "emulation/asynchronous.h"
 #include "emulation/fiber.h"
@@ -43,6 +45,7 @@ std::string where(const Thread& thread) {
     case Thread::at_products: return place(thread) + " waits in wgmma.wait_group";
     case Thread::at_cluster: return place(thread) + " waits for its cluster";
     case Thread::at_stores: return place(thread) + " waits in cp.async.bulk.wait_group";
+    case Thread::at_previous: return place(thread) + " waits for the launch before this one";
     case Thread::at_turn: return place(thread) + " waits for turn " + std::to_string(thread.own_turn) + " at a counter that is " + std::to_string(*thread.turn);
     case Thread::at_named: {
       const NamedBarrier& barrier = thread.block->asynchronous.named[thread.named];
@@ -76,6 +79,7 @@ void step(Thread& thread, const std::function<void()>& kernel) {
     stopped = place(thread) + " returned before its cp.async copies were waited for";
   if (!thread.store_groups.empty() || thread.uncommitted_stores) stopped = place(thread) + " returned before its stores by the copy engine were committed and waited for";
   check_out();
+  if (thread.block->launch->early && !thread.waited) stopped = place(thread) + " returned before it waited for the launch before this one";
   if (!thread.engine_stores.empty()) stopped = place(thread) + " wrote shared memory for the engine, and no fence.proxy.async and barrier followed";
 }
 
@@ -91,6 +95,7 @@ bool run_warp(Block& block, size_t warp, bool backward, const std::function<void
       if (thread.state == Thread::at_named && named_passed(thread)) thread.state = Thread::ready;
       if (thread.state == Thread::at_mbarrier && barrier_passed(block, thread.barrier, thread.parity)) thread.state = Thread::ready;
       if (thread.state == Thread::at_turn && *thread.turn == thread.own_turn) thread.state = Thread::ready;
+      if (thread.state == Thread::at_previous && block.launch->previous_ended) thread.state = Thread::ready;
       if (thread.state != Thread::ready) continue;
       step(thread, kernel);
       any = progress = true;
@@ -102,7 +107,7 @@ bool run_warp(Block& block, size_t warp, bool backward, const std::function<void
 // All threads wait or have returned: lets them pass the barrier, or says why they may not.
 bool pass_barrier(Block& block) {
   for (const Thread& thread : block.threads)
-    if (thread.state == Thread::at_turn) return false;
+    if (thread.state == Thread::at_turn || thread.state == Thread::at_previous) return false;
   const Thread* finished = nullptr;
   const Thread* waiting = nullptr;
   for (const Thread& thread : block.threads) {
@@ -160,8 +165,13 @@ bool advance(Block& block, const std::function<void()>& kernel) {
   return stopped.empty() && (finish_asynchronous(block, backward) || pass_barrier(block) || any);
 }
 
+bool waits_for_previous(const Block& block) {
+  return std::any_of(block.threads.begin(), block.threads.end(), [](const Thread& thread) { return thread.state == Thread::at_previous; });
+}
+
 // The same for the blocks of a cluster.
 bool pass_barriers(std::span<Block> blocks) {
+  if (std::any_of(blocks.begin(), blocks.end(), waits_for_previous)) return false;
   if (std::all_of(blocks.begin(), blocks.end(), [](const Block& block) { return all_threads(block, Thread::at_cluster); })) {
     for (Block& block : blocks) {
       block.met = true;
@@ -198,8 +208,6 @@ void run_cluster(std::span<Block> blocks, bool backward, const std::function<voi
   do
     while (turns());
   while (stopped.empty() && (finish_one() || pass_barriers(blocks)));
-  for (Block& block : blocks)
-    if (stopped.empty()) check_asynchronous(block);
 }
 
 void prepare(Block& block) {
@@ -238,6 +246,7 @@ void prepare(Block& block) {
     thread.out_sent = thread.out_written = 0;
     thread.known.clear();
     thread.known_to_engine.clear();
+    thread.waited = false;
   }
 }
 
@@ -278,23 +287,51 @@ struct Sample {
 };
 
 // One cluster after another.
-void run_clusters(dim3 grid, dim3 size, size_t shared_bytes, unsigned cluster, Launch& launch, const std::function<void()>& kernel) {
-  std::vector<Block> together(cluster);
-  for (Block& block : together) {
-    create(block, grid, size, launch);
-    block.cluster = together;
-    block.rank = static_cast<size_t>(&block - together.data());
+class Clusters {
+ public:
+  Clusters(dim3 grid, dim3 size, size_t shared_bytes, unsigned cluster, Launch& launch)
+      : shared_bytes_(shared_bytes), launch_(launch), sample_(uint64_t{grid.x} * grid.y * grid.z / cluster), together_(cluster) {
+    for (Block& block : together_) {
+      create(block, grid, size, launch);
+      block.cluster = together_;
+      block.rank = static_cast<size_t>(&block - together_.data());
+    }
   }
-  const Sample clusters(uint64_t{grid.x} * grid.y * grid.z / cluster);
-  for (uint64_t i = 0; i < clusters.count && stopped.empty(); ++i) {
-    for (Block& block : together) begin(block, clusters.number(launch.backward ? clusters.count - 1 - i : i) * cluster + block.rank, shared_bytes);
-    run_cluster(together, launch.backward, kernel);
-    for (Block& block : together) release(block);
+  ~Clusters() {
+    for (Block& block : together_) {
+      release(block);
+      for (Thread& thread : block.threads)
+        if (thread.fiber) discard(thread.fiber);
+    }
   }
-  for (Block& block : together)
-    for (Thread& thread : block.threads)
-      if (thread.fiber) discard(thread.fiber);
-}
+  Clusters(const Clusters&) = delete;
+
+  // The next one, or what is left of the one that waits. False: it waits again, or none is left.
+  bool advance(const std::function<void()>& kernel) {
+    if (!begun_) {
+      if (next_ == sample_.count) return false;
+      const uint64_t number = sample_.number(launch_.backward ? sample_.count - 1 - next_ : next_);
+      for (Block& block : together_) begin(block, number * together_.size() + block.rank, shared_bytes_);
+      begun_ = true;
+      ++next_;
+    }
+    run_cluster(together_, launch_.backward, kernel);
+    if (!stopped.empty() || std::any_of(together_.begin(), together_.end(), waits_for_previous)) return false;
+    for (Block& block : together_)
+      if (stopped.empty()) check_asynchronous(block);
+    for (Block& block : together_) release(block);
+    begun_ = false;
+    return stopped.empty();
+  }
+
+ private:
+  size_t shared_bytes_;
+  Launch& launch_;
+  Sample sample_;
+  std::vector<Block> together_;
+  uint64_t next_ = 0;
+  bool begun_ = false;
+};
 
 // The blocks of a launch that run.
 class Resident {
@@ -310,7 +347,7 @@ class Resident {
   }
   Resident(const Resident&) = delete;
 
-  // A turn for each, or on device 1 as many as it takes for the last one that can go on. False: none is left.
+  // A turn for each, or on device 1 as many as it takes for the last one that can go on. False: none is left, or none can.
   bool advance(const std::function<void()>& kernel) {
     while (left_ > 0 && running_.size() < (launch_.tickets ? kMost : 1)) start();
     if (running_.empty()) return false;
@@ -331,7 +368,7 @@ class Resident {
       for (const Thread& thread : running_.front()->threads)
         if (thread.state == Thread::at_turn) stopped = "deadlock: " + where(thread);
     }
-    return stopped.empty();
+    return any && stopped.empty();
   }
 
  private:
@@ -450,23 +487,48 @@ void leave(Exchange& exchange) {
   --exchange.readers;
 }
 
-void run_grid(dim3 grid, dim3 size, size_t shared_bytes, unsigned cluster, bool backward, const std::function<void()>& kernel) {
-  const size_t threads = size_t{size.x} * size.y * size.z;
+void wait_for_previous() {
+  Thread& self = thread();
+  self.waited = true;
+  if (self.block->launch->previous_ended) return;
+  // What is copied asynchronously may have been read by now.
+  for (auto* copies : {&self.pending_copies, &self.committed_copies})
+    for (auto& copy : *copies) std::exchange(copy, [] {})();
+  self.state = Thread::at_previous;
+  suspend();
+}
+
+struct Grid::Blocks {
+  std::optional<Clusters> clusters;
+  std::optional<Resident> resident;
+};
+
+Grid::Grid(const Submission& submission, bool backward) : submission_(submission), launch_{backward, submission.early}, blocks_(std::make_unique<Blocks>()) {
+  const auto& [grid, block, shared_bytes, cluster, early, kernel] = submission_;
+  const size_t threads = size_t{block.x} * block.y * block.z;
   if (threads == 0 || threads > 1024) fail(TREFOIL_INTERNAL, "a block of %zu threads cannot be launched", threads);
   if (cluster == 0 || cluster > 8 || grid.x % cluster) fail(TREFOIL_INTERNAL, "a grid of %u blocks in x cannot be launched in clusters of %u", grid.x, cluster);
+  if (cluster > 1) blocks_->clusters.emplace(grid, block, shared_bytes, cluster, launch_);
+  else blocks_->resident.emplace(grid, block, shared_bytes, launch_);
+}
+Grid::~Grid() = default;
+
+void Grid::advance() {
   Thread* const outer = current_thread;
   stopped.clear();
-  {
-    Launch launch{backward, false, {}, {}};
-    if (cluster > 1) {
-      run_clusters(grid, size, shared_bytes, cluster, launch, kernel);
-    } else {
-      Resident blocks(grid, size, shared_bytes, launch);
-      while (blocks.advance(kernel));
-    }
-  }
+  while (blocks_->clusters ? blocks_->clusters->advance(submission_.kernel) : blocks_->resident->advance(submission_.kernel));
   current_thread = outer;
   if (!stopped.empty()) fail(TREFOIL_INTERNAL, "emulated kernel: %s", std::string(stopped).c_str());
+}
+
+void Grid::start() {
+  launch_.previous_ended = false;
+  advance();
+}
+
+void Grid::finish() {
+  launch_.previous_ended = true;
+  advance();
 }
 
 }  // namespace trefoil::cuda::emulation

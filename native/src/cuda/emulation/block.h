@@ -84,7 +84,7 @@ struct Thread {
   Block* block;
   Warp* warp;
   Fiber* fiber = nullptr;
-  enum State { ready, at_barrier, in_exchange, at_mbarrier, at_named, at_products, at_stores, at_cluster, at_turn, finished } state = ready;
+  enum State { ready, at_barrier, in_exchange, at_mbarrier, at_named, at_products, at_stores, at_cluster, at_turn, at_previous, finished } state = ready;
   const char* file = nullptr;  // of the barrier it waits at
   int line = 0;
   const uint64_t* barrier = nullptr;  // of the mbarrier, until its phase of this parity has ended
@@ -97,6 +97,7 @@ struct Thread {
   std::vector<Sums> sums;
   const int32_t* turn = nullptr;  // the counter that it waits for, to become own_turn
   int32_t own_turn = 0;
+  bool waited = false;  // for the launch before this one
   std::vector<Outgoing> outgoing;
   uint32_t out_sent = 0, out_written = 0;
   Clock known, known_to_engine;  // writes of other threads' copy engines that came before: see turns.cc
@@ -153,6 +154,8 @@ struct EngineWrite {
 };
 struct Launch {
   bool backward;
+  bool early = false;  // begins before the one before it has ended: each thread must wait for that
+  bool previous_ended = true;
   bool tickets = false;  // have been drawn
   std::map<const int32_t*, Clock> released;  // with each turn
   std::vector<EngineWrite> written;
@@ -183,6 +186,7 @@ inline Thread& thread() { return *current_thread; }
 // The same from outside of a thread: returns, and nothing more is run.
 void halt(const char* format, ...) __attribute__((format(printf, 1, 2)));
 void suspend_thread();  // its state says until when
+void wait_for_previous();
 bool has_ended(const Block& block);
 uint32_t place_variable(const Block& block, size_t bytes);
 
@@ -223,8 +227,30 @@ auto collective(uint32_t mask, const char* name, const T& value, const Read& rea
   return result;
 }
 
-// Runs a grid now, or records it where the stream is capturing. Throws KernelError for what stop() reports.
-void submit(platform::Stream stream, dim3 grid, dim3 block, size_t shared_bytes, unsigned cluster, std::function<void()> kernel);
-void run_grid(dim3 grid, dim3 block, size_t shared_bytes, unsigned cluster, bool backward, const std::function<void()>& kernel);
+struct Submission {
+  dim3 grid, block;
+  size_t shared_bytes;
+  unsigned cluster;
+  bool early;  // see launch.h
+  std::function<void()> kernel;
+};
+// Runs a grid now, or records it where the stream is capturing. Throws KernelError for what stop() reports, as does Grid.
+void submit(platform::Stream stream, Submission submission);
+
+class Grid {
+ public:
+  Grid(const Submission& submission, bool backward);
+  ~Grid();
+  Grid(const Grid&) = delete;
+  void start();   // an early one, while the one before it has not begun: its first block (cluster), as far as that comes
+  void finish();
+
+ private:
+  struct Blocks;
+  void advance();
+  Submission submission_;
+  Launch launch_;
+  std::unique_ptr<Blocks> blocks_;
+};
 
 }  // namespace trefoil::cuda::emulation

@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -19,8 +20,13 @@
 
 namespace trefoil::cuda::platform {
 
+// A grid, or something else.
+struct Work {
+  std::optional<emulation::Submission> grid;
+  std::function<void()> other;
+};
 struct GraphHandle {
-  std::vector<std::function<void()>> work;
+  std::vector<Work> work;
 };
 struct StreamHandle {
   std::unique_ptr<GraphHandle> recording;
@@ -69,7 +75,7 @@ bool give_pages_back(void* memory) {
 
 void enqueue(Stream stream, std::function<void()> work) {
   if (stream->recording)
-    stream->recording->work.push_back(std::move(work));
+    stream->recording->work.push_back({{}, std::move(work)});
   else if (stream->late)
     stream->pending.push_back(std::move(work));
   else
@@ -135,8 +141,23 @@ void wait(Event event) {
 
 void capture_begin(Stream stream) { stream->recording = std::make_unique<GraphHandle>(); }
 Graph capture_end(Stream stream) { return stream->recording.release(); }
+// Early grids begin before the one before them, each that may: what they read too soon is old.
 void replay(Stream, Graph graph) {
-  for (const auto& work : graph->work) work();
+  std::unique_ptr<emulation::Grid> begun;
+  for (size_t i = 0; i < graph->work.size(); ++i) {
+    const Work& work = graph->work[i];
+    if (!work.grid) {
+      work.other();
+      continue;
+    }
+    const std::unique_ptr<emulation::Grid> grid = begun ? std::move(begun) : std::make_unique<emulation::Grid>(*work.grid, backward);
+    const Work* next = i + 1 < graph->work.size() ? &graph->work[i + 1] : nullptr;
+    if (next && next->grid && next->grid->early) {
+      begun = std::make_unique<emulation::Grid>(*next->grid, backward);
+      begun->start();
+    }
+    grid->finish();
+  }
 }
 void release_graph(Graph graph) { delete graph; }
 
@@ -144,8 +165,9 @@ void release_graph(Graph graph) { delete graph; }
 
 namespace trefoil::cuda::emulation {
 
-void submit(platform::Stream stream, dim3 grid, dim3 block, size_t shared_bytes, unsigned cluster, std::function<void()> kernel) {
-  platform::enqueue(stream, [=, kernel = std::move(kernel)] { run_grid(grid, block, shared_bytes, cluster, platform::backward, kernel); });
+void submit(platform::Stream stream, Submission submission) {
+  if (stream->recording) stream->recording->work.push_back({std::move(submission), {}});
+  else Grid(submission, platform::backward).finish();
 }
 
 }  // namespace trefoil::cuda::emulation

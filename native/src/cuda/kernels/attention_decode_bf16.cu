@@ -4,6 +4,7 @@
 
 #include "attention_bf16.h"
 #include "attention_tile.h"
+#include "hopper.h"
 
 namespace trefoil::cuda {
 
@@ -72,6 +73,8 @@ template <int dim, class T>
 __global__ void __launch_bounds__(kAttentionThreads) decode_kernel(Attention a, Floats q, Rows<T> k, Rows<T> v, int parts, float* partial, Floats out, float* lse, ErrorRecord* errors) {
   using Keys = KeyTile<dim, T, false>;
   using Values = KeyTile<dim, T, true>;
+  let_next_start();
+  wait_for_previous();
   constexpr int kStages = kCopyStages<T>, kStage = Keys::kElements + Values::kElements;
   T* stages = dynamic_shared<T>() + warp_index() * kStages * kStage;
   const int64_t head = blockIdx.x, b = head / a.groups, g = head - b * a.groups, n = a.length(b);
@@ -246,7 +249,7 @@ void decode(const Context& context, Workspace& workspace, const Attention& a, co
   const Floats out(args.outputs[0]);
   float* lse = optional_output<float>(args, 1);
   with_head(a.size, [&](auto dim) {
-    launch(context, {dim3(static_cast<unsigned>(heads), static_cast<unsigned>(parts)), kAttentionThreads, kDecodeShared<dim(), T>}, decode_kernel<dim(), T>, a,
+    launch(context, early({dim3(static_cast<unsigned>(heads), static_cast<unsigned>(parts)), kAttentionThreads, kDecodeShared<dim(), T>}), decode_kernel<dim(), T>, a,
            Floats(args.inputs[0]), k, v, parts, partial, out, lse, context.errors);
   });
   if (parts > 1)

@@ -340,7 +340,7 @@ void attention_forward_wgmma(const Context& context, Workspace& workspace, const
   const Rows<bf16> rows = as_rows<bf16>(context, workspace, {q.data, q.dtype, a.batch * a.queries * a.heads, a.size}, false);
   int* taken = workspace.take<int>(1);
   if (!workspace.running()) return;
-  platform::fill_zero(context.stream, taken, sizeof(int));
+  zero_memory(context, taken, sizeof(int));
   if (a.size <= 64) launch_attention<64>(context, a, taken, rows, k, v, out, lse);
   else launch_attention<128>(context, a, taken, rows, k, v, out, lse);
 }

@@ -243,7 +243,7 @@ void launch_gradients(const Context& context, const Attention& a, const Backward
   const int64_t row_tiles = rows.padded / kRows<dim>, count = a.batch * a.groups * row_tiles;
   const KeyResults results(a, dk, dv);
   const CUtensorMap k_map = encode_keys(a, k);
-  platform::fill_zero(context.stream, sums.ticket, static_cast<size_t>(count + 1) * sizeof(int32_t));
+  zero_memory(context, sums.ticket, static_cast<size_t>(count + 1) * sizeof(int32_t));
   launch(context, {blocks, kWgmmaThreads, size_t{2 * kWgmmaTileBytes<dim> + kSlopeBytes<dim> + kBuffers * kSumBytes + 2 * kStages * kRowBytes} + 1024},
          attention_one_pass_gradient_kernel<dim>, encode_queries(a, rows.q, rows.stride), encode_queries(a, rows.dout, rows.stride), k_map, encode_keys(a, v),
          encode_key_results(a, results, dk, k_map), encode_key_results(a, results, dv, k_map), a, rows, sums, results);

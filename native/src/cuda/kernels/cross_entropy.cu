@@ -218,7 +218,7 @@ void linear_cross_entropy(const Context& context, Workspace& workspace, const Tr
   if (workspace.running()) {
     check_index(context, Checked::linear_cross_entropy_targets, data<const int32_t>(launch.inputs[2]), projection.rows, -1, projection.classes);
     if (projection.rows == 0 && optional_output<float>(launch, 3))
-      platform::fill_zero(context.stream, launch.outputs[3].data, static_cast<size_t>(elements(launch.outputs[3])) * sizeof(float));
+      zero_memory(context, launch.outputs[3].data, static_cast<size_t>(elements(launch.outputs[3])) * sizeof(float));
   }
   if (context.precision == Precision::bf16) projection.run<bf16>(context, workspace);
   else projection.run<float>(context, workspace);

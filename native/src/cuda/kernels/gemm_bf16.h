@@ -71,6 +71,8 @@ __device__ __forceinline__ void gemm_bf16_tile(A a, B b, const Product& p) {
   constexpr int kWarpRows = rows / 2, kWarpColumns = columns / 2, kRows = kWarpRows / 16, kColumns = kWarpColumns / 8;
   constexpr int kTileA = rows * kDepthBf16, kStage = (rows + columns) * kDepthBf16;
   bf16* tiles = dynamic_shared<bf16>();  // [stages][A then B]
+  let_next_start();
+  if (!p.constant_b) wait_for_previous();
   Tile tile;
   if (!locate<rows, columns, kDepthBf16, cluster>(p, tile)) return;
   if (p.schedule != Schedule::depth_groups) b.select(tile.product);
@@ -81,24 +83,31 @@ __device__ __forceinline__ void gemm_bf16_tile(A a, B b, const Product& p) {
   const StreamB stream_b(b, tile.column, p.n);
 
   const int steps = tile.k < tile.k_end ? (tile.k_end - tile.k + kDepthBf16 - 1) / kDepthBf16 : 0;
-  auto copy_stage = [&](int step) {
+  auto place = [&](int step) { return tiles + step % stages * kStage; };
+  auto copy_b = [&](int step) { stream_b.copy(place(step) + kTileA, tile.k + step * kDepthBf16, tile.k_end); };
+  auto copy_stage = [&](int step, bool has_b) {
     if (step < steps) {
-      bf16* to = tiles + step % stages * kStage;
-      stream_a.copy(to, tile.k + step * kDepthBf16, tile.k_end);
-      stream_b.copy(to + kTileA, tile.k + step * kDepthBf16, tile.k_end);
+      stream_a.copy(place(step), tile.k + step * kDepthBf16, tile.k_end);
+      if (!has_b) copy_b(step);
     }
     copy_async_commit();  // also when empty: the count of groups is what waiting goes by
   };
+  if (p.constant_b) {
 #pragma unroll
-  for (int step = 0; step < stages - 1; ++step) copy_stage(step);
+    for (int step = 0; step < stages - 1; ++step)
+      if (step < steps) copy_b(step);
+    wait_for_previous();
+  }
+#pragma unroll
+  for (int step = 0; step < stages - 1; ++step) copy_stage(step, p.constant_b);
 
   const int warp_row = warp_index() / 2 * kWarpRows, warp_column = warp_index() % 2 * kWarpColumns;
   float sums[kRows][kColumns][4] = {};
   for (int step = 0; step < steps; ++step) {
     copy_async_wait<stages - 2>();
     __syncthreads();  // this stage has arrived for every thread, and the one about to be overwritten has been read
-    copy_stage(step + stages - 1);
-    const bf16 *left = tiles + step % stages * kStage, *right = left + kTileA;
+    copy_stage(step + stages - 1, false);
+    const bf16 *left = place(step), *right = left + kTileA;
 #pragma unroll
     for (int k = 0; k < kDepthBf16; k += 16) {
       uint32_t left_parts[kRows][4], right_parts[kColumns / 2][4];
@@ -188,7 +197,7 @@ template <class A, bool a_by_depth, class B, bool b_by_depth>
 void launch_gemm_bf16_cluster(const Context& context, const A& a, const B& b, const Product& p) {
   const int64_t blocks = ceil_divide(p.m, kClusterRows) * ceil_divide(p.n, kClusterColumns) * p.count * p.splits;
   constexpr size_t kShared = sizeof(bf16) * kClusterStages * (kClusterRows + kClusterColumns) * kDepthBf16;
-  launch(context, {static_cast<unsigned>(blocks), kThreadsBf16, kShared, static_cast<unsigned>(p.splits)}, gemm_bf16_cluster<A, a_by_depth, B, b_by_depth>, a, b, p);
+  launch(context, early({static_cast<unsigned>(blocks), kThreadsBf16, kShared, static_cast<unsigned>(p.splits)}), gemm_bf16_cluster<A, a_by_depth, B, b_by_depth>, a, b, p);
 }
 
 template <class A, bool a_by_depth, class B, bool b_by_depth>
@@ -199,9 +208,9 @@ void launch_gemm_bf16(const Context& context, const A& a, const B& b, const Prod
   constexpr int kStages = 4;
   const size_t shared = static_cast<size_t>(kStages) * 2 * static_cast<size_t>(side) * kDepthBf16 * sizeof(bf16);
   if (large)
-    launch(context, {grid, kThreadsBf16, shared}, gemm_bf16<128, kStages, A, a_by_depth, B, b_by_depth>, a, b, p);
+    launch(context, early({grid, kThreadsBf16, shared}), gemm_bf16<128, kStages, A, a_by_depth, B, b_by_depth>, a, b, p);
   else
-    launch(context, {grid, kThreadsBf16, shared}, gemm_bf16<64, kStages, A, a_by_depth, B, b_by_depth>, a, b, p);
+    launch(context, early({grid, kThreadsBf16, shared}), gemm_bf16<64, kStages, A, a_by_depth, B, b_by_depth>, a, b, p);
 }
 
 }  // namespace trefoil::cuda

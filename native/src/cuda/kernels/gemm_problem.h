@@ -40,6 +40,7 @@ struct Product {
   Epilogue epilogue;
   int splits = 1;             // k is cut into so many parts, whose sums are added in order afterwards
   float* partials = nullptr;  // [splits, count, m, n]
+  bool constant_b = false;    // b may be read before the launches before this one have ended; only of batches, whose rows have no index
 };
 
 // Blocks that run at once on the devices this is tuned for; a constant, so that results do not depend on the device.

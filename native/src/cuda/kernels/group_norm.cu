@@ -236,7 +236,7 @@ void group_norm_grad(const Context& context, const TrefoilLaunch& args) {
   float *dx = data<float>(args.outputs[0]), *dweight = optional_output<float>(args, 1), *dbias = optional_output<float>(args, 2);
   if (elements(x) == 0) {
     for (float* nothing : {dweight, dbias})
-      if (nothing && c.channels) platform::fill_zero(context.stream, nothing, static_cast<size_t>(c.channels) * sizeof(float));
+      if (nothing && c.channels) zero_memory(context, nothing, static_cast<size_t>(c.channels) * sizeof(float));
     return;
   }
   float *partial = static_cast<float*>(args.workspace), *means = partial + c.count() * 2 * c.channels;

@@ -145,7 +145,7 @@ void scatter_add_rows(const Context& context, Workspace& workspace, const Trefoi
   const int64_t width = elements(y) / bound;
   if (count * width != elements(rows)) fail(TREFOIL_INVALID_ARGUMENT, "scatter_add_rows: rows, index and output do not fit each other");
   const auto* index = data<int32_t>(args.inputs[1]);
-  platform::fill_zero(context.stream, uses, static_cast<size_t>(bound + 1) * sizeof(int32_t));
+  zero_memory(context, uses, static_cast<size_t>(bound + 1) * sizeof(int32_t));
   if (count > 0) {
     launch(context, {context.grid(count, 256), 256}, count_uses_kernel, index, count, bound, uses, context.errors);
     launch(context, {context.grid(bound, 256), 256}, reserve_uses_kernel, uses, bound, places, uses + bound);

@@ -18,6 +18,7 @@ struct Matmul {
     b = {right.data, right.dtype, right.shape[right.rank - 2], right.shape[right.rank - 1], 1, transpose_b};
     int64_t batch = 1;
     for (int i = 0; i + 2 < left.rank; ++i) batch *= left.shape[i];
+    b.constant = launch.constant_inputs >> 1 & 1;
     const bool shared_b = right.rank == 2 && left.rank > 2;
     if (shared_b && !transpose_a && fold) {
       a.rows *= batch;

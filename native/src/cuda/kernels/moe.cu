@@ -220,7 +220,7 @@ void moe_sort(const Context& context, const TrefoilLaunch& launch_) {
   const int experts = sorted_experts(launch_), kept = static_cast<int>(last_dimension(launch_.inputs[0]));
   int32_t* offsets = optional_output<int32_t>(launch_, 2);
   if (slots == 0) {
-    if (offsets) platform::fill_zero(context.stream, offsets, static_cast<size_t>(experts + 1) * sizeof(int32_t));
+    if (offsets) zero_memory(context, offsets, static_cast<size_t>(experts + 1) * sizeof(int32_t));
     return;
   }
   const Chunks chunks(slots);
@@ -343,7 +343,7 @@ void moe_combine_grad(const Context& context, const TrefoilLaunch& launch_) {
   float* dweights = optional_output<float>(launch_, 1);
   const int64_t rows = y.shape[0], columns = y.shape[1], slots = elements(weights), kept = last_dimension(weights);
   if (rows == 0 || columns == 0) {
-    if (dweights && slots > 0) platform::fill_zero(context.stream, dweights, static_cast<size_t>(slots) * sizeof(float));
+    if (dweights && slots > 0) zero_memory(context, dweights, static_cast<size_t>(slots) * sizeof(float));
     return;
   }
   if (rows != slots || elements(launch_.inputs[2]) != rows || elements(dout) * kept != rows * columns)

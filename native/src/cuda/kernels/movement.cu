@@ -23,7 +23,7 @@ void copy(const Context& context, const TrefoilLaunch& args) {
   if (elements(x) != count) fail(TREFOIL_INVALID_ARGUMENT, "copy: the operands differ in element count");
   element_bytes(x.dtype), element_bytes(y.dtype);
   if (x.dtype == y.dtype) {
-    if (x.data != y.data) platform::copy(context.stream, y.data, x.data, static_cast<size_t>(count * element_bytes(x.dtype)));
+    if (x.data != y.data) copy_memory(context, y.data, x.data, static_cast<size_t>(count * element_bytes(x.dtype)));
     return;
   }
   const auto convert = [&]<class From, class To>(From* from, To* to) {

@@ -88,6 +88,7 @@ bool multiply_by_library(const Context& context, Workspace& workspace, const Row
   if (!workspace.running()) return false;  // our own kernel's needs count too: the library may have no algorithm
   const bool finished = added || (scaled && !e.residual);
   const Floats c = finished || !sums ? p.c : Floats(sums);
+  context.note_other();
   if (!context.cublaslt->multiply(context.stream, {a.data, a.stride, a.step, a_by_depth}, {b.data, b.stride, b.step, b_by_depth}, p.m, p.n, p.k, p.count,
                                   finished ? e.alpha : 1.0f, added ? e.residual.data : nullptr, c.data, c.half, reinterpret_cast<void*>(scratch)))
     return false;
@@ -109,6 +110,7 @@ void multiply_as(const Context& context, Workspace& workspace, const Matrix& a, 
   // loads the tiles.
   const bool by_engine = sizeof(T) == 2 && context.wgmma;
   const Rows<T> left = as_rows<T>(context, workspace, a, !a.by_depth || by_engine), right = as_rows<T>(context, workspace, b, !b.by_depth);
+  p.constant_b = b.constant && right.data == b.data;
   bool done = false;
   if constexpr (sizeof(T) == 2) {
     const size_t before = workspace.mark();

@@ -14,6 +14,7 @@ struct Matrix {
   bool by_depth = false;           // columns are k; else rows are k
   const int32_t* index = nullptr;  // row r is stored row index[r], of stored_rows; others read as zero
   int64_t stored_rows = 0;
+  bool constant = false;  // nothing in the program writes it
 };
 
 // Takes what it needs of the workspace and gives it back. p.m, n, k, count, schedule and what C is are set by the caller.

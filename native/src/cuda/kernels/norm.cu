@@ -1,6 +1,7 @@
 // RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467) and LayerNorm (Ba et al. 2016, arXiv 1607.06450) over the last dimension.
 // Gradients of weight and bias: every team sums its own rows, then column_sums adds the teams' sums in order.
 #include "column_sums.h"
+#include "hopper.h"
 #include "kernel.h"
 #include "rows.h"
 
@@ -11,6 +12,8 @@ namespace {
 template <bool wide, int vectors>
 __global__ void __launch_bounds__(kMostRowThreads) rms_norm_kernel(Floats x, const float* weight, Floats y, float* rstd, int64_t rows, int64_t n, float epsilon) {
   using Group = Team<wide>;
+  let_next_start();
+  wait_for_previous();
   const RowValues<wide, vectors> scale(weight, n);
   for (int64_t row = Group::first(); row < rows; row += Group::count()) {
     const RowValues<wide, vectors> values(x.from(row * n), n);
@@ -104,7 +107,7 @@ void rms_norm(const Context& context, const TrefoilLaunch& args) {
   if (rows == 0) return;
   const RowPlan plan = plan_rows(context, rows, n);
   with_row_shape(plan, [&](auto wide, auto vectors) {
-    launch(context, plan.shape(), rms_norm_kernel<wide(), vectors()>, Floats(args.inputs[0]), data<float>(args.inputs[1]),
+    launch(context, early(plan.shape()), rms_norm_kernel<wide(), vectors()>, Floats(args.inputs[0]), data<float>(args.inputs[1]),
            Floats(args.outputs[0]), optional_output<float>(args, 1), rows, n, static_cast<float>(args.attributes[0]));
   });
 }

@@ -1,6 +1,7 @@
 // Rotary position embedding (Su et al. 2021, arXiv 2104.09864): rotates pairs of each head by the angle of the token's position.
 #include "divisor.h"
 #include "floats.h"
+#include "hopper.h"
 #include "index_check.h"
 
 namespace trefoil::cuda {
@@ -77,6 +78,8 @@ struct CacheShape {
 template <bool vector>
 __global__ void __launch_bounds__(256) rope_to_cache_kernel(Floats x, const float* cosine, const float* sine, const int32_t* positions, const int32_t* start, Floats query,
                                                             Floats keys, Floats values, CacheShape shape, Divisor per_head, ErrorRecord* errors) {
+  let_next_start();
+  wait_for_previous();
   const int64_t tokens = shape.batch * shape.length.value, size = 2 * shape.half;
   bool bad = errors->set != 0;
   for (int64_t token = threadIdx.x; token < tokens; token += blockDim.x)
@@ -127,7 +130,7 @@ void rope_to_cache(const Context& context, const TrefoilLaunch& args) {
     fail(TREFOIL_INVALID_ARGUMENT, "rope_to_cache_: rows, table, positions and caches do not fit each other");
   shape.all = Divisor(shape.heads + 2 * shape.groups);
   const bool vector = shape.half % 4 == 0;
-  launch(context, {context.grid(elements(x) / (vector ? 8 : 2), 256), 256}, vector ? rope_to_cache_kernel<true> : rope_to_cache_kernel<false>, Floats(x),
+  launch(context, early({context.grid(elements(x) / (vector ? 8 : 2), 256), 256}), vector ? rope_to_cache_kernel<true> : rope_to_cache_kernel<false>, Floats(x),
          data<float>(args.inputs[1]), data<float>(args.inputs[2]), data<int32_t>(args.inputs[3]), data<int32_t>(args.inputs[6]), Floats(args.outputs[0]), Floats(keys),
          Floats(values), shape, Divisor(shape.half / (vector ? 4 : 1)), context.errors);
 }

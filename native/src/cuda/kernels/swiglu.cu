@@ -1,6 +1,7 @@
 // SwiGLU on rows [gate, up] of 2F (Shazeer 2020, arXiv 2002.05202): silu(gate) * up.
 #include "divisor.h"
 #include "floats.h"
+#include "hopper.h"
 
 namespace trefoil::cuda {
 
@@ -18,6 +19,8 @@ __device__ __forceinline__ void gradients(float gate, float up, float dy, float&
 // Items are `width` neighbours; f counts items per row.
 template <int width, class X, class Y>
 __global__ void __launch_bounds__(kLoopThreads, kLoopBlocks) swiglu_kernel(const X* x, Y* y, int64_t items, Divisor f) {
+  let_next_start();
+  wait_for_previous();
   for (int64_t item = first_index(); item < items; item += index_stride()) {
     const X* at = x + (item + f.divide(item).quotient * f.value) * width;
     const Vector<width> gate = load_vector<width>(at), up = load_vector<width>(at + f.value * width);
@@ -53,7 +56,7 @@ void swiglu(const Context& context, const TrefoilLaunch& args) {
   if (count == 0) return;
   with_floats(args.inputs[0], args.outputs[0], [&]<class X, class Y>(X* x, Y* y) {
     with_width<Y>(f, [&](auto width) {
-      launch(context, {context.grid(count / width, kLoopThreads, kLoopBlocks), kLoopThreads}, swiglu_kernel<width(), X, Y>, x, y, count / width, Divisor(f / width));
+      launch(context, early({context.grid(count / width, kLoopThreads, kLoopBlocks), kLoopThreads}), swiglu_kernel<width(), X, Y>, x, y, count / width, Divisor(f / width));
     });
   });
 }

@@ -127,7 +127,7 @@ void transpose(const Context& context, const TrefoilLaunch& args) {
   const int64_t size = element_bytes(x.dtype);
   if (x.dtype != y.dtype || (size != 2 && size != 4)) fail(TREFOIL_INVALID_ARGUMENT, "transpose: elements must be of one dtype and have 2 or 4 bytes");
   Axes axes = merged_axes(args);
-  if (axes.rank <= 1) return platform::copy(context.stream, y.data, x.data, static_cast<size_t>(count * size));
+  if (axes.rank <= 1) return copy_memory(context, y.data, x.data, static_cast<size_t>(count * size));
   const int last = axes.rank - 1;
   // Rows that stay whole move in units of 16 bytes where they can.
   if (axes.swapped == last && axes.size[last] * size % 16 == 0) {
