@@ -23,7 +23,7 @@ class Layer {
     const int64_t start = alias(positions, {kBatch});
     run("rope_to_cache_", {alias(projected, {kBatch, 1, (kHeads + 2 * kGroups) * kSize}), cosine, sine, positions, keys, values, start}, {query, new_keys, new_values});
     const int64_t mixed = temporary({kBatch, 1, kHeads, kSize});
-    run("attention", {query, new_keys, new_values, lengths}, {mixed, -1}, {1, 0.125});
+    run("attention", {query, new_keys, new_values, lengths, -1}, {mixed, -1}, {1, 0.125});
     const int64_t residual = linear(alias(mixed, {kBatch, kHeads * kSize}), mixing, x);
     const int64_t activated = temporary({kBatch, kInner});
     run("swiglu", {linear(norm(residual, gain), up)}, {activated});
