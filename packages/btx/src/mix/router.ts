@@ -9,12 +9,8 @@ export const describeRouter = (init: RouterInit): object =>
 export type RouterInit =
   /** Normal; the paper does not state its own, public checkpoints of the method carry 0.02. */
   | { kind: "random"; standardDeviation?: number; seed?: number }
-  /** Rows made elsewhere, such as by `ridgeRouter`: for each layer [experts, hidden]. */
-  | {
-      kind: "given";
-      layers: readonly Float32Array[] /** How they were made, for `btx_mix.json`. */;
-      description?: object;
-    };
+  /** Rows made elsewhere, such as by `ridgeRouter`: for each layer [experts, hidden]. `description`: how, for `btx_mix.json`. */
+  | { kind: "given"; layers: readonly Float32Array[]; description?: object };
 
 /** The router of each mixture layer, [experts, hidden]. Layers must be asked for in order. */
 export function routerRows(

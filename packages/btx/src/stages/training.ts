@@ -225,7 +225,11 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
     const rows = settings.batch / accumulate;
     compute.memory(
       turns[0]!,
-      emptyPart(rows, sequence, { segments: documents !== "joined", weights: holes || accumulate > 1 }),
+      emptyPart(rows, sequence, {
+        segments: documents !== "joined",
+        weights: holes || accumulate > 1,
+        counted: documents === "packed",
+      }),
     );
     const { status, state: done } = await trainLoop<PreparedBatch>({
       steps,
@@ -272,7 +276,7 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
 function emptyPart(
   rows: number,
   sequence: number,
-  { segments, weights }: { segments: boolean; weights: boolean },
+  { segments, weights, counted }: { segments: boolean; weights: boolean; counted: boolean },
 ): PartTensors {
   const of = (dtype: Dtype) => zeros([rows, sequence], dtype);
   return {
@@ -281,6 +285,7 @@ function emptyPart(
     temperature: zeros([]),
     ...(segments && { segments: of("i32"), positions: of("i32") }),
     ...(weights && { weights: of("f32") }),
+    ...(counted && { counted: of("f32") }),
   };
 }
 
