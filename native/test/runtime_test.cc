@@ -369,7 +369,7 @@ TEST_ONCE(devices_that_cannot_be_opened_say_why) {
   options.library = TREFOIL_TEST_STRANGER;
   refused(TREFOIL_DEVICE_UNAVAILABLE, "does not export trefoil_backend");
   options.library = TREFOIL_TEST_OLD_BACKEND;
-  refused(TREFOIL_DEVICE_UNAVAILABLE, "its ABI version is 999, this build needs 2");
+  refused(TREFOIL_DEVICE_UNAVAILABLE, "its ABI version is 999, this build needs 3");
   options = {};
   options.index = 3;
   refused(TREFOIL_INVALID_ARGUMENT, "device index 3");
