@@ -1,4 +1,5 @@
 import type { Writable } from "node:stream";
+import { setImmediate } from "node:timers/promises";
 import { stringify } from "yaml";
 import { device, setDefaultDevice } from "../device/index.js";
 import { TrefoilError } from "../tensor/errors.js";
@@ -218,8 +219,9 @@ function watchOutput(stream: Writable): Output {
   stream.on("error", keep);
   return {
     async written() {
-      // The event follows the callback of the write that failed.
-      await new Promise<void>((resolve) => void stream.write("", () => setImmediate(resolve)));
+      // The event of a failure follows the callback of its write. A stream with nothing under way may be one that calls nobody back.
+      if (stream.writableLength > 0) await new Promise<void>((resolve) => void stream.write("", () => resolve()));
+      await setImmediate();
       return failure;
     },
     [Symbol.dispose]() {

@@ -161,3 +161,11 @@ test("a stderr that cannot be written changes neither the work nor the exit code
     expect(await runInMemory([command], ["wrok"], { stderr: failing(code) })).toMatchObject({ code: 2 });
   }
 });
+
+test("a stdout that calls nobody back, as one that a test has replaced, is not waited for", async () => {
+  const stdout = failing("ENOSPC");
+  const write = vi.spyOn(stdout, "write").mockImplementation(() => true);
+  const command = commandThat(async (context) => context.stdout.write("done\n"));
+  expect(await runInMemory([command], ["work"], { stdout })).toMatchObject({ code: 0 });
+  expect(write).toHaveBeenCalledWith("done\n");
+});
