@@ -170,6 +170,7 @@ export async function trainGenerator(options: TrainGeneratorOptions): Promise<Tr
 }
 
 const shares = [0.25, 0.5, 0.75, 1] as const;
+
 /**
  * Nats per hidden code at fixed shares of hidden codes (`nllHidden25` … `nllHidden100`), the accuracy at half of them, and
  * `bitsPerCode`: the mean per entry of a codebook over shares uniform on (0, 1], which bounds the likelihood of a picture's codes (absorbing diffusion).
