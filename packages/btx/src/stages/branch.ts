@@ -83,7 +83,7 @@ async function trainBranch(domain: DomainTokens, options: BranchOptions): Promis
   const owner = await runOwner(join(options.run, domain.name));
   if (!owner || owner.gone) await clearFailure(options.run, domain.name);
   using source = await OpenModel.open(seed);
-  const { completed } = await train({
+  const completed = await train({
     model: source.model,
     parameters: parametersOf(source.model, scope),
     data: withReplay(domain, domains, replay),

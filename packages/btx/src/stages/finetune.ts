@@ -55,7 +55,7 @@ export async function finetuneMixture(options: FinetuneOptions): Promise<boolean
   requireFreeOutput({ output, run, overwrite });
   const routing = await routingOf(options);
   using source = await OpenModel.open(model, routing);
-  const { completed } = await train({
+  const completed = await train({
     model: source.mixture,
     parameters: parametersOf(source.mixture, scope),
     data: domains.map((domain) => ({ domain, weight: domain.weight ?? 1 })),

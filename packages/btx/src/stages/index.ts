@@ -33,7 +33,6 @@ export {
   type LossPoint,
   lossCurve,
   type TrainOptions,
-  type TrainResult,
   type TrainSettings,
   train,
   type WeightedDomain,

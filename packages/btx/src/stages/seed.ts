@@ -41,7 +41,7 @@ export async function trainSeed(options: SeedOptions): Promise<boolean> {
   try {
     const data = domains.map((domain) => ({ domain, weight: domain.weight ?? 1 }));
     const shared = { model, data, settings, run, title: "seed", config: { sizes, settings } };
-    const { completed } = await train({ ...shared, ...defined({ progress, signal, resume }) });
+    const completed = await train({ ...shared, ...defined({ progress, signal, resume }) });
     if (completed) {
       await saveModel(model, output, {
         config,

@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -15,28 +14,20 @@ import {
   GradientAccumulator,
   gumbelTemperature,
   type JsonValue,
-  type LoopState,
   type LossOptions,
-  loadLatestCheckpoint,
   NonFiniteError,
   namedState,
-  openMetricsFile,
-  openRunDirectory,
   type Parameter,
   RandomGenerator,
-  ResumeError,
   RUN_LAYOUT,
   readMetricsFile,
-  restoreParameters,
+  runSteps,
   type StageContext,
   type StepScalars,
-  saveCheckpoint,
-  storedTensors,
   type Tensor,
   type TokenBatch,
   TokenMixture,
   tensor,
-  trainLoop,
   valueAndGrad,
   writeFileAtomic,
   zeros,
@@ -103,21 +94,6 @@ export interface LossPoint {
   loss: number;
 }
 
-export interface TrainResult {
-  /** False when the signal stopped it. */
-  completed: boolean;
-  steps: number;
-  tokens: number;
-}
-
-/** What a checkpoint holds beside the tensors. */
-interface SavedRun {
-  tokens: number;
-  /** Hash of what a resumed run must have in common. */
-  config: string;
-  data: JsonValue;
-}
-
 /** A part of a batch on its way to the device; [rows, sequence] where nothing else is said. */
 interface PartTensors {
   tokens: Tensor;
@@ -141,10 +117,11 @@ interface PreparedBatch {
 /**
  * Trains a model to the end of its settings, or until the signal: one compiled program per step, metrics, checkpoints.
  * Killed at any instant and resumed it ends with the same weights, bit for bit.
+ * @returns whether it ended; false when the signal stopped it
  * @throws NonFiniteLossError naming the step and the first op that was not finite
  */
-export async function train(options: TrainOptions): Promise<TrainResult> {
-  const { model, settings, run, progress, signal, title } = options;
+export async function train(options: TrainOptions): Promise<boolean> {
+  const { model, settings, run, title } = options;
   const parameters = options.parameters ?? model.parameters();
   const { steps, sequence, learningRate: peak, warmupSteps, weightDecay, clipNorm, seed } = settings;
   const { accumulate = 1, documents = "joined", recompute = false } = settings;
@@ -166,31 +143,6 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
   const random = new RandomGenerator(seed);
   // Everything a resumed run needs from the device, by name.
   const state = new Map([...namedState({ model, optimizer }), ["random", random.state] as const]);
-
-  const resume = options.resume === true && existsSync(join(run, RUN_LAYOUT.config));
-  const shares = options.data.map(({ domain: { name }, weight }) => [name, weight]);
-  const identity = createHash("sha256")
-    .update(JSON.stringify([options.config, shares]))
-    .digest("hex");
-  let resumeFrom: LoopState | undefined;
-  const accept = async (path: string): Promise<void> => {
-    const found = await loadLatestCheckpoint(path);
-    if (!found) return;
-    const { checkpoint, warnings } = found;
-    for (const warning of warnings) progress?.warn(warning);
-    const saved = checkpoint.state as unknown as SavedRun;
-    mixture.restore(saved.data);
-    if (saved.config !== identity) {
-      throw new ResumeError(
-        `${run} was started with other settings or weights of domains: resume with the same ones, or start a new run directory`,
-      );
-    }
-    restoreParameters(state, checkpoint.tensors, checkpoint.path);
-    resumeFrom = { step: checkpoint.step, tokens: saved.tokens };
-  };
-  const config = { ...options.from, ...options.config };
-  await using directory = await openRunDirectory({ name: title, directory: run, resume, config, accept });
-  const metrics = await openMetricsFile(directory.metrics, resumeFrom ? { resumeStep: resumeFrom.step } : {});
 
   using accumulator = new GradientAccumulator(parameters);
   const turns = batchParts(accumulate);
@@ -231,13 +183,16 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
         counted: documents === "packed",
       }),
     );
-    const { status, state: done } = await trainLoop<PreparedBatch>({
-      steps,
-      resumeFrom,
+    const data = options.data.map(({ domain: { name, train: file }, weight }) => {
+      return [name, { weight, text: file.header.fingerprint }] as const;
+    });
+    const completed = await runSteps<PreparedBatch>(options, {
       title,
-      ...(progress && { progress }),
-      ...(signal && { signal }),
-      metrics: [metrics],
+      config: { ...options.config, data: Object.fromEntries(data) },
+      from: options.from,
+      settings,
+      parameters: state,
+      state: { save: () => mixture.state() as JsonValue, restore: (saved) => mixture.restore(saved) },
       overlap: true,
       prepare: (index) =>
         partsOf(
@@ -258,17 +213,10 @@ export async function train(options: TrainOptions): Promise<TrainResult> {
         }
         return undefined;
       },
-      checkpointEvery: settings.checkpointEvery,
-      checkpoint: async ({ step: at, tokens }) => {
-        const saved: SavedRun = { tokens, config: identity, data: mixture.state() as JsonValue };
-        const content = { tensors: await storedTensors(state), state: { ...saved } };
-        await saveCheckpoint(directory.path, at, content, { keepLast: settings.keepCheckpoints });
-      },
     });
     await writeFileAtomic(join(run, usageFile), `${JSON.stringify(mixture.usage(), null, 2)}\n`);
-    return { completed: status === "completed", steps: done.step, tokens: done.tokens };
+    return completed;
   } finally {
-    await metrics.close();
     for (const parameter of [...optimizer.namedState().values(), random.state]) parameter.dispose();
   }
 }

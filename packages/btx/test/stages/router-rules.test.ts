@@ -1,8 +1,16 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { type RouterConfig, readMetricsFile, readTransformerConfig } from "@trefoil/core";
-import { expect, it } from "vitest";
-import { BitsPerByte, type FinetuneOptions, finetuneMixture, mix, OpenModel, routingTable } from "../../src/index.js";
+import { type RouterConfig, readMetricsFile, readTransformerConfig, TokenFile, TokenFileWriter } from "@trefoil/core";
+import { expect, it, onTestFinished } from "vitest";
+import {
+  BitsPerByte,
+  type DomainTokens,
+  type FinetuneOptions,
+  finetuneMixture,
+  mix,
+  OpenModel,
+  routingTable,
+} from "../../src/index.js";
 import { temporaryFolder, writeCheckpoint } from "../checkpoints.js";
 import { tinyDomains, tinySettings, tokenizer } from "./tiny.js";
 
@@ -56,9 +64,20 @@ it.each([
 it("a run that samples experts, stopped and resumed, ends with the same weights, bit for bit", async () => {
   const folder = temporaryFolder();
   const model = await mixture(folder);
+  const [first, ...others] = await tinyDomains(folder);
+  /** As many tokens, whatever the word. */
+  const notes = async (word: string): Promise<DomainTokens> => {
+    const path = join(folder, word);
+    const writer = await TokenFileWriter.create(path, tokenizer, word);
+    await writer.append(Buffer.from(word.repeat(500)), 2000);
+    await writer.finish();
+    const train = TokenFile.open(path);
+    onTestFinished(() => train.close());
+    return { ...first!, name: "notes", train };
+  };
   const shared = {
     model,
-    domains: await tinyDomains(folder),
+    domains: [first!, ...others, await notes("lute")],
     scope: "all" as const,
     balance,
     settings: { ...tinySettings, steps: 30 },
@@ -81,15 +100,18 @@ it("a run that samples experts, stopped and resumed, ends with the same weights,
   clearInterval(timer);
   expect(stopped).toBe(false);
   const written = readFileSync(join(folder, "parts-run/config.yaml"), "utf8");
-  const [first, ...others] = shared.domains;
-  const changes: Partial<FinetuneOptions>[] = [
-    { settings: { ...shared.settings, learningRate: 1e-3 } },
-    { balance: { form: "hf", coefficient: 0.01 } },
-    { router: { kind: "switch", capacityFactor: 1.25 } },
-    { domains: [{ ...first!, weight: 2 }, ...others] },
+  const changes: [Partial<FinetuneOptions>, RegExp][] = [
+    [{ settings: { ...shared.settings, learningRate: 1e-3 } }, /\(settings.learningRate 0.01, not 0.001\)/],
+    [{ balance: { form: "hf", coefficient: 0.01 } }, /\(balance.form "btx", not "hf"\)/],
+    [{ router: { kind: "switch", capacityFactor: 1.25 } }, /\(router.kind "sample-top-1", not "switch"\)/],
+    [{ domains: [{ ...first!, weight: 2 }, ...shared.domains.slice(1)] }, /\(data.arithmetic.weight 1, not 2\)/],
+    [{ domains: [first!, ...others, await notes("harp")] }, /\(data.notes.text "lute", not "harp"\)/],
   ];
-  for (const change of changes)
-    await expect(tune("parts", { ...change, resume: true })).rejects.toMatchObject({ code: "TREFOIL_RESUME" });
+  for (const [change, message] of changes)
+    await expect(tune("parts", { ...change, resume: true })).rejects.toMatchObject({
+      code: "TREFOIL_RESUME",
+      message: expect.stringMatching(message),
+    });
   expect(readFileSync(join(folder, "parts-run/config.yaml"), "utf8")).toBe(written);
   expect(await tune("parts", { resume: true })).toBe(true);
   const weights = (name: string) => readFileSync(join(folder, name, "model.safetensors"));

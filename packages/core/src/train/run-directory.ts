@@ -80,14 +80,20 @@ export async function openRunDirectory(options: RunDirectoryOptions): Promise<Ru
 export const sameConfig =
   (config: object) =>
   async (path: string): Promise<void> => {
-    const saved = fieldsOf(parse(await readFile(join(path, RUN_LAYOUT.config), "utf8")));
-    const given = fieldsOf(parse(stringify(config)));
-    const field = [...new Set([...saved.keys(), ...given.keys()])].find((name) => saved.get(name) !== given.get(name));
-    if (field === undefined) return;
+    const difference = await configDifference(path, config);
+    if (difference === undefined) return;
     throw new ResumeError(
-      `${path} was started with ${field} ${saved.get(field) ?? "unset"}, not ${given.get(field) ?? "unset"}: resume with the same settings, or start a new run directory`,
+      `${path} was started with ${difference}: resume with the same settings, or start a new run directory`,
     );
   };
+
+/** The first field that the configuration in `config.yaml` has and `config` has not, or otherwise: `steps 4, not 8`. */
+export async function configDifference(path: string, config: object): Promise<string | undefined> {
+  const saved = fieldsOf(parse(await readFile(join(path, RUN_LAYOUT.config), "utf8")));
+  const given = fieldsOf(parse(stringify(config)));
+  const field = [...new Set([...saved.keys(), ...given.keys()])].find((name) => saved.get(name) !== given.get(name));
+  return field && `${field} ${saved.get(field) ?? "unset"}, not ${given.get(field) ?? "unset"}`;
+}
 
 /** JSON of every value that is no object, by its dotted name. */
 function fieldsOf(value: unknown, name = ""): Map<string, string> {

@@ -72,7 +72,7 @@ it("stopped and resumed, ends with the weights and metrics of a run that never w
   expect((await train(stopped, { stopAt: 5 })).completed).toBe(false);
   await expect(train(stopped, { resume: true, rate: 0.2 })).rejects.toMatchObject({
     code: "TREFOIL_RESUME",
-    message: expect.stringContaining("was started with other settings, data or models"),
+    message: expect.stringContaining("was started with other settings, data or models (rate 0.1, not 0.2): resume"),
   });
   await expect(train(stopped, { resume: true, outputs: 3 })).rejects.toMatchObject({
     code: "TREFOIL_RESUME",
