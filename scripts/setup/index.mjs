@@ -4,6 +4,7 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { findNvcc } from "../../native/scripts/nvcc.mjs";
 import { SetupError } from "./error.mjs";
+import { takeTurn } from "./lock.mjs";
 import { installPackages } from "./packages.mjs";
 import { PhaseLine, runLogged } from "./phase.mjs";
 import { checkRequirements } from "./requirements.mjs";
@@ -30,8 +31,18 @@ export function wantsCuda(args, environment) {
  * @returns {Promise<NodeJS.ProcessEnv>} the environment to run turbo and the packages in
  */
 export async function setUp({ cuda = false } = {}) {
-  if (existsSync(join(root, "packed.json"))) return buildPacked(cuda);
-  new PhaseLine("requirements").done(checkRequirements(process.env));
+  const packed = existsSync(join(root, "packed.json"));
+  if (!packed) new PhaseLine("requirements").done(checkRequirements(process.env));
+  const giveBack = await takeTurn(join(root, "node_modules", ".trefoil", "lock"));
+  try {
+    return packed ? await buildPacked(cuda) : await buildClone(cuda);
+  } finally {
+    giveBack();
+  }
+}
+
+/** @param {boolean} cuda */
+async function buildClone(cuda) {
   const environment = await installPackages(root, {
     ...process.env,
     TURBO_TELEMETRY_DISABLED: "1",

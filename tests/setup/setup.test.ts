@@ -1,5 +1,5 @@
-import { spawnSync } from "node:child_process";
-import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { spawn, spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { completeMachine, type Programs, Sandbox } from "./sandbox.js";
@@ -187,6 +187,22 @@ describe("set-up", () => {
     expect(first.calls[0]).toMatch(/^npx --package=pnpm@\d+\.\d+\.\d+$/);
     expect(first.calls.slice(1)).toEqual(["pnpm install --frozen-lockfile", "turbo run build:native build"]);
     expect(sandbox.run("start.mjs", programs, { env }).calls).toEqual(["turbo run build:native build"]);
+  });
+
+  it("waits for another set-up of the same checkout, and for none that was killed", () => {
+    const lock = join(sandbox.root, "node_modules", ".trefoil", "lock");
+    mkdirSync(join(lock, ".."), { recursive: true });
+    const run = (holder: number | undefined) => {
+      writeFileSync(lock, String(holder));
+      const { status, stdout } = sandbox.run("start.mjs", completeMachine, { args: ["btx"] });
+      expect(status).toBe(0);
+      expect(existsSync(lock)).toBe(false);
+      return stdout;
+    };
+    spawn("sh", ["-c", 'sleep 1; echo ended > ended; rm "$0"', lock], { cwd: sandbox.root });
+    expect(run(process.pid)).toContain(`for another set-up of this checkout (process ${process.pid}; `);
+    expect(existsSync(join(sandbox.root, "ended"))).toBe(true);
+    for (const gone of [spawnSync("true").pid, undefined]) expect(run(gone)).not.toContain("waiting");
   });
 
   it("shows the end of the log of a build that fails", () => {
