@@ -11,7 +11,10 @@ import {
   valueAndGrad,
 } from "../../src/index.js";
 
-// A file, so a process, of its own: what other tests left to the garbage collector would change the counters.
+// Held to the end: what a test leaves to the garbage collector would change the counters of the next. For the same reason this is a file,
+// so a process, of its own.
+const kept: unknown[] = [];
+
 describe("memory", () => {
   it("stays flat over 1,000 steps", async () => {
     const w = new Parameter([64, 64], { data: new Float32Array(64 * 64).fill(0.01) });
@@ -20,6 +23,7 @@ describe("memory", () => {
       w.assign(w.sub(grads[0]!.mul(1e-6)));
       return value;
     });
+    kept.push(w, step);
     const batch = new Float32Array(32 * 64).fill(0.5);
     const once = () => step(tensor(batch.slice(), { shape: [32, 64] }));
     for (let i = 0; i < 20; i++) await once();
@@ -33,6 +37,7 @@ describe("memory", () => {
   it("frees a large result that is disposed", async () => {
     const make = compile((x: Tensor) => x.add(full([300, 300], 1)));
     const big = await make(tensor([1]));
+    kept.push(make, big);
     const { buffers } = defaultDevice().memory();
     big.dispose();
     await defaultDevice().synchronize();
@@ -42,6 +47,7 @@ describe("memory", () => {
 
   it("frees parameters that are disposed", async () => {
     const big = new Parameter([1000, 1000]);
+    kept.push(big);
     await big.sum().data();
     const { live, buffers } = defaultDevice().memory();
     big.dispose();
@@ -56,6 +62,7 @@ describe("memory", () => {
       other.assign(other.add(x));
       return big.sum().add(x.sum());
     });
+    kept.push(step);
     const before = defaultDevice().memory();
     await step(tensor([1, 2]));
     // In flight while its parameter goes.
