@@ -120,6 +120,6 @@ TrefoilView aligned_view(Array<T>& storage, const std::vector<int64_t>& shape) {
 // max |a - b| <= absolute + relative * max|b| ; names the first offender.
 void check_close(const F32& actual, const std::vector<double>& expected, double relative, double absolute, const char* what);
 // Runs body with devices of 1, 2 and 3 threads and checks that every f32 array it returns is bit-identical.
-void check_thread_independent(Device& device, std::vector<F32> (*body)(Device&));
+void check_thread_independent(Device& device, std::vector<F32> (*body)(Device&), const char* precision = "f32");
 
 }  // namespace trefoil::test

@@ -186,13 +186,13 @@ void check_close(const F32& actual, const std::vector<double>& expected, double 
   }
 }
 
-void check_thread_independent(Device& device, std::vector<F32> (*body)(Device&)) {
+void check_thread_independent(Device& device, std::vector<F32> (*body)(Device&), const char* precision) {
   std::vector<F32> reference;
   for (int threads : {1, 2, 3}) {
     // Emulated devices differ in the order of their threads. On a device the runs themselves differ.
     TrefoilStatus status{};
     const bool cpu = device.backend->flags & TREFOIL_BACKEND_HOST_MEMORY;
-    TrefoilDeviceOptions options{cpu ? 0 : threads % device.backend->device_count(&status), cpu ? threads : 0, cpu ? device.isa.c_str() : nullptr, "f32"};
+    TrefoilDeviceOptions options{cpu ? 0 : threads % device.backend->device_count(&status), cpu ? threads : 0, cpu ? device.isa.c_str() : nullptr, precision};
     Device other{device.backend, device.backend->open_device(&options, &status), device.isa, threads};
     if (!other.handle) throw Failure{status.message};
     std::vector<F32> result = body(other);

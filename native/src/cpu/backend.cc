@@ -11,6 +11,7 @@
 
 #include "block_allocator.h"
 #include "kernel.h"
+#include "kernels/bf16_products.h"
 #include "thread_pool.h"
 
 namespace trefoil::cpu {
@@ -18,6 +19,7 @@ namespace trefoil::cpu {
 #define TREFOIL_DECLARE_ISA(isa) \
   namespace isa {                \
   extern const KernelTable kernel_tables[]; \
+  extern const Bf16Products bf16_products;  \
   }
 TREFOIL_DECLARE_ISA(scalar)
 #if defined(TREFOIL_HAVE_AVX2)
@@ -25,6 +27,9 @@ TREFOIL_DECLARE_ISA(avx2)
 #endif
 #if defined(TREFOIL_HAVE_AVX512)
 TREFOIL_DECLARE_ISA(avx512)
+namespace avx512bf16 {
+extern const Bf16Products bf16_products;
+}
 #endif
 #if defined(TREFOIL_HAVE_NEON)
 TREFOIL_DECLARE_ISA(neon)
@@ -40,6 +45,7 @@ struct KernelError : std::runtime_error {
 struct IsaLevel {
   const char* name;
   const KernelTable* tables;
+  const Bf16Products* bf16_products;
   bool (*available)();
 };
 
@@ -48,19 +54,19 @@ bool always() { return true; }
 // Best first.
 const IsaLevel kLevels[] = {
 #if defined(TREFOIL_HAVE_AVX512)
-    {"avx512", avx512::kernel_tables,
+    {"avx512", avx512::kernel_tables, &avx512::bf16_products,
      [] {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
      }},
 #endif
 #if defined(TREFOIL_HAVE_AVX2)
-    {"avx2", avx2::kernel_tables, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+    {"avx2", avx2::kernel_tables, &avx2::bf16_products, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
 #endif
 #if defined(TREFOIL_HAVE_NEON)
-    {"neon", neon::kernel_tables, always},
+    {"neon", neon::kernel_tables, &neon::bf16_products, always},
 #endif
-    {"scalar", scalar::kernel_tables, always},
+    {"scalar", scalar::kernel_tables, &scalar::bf16_products, always},
 };
 
 void set_status(TrefoilStatus* status, TrefoilCode code, const char* message) {
@@ -134,7 +140,7 @@ struct TrefoilDevice {
   ThreadPool pool;
   Context context;
   BlockAllocator memory;
-  TrefoilDevice(const IsaLevel* level, int threads) : level(level), pool(threads), context(pool) {
+  TrefoilDevice(const IsaLevel* level, int threads, const Bf16Products* bf16) : level(level), pool(threads), context(pool, bf16) {
     for (const KernelTable* table = level->tables; *table; ++table)
       for (const KernelEntry* entry = *table; entry->name; ++entry) kernels.push_back(entry);
   }
@@ -153,6 +159,19 @@ const KernelEntry* entry_at(int32_t op) {
 int32_t device_count(TrefoilStatus* status) {
   if (status) status->code = TREFOIL_OK;
   return 1;
+}
+
+// Null in f32 precision. Where the CPU multiplies pairs of bf16 itself, it does.
+const Bf16Products* bf16_products_of(const char* wanted, const IsaLevel& level) {
+  if (!wanted || !*wanted) wanted = std::getenv("TREFOIL_PRECISION");
+  const std::string precision = wanted ? wanted : "";
+  if (precision.empty() || precision == "f32") return nullptr;
+  if (precision != "bf16-products")
+    fail(TREFOIL_INVALID_ARGUMENT, "precision \"%s\" is none of the CPU's: it must be \"f32\" or \"bf16-products\" (operands of products are bf16, all else is f32)", wanted);
+#if defined(TREFOIL_HAVE_AVX512)
+  if (level.tables == avx512::kernel_tables && __builtin_cpu_supports("avx512bf16")) return &avx512bf16::bf16_products;
+#endif
+  return level.bf16_products;
 }
 
 TrefoilDevice* open_device(const TrefoilDeviceOptions* options, TrefoilStatus* status) {
@@ -179,7 +198,7 @@ TrefoilDevice* open_device(const TrefoilDeviceOptions* options, TrefoilStatus* s
           fail(TREFOIL_DEVICE_UNAVAILABLE, "this CPU lacks the instruction set \"%s\" that TREFOIL_ISA or isa asks for", wanted);
         continue;
       }
-      device = new TrefoilDevice(&level, threads);
+      device = new TrefoilDevice(&level, threads, bf16_products_of(options->precision, level));
       return;
     }
     std::string known;

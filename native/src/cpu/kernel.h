@@ -13,13 +13,16 @@ namespace trefoil::cpu {
 // Throws the error that becomes TrefoilStatus at the ABI edge. Defined outside the per-ISA objects.
 [[noreturn]] void fail(TrefoilCode code, const char* format, ...) __attribute__((format(printf, 2, 3)));
 
-class ThreadPool;  // thread_pool.h
+class ThreadPool;      // thread_pool.h
+struct Bf16Products;   // kernels/bf16_products.h
 
 // Handed to every kernel: how to split work and where to put scratch.
 class Context {
  public:
-  Context(ThreadPool& pool) : pool_(pool) {}
+  Context(ThreadPool& pool, const Bf16Products* bf16) : pool_(pool), bf16_(bf16) {}
   int threads() const;
+  // How products round their operands to bf16; null: they do not.
+  const Bf16Products* bf16_products() const { return bf16_; }
 
   // Runs body(task) for task in [0, count), each exactly once, on any thread. The split into tasks must not depend on
   // the number of threads: that is what makes results independent of it. Small work: pass count = 1. The last `common` tasks,
@@ -37,6 +40,7 @@ class Context {
  private:
   void parallel_raw(int64_t count, void (*body)(void*, int64_t), void* state, int64_t common);
   ThreadPool& pool_;
+  const Bf16Products* bf16_;
 };
 
 using KernelFunction = void (*)(Context&, const TrefoilLaunch&);

@@ -68,6 +68,9 @@ inline Vec exponent(Vec x) {
 inline Vec load_bf16(const uint16_t* p) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16))};
 }
+// Of two bf16 in each lane, the one in the low or the high half.
+inline Vec low_bf16(Vec a) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a.v), 16))}; }
+inline Vec high_bf16(Vec a) { return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a.v), _mm512_set1_epi32(static_cast<int>(0xffff0000u))))}; }
 // Lane sums in one fixed order, so that a reduction is repeatable.
 inline float sum(Vec a) {
   __m256 low = _mm512_castps512_ps256(a.v);
@@ -174,6 +177,8 @@ inline Vec exponent(Vec x) {
 inline Vec load_bf16(const uint16_t* p) {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16))};
 }
+inline Vec low_bf16(Vec a) { return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a.v), 16))}; }
+inline Vec high_bf16(Vec a) { return {_mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(a.v), _mm256_set1_epi32(static_cast<int>(0xffff0000u))))}; }
 inline float sum(Vec a) {
   __m128 s4 = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
   s4 = _mm_add_ps(s4, _mm_movehl_ps(s4, s4));
@@ -267,6 +272,8 @@ inline Vec exponent(Vec x) {
   return {vcvtq_f32_s32(vsubq_s32(vreinterpretq_s32_u32(vshrq_n_u32(vreinterpretq_u32_f32(x.v), 23)), vdupq_n_s32(127)))};
 }
 inline Vec load_bf16(const uint16_t* p) { return {vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))}; }
+inline Vec low_bf16(Vec a) { return {vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(a.v), 16))}; }
+inline Vec high_bf16(Vec a) { return {vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(a.v), vdupq_n_u32(0xffff0000u)))}; }
 inline float sum(Vec a) { return vaddvq_f32(a.v); }
 inline float max_lane(Vec a) { return vmaxvq_f32(a.v); }
 inline void sums_of_four(Vec a, Vec b, Vec c, Vec d, float* to) {
@@ -357,6 +364,24 @@ inline Vec load_bf16(const uint16_t* p) {
     memcpy(&r.v[i], &bits, 4);
   }
   return r;
+}
+inline Vec low_bf16(Vec a) {
+  TREFOIL_LANES {
+    uint32_t bits;
+    memcpy(&bits, &a.v[i], 4);
+    bits <<= 16;
+    memcpy(&a.v[i], &bits, 4);
+  }
+  return a;
+}
+inline Vec high_bf16(Vec a) {
+  TREFOIL_LANES {
+    uint32_t bits;
+    memcpy(&bits, &a.v[i], 4);
+    bits &= 0xffff0000u;
+    memcpy(&a.v[i], &bits, 4);
+  }
+  return a;
 }
 inline float sum(Vec a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
 inline float max_lane(Vec a) {

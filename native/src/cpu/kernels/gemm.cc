@@ -1,5 +1,6 @@
 #include "gemm.h"
 
+#include "bf16_products.h"
 #include "epilogue.h"
 #include "gemm_pack.h"
 #include "gemm_plan.h"
@@ -128,6 +129,33 @@ void run_block(Context& context, const Gemm& g, const Plan& plan, const Block& b
   }
 }
 
+// run_block with operands rounded to bf16. B is packed.
+void run_rounded_block(Context& context, const Gemm& g, const Plan& plan, const Block& block, const float* packed_b, float* c, int64_t c_stride) {
+  const Bf16Products& bf16 = *context.bf16_products();
+  const auto [row, rows] = block.rows;
+  const auto [column, columns] = block.columns;
+  const int64_t depth = pairs(block.depth);
+  float* packed_a = static_cast<float*>(context.scratch(6, static_cast<size_t>((panel_count(rows) + 1) * panel_stride(depth)) * sizeof(float)));
+  bf16.pack_a(g.a, row, rows, block.k0, block.depth, packed_a);
+  const int64_t strip = strip_columns(pairs(plan.depth));
+  for (int64_t first = 0; first < columns; first += strip) {
+    const int64_t end = at_most(first + strip, columns);
+    const float* panel = packed_a;
+    for (int64_t i = 0; i < rows; panel += panel_stride(depth)) {
+      const int count = panel_rows(rows - i);
+      const PairKernel kernel = bf16.kernel(g.a.transposed, count);
+      for (int64_t j = first; j < end; j += kTileColumns) {
+        const int width = static_cast<int>(at_most(end - j, kTileColumns));
+        if (block.finished && g.epilogue.residual)
+          for (int r = 0; r < count; ++r) prefetch_row<3>(g.epilogue.residual + (row + i + r) * c_stride + column + j, width);
+        kernel(depth, panel, g.a.transposed ? count : depth, packed_b + j * depth, c + (row + i) * c_stride + column + j, c_stride, block.accumulate, width);
+        if (block.finished) finish(g.epilogue, c, c_stride, row + i, count, column + j, width);
+      }
+      i += count;
+    }
+  }
+}
+
 struct Run {
   Context& context;
   const Gemm* products;
@@ -157,9 +185,9 @@ void run_pack_task(const Run& run, int64_t task) {
   task -= plan.pack_first;
   int64_t strips = ceil_div(g.n, kPackColumns);
   int64_t k0 = task / strips * plan.depth, column = task % strips * kPackColumns;
-  int64_t depth = at_most(g.k - k0, plan.depth);
-  pack_b(g.b, k0, depth, column, at_most(column + kPackColumns, g.n),
-         run.packed + plan.packed + k0 * round_up(g.n, kTileColumns) + column * depth);
+  int64_t depth = at_most(g.k - k0, plan.depth), end = at_most(column + kPackColumns, g.n);
+  float* to = run.packed + plan.packed + steps(g, k0) * round_up(g.n, kTileColumns) + column * steps(g, depth);
+  g.rounded ? run.context.bf16_products()->pack_b(g.b, k0, depth, column, end, to) : pack_b(g.b, k0, depth, column, end, to);
 }
 
 // The product over one part of k, into that part's partial sums.
@@ -205,7 +233,8 @@ void run_task(const Run& run, int64_t task) {
       block.rows = {row + i, at_most(rows - i, kBlockRows)};
       const Range following{row + i + kBlockRows, at_most(rows - i - kBlockRows, kBlockRows)};
       const NextToPack next = following.count > 0 ? next_to_pack(g, plan, following, block.k0) : then;
-      run_block(run.context, g, plan, block, b, unpacked && i == 0, later, next, c, c_stride);
+      if (g.rounded) run_rounded_block(run.context, g, plan, block, b, c, c_stride);
+      else run_block(run.context, g, plan, block, b, unpacked && i == 0, later, next, c, c_stride);
     }
   };
   Later nothing;
@@ -216,7 +245,7 @@ void run_task(const Run& run, int64_t task) {
       const int64_t following = index + 1 < last ? row : row + rows;
       const Range rows_then{following, at_most(at_most(g.m - following, rows), kBlockRows)};
       const NextToPack then = rows_then.count > 0 ? next_to_pack(g, plan, rows_then, index + 1 < last ? block.k0 + plan.depth : first * plan.depth) : NextToPack{};
-      run_rows(block, run.packed + plan.packed + block.k0 * round_up(g.n, kTileColumns) + column * block.depth, false, nothing, then);
+      run_rows(block, run.packed + plan.packed + steps(g, block.k0) * round_up(g.n, kTileColumns) + column * steps(g, block.depth), false, nothing, then);
     }
     return;
   }
@@ -224,7 +253,7 @@ void run_task(const Run& run, int64_t task) {
   const bool in_strips = reads_b_in_strips(g, plan);
   const int64_t strip = in_strips ? kTileColumns : columns;
   float* packed = static_cast<float*>(
-      run.context.scratch(7, static_cast<size_t>(round_up(strip, kTileColumns) * plan.depth + 1) * sizeof(float)));
+      run.context.scratch(7, static_cast<size_t>(round_up(strip, kTileColumns) * steps(g, plan.depth) + 1) * sizeof(float)));
   for (int64_t j = 0; j < columns; j += strip) {
     const Range part{column + j, at_most(columns - j, strip)};
     Later later;
@@ -240,6 +269,11 @@ void run_task(const Run& run, int64_t task) {
     }
     for (int64_t index = first; index < last; ++index) {
       const Block block = block_of(index, part);
+      if (g.rounded) {
+        run.context.bf16_products()->pack_b(g.b, block.k0, block.depth, part.first, part.first + part.count, packed);
+        run_rows(block, packed, false, later, {});
+        continue;
+      }
       const bool unpacked = rows > kTileRows && !g.b.transposed && !g.b.bf16 && !g.b.rows;
       const int64_t done = unpacked ? part.count / kTileColumns * kTileColumns : 0;
       pack_b(g.b, block.k0, block.depth, part.first + done, part.first + part.count, packed + done * block.depth);
@@ -274,9 +308,14 @@ size_t plan_bytes(int64_t count) { return static_cast<size_t>(round_up(count * s
 }  // namespace
 
 size_t gemm_workspace(const Gemm& product) {
-  Gemm g = canonical(product);
-  Plan plan = make_plan(g, 1, multiply_adds(g), 1);
-  int64_t floats = (plan.method == Method::shared ? packed_floats(g) : 0) + partial_floats(g, plan);
+  // Which of the two it will be is the device's to say.
+  int64_t floats = 0;
+  for (int rounded = 0; rounded < 2; ++rounded) {
+    Gemm g = canonical(product);
+    g.rounded = rounded == 1;
+    Plan plan = make_plan(g, 1, multiply_adds(g), 1);
+    floats = at_least(floats, (plan.method == Method::shared ? packed_floats(g) : 0) + partial_floats(g, plan));
+  }
   return plan_bytes(1) + static_cast<size_t>(floats) * sizeof(float);
 }
 
@@ -295,6 +334,7 @@ void gemm(Context& context, const Gemm* products, int64_t count, void* workspace
   int64_t packed = 0, pack_tasks = 0, tasks = 0;
   for (int64_t i = 0; i < count; ++i) {
     canonicals[i] = canonical(products[i]);
+    canonicals[i].rounded = context.bf16_products() != nullptr;
     const Gemm& g = canonicals[i];
     Plan plan = make_plan(g, count, total, context.threads());
     plan.packed = packed;

@@ -1,6 +1,7 @@
 // Matrix products for the kernel families: one product, a batch, or a ragged group of them, run as one list of tasks.
 #pragma once
 #include "kernel.h"
+#include "matrix.h"
 
 namespace trefoil::cpu::TREFOIL_ISA {
 
@@ -15,15 +16,6 @@ struct Epilogue {
   float* preactivation = nullptr;   // laid out like C; receives z
 };
 
-// A row-major matrix in memory, f32 or bf16, perhaps read through a list of rows.
-struct Matrix {
-  const void* data = nullptr;
-  int64_t stride = 0;              // elements from one stored row to the next
-  bool transposed = false;         // the operand is the transpose of what is stored
-  bool bf16 = false;
-  const int32_t* rows = nullptr;   // stored row r is data[rows[r]]; for b only where it is not transposed
-};
-
 // C[m, n] = epilogue(a[m, k] b[k, n]); with accumulate C += a b, and the epilogue must be the default one.
 struct Gemm {
   int64_t m = 0, n = 0, k = 0;
@@ -31,6 +23,7 @@ struct Gemm {
   float* c = nullptr;
   int64_t c_stride = 0;
   bool accumulate = false;
+  bool rounded = false;  // operands are rounded to bf16 where they are packed; gemm() says so
   Epilogue epilogue;
 };
 

@@ -1,5 +1,6 @@
 // How one product is cut into tasks. Depends on the problem alone.
 #pragma once
+#include "bf16_products.h"
 #include "gemm.h"
 #include "microkernel.h"
 
@@ -106,7 +107,10 @@ inline Cut shared_out_cut(int64_t size, int64_t tile, int64_t unit, int64_t thre
   return cut;
 }
 
-inline int64_t packed_floats(const Gemm& g) { return g.k * round_up(g.n, kTileColumns); }
+// Floats, or pairs of bf16, that a block of k takes of each row and column.
+inline int64_t steps(const Gemm& g, int64_t depth) { return g.rounded ? pairs(depth) : depth; }
+
+inline int64_t packed_floats(const Gemm& g) { return steps(g, g.k) * round_up(g.n, kTileColumns); }
 
 inline double multiply_adds(const Gemm& g) { return static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k); }
 
@@ -117,7 +121,7 @@ inline bool stays_apart(const Matrix& a) { return !a.bf16 && !a.rows && a.stride
 // An a that is read where it lies: of one block of k, or one that too few columns of b pass by to be worth packing, or by columns of which a
 // task takes all it has.
 inline bool reads_a_directly(const Gemm& g, const Plan& plan) {
-  if (g.a.bf16 || g.a.rows) return false;
+  if (g.a.bf16 || g.a.rows || g.rounded) return false;
   return plan.depth_blocks == 1 || (stays_apart(g.a) && g.n <= kFewColumns) || (g.a.transposed && plan.method == Method::local);
 }
 
@@ -146,9 +150,9 @@ inline Plan make_plan(const Gemm& g, int64_t count, double total, int threads) {
   Plan plan{};
   plan.splits = 1;
   if (g.m == 0 || g.n == 0) return plan;  // no tasks
-  const bool apart = stays_apart(g.a);
-  const bool whole = g.k <= (apart ? kStoredWholeDepth : kWholeDepth);
-  plan.depth_blocks = whole ? 1 : ceil_div(g.k, apart && g.n <= kFewColumns ? kStoredDepth : kDepth);
+  const bool apart = stays_apart(g.a) && !g.rounded;
+  const bool whole = steps(g, g.k) <= (apart ? kStoredWholeDepth : kWholeDepth);
+  plan.depth_blocks = whole ? 1 : ceil_div(steps(g, g.k), apart && g.n <= kFewColumns ? kStoredDepth : kDepth);
   plan.depth = at_least(round_up(ceil_div(g.k, plan.depth_blocks), 8), 8);
   plan.depth_blocks = at_least(ceil_div(g.k, plan.depth), 1);
   // As many tasks as this product's share of the work, but none too small to be worth handing out.
@@ -157,7 +161,7 @@ inline Plan make_plan(const Gemm& g, int64_t count, double total, int threads) {
   plan.rows = even_cut(g.m, g.m);
   plan.columns = even_cut(g.n, g.n);
   const bool can_split = count == 1 && !g.accumulate && plan.depth_blocks > 1;
-  const int64_t widest = strip_columns(plan.depth);
+  const int64_t widest = strip_columns(steps(g, plan.depth));
 
   if ((g.b.transposed && g.m <= kDotRows) || (g.n <= kDotColumns && g.m > kDotRows && !g.a.transposed && !g.b.rows)) {
     plan.method = Method::dot;

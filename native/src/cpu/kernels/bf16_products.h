@@ -1,0 +1,21 @@
+// Products of operands rounded to bf16, sums in f32: how gemm.cc packs them and multiplies tiles. Two neighbours in k are a pair of 32 bits,
+// the first in the low half, moved about as an f32; AVX512-BF16 multiplies 16 pairs at once, where an f32 instruction takes 16 numbers.
+#pragma once
+#include "matrix.h"
+
+namespace trefoil::cpu {
+
+// C[rows, columns] (+)= A B over so many pairs; B is one packed panel.
+using PairKernel = void (*)(int64_t pairs, const float* a, int64_t lda, const float* b, float* c, int64_t ldc, bool accumulate, int columns);
+
+// One table for each way to multiply pairs. Panels are those of gemm_pack.h, of pairs(depth) steps.
+struct Bf16Products {
+  void (*pack_a)(const Matrix& a, int64_t row, int64_t count, int64_t k0, int64_t depth, float* to);
+  void (*pack_b)(const Matrix& b, int64_t k0, int64_t depth, int64_t first, int64_t last, float* to);
+  PairKernel (*kernel)(bool by_columns, int rows);
+};
+
+// Steps of k that are taken two at a time; an odd one out meets a zero.
+inline constexpr int64_t pairs(int64_t depth) { return depth / 2 + depth % 2; }
+
+}  // namespace trefoil::cpu
