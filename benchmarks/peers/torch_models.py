@@ -29,7 +29,7 @@ def build(config: dict):
     )
 
 
-def train_step(wrap, config, batch, sequence):
+def train_step(wrap, config, batch, sequence, bf16):
     model = build(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     ids = (torch.arange(batch * sequence) * 7 % 251).view(batch, sequence)
@@ -41,7 +41,8 @@ def train_step(wrap, config, batch, sequence):
 
         def step() -> float:
             optimizer.zero_grad(set_to_none=True)
-            loss = forward(input_ids=ids, labels=ids, use_cache=False).loss
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+                loss = forward(input_ids=ids, labels=ids, use_cache=False).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()

@@ -12,6 +12,8 @@ interface TrainStep {
   learningRate?: number;
   /** The same token everywhere: every row of a layer is the same, and goes to the same two experts. */
   oneToken?: boolean;
+  /** Of products; PyTorch's side then runs under autocast. Default "f32". */
+  precision?: "f32" | "bf16-products";
 }
 
 /** A model, its optimiser and its step on the default device, traced and bound to it. */
@@ -45,19 +47,47 @@ async function openStep(name: string, task: TrainStep): Promise<Opened> {
   };
 }
 
+/** The step on another device than the default one. */
+async function openStepOn(device: Device, name: string, task: TrainStep): Promise<Opened> {
+  const usual = defaultDevice();
+  setDefaultDevice(device);
+  try {
+    const opened = await openStep(name, task);
+    // Once on this device: the step stays bound to it.
+    await opened.side.run(1);
+    return opened;
+  } finally {
+    setDefaultDevice(usual);
+  }
+}
+
 /** Whole training steps: forward, backward, clipping, AdamW; the loss is read after every one. */
 function trainStep(task: TrainStep): Case {
-  const { size, experts, batch, sequence } = task;
+  const { size, experts, batch, sequence, precision = "f32" } = task;
+  const bf16 = precision !== "f32";
   return {
-    family: experts > 0 ? "training step, moe" : "training step, dense",
+    family: `training step, ${experts > 0 ? "moe" : "dense"}${bf16 ? ", bf16 products" : ""}`,
     name: `${size}${experts > 0 ? ` ${experts} experts top-2` : ""} ${batch}x${sequence}`,
     unit: "tokens/s",
     amount: batch * sequence,
     bound: "compute",
     // Forward once, backward twice as much.
     boundAmount: 3 * batch * sequence * forwardFlops(size, experts, sequence),
-    open: () => openStep("trefoil", task),
-    torch: { kernel: "train_step", config: modelConfig(size, experts, sequence), batch, sequence },
+    async open() {
+      if (!bf16) return await openStep("trefoil", task);
+      const opened = await openStepOn(
+        new Device("cpu:0", { precision, threads: defaultDevice().info.threads }),
+        "trefoil",
+        task,
+      );
+      const f32 = await openStep("f32", task);
+      const close = async () => {
+        await opened.close?.();
+        await f32.close?.();
+      };
+      return { ...opened, references: [f32.side], close };
+    },
+    torch: { kernel: "train_step", config: modelConfig(size, experts, sequence), batch, sequence, bf16 },
   };
 }
 
@@ -71,20 +101,12 @@ function scaling(task: TrainStep): Case {
     amount: batch * sequence,
     async open() {
       const all = await openStep("trefoil", task);
-      const usual = defaultDevice();
-      setDefaultDevice(new Device("cpu:0", { threads: 1 }));
-      try {
-        const alone = await openStep("one thread", task);
-        // Once on this device: the step stays bound to it.
-        await alone.side.run(1);
-        const close = async () => {
-          await all.close?.();
-          await alone.close?.();
-        };
-        return { ...all, references: [alone.side], close };
-      } finally {
-        setDefaultDevice(usual);
-      }
+      const alone = await openStepOn(new Device("cpu:0", { threads: 1 }), "one thread", task);
+      const close = async () => {
+        await all.close?.();
+        await alone.close?.();
+      };
+      return { ...all, references: [alone.side], close };
     },
   };
 }
@@ -127,6 +149,7 @@ export function trainStepCases(quick: boolean): Case[] {
     const small = { size: "tiny", batch: 2, sequence: 16 } as const;
     return [
       ...[0, 4].map((experts) => trainStep({ ...small, experts })),
+      trainStep({ ...small, experts: 4, precision: "bf16-products" }),
       scaling({ ...small, experts: 0 }),
       routing({ ...small, experts: 4 }),
     ];
@@ -140,6 +163,7 @@ export function trainStepCases(quick: boolean): Case[] {
     ...sizes.map((size) => trainStep({ ...size, experts: 0 })),
     scaling({ ...sizes[1], experts: 0 }),
     ...sizes.map((size) => trainStep({ ...size, experts: 4 })),
+    ...[0, 4].flatMap((experts) => sizes.map((size) => trainStep({ ...size, experts, precision: "bf16-products" }))),
     ...sizes.slice(1).map((size) => routing({ ...size, experts: 4 })),
   ];
 }

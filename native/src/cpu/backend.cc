@@ -212,7 +212,9 @@ void close_device(TrefoilDevice* device) { delete device; }
 
 void device_info(TrefoilDevice* device, TrefoilDeviceInfo* info) {
   std::snprintf(info->name, sizeof info->name, "cpu");
-  std::snprintf(info->isa, sizeof info->isa, "%s", device->level->name);
+  const Bf16Products* bf16 = device->context.bf16_products();
+  const char* unit = !bf16 ? "" : bf16 == device->level->bf16_products ? ", bf16 by f32 arithmetic" : ", bf16 by AVX512-BF16";
+  std::snprintf(info->isa, sizeof info->isa, "%s%s", device->level->name, unit);
   info->threads = device->pool.threads();
 }
 

@@ -35,6 +35,12 @@ const COMMON_ROWS: readonly Row[] = [
     meaning: "Where to compute: cpu, cuda or cuda:1. Default: TREFOIL_DEVICE, else cpu.",
     details: "",
   },
+  {
+    flag: "--precision <name>",
+    meaning:
+      "Of matrix products: f32, bf16-products (operands are rounded) or, on CUDA, bf16. Default: TREFOIL_PRECISION, else f32, on CUDA bf16.",
+    details: "",
+  },
   { flag: "--quiet", meaning: "Show no progress, only warnings and errors.", details: "" },
   { flag: "-h, --help", meaning: "Show this help.", details: "" },
 ];

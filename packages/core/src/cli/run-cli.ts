@@ -1,7 +1,7 @@
 import type { Writable } from "node:stream";
 import { setImmediate } from "node:timers/promises";
 import { stringify } from "yaml";
-import { device, setDefaultDevice } from "../device/index.js";
+import { Device, device, type Precision, precisions, setDefaultDevice } from "../device/index.js";
 import { TrefoilError } from "../tensor/errors.js";
 import { createProgress } from "../train/progress.js";
 import { createStyle } from "../train/terminal-style.js";
@@ -38,6 +38,7 @@ interface Invocation {
   readonly printSchema: boolean;
   readonly quiet: boolean;
   readonly device: string | undefined;
+  readonly precision: Precision | undefined;
 }
 
 /**
@@ -96,7 +97,7 @@ async function runArguments(options: CliOptions, stdout: TerminalStream, stderr:
       stdout.write(stringify(config));
       return 0;
     }
-    if (invocation.device !== undefined) chooseDevice(invocation.device, env);
+    chooseDevice(invocation, env);
     return await runCommand(command, config, {
       command: fullName,
       version,
@@ -115,10 +116,14 @@ async function runArguments(options: CliOptions, stdout: TerminalStream, stderr:
   }
 }
 
-/** Opens the device now, so that a missing one is an error before any work; programs that a command starts use it too. */
-function chooseDevice(name: string, env: NodeJS.ProcessEnv): void {
-  setDefaultDevice(device(name));
-  env.TREFOIL_DEVICE = name;
+/** Opens the device asked for now, so that a missing one is an error before any work; programs that a command starts use it too. */
+function chooseDevice(wanted: Pick<Invocation, "device" | "precision">, env: NodeJS.ProcessEnv): void {
+  const { device: name, precision } = wanted;
+  if (name === undefined && precision === undefined) return;
+  const key = name ?? (env.TREFOIL_DEVICE || "cpu");
+  setDefaultDevice(precision === undefined ? device(key) : new Device(key, { precision }));
+  if (name !== undefined) env.TREFOIL_DEVICE = name;
+  if (precision !== undefined) env.TREFOIL_PRECISION = precision;
 }
 
 async function runCommand(
@@ -161,7 +166,7 @@ function splitArguments(argv: readonly string[]): Invocation {
   const files: string[] = [];
   const flags: string[] = [];
   const seen = new Set<string>();
-  let chosen: string | undefined;
+  let [chosen, precision]: (string | undefined)[] = [];
   for (let i = 0; i < argv.length; i++) {
     const argument = argv[i] as string;
     if (argument === "--config") {
@@ -179,6 +184,10 @@ function splitArguments(argv: readonly string[]): Invocation {
       }
     } else if (argument.startsWith("--device=")) {
       chosen = argument.slice("--device=".length);
+    } else if (argument === "--precision") {
+      precision = argv[++i] ?? "";
+    } else if (argument.startsWith("--precision=")) {
+      precision = argument.slice("--precision=".length);
     } else if (["--help", "-h", "--print-config", "--json-schema", "--quiet"].includes(argument)) {
       seen.add(argument);
     } else {
@@ -193,7 +202,14 @@ function splitArguments(argv: readonly string[]): Invocation {
     printSchema: seen.has("--json-schema"),
     quiet: seen.has("--quiet"),
     device: chosen,
+    precision: precision === undefined ? undefined : precisionOf(precision),
   };
+}
+
+function precisionOf(name: string): Precision {
+  const known = precisions.find((each) => each === name);
+  if (known !== undefined) return known;
+  throw new UsageError("PRECISION_FLAG", `--precision is one of ${precisions.join(", ")}, not "${name}"`);
 }
 
 const watched = new WeakSet<Writable>();

@@ -12,17 +12,21 @@ import {
 import { DeviceUnavailableError } from "./errors.js";
 import { requireHostMemory } from "./host-memory.js";
 
+export const precisions = ["f32", "bf16-products", "bf16"] as const;
+export type Precision = (typeof precisions)[number];
+
 export interface DeviceOptions {
   /** Threads of the CPU device. Default: `TREFOIL_THREADS`, else the cores this process may use. */
   threads?: number;
   /** Force an instruction set: "scalar", "avx2", "avx512" or "neon". Default: `TREFOIL_ISA`, else the best there is. */
   isa?: string;
   /**
-   * On CUDA. "bf16": operands of matrix products are rounded to it, and values between kernels are stored as it, while sums, parameters, moments,
-   * statistics, losses and the residual stream are f32; "bf16-products": the first alone; "f32": neither. Default: `TREFOIL_PRECISION`,
-   * else "bf16".
+   * "bf16-products": operands of matrix products are rounded to bf16, all else is f32. On CUDA attention too; on the CPU not, nor products of few
+   * rows and convolutions of more than one pixel. "bf16": on CUDA, values between kernels are stored as bf16 besides, while sums, parameters,
+   * moments, statistics, losses and the residual stream are f32. "f32": neither. Default: `TREFOIL_PRECISION`, else "f32" on the CPU and "bf16"
+   * on CUDA.
    */
-  precision?: "f32" | "bf16" | "bf16-products";
+  precision?: Precision;
   /** Absolute path of the backend's library. Default: the one that `build:cuda` made in `@trefoil/native`. */
   library?: string;
 }

@@ -4,6 +4,8 @@ export {
   DeviceProgram,
   defaultDevice,
   device,
+  type Precision,
+  precisions,
   type RunInput,
   type RunOutput,
   setDefaultDevice,

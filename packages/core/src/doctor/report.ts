@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from "node:fs";
 import { addonPaths, backendLibraryPaths, buildCommand } from "@trefoil/native";
-import { Device, DeviceUnavailableError } from "../device/index.js";
+import { Device, type DeviceOptions, DeviceUnavailableError } from "../device/index.js";
 
 interface FoundDevice {
   readonly name: string;
@@ -35,8 +35,8 @@ function readDriver(): string | null {
   return readFileSync(driverFile, "utf8").split("\n")[0]?.trim() ?? null;
 }
 
-function describe(name: string): FoundDevice {
-  const { info } = new Device(name);
+function describe(name: string, options?: DeviceOptions): FoundDevice {
+  const { info } = new Device(name, options);
   return { name, model: info.name, level: info.isa, threads: info.threads };
 }
 
@@ -53,6 +53,16 @@ function findCuda(): { devices: FoundDevice[]; reason?: string } {
       return { devices, reason: reason.message.split("\n")[0] ?? "" };
     }
   }
+}
+
+/** A CPU that multiplies bf16 itself trains faster so; to do it in f32 arithmetic is slower than f32. */
+function adviseOnCpu(): string[] {
+  const { info } = new Device("cpu:0", { precision: "bf16-products" });
+  const unit = / by (\S+-BF16)$/.exec(info.isa)?.[1];
+  if (unit === undefined) return [];
+  return [
+    `This CPU has ${unit}: add --precision bf16-products, or set TREFOIL_PRECISION, to train 1.4 to 1.7 times as fast, with operands of products rounded to bf16.`,
+  ];
 }
 
 /** What to do for a GPU, in the order in which it is found missing: driver, library, a device that opens. */
@@ -86,13 +96,14 @@ export function examine(version: string): DoctorReport {
   const paths = addonPaths();
   let cpu: FoundDevice;
   try {
-    cpu = describe("cpu:0");
+    // Where the environment asks for CUDA's own precision, the CPU would refuse.
+    cpu = describe("cpu:0", process.env.TREFOIL_PRECISION === "bf16" ? { precision: "f32" } : {});
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);
     return { ...base, engine: { paths, error: message }, devices: [], advice: [message.split("\n").at(-1) ?? message] };
   }
   const { devices, reason } = findCuda();
-  const advice = adviseOnCuda({ ...base, devices });
+  const advice = [...adviseOnCpu(), ...adviseOnCuda({ ...base, devices })];
   return { ...base, engine: { paths }, devices: [cpu, ...devices], ...(reason && { cuda: reason }), advice };
 }
 

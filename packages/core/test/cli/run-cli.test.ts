@@ -134,6 +134,23 @@ test("--device opens the device before the command runs", async () => {
   expect(await runInMemory([command], ["work", "--device"])).toMatchObject({ code: 2 });
 });
 
+test("--precision opens a device of that precision", async () => {
+  const command = commandThat(async ({ stdout }) => stdout.write(`${defaultDevice().info.isa}\n`));
+  const env: NodeJS.ProcessEnv = {};
+  expect((await runInMemory([command], ["work", "--precision=f32"], { env })).stdout).toMatch(/^\w+\n$/);
+  expect(env).toEqual({ TREFOIL_PRECISION: "f32" });
+  const rounded = await runInMemory([command], ["work", "--device", "cpu", "--precision", "bf16-products"], { env });
+  expect(rounded.stdout).toMatch(/^\w+, bf16 by /);
+  expect(env).toEqual({ TREFOIL_DEVICE: "cpu", TREFOIL_PRECISION: "bf16-products" });
+  const refused = await runInMemory([command], ["work", "--device=cpu", "--precision=bf16"]);
+  expect(refused).toMatchObject({ code: 1, stderr: expect.stringMatching(/none of the CPU's.*"bf16-products"/s) });
+  for (const flags of [["--precision"], ["--precision", "half"], ["--precision="]])
+    expect(await runInMemory([command], ["work", ...flags])).toMatchObject({
+      code: 2,
+      stderr: expect.stringMatching(/--precision is one of f32, bf16-products, bf16, not/),
+    });
+});
+
 /** A stream whose writes fail, as those to a full disk or a closed pipe do. */
 const failing = (code: string) =>
   new Writable({ write: (_chunk, _encoding, done) => done(Object.assign(new Error(`${code}: write`), { code })) });
