@@ -162,23 +162,39 @@ TEST_ONCE(bf16_products_refuse_bf16_activations) {
   CHECK(status.code == TREFOIL_INVALID_ARGUMENT && std::strstr(status.message, "\"bf16-products\""));
 }
 
+// The tables of an instruction set that has both ways to multiply, where this CPU has it.
+#if defined(TREFOIL_HAVE_AVX512) || defined(TREFOIL_HAVE_NEON)
 #if defined(TREFOIL_HAVE_AVX512)
+#define TREFOIL_LEVEL avx512
+#define TREFOIL_LEVEL_BF16 avx512bf16
+constexpr int kRows = 12, kColumns = 32;  // of a tile
+#else
+#define TREFOIL_LEVEL neon
+#define TREFOIL_LEVEL_BF16 neonbf16
+constexpr int kRows = 8, kColumns = 12;
+#endif
 namespace trefoil::cpu {
-namespace avx512 {
+namespace TREFOIL_LEVEL {
 extern const Bf16Products bf16_products;
 }
-namespace avx512bf16 {
+namespace TREFOIL_LEVEL_BF16 {
 extern const Bf16Products bf16_products;
 }
 }  // namespace trefoil::cpu
 
 // A CPU with the instructions takes them: here both ways to multiply meet.
 TEST_ONCE(bf16_products_by_instructions_and_without) {
-  if (!__builtin_cpu_supports("avx512bf16") || !__builtin_cpu_supports("avx512bw")) return;
   using namespace trefoil::cpu;
-  const Bf16Products *plain = &avx512::bf16_products, *hardware = &avx512bf16::bf16_products;
+  const Bf16Products *plain = &TREFOIL_LEVEL::bf16_products, *hardware = &TREFOIL_LEVEL_BF16::bf16_products;
+  TrefoilStatus status{};
+  const TrefoilDeviceOptions options{0, 1, nullptr, "bf16-products"};
+  TrefoilDevice* device = trefoil_cpu_backend()->open_device(&options, &status);
+  TrefoilDeviceInfo info{};
+  trefoil_cpu_backend()->device_info(device, &info);
+  trefoil_cpu_backend()->close_device(device);
+  if (!std::strstr(info.isa, "-BF16")) return;
   std::mt19937 generator(9);
-  const int64_t rows = 31, columns = 45, depth = 75, steps = pairs(depth);
+  const int64_t rows = 31, columns = kColumns + 7, depth = 75, steps = pairs(depth);
   F32 stored = normal(generator, {80, 80});
   BF16 half(stored.shape);
   for (size_t i = 0; i < half.size(); ++i) half[i] = to_bf16(stored[i]);
@@ -188,11 +204,12 @@ TEST_ONCE(bf16_products_by_instructions_and_without) {
     std::vector<float> a[2], b[2], c[2];
     for (int way = 0; way < 2; ++way) {
       const Bf16Products& products = way ? *hardware : *plain;
-      a[way].assign(4096, 0.0f), b[way].assign(64 * steps, 0.0f), c[way].assign(12 * 32, 0.0f);
+      a[way].assign(4096, 0.0f), b[way].assign(2 * kColumns * steps, 0.0f), c[way].assign(kRows * kColumns, 0.0f);
       products.pack_a(matrix, 2, rows, 3, depth, a[way].data());
       products.pack_b(matrix, 3, depth, 0, columns, b[way].data());
       for (int second = 0; second < 2; ++second)
-        products.kernel(matrix.transposed, 12)(steps, a[way].data(), matrix.transposed ? 12 : steps, b[way].data() + second * 32 * steps, c[way].data(), 32, second, second ? 13 : 32);
+        products.kernel(matrix.transposed, kRows)(steps, a[way].data(), matrix.transposed ? kRows : steps, b[way].data() + second * kColumns * steps, c[way].data(), kColumns, second,
+                                                  second ? 7 : kColumns);
     }
     CHECK(std::memcmp(a[0].data(), a[1].data(), a[0].size() * 4) == 0);
     CHECK(std::memcmp(b[0].data(), b[1].data(), b[0].size() * 4) == 0);

@@ -9,6 +9,12 @@
 #include <string>
 #include <vector>
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
 #include "block_allocator.h"
 #include "kernel.h"
 #include "kernels/bf16_products.h"
@@ -33,6 +39,9 @@ extern const Bf16Products bf16_products;
 #endif
 #if defined(TREFOIL_HAVE_NEON)
 TREFOIL_DECLARE_ISA(neon)
+namespace neonbf16 {
+extern const Bf16Products bf16_products;
+}
 #endif
 
 namespace {
@@ -161,17 +170,30 @@ int32_t device_count(TrefoilStatus* status) {
   return 1;
 }
 
-// Null in f32 precision. Where the CPU multiplies pairs of bf16 itself, it does.
+// The CPU's instructions for pairs of bf16, at a level that has some; else null.
+const Bf16Products* bf16_instructions(const IsaLevel& level) {
+#if defined(TREFOIL_HAVE_AVX512)
+  if (level.tables == avx512::kernel_tables && __builtin_cpu_supports("avx512bf16")) return &avx512bf16::bf16_products;
+#endif
+#if defined(TREFOIL_HAVE_NEON) && defined(__APPLE__)
+  int has = 0;
+  size_t bytes = sizeof has;
+  if (level.tables == neon::kernel_tables && sysctlbyname("hw.optional.arm.FEAT_BF16", &has, &bytes, nullptr, 0) == 0 && has) return &neonbf16::bf16_products;
+#elif defined(TREFOIL_HAVE_NEON) && defined(__linux__)
+  if (level.tables == neon::kernel_tables && (getauxval(AT_HWCAP2) & (1ul << 14)) != 0) return &neonbf16::bf16_products;  // HWCAP2_BF16
+#endif
+  return nullptr;
+}
+
+// Null in f32 precision.
 const Bf16Products* bf16_products_of(const char* wanted, const IsaLevel& level) {
   if (!wanted || !*wanted) wanted = std::getenv("TREFOIL_PRECISION");
   const std::string precision = wanted ? wanted : "";
   if (precision.empty() || precision == "f32") return nullptr;
   if (precision != "bf16-products")
     fail(TREFOIL_INVALID_ARGUMENT, "precision \"%s\" is none of the CPU's: it must be \"f32\" or \"bf16-products\" (operands of products are bf16, all else is f32)", wanted);
-#if defined(TREFOIL_HAVE_AVX512)
-  if (level.tables == avx512::kernel_tables && __builtin_cpu_supports("avx512bf16")) return &avx512bf16::bf16_products;
-#endif
-  return level.bf16_products;
+  const Bf16Products* instructions = bf16_instructions(level);
+  return instructions ? instructions : level.bf16_products;
 }
 
 TrefoilDevice* open_device(const TrefoilDeviceOptions* options, TrefoilStatus* status) {
@@ -210,10 +232,16 @@ TrefoilDevice* open_device(const TrefoilDeviceOptions* options, TrefoilStatus* s
 
 void close_device(TrefoilDevice* device) { delete device; }
 
+#if defined(__aarch64__)
+constexpr const char* kInstructions = ", bf16 by Arm-BF16";
+#else
+constexpr const char* kInstructions = ", bf16 by AVX512-BF16";
+#endif
+
 void device_info(TrefoilDevice* device, TrefoilDeviceInfo* info) {
   std::snprintf(info->name, sizeof info->name, "cpu");
   const Bf16Products* bf16 = device->context.bf16_products();
-  const char* unit = !bf16 ? "" : bf16 == device->level->bf16_products ? ", bf16 by f32 arithmetic" : ", bf16 by AVX512-BF16";
+  const char* unit = !bf16 ? "" : bf16 == device->level->bf16_products ? ", bf16 by f32 arithmetic" : kInstructions;
   std::snprintf(info->isa, sizeof info->isa, "%s%s", device->level->name, unit);
   info->threads = device->pool.threads();
 }

@@ -13,6 +13,10 @@ namespace {
 inline Vec add_products(Vec sum, Vec left, Vec right) {
   return {_mm512_dpbf16_ps(sum.v, (__m512bh)left.v, (__m512bh)right.v)};
 }
+#elif defined(TREFOIL_ISA_NEON) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+inline Vec add_products(Vec sum, Vec left, Vec right) {
+  return {vbfdotq_f32(sum.v, vreinterpretq_bf16_f32(left.v), vreinterpretq_bf16_f32(right.v))};
+}
 #else
 inline Vec add_products(Vec sum, Vec left, Vec right) {
   return fma(low_bf16(left), low_bf16(right), fma(high_bf16(left), high_bf16(right), sum));

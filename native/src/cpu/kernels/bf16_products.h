@@ -1,5 +1,5 @@
 // Products of operands rounded to bf16, sums in f32: how gemm.cc packs them and multiplies tiles. Two neighbours in k are a pair of 32 bits,
-// the first in the low half, moved about as an f32; AVX512-BF16 multiplies 16 pairs at once, where an f32 instruction takes 16 numbers.
+// the first in the low half, moved about as an f32; AVX512-BF16 and Arm's BF16 multiply as many pairs at once as f32 instructions take numbers.
 #pragma once
 #include "matrix.h"
 
