@@ -214,9 +214,96 @@ PairKernel kernel_of(int rows) {
 
 PairKernel kernel(bool by_columns, int rows) { return by_columns ? kernel_of<Walk::columns>(rows) : kernel_of<Walk::rows>(rows); }
 
+#if defined(__AVX512BF16__)
+void pack_rows(const Matrix& a, int64_t row, int64_t count, int64_t k, float* to) {
+  for (int64_t i = 0; i < count; ++i, to += pairs(k)) {
+    if (a.transposed) {
+      uint16_t gathered[2];
+      for (int64_t j = 0; j < k; j += 2) {
+        for (int64_t half = 0; half < 2; ++half) {
+          if (j + half >= k) gathered[half] = 0;
+          else if (a.bf16) gathered[half] = stored_row<uint16_t>(a, j + half)[row + i];
+          else gathered[half] = static_cast<uint16_t>(bf16_bits(stored_row<float>(a, j + half)[row + i]));
+        }
+        memcpy(to + j / 2, gathered, 4);
+      }
+    } else if (a.bf16) {
+      pack_row(stored_row<uint16_t>(a, row + i), k, to);
+    } else {
+      pack_row(stored_row<float>(a, row + i), k, to);
+    }
+  }
+}
+
+inline Vec load_pairs(const uint16_t* p) { return {_mm512_loadu_ps(p)}; }
+inline Vec load_pairs(const float* p) { return {(__m512)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(p + 16), _mm512_loadu_ps(p))}; }
+template <class B>
+Vec load_pairs_n(const B* p, int64_t count) {
+  alignas(64) float row[16] = {};
+  pack_row(p, count, row);
+  return load(row);
+}
+
+template <int R, int C, class B>
+void dot_pairs_kernel(int64_t k, const float* a, int64_t lda, const void* b, int64_t ldb, float* c, int64_t ldc, bool accumulate, const char* next, int lines) {
+  const B* stored = static_cast<const B*>(b);
+  Vec total[R][C];
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 16
+    for (int j = 0; j < C; ++j) total[i][j] = splat(0.0f);
+  const auto add = [&](const Vec(&right)[C], const auto& left_of) {
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+      const Vec left = left_of(i);
+#pragma GCC unroll 16
+      for (int j = 0; j < C; ++j) total[i][j] = add_products(total[i][j], left, right[j]);
+    }
+  };
+  int64_t at = 0;
+  for (; at + 32 <= k; at += 32) {
+    for (int line = 0; line < lines; ++line, next += 64) __builtin_prefetch(next, 0, 2);
+    Vec right[C];
+#pragma GCC unroll 16
+    for (int j = 0; j < C; ++j) right[j] = load_pairs(stored + j * ldb + at);
+    add(right, [&](int i) { return load(a + i * lda + at / 2); });
+  }
+  if (at < k) {
+    Vec right[C];
+    for (int j = 0; j < C; ++j) right[j] = load_pairs_n(stored + j * ldb + at, k - at);
+    add(right, [&](int i) { return load_n(a + i * lda + at / 2, static_cast<int>(pairs(k - at))); });
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) {
+    float sums[C];
+    if constexpr (C == 4) sums_of_four(total[i][0], total[i][1], total[i][2], total[i][3], sums);
+    else sums[0] = sum(total[i][0]);
+#pragma GCC unroll 4
+    for (int j = 0; j < C; ++j) c[i * ldc + j] = accumulate ? c[i * ldc + j] + sums[j] : sums[j];
+  }
+}
+
+template <int C, class B, int R = 6>
+DotPairsKernel dot_for_rows(int rows) {
+  if constexpr (R == 1) {
+    return &dot_pairs_kernel<1, C, B>;
+  } else {
+    return rows == R ? &dot_pairs_kernel<R, C, B> : dot_for_rows<C, B, R - 1>(rows);
+  }
+}
+
+DotPairsKernel dot(bool bf16, int rows, int columns) {
+  if (columns == 4) return bf16 ? dot_for_rows<4, uint16_t>(rows) : dot_for_rows<4, float>(rows);
+  return bf16 ? dot_for_rows<1, uint16_t>(rows) : dot_for_rows<1, float>(rows);
+}
+#else
+constexpr auto pack_rows = nullptr;
+constexpr auto dot = nullptr;
+#endif
+
 }  // namespace
 
 extern const Bf16Products bf16_products;
-const Bf16Products bf16_products = {round_a, round_b, kernel};
+const Bf16Products bf16_products = {round_a, round_b, kernel, pack_rows, dot};
 
 }  // namespace trefoil::cpu::TREFOIL_ISA

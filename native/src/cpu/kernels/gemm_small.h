@@ -42,16 +42,18 @@ inline void run_dot_rows(const Gemm& g, const float* a, int64_t row, int64_t col
 // Every row of A passes by a few rows of B, which are then in the nearest cache: B is read from memory once. Meanwhile the rows of B
 // that come some tiles later are fetched in order of their addresses, a part by each group of rows of A: the memory can follow
 // neither many short runs at once nor all of it in a burst.
+// With `bf16` rows of A are pairs.
 template <class B>
-void run_dot_tile(const Gemm& g, Rows a, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+void run_dot_tile(const Gemm& g, Rows a, int64_t row, int64_t rows, int64_t column, int64_t columns, const Bf16Products* bf16 = nullptr) {
   if constexpr (sizeof(B) == sizeof(float))
     if (rows == 1) return run_dot_rows(g, a.data, row, column, columns);
+  const int64_t step = bf16 ? 2 * Vec::width : Vec::width;  // of k, to each fetch
   const int64_t tile = kDotTileColumns * g.b.stride;
   const int64_t ahead = ceil_div(kDotAhead, at_least(tile * static_cast<int64_t>(sizeof(B)), 1)) * tile;
   for (int64_t j = 0; j < columns;) {
     const bool four = columns - j >= kDotTileColumns;
     const int64_t width = four ? kDotTileColumns : 1;
-    const int tile_lines = lines_per_step<B>(static_cast<int>(width));
+    const int tile_lines = lines_per_step<B>(static_cast<int>(width * step / Vec::width));
     for (int64_t k = 0; k == 0 || k < g.k; k += kDotDepth) {
       const int64_t depth = at_most(g.k - k, kDotDepth);
       const B* b = stored_row<B>(g.b, column + j) + k;
@@ -60,13 +62,18 @@ void run_dot_tile(const Gemm& g, Rows a, int64_t row, int64_t rows, int64_t colu
       for (int64_t i = 0; i < rows;) {
         const int64_t left = rows - i, tiles = ceil_div(left, kDotTileRows);
         const int count = static_cast<int>(ceil_div(left, tiles)), lines = static_cast<int>(ceil_div(lines_left, tiles));
-        const DotKernel<B> kernel =
-            four ? dot_kernel_for_rows<kDotTileRows, kDotTileColumns, B>(count) : dot_kernel_for_rows<kDotTileRows, 1, B>(count);
-        kernel(depth, a.data + i * a.stride + k, a.stride, b, g.b.stride, g.c + (row + i) * g.c_stride + column + j, g.c_stride,
-               g.accumulate || k > 0, {fetched, lines});
+        float* c = g.c + (row + i) * g.c_stride + column + j;
+        const bool accumulate = g.accumulate || k > 0;
+        if (bf16) {
+          bf16->dot(g.b.bf16, count, static_cast<int>(width))(depth, a.data + i * a.stride + k / 2, a.stride, b, g.b.stride, c, g.c_stride, accumulate, fetched, lines);
+        } else {
+          const DotKernel<B> kernel =
+              four ? dot_kernel_for_rows<kDotTileRows, kDotTileColumns, B>(count) : dot_kernel_for_rows<kDotTileRows, 1, B>(count);
+          kernel(depth, a.data + i * a.stride + k, a.stride, b, g.b.stride, c, g.c_stride, accumulate, {fetched, lines});
+        }
         i += count;
         lines_left -= lines;
-        fetched += depth / Vec::width * lines * 4 * kLine;
+        fetched += depth / step * lines * 4 * kLine;
       }
     }
     j += width;
@@ -105,12 +112,21 @@ void run_stream(const Gemm& g, const float* a, int64_t lda, int64_t column, int6
   if constexpr (R > 1) run_stream<walk, B, R - 1>(g, a, lda, column, columns);
 }
 
+// Fewer rows are bound by reading B, or by rounding it.
+constexpr int64_t kRoundedRows = 8, kRoundedRowsOfBf16 = 4;
+
 // One task of Method::dot or Method::stream.
 inline void run_small_tile(Context& context, const Gemm& g, const Plan& plan, int64_t row, int64_t rows, int64_t column,
                            int64_t columns) {
   bool as_stored = !g.a.bf16 && !g.a.rows;
   bool stream = plan.method == Method::stream;
-  if (stream && as_stored && g.a.transposed) {
+  if (g.rounded && !stream && g.b.transposed && rows >= (g.b.bf16 ? kRoundedRowsOfBf16 : kRoundedRows) && context.bf16_products()->dot) {
+    const Bf16Products& bf16 = *context.bf16_products();
+    float* packed = static_cast<float*>(context.scratch(6, static_cast<size_t>(rows * pairs(g.k) + 1) * sizeof(float)));
+    bf16.pack_rows(g.a, row, rows, g.k, packed);
+    if (g.b.bf16) run_dot_tile<uint16_t>(g, {packed, pairs(g.k)}, row, rows, column, columns, &bf16);
+    else run_dot_tile<float>(g, {packed, pairs(g.k)}, row, rows, column, columns, &bf16);
+  } else if (stream && as_stored && g.a.transposed) {
     const float* a = static_cast<const float*>(g.a.data);
     if (g.b.bf16) run_stream<Walk::columns, uint16_t>(g, a, g.a.stride, column, columns);
     else run_stream<Walk::columns, float>(g, a, g.a.stride, column, columns);
