@@ -89,11 +89,11 @@ TEST(bf16_products_of_few_rows) {
   with_bf16_products(device, [](Device& other) {
     uint32_t seed = 50;
     for (int64_t m : {4, 5, 7, 12})  // no ISA packs so few
-      for (int64_t n : {1, 6, 100})
+      for (int64_t n : {6, 9, 100})
         for (int64_t k : {1, 2, 33, 90, 1031, 2050}) {
           Product p{1, m, n, k, seed % 2 == 1, true};
           p.half_a = seed % 5 == 0, p.half_b = seed % 3 == 0;
-          p.rounds = multiplies_pairs(other) && other.isa == "avx512" && m >= (p.half_b ? 4 : 8);
+          p.rounds = multiplies_pairs(other) && other.isa == "avx512" && m >= (p.half_b ? 4 : 8) && n > 8;
           check_product(other, p, seed++);
         }
     if (multiplies_pairs(other) && other.isa == "avx512") check_product(other, {.batch = 1, .m = 64, .n = 130, .k = 700, .transpose_b = true}, seed++);

@@ -187,7 +187,8 @@ void run_pack_task(const Run& run, int64_t task) {
   int64_t k0 = task / strips * plan.depth, column = task % strips * kPackColumns;
   int64_t depth = at_most(g.k - k0, plan.depth), end = at_most(column + kPackColumns, g.n);
   float* to = run.packed + plan.packed + steps(g, k0) * round_up(g.n, kTileColumns) + column * steps(g, depth);
-  g.rounded ? run.context.bf16_products()->pack_b(g.b, k0, depth, column, end, to) : pack_b(g.b, k0, depth, column, end, to);
+  if (g.rounded) run.context.bf16_products()->pack_b(g.b, k0, depth, column, end, to);
+  else pack_b(g.b, k0, depth, column, end, to);
 }
 
 // The product over one part of k, into that part's partial sums.

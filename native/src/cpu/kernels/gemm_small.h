@@ -112,7 +112,7 @@ void run_stream(const Gemm& g, const float* a, int64_t lda, int64_t column, int6
   if constexpr (R > 1) run_stream<walk, B, R - 1>(g, a, lda, column, columns);
 }
 
-// Fewer rows are bound by reading B, or by rounding it.
+// Fewer rows are bound by reading B, or by rounding it, and few columns by reading A.
 constexpr int64_t kRoundedRows = 8, kRoundedRowsOfBf16 = 4;
 
 // One task of Method::dot or Method::stream.
@@ -120,7 +120,8 @@ inline void run_small_tile(Context& context, const Gemm& g, const Plan& plan, in
                            int64_t columns) {
   bool as_stored = !g.a.bf16 && !g.a.rows;
   bool stream = plan.method == Method::stream;
-  if (g.rounded && !stream && g.b.transposed && rows >= (g.b.bf16 ? kRoundedRowsOfBf16 : kRoundedRows) && context.bf16_products()->dot) {
+  const bool rounds = g.rounded && !stream && g.b.transposed && g.n > kDotColumns && rows >= (g.b.bf16 ? kRoundedRowsOfBf16 : kRoundedRows);
+  if (rounds && context.bf16_products()->dot) {
     const Bf16Products& bf16 = *context.bf16_products();
     float* packed = static_cast<float*>(context.scratch(6, static_cast<size_t>(rows * pairs(g.k) + 1) * sizeof(float)));
     bf16.pack_rows(g.a, row, rows, g.k, packed);
