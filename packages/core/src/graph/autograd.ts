@@ -4,19 +4,45 @@ import { reduceTo } from "../ops/reduce-to.js";
 import { GradientError, ShapeError } from "../tensor/errors.js";
 import { full, type OpNode, Tensor } from "../tensor/tensor.js";
 import { topologicalOrder } from "./order.js";
-import { asRecorded } from "./trace.js";
+import { asRecorded, currentTrace } from "./trace.js";
 
 /**
  * Gradients of a scalar with respect to `targets`, as tensors of the same graph: reverse-mode differentiation as a pass over
- * ops. A target that does not reach `loss` gets zeros.
- * @throws GradientError where an op on the path has no gradient
+ * ops. A target that does not reach `loss` gets zeros. Of a parameter that the program has assigned it is the value that the loss reads,
+ * the latest where it reads several; how that was made from values before is not differentiated.
+ * @throws GradientError where an op on the path has no gradient, or no target reaches the loss
  */
 export function gradients(loss: Tensor, targets: readonly Tensor[]): Tensor[] {
   if (loss.size !== 1)
     throw new ShapeError("gradients", "the loss must be a scalar; reduce it with sum or mean", [loss.shape]);
-  const found = pullBack([{ output: loss, gradient: full(loss.shape, 1) }], targets);
+  const read = valuesRead(loss);
+  const reached = targets.map((target) => {
+    const values = currentTrace()?.valuesOf(target) ?? [target];
+    return values.find((value) => read.has(keyOf(value)));
+  });
+  if (targets.length > 0 && reached.every((value) => value === undefined)) {
+    throw new GradientError(
+      "gradients",
+      "the loss depends on none of the targets. Are these the parameters that made it? Outside of compile, what has been read " +
+        "(await x.data()) is a constant from then on: take gradients first",
+    );
+  }
+  const values = targets.map((target, i) => reached[i] ?? target);
+  const assigned = values.flatMap((value, i) =>
+    value !== targets[i] && value.source.kind === "op" ? [value.source.node] : [],
+  );
+  const found = pullBack([{ output: loss, gradient: full(loss.shape, 1) }], values, assigned);
   return targets.map((target, i) => found[i] ?? full(target.shape, 0));
 }
+
+/** What a loss is made from: the keys of itself and of everything it needs. */
+function valuesRead(loss: Tensor): Set<Tensor | OpNode> {
+  const inputs = topologicalOrder([loss]).flatMap((node) => node.inputs);
+  return new Set([loss, ...inputs.filter((input) => input !== null)].map(keyOf));
+}
+
+/** An op's output is a new object at each use. */
+const keyOf = (tensor: Tensor): Tensor | OpNode => (tensor.source.kind === "op" ? tensor.source.node : tensor);
 
 /**
  * The vector-Jacobian product: what the gradients of some outputs are for `targets`; null for a target that reaches none of them.
@@ -32,9 +58,7 @@ export function pullBack(
     from.map(({ output }) => output),
     given,
   );
-  const wanted = new Set<Tensor | OpNode>(
-    targets.map((target) => (target.source.kind === "op" ? target.source.node : target)),
-  );
+  const wanted = new Set<Tensor | OpNode>(targets.map(keyOf));
 
   // Which nodes lie on a path from a target.
   const active = new Set<OpNode>(given);
