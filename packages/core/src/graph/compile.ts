@@ -12,6 +12,11 @@ import { mapTree, signatureOf } from "./tree.js";
 /** Outputs up to this many bytes come back with the run; larger ones stay on the device. */
 const hostOutputBytes = 64 * 1024;
 
+/** From so many programs of one function on, something that is compiled for seems to change at every call. */
+const manyPrograms = 64;
+/** Programs of one function that are kept, those used last. */
+const maxPrograms = 256;
+
 /** A kernel result that is NaN or infinite, found by `diagnose`. */
 export class NonFiniteError extends TrefoilError {
   /** The op, and its line in the printed program. */
@@ -59,7 +64,8 @@ const isTensor = (value: unknown): value is Tensor => value instanceof Tensor;
 /**
  * Compiles a function of tensors: it is called once per signature (structure of its arguments, shapes and dtypes of their tensors,
  * values of everything else) to record a graph, which is lowered to one native program. Parameters are read and assigned in place;
- * anything else that it reads from outside is fixed in the program.
+ * anything else that it reads from outside is fixed in the program. A number that changes from call to call is passed as a tensor, or
+ * every value of it gets a program; the last 256 are kept.
  *
  * @example
  * const step = compile((tokens: Tensor, targets: Tensor) => {
@@ -133,6 +139,12 @@ export function compile<A extends readonly unknown[], R>(
     if (!compiled) {
       compiled = build(key, args);
       programs.set(key, compiled);
+      if (programs.size === manyPrograms) warnOfPrograms(fn.name);
+      if (programs.size > maxPrograms) programs.values().next().value?.[Symbol.dispose]();
+    } else if (programs.size >= manyPrograms) {
+      // The least recently used comes first.
+      programs.delete(key);
+      programs.set(key, compiled);
     }
     return { compiled, tensors };
   };
@@ -187,6 +199,18 @@ export function compile<A extends readonly unknown[], R>(
     },
     memory: (...args: A) => prepare(args).compiled.program.info(),
   });
+}
+
+let warned = false;
+
+function warnOfPrograms(name: string): void {
+  if (warned) return;
+  warned = true;
+  const which = name ? `"${name}"` : "a compiled function";
+  const message =
+    `${which} has been compiled ${manyPrograms} times, once for each set of shapes and of values that are no tensors. Pass a number that ` +
+    `changes from call to call as a tensor, tensor(rate), and pad lengths to a few; the last ${maxPrograms} programs are kept.`;
+  process.emitWarning(message, { type: "TrefoilWarning", code: "TREFOIL_MANY_PROGRAMS" });
 }
 
 function nonFinite(error: unknown, builder: ProgramBuilder): unknown {
