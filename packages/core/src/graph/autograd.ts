@@ -3,7 +3,7 @@ import { opOf } from "../ops/op.js";
 import { reduceTo } from "../ops/reduce-to.js";
 import { GradientError, ShapeError } from "../tensor/errors.js";
 import { full, type OpNode, Tensor } from "../tensor/tensor.js";
-import { topologicalOrder } from "./order.js";
+import { requireUnchanged, topologicalOrder } from "./order.js";
 import { asRecorded, currentTrace } from "./trace.js";
 
 /**
@@ -15,7 +15,9 @@ import { asRecorded, currentTrace } from "./trace.js";
 export function gradients(loss: Tensor, targets: readonly Tensor[]): Tensor[] {
   if (loss.size !== 1)
     throw new ShapeError("gradients", "the loss must be a scalar; reduce it with sum or mean", [loss.shape]);
-  const read = valuesRead(loss);
+  const order = topologicalOrder([loss]);
+  if (!currentTrace()) requireUnchanged(order);
+  const read = new Set([loss, ...order.flatMap(({ inputs }) => inputs.filter((input) => input !== null))].map(keyOf));
   const reached = targets.map((target) => {
     const values = currentTrace()?.valuesOf(target) ?? [target];
     return values.find((value) => read.has(keyOf(value)));
@@ -33,12 +35,6 @@ export function gradients(loss: Tensor, targets: readonly Tensor[]): Tensor[] {
   );
   const found = pullBack([{ output: loss, gradient: full(loss.shape, 1) }], values, assigned);
   return targets.map((target, i) => found[i] ?? full(target.shape, 0));
-}
-
-/** What a loss is made from: the keys of itself and of everything it needs. */
-function valuesRead(loss: Tensor): Set<Tensor | OpNode> {
-  const inputs = topologicalOrder([loss]).flatMap((node) => node.inputs);
-  return new Set([loss, ...inputs.filter((input) => input !== null)].map(keyOf));
 }
 
 /** An op's output is a new object at each use. */

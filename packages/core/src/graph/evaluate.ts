@@ -5,7 +5,7 @@ import { InvalidUseError } from "../tensor/errors.js";
 import { installEvaluator, type OpNode, Parameter, type Tensor } from "../tensor/tensor.js";
 import { lower } from "./lower.js";
 import { numberText } from "./number-text.js";
-import { topologicalOrder } from "./order.js";
+import { requireUnchanged, topologicalOrder } from "./order.js";
 import { currentTrace } from "./trace.js";
 
 /** What a run reads of a leaf: its device buffer, or host data that is staged. */
@@ -69,7 +69,9 @@ const programs = new Map<string, DeviceProgram>();
 const maxPrograms = 256;
 
 function programFor(root: Tensor, target = defaultDevice()): { program: DeviceProgram; leaves: Tensor[] } {
-  const { key: structure, leaves } = structureOf(topologicalOrder([root]), root);
+  const order = topologicalOrder([root]);
+  requireUnchanged(order);
+  const { key: structure, leaves } = structureOf(order, root);
   const key = `${target.handle} ${structure}`;
   let program = programs.get(key);
   // Least recently used first.

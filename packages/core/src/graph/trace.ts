@@ -62,6 +62,11 @@ let current: Trace | undefined;
 /** The trace being recorded, if any. */
 export const currentTrace = (): Trace | undefined => current;
 
+/** @throws InvalidUseError outside of a trace, for what assigns parameters that its own values are made from */
+export function requireTrace(what: string): void {
+  if (!current) throw new InvalidUseError(`${what}: use it inside compile, as part of a training step`);
+}
+
 let recorded = false;
 
 /** Runs `body` with parameters as they were when its graph was recorded, whatever was assigned since. */

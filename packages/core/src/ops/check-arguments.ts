@@ -4,7 +4,9 @@ import { Tensor } from "../tensor/tensor.js";
 const describe = (value: unknown): string => {
   if (value instanceof Tensor) return String(value);
   if (Array.isArray(value)) return "an array";
-  return typeof value === "object" && value !== null ? `a ${value.constructor?.name ?? "plain object"}` : String(value);
+  if (typeof value !== "object" || value === null) return String(value);
+  const name = value.constructor?.name ?? "Object";
+  return name === "Object" ? "a plain object" : `a ${name}`;
 };
 
 /** For callers without types: what is no tensor is named before its properties are looked for. */

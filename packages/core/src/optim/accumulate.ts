@@ -1,3 +1,4 @@
+import { requireTrace } from "../graph/trace.js";
 import { add } from "../ops/elementwise.js";
 import { ShapeError } from "../tensor/errors.js";
 import { Parameter, type Tensor } from "../tensor/tensor.js";
@@ -35,6 +36,7 @@ export class GradientAccumulator implements Disposable {
       throw new ShapeError("GradientAccumulator.add", message, []);
     }
     if (part === "only") return gradients;
+    requireTrace("GradientAccumulator.add");
     const sums = part === "first" ? gradients : gradients.map((gradient, i) => add(gradient, this.#sums[i]!));
     if (part === "last") return sums;
     sums.forEach((sum, i) => {

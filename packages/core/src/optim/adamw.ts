@@ -1,3 +1,4 @@
+import { requireTrace } from "../graph/trace.js";
 import { requireOptions } from "../ops/check-arguments.js";
 import { add, equal, multiply } from "../ops/elementwise.js";
 import { concat, reshape } from "../ops/movement.js";
@@ -104,6 +105,7 @@ export class AdamW {
 
   /** Records one update. Use inside `compile`; `gradients` in the order of `parameters`. */
   apply(gradients: readonly Tensor[]): OptimizerReport {
+    requireTrace("AdamW.apply");
     if (gradients.length !== this.parameters.length) {
       throw new ShapeError("AdamW.apply", `${gradients.length} gradients for ${this.parameters.length} parameters`, []);
     }

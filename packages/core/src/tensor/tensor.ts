@@ -16,6 +16,8 @@ export interface OpNode {
   readonly inputs: readonly (Tensor | null)[];
   readonly attributes: readonly number[];
   readonly outputs: readonly TensorType[];
+  /** Which version of each parameter among the inputs was there when the node was built. */
+  readonly versions?: readonly (readonly [Parameter, number])[];
 }
 
 /** What the tensor layer knows of an op; `ops/op.ts` has the rest. */
@@ -125,6 +127,11 @@ export class Tensor {
 
   toString(): string {
     return `Tensor(${this.dtype}[${this.shape.join(", ")}])`;
+  }
+
+  /** As text: what a tensor holds is not in it. */
+  toJSON(): string {
+    return this.toString();
   }
 
   [Symbol.for("nodejs.util.inspect.custom")](): string {

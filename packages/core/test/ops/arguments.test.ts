@@ -29,7 +29,7 @@ it.each<[string, () => unknown, RegExp]>([
   ["add([1, 2])", () => loose.add!([1, 2]), /an operand must be a tensor, and is an array/],
   ["add(null)", () => loose.add!(null), /an operand must be a tensor, and is null/],
   ["log(0)", () => t.log!(0), /log: an operand must be a tensor, and is 0/],
-  ["clamp(x, { min })", () => t.clamp!(x, { min: 0 }), /an operand must be a tensor, and is a Object/],
+  ["clamp(x, { min })", () => t.clamp!(x, { min: 0 }), /an operand must be a tensor, and is a plain object/],
   ["cast('float32')", () => loose.cast!("float32"), /cast: a dtype is "f32", "i32" or "bf16" \(dtypes float32\)/],
   ["tensor(…, { dtype })", () => t.tensor!([1], { dtype: "float32" }), /tensor: a dtype is/],
   ["tensor(…, shape)", () => t.tensor!([1, 2], [2, 1]), /write the shape as tensor\(values, \{ shape/],
@@ -56,4 +56,5 @@ it("a tensor is no number, and no number is made of it", () => {
   expect(() => Number(a)).toThrow(message);
   expect(() => (a as unknown as number) + 1).toThrow(message);
   expect(`${a}`).toBe("Tensor(f32[])");
+  expect(JSON.stringify({ loss: a })).toBe('{"loss":"Tensor(f32[])"}');
 });
