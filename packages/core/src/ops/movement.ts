@@ -2,7 +2,7 @@ import { DtypeError, ShapeError } from "../tensor/errors.js";
 import { checkShape, elementCount, requireShape, resolveAxis, type Shape, sameShape } from "../tensor/shape.js";
 import { full, type OpNode, Parameter, type Tensor } from "../tensor/tensor.js";
 import { requireOptions } from "./check-arguments.js";
-import { apply, defineOp, unchanged } from "./op.js";
+import { apply, applyAll, defineOp, unchanged } from "./op.js";
 
 const opReshape = defineOp({
   name: "reshape",
@@ -156,16 +156,31 @@ export function slice(x: Tensor, axis: number, start: number, end?: number): Ten
   return apply(opSlice, [x], { shape, dtype: x.dtype }, [at, from]);
 }
 
-/** Pieces of the given sizes along an axis, by default the last; together they must be all of it. Undoes `concat`. */
+// Inputs: the pieces, which are its outputs, and what they are pieces of, which gets their gradients in one go.
+const opSplit = defineOp({
+  name: "split",
+  kernel: "alias",
+  operands: ["any"],
+  gradient: ({ outputs, attributes, upstream }) => {
+    const pieces = outputs.map(({ shape, dtype }, i) => upstream[i] ?? full(shape, 0, dtype));
+    return [...outputs.map(() => null), concat(pieces, attributes[0])];
+  },
+});
+
+/**
+ * Pieces of the given sizes along an axis, by default the last; together they must be all of it. Undoes `concat`. Where all pieces are
+ * read, their gradients cost one `concat`; those of `slice` cost as many tensors of the whole size.
+ */
 export function split(x: Tensor, sizes: readonly number[], axis = -1): Tensor[] {
   const at = resolveAxis("split", axis, x.shape);
   if (sizes.reduce((total, size) => total + size, 0) !== x.shape[at])
     throw new ShapeError("split", `sizes ${sizes.join(" + ")} do not add up to axis ${at}`, [x.shape]);
   let end = 0;
-  return sizes.map((size) => {
+  const pieces = sizes.map((size) => {
     end += size;
     return slice(x, at, end - size, end);
   });
+  return applyAll(opSplit, [...pieces, x], pieces, [at]);
 }
 
 const opPad = defineOp({

@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import {
   argmax,
+  compile,
   concat,
   cumulativeSum,
   geluExact,
@@ -15,6 +16,7 @@ import {
   type Tensor,
   tensor,
   topK,
+  zeros,
 } from "../../src/index.js";
 import { gradientAndDifferences } from "./differences.js";
 
@@ -124,6 +126,29 @@ describe("split", () => {
       expect(parts.map((part) => part.shape.at(axis))).toEqual(sizes);
       expect(await concat(parts, axis).data()).toEqual(await x.data());
     }
+  });
+
+  it("has the gradient of its differences, also where pieces go unread or are read twice", async () => {
+    const loss = (at: Tensor) => {
+      const [a, , c] = split(at, [1, 1, 2]) as [Tensor, Tensor, Tensor];
+      return weighted(a.mul(c)).add(weighted(c.square()));
+    };
+    const { gradient, differences } = await gradientAndDifferences(loss, values, shape);
+    expectClose(gradient, differences, 2);
+    expect(gradient.filter((_, i) => i % 4 === 1)).toEqual(new Array(6).fill(0));
+  });
+
+  it("gives its gradient as one concat, in memory that does not grow with the number of pieces", () => {
+    const memory = (count: number) => {
+      const step = compile((at: Tensor) => {
+        const pieces = split(at, new Array<number>(count).fill(1024 / count));
+        const loss = pieces.map((piece) => piece.square().sum()).reduce((sum, each) => sum.add(each));
+        return gradients(loss, [at])[0]!;
+      });
+      expect(step.inspect(zeros([64, 1024])).match(/ concat/g)).toHaveLength(1);
+      return step.memory(zeros([64, 1024])).temporaryBytes;
+    };
+    expect(memory(128)).toBeLessThan(1.5 * memory(2));
   });
 
   it("wants sizes that add up", () => {
