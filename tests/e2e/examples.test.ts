@@ -2,8 +2,19 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { InitialValues, loadModel, loadSafetensors, saveModel, type Tensor, tensor } from "@trefoil/core";
+import {
+  InitialValues,
+  Linear,
+  loadModel,
+  loadSafetensors,
+  namedState,
+  saveModel,
+  type Tensor,
+  tensor,
+} from "@trefoil/core";
 import { afterAll, beforeAll, expect, it } from "vitest";
+import { learnAndWrite } from "../../docs/examples/character-model.js";
+import { contrastiveStep, focal, infoNce } from "../../docs/examples/contrastive.js";
 import { train } from "../../docs/examples/image-classifier.js";
 import { exportMerged, finetune, loadAdapted } from "../../docs/examples/lora.js";
 
@@ -71,4 +82,37 @@ it("LoRA: adapters learn while the base stays, are saved apart, and can be merge
   await expect(saveModel(adapted.model, join(folder, "no"), { config: adapted.config })).rejects.toThrow(
     /"model.layers.0.self_attn.q_proj.lora_a" is no tensor of a Llama/,
   );
+});
+
+it("the character model learns a text and goes on with it", async () => {
+  const text = "the quick brown fox jumps over the lazy dog. ".repeat(20);
+  const { losses, written } = await learnAndWrite(text, "the quick", 150, 60);
+  expect(losses.at(-1)!).toBeLessThan(0.1 * losses[0]!);
+  expect(text).toContain(written);
+});
+
+it("the contrastive losses are their formulas, and the towers learn", async () => {
+  // Two rows at right angles: log(1 + e^(-1/temperature)).
+  const unit = tensor([
+    [2, 0],
+    [0, 3],
+  ]);
+  expect(await infoNce(unit, unit, 0.5).item()).toBeCloseTo(Math.log(1 + Math.exp(-2)), 6);
+  const p = 1 / (1 + Math.exp(-1.5));
+  const loss = focal(tensor([[1.5, 0]]), tensor(Int32Array.of(0)), 2);
+  expect(await loss.item()).toBeCloseTo(-((1 - p) ** 2) * Math.log(p), 6);
+
+  const initial = new InitialValues(3);
+  const { step, optimizer, averages } = contrastiveStep(new Linear(6, 4, { initial }), new Linear(6, 4, { initial }));
+  const a = tensor(new InitialValues(2).normal([16, 6], 1), { shape: [16, 6] });
+  const losses: number[] = [];
+  let average = 0;
+  for (let i = 0; i < 60; i++) {
+    losses.push(await (await step(a, a.mul(-1))).item());
+    const [weight] = await optimizer.parameters[0]!.data();
+    average = 0.99 * average + 0.01 * weight!;
+  }
+  expect(losses.at(-1)!).toBeLessThan(0.2 * losses[0]!);
+  expect((await averages[0]!.data())[0]).toBeCloseTo(average, 5);
+  expect([...namedState({ optimizer }).keys()]).toContain("optimizer.velocity.3");
 });
