@@ -50,7 +50,11 @@ export interface CompiledFunction<A extends readonly unknown[], R> {
   diagnose(...args: A): Promise<R>;
   /** Runs once with the clock on: the program's instructions and the nanoseconds each has taken so far. */
   profile(...args: A): Promise<{ op: string; nanoseconds: number }[]>;
-  /** Bytes that temporaries take in the program for arguments like these. */
+  /**
+   * Bytes of the program for arguments like these: `arenaBytes` is what a run takes for its temporaries, in memory that the programs of a
+   * device share; `workspaceBytes` is what kernels take beside them; `temporaryBytes` is what temporaries would take if none took
+   * another's place.
+   */
   memory(...args: A): { arenaBytes: number; workspaceBytes: number; temporaryBytes: number };
 }
 

@@ -1,3 +1,5 @@
+import { storedDtypes } from "../io/dtype.js";
+import type { StoredTensor } from "../io/safetensors-writer.js";
 import { dtypeOf, type HostArray } from "../tensor/dtype.js";
 import { InvalidUseError, ShapeError } from "../tensor/errors.js";
 import { sameShape } from "../tensor/shape.js";
@@ -53,10 +55,11 @@ export abstract class Module implements Disposable {
     this.dispose();
   }
 
-  /** Copies of all parameters by name. */
-  async state(): Promise<Record<string, { shape: readonly number[]; data: Float32Array | Int32Array | Uint16Array }>> {
+  /** Copies of all parameters by name, for `loadState` and `saveSafetensors`. */
+  async state(): Promise<Record<string, StoredTensor & { readonly data: HostArray }>> {
     const entries = [...this.namedParameters()].map(async ([name, parameter]) => {
-      return [name, { shape: parameter.shape, data: await parameter.data() }] as const;
+      const { dtype, shape } = parameter;
+      return [name, { dtype: storedDtypes[dtype], shape, data: await parameter.data() }] as const;
     });
     return Object.fromEntries(await Promise.all(entries));
   }

@@ -3,8 +3,9 @@ import { requireOptions } from "../ops/check-arguments.js";
 import { add, equal, multiply } from "../ops/elementwise.js";
 import { concat, reshape } from "../ops/movement.js";
 import { adamW } from "../ops/optimizer.js";
-import { InvalidUseError, ShapeError } from "../tensor/errors.js";
+import { InvalidUseError } from "../tensor/errors.js";
 import { Parameter, type Tensor } from "../tensor/tensor.js";
+import { requireGradientsOf } from "./check-gradients.js";
 import { clipScale } from "./clip.js";
 import { constantSchedule, type Schedule } from "./schedule.js";
 
@@ -106,9 +107,7 @@ export class AdamW {
   /** Records one update. Use inside `compile`; `gradients` in the order of `parameters`. */
   apply(gradients: readonly Tensor[]): OptimizerReport {
     requireTrace("AdamW.apply");
-    if (gradients.length !== this.parameters.length) {
-      throw new ShapeError("AdamW.apply", `${gradients.length} gradients for ${this.parameters.length} parameters`, []);
-    }
+    requireGradientsOf("AdamW.apply", this.parameters, gradients);
     const { weightDecay, decayAll, clipNorm } = this.#options;
     const step = add(this.step, 1);
     const learningRate = this.#schedule(step);

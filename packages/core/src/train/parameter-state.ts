@@ -1,10 +1,9 @@
+import { storedDtypes } from "../io/dtype.js";
 import type { StoredTensor } from "../io/index.js";
 import { Module } from "../nn/module.js";
 import { sameShape } from "../tensor/shape.js";
 import type { Parameter } from "../tensor/tensor.js";
 import { ResumeError } from "./errors.js";
-
-const storedDtypes = { f32: "F32", i32: "I32", bf16: "BF16" } as const;
 
 /** What has values that a resumed run needs: AdamW, a random generator, an optimiser of one's own. */
 export interface Stateful {

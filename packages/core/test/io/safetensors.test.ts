@@ -9,7 +9,6 @@ import {
   saveSafetensors,
 } from "../../src/io/index.js";
 import { Linear } from "../../src/nn/index.js";
-import { storedTensors } from "../../src/train/index.js";
 import { fixtures, scratch } from "./folders.js";
 
 const pythonFile = join(fixtures, "dtypes.safetensors");
@@ -218,7 +217,7 @@ describe("loadSafetensors", () => {
   it("brings a module's parameters back, and loadState refuses other types", async () => {
     const path = join(await scratch(), "module.safetensors");
     const [from, to] = [new Linear(3, 2), new Linear(3, 2)];
-    await saveSafetensors(path, await storedTensors(from.namedParameters()));
+    await saveSafetensors(path, await from.state());
     const tensors = await loadSafetensors(path);
     to.loadState(tensors);
     expect(await to.state()).toEqual(await from.state());

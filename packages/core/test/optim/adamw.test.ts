@@ -5,8 +5,11 @@ import {
   clipGradients,
   compile,
   cosineSchedule,
+  GradientAccumulator,
   InvalidUseError,
+  ones,
   Parameter,
+  ShapeError,
   type Tensor,
   tensor,
 } from "../../src/index.js";
@@ -114,4 +117,18 @@ it("refuses groups of parameters that it does not have, twice, or with rates out
   expect(() => make({ parameters: [a] }, { parameters: [a] })).toThrow(InvalidUseError);
   expect(() => make({ parameters: [a], learningRateScale: -1 })).toThrow(/learningRateScale of a group is -1/);
   expect(() => make({ parameters: [a], weightDecay: Number.NaN })).toThrow(/weightDecay of a group/);
+});
+
+it("refuses gradients that are not the parameters', in number, order or shape", async () => {
+  const parameters = [new Parameter([2, 3]), new Parameter([3])];
+  const optimizer = new AdamW(parameters, { learningRate: 0.1 });
+  using accumulator = new GradientAccumulator(parameters);
+  for (const shapes of [[[3, 2], [3]], [[3], [2, 3]], [[2, 3]]]) {
+    const gradients = shapes.map((shape) => ones(shape));
+    await expect(compile(() => optimizer.apply(gradients))()).rejects.toThrow(ShapeError);
+    await expect(compile(() => void accumulator.add(gradients, "first"))()).rejects.toThrow(ShapeError);
+  }
+  await expect(compile(() => optimizer.apply([ones([3, 2]), ones([3])]))()).rejects.toThrow(
+    /gradient 0 has not its parameter's shape.*\[2, 3\], \[3, 2\]/,
+  );
 });
