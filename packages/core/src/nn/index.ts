@@ -5,7 +5,7 @@ export { Embedding, LayerNorm, Linear, type LinearOptions, RMSNorm, Sequential }
 export { MixtureOfExperts, type MixtureOfExpertsOptions, type Routing } from "./mixture-of-experts.js";
 export { Module } from "./module.js";
 export { InitialValues, manualSeed } from "./random-init.js";
-export { inverseFrequencies, type RotaryTable } from "./rotary.js";
+export { inverseFrequencies, type RotaryTable, rotaryTable } from "./rotary.js";
 export {
   choicesOf,
   gumbelTemperature,
