@@ -18,6 +18,7 @@ export {
 export {
   type AttentionContext,
   type AttentionPlaces,
+  type CachePlace,
   KeyValueCache,
   SelfAttention,
   type SelfAttentionOptions,
