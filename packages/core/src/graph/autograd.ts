@@ -17,7 +17,8 @@ export function gradients(loss: Tensor, targets: readonly Tensor[]): Tensor[] {
     throw new ShapeError("gradients", "the loss must be a scalar; reduce it with sum or mean", [loss.shape]);
   const order = topologicalOrder([loss]);
   if (!currentTrace()) requireUnchanged(order);
-  const read = new Set([loss, ...order.flatMap(({ inputs }) => inputs.filter((input) => input !== null))].map(keyOf));
+  const read = new Set([keyOf(loss)]);
+  for (const { inputs } of order) for (const input of inputs) if (input) read.add(keyOf(input));
   const reached = targets.map((target) => {
     const values = currentTrace()?.valuesOf(target) ?? [target];
     return values.find((value) => read.has(keyOf(value)));
