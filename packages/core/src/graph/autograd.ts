@@ -10,7 +10,7 @@ import { asRecorded, currentTrace } from "./trace.js";
  * Gradients of a scalar with respect to `targets`, as tensors of the same graph: reverse-mode differentiation as a pass over
  * ops. A target that does not reach `loss` gets zeros. Of a parameter that the program has assigned it is the value that the loss reads,
  * the latest where it reads several; how that was made from values before is not differentiated.
- * @throws GradientError where an op on the path has no gradient, or no target reaches the loss
+ * @throws GradientError where an op on the path has no gradient, no target reaches the loss, or one does not because the path was cut
  */
 export function gradients(loss: Tensor, targets: readonly Tensor[]): Tensor[] {
   if (loss.size !== 1)
@@ -23,19 +23,29 @@ export function gradients(loss: Tensor, targets: readonly Tensor[]): Tensor[] {
     const values = currentTrace()?.valuesOf(target) ?? [target];
     return values.find((value) => read.has(keyOf(value)));
   });
-  if (targets.length > 0 && reached.every((value) => value === undefined)) {
-    throw new GradientError(
-      "gradients",
-      "the loss depends on none of the targets. Are these the parameters that made it? Outside of compile, what has been read " +
-        "(await x.data()) is a constant from then on: take gradients first",
-    );
-  }
+  requireReached(reached, read);
   const values = targets.map((target, i) => reached[i] ?? target);
   const assigned = values.flatMap((value, i) =>
     value !== targets[i] && value.source.kind === "op" ? [value.source.node] : [],
   );
   const found = pullBack([{ output: loss, gradient: full(loss.shape, 1) }], values, assigned);
   return targets.map((target, i) => found[i] ?? full(target.shape, 0));
+}
+
+function requireReached(reached: readonly (Tensor | undefined)[], read: ReadonlySet<Tensor | OpNode>): void {
+  const missing = reached.filter((value) => value === undefined).length;
+  if (missing === 0) return;
+  const what =
+    missing === reached.length ? "the loss depends on none of the targets" : "a target does not reach the loss";
+  // In a trace nothing can be read, and what was read before it is meant as a constant.
+  if (!currentTrace() && [...read].some((value) => value instanceof Tensor && value.evaluated)) {
+    throw new GradientError(
+      "gradients",
+      `${what}, which is made from a tensor that has been read (await x.data()): that is a constant from then on. Take gradients first`,
+    );
+  }
+  if (missing === reached.length)
+    throw new GradientError("gradients", `${what}: are these the parameters that made it?`);
 }
 
 /** An op's output is a new object at each use. */

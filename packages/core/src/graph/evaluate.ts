@@ -35,6 +35,7 @@ export function argumentInput(argument: Tensor, device: Device): RunInput {
   program.run(leaves.map(leafInput), [storage.handle], { failNext: true }).then(
     () => {
       argument.source = { kind: "storage", storage };
+      argument.evaluated = true;
     },
     () => undefined,
   );
@@ -101,6 +102,7 @@ async function evaluate(root: Tensor): Promise<HostArray> {
   const { program, leaves } = programFor(root);
   await program.run(leaves.map(leafInput), [target]);
   root.source = { kind: "host", data: target };
+  root.evaluated = true;
   return target;
 }
 

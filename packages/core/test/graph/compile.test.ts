@@ -357,7 +357,13 @@ describe("autograd", () => {
     const [before] = gradients(loss, [x]);
     expect(await loss.item()).toBe(9);
     expect(await values(before!)).toEqual([6]);
-    expect(() => gradients(loss, [x])).toThrow(/a constant from then on/);
+    expect(() => gradients(loss, [x])).toThrow(/depends on none of the targets.*a constant from then on/);
+    const [w, v] = [new Parameter([1], { data: Float32Array.of(2) }), new Parameter([1], { data: Float32Array.of(5) })];
+    const between = w.square();
+    const later = between.mul(v).sum();
+    expect(await between.item()).toBe(4);
+    expect(await values(gradients(later, [v])[0]!)).toEqual([4]);
+    expect(() => gradients(later, [w, v])).toThrow(/a target does not reach the loss.*a constant from then on/);
   });
 
   it("differentiates by what a loss reads of a parameter that the program has assigned", async () => {
