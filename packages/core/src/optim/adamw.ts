@@ -66,6 +66,7 @@ export class AdamW {
     if (new Set(parameters).size < parameters.length)
       throw new InvalidUseError("AdamW: a parameter is listed twice, as when modules share it; list each once");
     requireOptions("AdamW", options, optionNames, "{ learningRate: 1e-3, beta2: 0.999 }");
+    if (parameters.length === 0) throw new InvalidUseError("AdamW: there are no parameters; are all of them frozen?");
     this.parameters = parameters;
     const zerosLike = ({ shape }: Parameter) => new Parameter(shape, { trainable: false });
     this.step = new Parameter([], { trainable: false });

@@ -7,6 +7,7 @@ import {
   cosineSchedule,
   GradientAccumulator,
   InvalidUseError,
+  Linear,
   ones,
   Parameter,
   ShapeError,
@@ -17,6 +18,12 @@ import {
 it("AdamW takes each parameter once: twice, its gradient would count twice in the norm", () => {
   const shared = new Parameter([2]);
   expect(() => new AdamW([shared, new Parameter([2]), shared], { learningRate: 0.1 })).toThrow(InvalidUseError);
+});
+
+it("AdamW needs something to train", () => {
+  const frozen = new Linear(2, 2);
+  for (const parameter of frozen.parameters()) parameter.trainable = false;
+  expect(() => new AdamW(frozen.parameters(), { learningRate: 0.1 })).toThrow(/no parameters; are all of them frozen/);
 });
 
 it("a step with a gradient that is not finite does not count, for the bias correction or the schedule", async () => {
