@@ -3,6 +3,7 @@ import { opOf } from "../ops/op.js";
 import { reduceTo } from "../ops/reduce-to.js";
 import { GradientError, ShapeError } from "../tensor/errors.js";
 import { full, type OpNode, Tensor } from "../tensor/tensor.js";
+import { evaluatedTensors } from "./evaluated.js";
 import { requireUnchanged, topologicalOrder } from "./order.js";
 import { asRecorded, currentTrace } from "./trace.js";
 
@@ -38,7 +39,7 @@ function requireReached(reached: readonly (Tensor | undefined)[], read: Readonly
   const what =
     missing === reached.length ? "the loss depends on none of the targets" : "a target does not reach the loss";
   // In a trace nothing can be read, and what was read before it is meant as a constant.
-  if (!currentTrace() && [...read].some((value) => value instanceof Tensor && value.evaluated)) {
+  if (!currentTrace() && [...read].some((value) => value instanceof Tensor && evaluatedTensors.has(value))) {
     throw new GradientError(
       "gradients",
       `${what}, which is made from a tensor that has been read (await x.data()): that is a constant from then on. Take gradients first`,

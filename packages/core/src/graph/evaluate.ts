@@ -3,6 +3,7 @@ import { opOf } from "../ops/op.js";
 import { allocateHost, type HostArray } from "../tensor/dtype.js";
 import { InvalidUseError } from "../tensor/errors.js";
 import { installEvaluator, type OpNode, Parameter, type Tensor } from "../tensor/tensor.js";
+import { evaluatedTensors } from "./evaluated.js";
 import { lower } from "./lower.js";
 import { numberText } from "./number-text.js";
 import { requireUnchanged, topologicalOrder } from "./order.js";
@@ -35,7 +36,7 @@ export function argumentInput(argument: Tensor, device: Device): RunInput {
   program.run(leaves.map(leafInput), [storage.handle], { failNext: true }).then(
     () => {
       argument.source = { kind: "storage", storage };
-      argument.evaluated = true;
+      evaluatedTensors.add(argument);
     },
     () => undefined,
   );
@@ -102,7 +103,7 @@ async function evaluate(root: Tensor): Promise<HostArray> {
   const { program, leaves } = programFor(root);
   await program.run(leaves.map(leafInput), [target]);
   root.source = { kind: "host", data: target };
-  root.evaluated = true;
+  evaluatedTensors.add(root);
   return target;
 }
 

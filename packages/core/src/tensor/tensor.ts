@@ -62,8 +62,6 @@ export class Tensor {
   readonly dtype: Dtype;
   /** @internal Replaced once by the computed value when an eager tensor has been evaluated. */
   source: Source;
-  /** @internal Whether an op made this value, and it has been evaluated: it is a constant by now. */
-  evaluated = false;
 
   /** @internal Use `tensor`, `zeros`, … or an op. */
   constructor(shape: Shape, dtype: Dtype, source: Source) {

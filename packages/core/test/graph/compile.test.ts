@@ -40,6 +40,12 @@ describe("eager use", () => {
     expect(await full([2], 3).toArray()).toEqual([3, 3]);
   });
 
+  it("leaves a tensor that compares as what it holds", async () => {
+    const y = tensor([1, 2]).add(1);
+    await y.data();
+    expect(y).toEqual(tensor([2, 3]));
+  });
+
   it("keeps i32 arithmetic whole", async () => {
     const n = iota(4).mul(3).add(-1);
     expect(n.dtype).toBe("i32");
