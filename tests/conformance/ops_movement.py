@@ -92,7 +92,35 @@ def indexing(suite: Recorder) -> None:
     suite.case("scatter_last", "repeats", scatter, [Draw("scatter_last").normal(2, 2, 2), index], {"size": 6})
 
 
+def composed(suite: Recorder) -> None:
+    """Functions that are made of other ops."""
+    for case, shape, sizes, axis in [("columns", (2, 3, 6), [2, 3, 1], 2), ("rows", (4, 3), [1, 1, 2], 0)]:
+        x = Draw(f"split/{case}").normal(*shape)
+        attributes = {"sizes": sizes, "axis": axis}
+        # The second piece does not reach the loss.
+        suite.case("split", case, lambda x, s=sizes, a=axis: x.split(s, a), [x], attributes, upstream=(0, 2))
+    for axis in (0, 1, 2):
+        x = Draw(f"cumulative_sum/{axis}").normal(3, 5, 4)
+        suite.case("cumulative_sum", f"axis{axis}", lambda x, a=axis: x.cumsum(a), [x], {"axis": axis})
+    x = Draw("top_k").normal(2, 3, 7)
+
+    def top_k(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        values, indices = x.topk(3)
+        return values, indices.int()
+
+    suite.case("top_k", "values", top_k, [x], {"k": 3})
+    functions = {"softmax": torch.softmax, "log_softmax": torch.log_softmax, "logsumexp": torch.logsumexp}
+    for name, function in functions.items():
+        for axis in (0, 1):
+            x = Draw(f"{name}/axis{axis}").normal(3, 4, 5)
+            suite.case(f"{name}_along", f"axis{axis}", lambda x, f=function, a=axis: f(x, a), [x], {"axis": axis})
+    x = Draw("argmax_along").normal(3, 4, 5)
+    suite.case("argmax_along", "axis1", lambda x: x.argmax(1), [x], {"axis": 1}, upstream=())
+    suite.case("gelu_exact", "values", F.gelu, [Draw("gelu_exact").normal(40, scale=3)])
+
+
 def record(suite: Recorder) -> None:
+    composed(suite)
     reductions(suite)
     movement(suite)
     indexing(suite)

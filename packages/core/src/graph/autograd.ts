@@ -3,20 +3,54 @@ import { opOf } from "../ops/op.js";
 import { reduceTo } from "../ops/reduce-to.js";
 import { GradientError, ShapeError } from "../tensor/errors.js";
 import { full, type OpNode, Tensor } from "../tensor/tensor.js";
-import { topologicalOrder } from "./order.js";
-import { asRecorded } from "./trace.js";
+import { evaluatedTensors } from "./evaluated.js";
+import { requireUnchanged, topologicalOrder } from "./order.js";
+import { asRecorded, currentTrace } from "./trace.js";
 
 /**
  * Gradients of a scalar with respect to `targets`, as tensors of the same graph: reverse-mode differentiation as a pass over
- * ops. A target that does not reach `loss` gets zeros.
- * @throws GradientError where an op on the path has no gradient
+ * ops. A target that does not reach `loss` gets zeros. Of a parameter that the program has assigned it is the value that the loss reads,
+ * the latest where it reads several; how that was made from values before is not differentiated.
+ * @throws GradientError where an op on the path has no gradient, no target reaches the loss, or one does not because the path was cut
  */
 export function gradients(loss: Tensor, targets: readonly Tensor[]): Tensor[] {
   if (loss.size !== 1)
     throw new ShapeError("gradients", "the loss must be a scalar; reduce it with sum or mean", [loss.shape]);
-  const found = pullBack([{ output: loss, gradient: full(loss.shape, 1) }], targets);
+  const order = topologicalOrder([loss]);
+  if (!currentTrace()) requireUnchanged(order);
+  const read = new Set([keyOf(loss)]);
+  for (const { inputs } of order) for (const input of inputs) if (input) read.add(keyOf(input));
+  const reached = targets.map((target) => {
+    const values = currentTrace()?.valuesOf(target) ?? [target];
+    return values.find((value) => read.has(keyOf(value)));
+  });
+  requireReached(reached, read);
+  const values = targets.map((target, i) => reached[i] ?? target);
+  const assigned = values.flatMap((value, i) =>
+    value !== targets[i] && value.source.kind === "op" ? [value.source.node] : [],
+  );
+  const found = pullBack([{ output: loss, gradient: full(loss.shape, 1) }], values, assigned);
   return targets.map((target, i) => found[i] ?? full(target.shape, 0));
 }
+
+function requireReached(reached: readonly (Tensor | undefined)[], read: ReadonlySet<Tensor | OpNode>): void {
+  const missing = reached.filter((value) => value === undefined).length;
+  if (missing === 0) return;
+  const what =
+    missing === reached.length ? "the loss depends on none of the targets" : "a target does not reach the loss";
+  // In a trace nothing can be read, and what was read before it is meant as a constant.
+  if (!currentTrace() && [...read].some((value) => value instanceof Tensor && evaluatedTensors.has(value))) {
+    throw new GradientError(
+      "gradients",
+      `${what}, which is made from a tensor that has been read (await x.data()): that is a constant from then on. Take gradients first`,
+    );
+  }
+  if (missing === reached.length)
+    throw new GradientError("gradients", `${what}: are these the parameters that made it?`);
+}
+
+/** An op's output is a new object at each use. */
+const keyOf = (tensor: Tensor): Tensor | OpNode => (tensor.source.kind === "op" ? tensor.source.node : tensor);
 
 /**
  * The vector-Jacobian product: what the gradients of some outputs are for `targets`; null for a target that reaches none of them.
@@ -32,9 +66,7 @@ export function pullBack(
     from.map(({ output }) => output),
     given,
   );
-  const wanted = new Set<Tensor | OpNode>(
-    targets.map((target) => (target.source.kind === "op" ? target.source.node : target)),
-  );
+  const wanted = new Set<Tensor | OpNode>(targets.map(keyOf));
 
   // Which nodes lie on a path from a target.
   const active = new Set<OpNode>(given);

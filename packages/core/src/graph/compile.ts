@@ -12,6 +12,11 @@ import { mapTree, signatureOf } from "./tree.js";
 /** Outputs up to this many bytes come back with the run; larger ones stay on the device. */
 const hostOutputBytes = 64 * 1024;
 
+/** From so many programs of one function on, something that is compiled for seems to change at every call. */
+const manyPrograms = 64;
+/** Programs of one function that are kept, those used last. */
+const maxPrograms = 256;
+
 /** A kernel result that is NaN or infinite, found by `diagnose`. */
 export class NonFiniteError extends TrefoilError {
   /** The op, and its line in the printed program. */
@@ -45,7 +50,11 @@ export interface CompiledFunction<A extends readonly unknown[], R> {
   diagnose(...args: A): Promise<R>;
   /** Runs once with the clock on: the program's instructions and the nanoseconds each has taken so far. */
   profile(...args: A): Promise<{ op: string; nanoseconds: number }[]>;
-  /** Bytes that temporaries take in the program for arguments like these. */
+  /**
+   * Bytes of the program for arguments like these: `arenaBytes` is what a run takes for its temporaries, in memory that the programs of a
+   * device share; `workspaceBytes` is what kernels take beside them; `temporaryBytes` is what temporaries would take if none took
+   * another's place.
+   */
   memory(...args: A): { arenaBytes: number; workspaceBytes: number; temporaryBytes: number };
 }
 
@@ -59,7 +68,8 @@ const isTensor = (value: unknown): value is Tensor => value instanceof Tensor;
 /**
  * Compiles a function of tensors: it is called once per signature (structure of its arguments, shapes and dtypes of their tensors,
  * values of everything else) to record a graph, which is lowered to one native program. Parameters are read and assigned in place;
- * anything else that it reads from outside is fixed in the program.
+ * anything else that it reads from outside is fixed in the program. A number that changes from call to call is passed as a tensor, or
+ * every value of it gets a program; the last 256 are kept.
  *
  * @example
  * const step = compile((tokens: Tensor, targets: Tensor) => {
@@ -133,6 +143,12 @@ export function compile<A extends readonly unknown[], R>(
     if (!compiled) {
       compiled = build(key, args);
       programs.set(key, compiled);
+      if (programs.size === manyPrograms) warnOfPrograms(fn.name);
+      if (programs.size > maxPrograms) programs.values().next().value?.[Symbol.dispose]();
+    } else if (programs.size >= manyPrograms) {
+      // The least recently used comes first.
+      programs.delete(key);
+      programs.set(key, compiled);
     }
     return { compiled, tensors };
   };
@@ -187,6 +203,18 @@ export function compile<A extends readonly unknown[], R>(
     },
     memory: (...args: A) => prepare(args).compiled.program.info(),
   });
+}
+
+let warned = false;
+
+function warnOfPrograms(name: string): void {
+  if (warned) return;
+  warned = true;
+  const which = name ? `"${name}"` : "a compiled function";
+  const message =
+    `${which} has been compiled ${manyPrograms} times, once for each set of shapes and of values that are no tensors. Pass a number that ` +
+    `changes from call to call as a tensor, tensor(rate), and pad lengths to a few; the last ${maxPrograms} programs are kept.`;
+  process.emitWarning(message, { type: "TrefoilWarning", code: "TREFOIL_MANY_PROGRAMS" });
 }
 
 function nonFinite(error: unknown, builder: ProgramBuilder): unknown {

@@ -3,9 +3,10 @@ import { opOf } from "../ops/op.js";
 import { allocateHost, type HostArray } from "../tensor/dtype.js";
 import { InvalidUseError } from "../tensor/errors.js";
 import { installEvaluator, type OpNode, Parameter, type Tensor } from "../tensor/tensor.js";
+import { evaluatedTensors } from "./evaluated.js";
 import { lower } from "./lower.js";
 import { numberText } from "./number-text.js";
-import { topologicalOrder } from "./order.js";
+import { requireUnchanged, topologicalOrder } from "./order.js";
 import { currentTrace } from "./trace.js";
 
 /** What a run reads of a leaf: its device buffer, or host data that is staged. */
@@ -35,6 +36,7 @@ export function argumentInput(argument: Tensor, device: Device): RunInput {
   program.run(leaves.map(leafInput), [storage.handle], { failNext: true }).then(
     () => {
       argument.source = { kind: "storage", storage };
+      evaluatedTensors.add(argument);
     },
     () => undefined,
   );
@@ -69,7 +71,9 @@ const programs = new Map<string, DeviceProgram>();
 const maxPrograms = 256;
 
 function programFor(root: Tensor, target = defaultDevice()): { program: DeviceProgram; leaves: Tensor[] } {
-  const { key: structure, leaves } = structureOf(topologicalOrder([root]), root);
+  const order = topologicalOrder([root]);
+  requireUnchanged(order);
+  const { key: structure, leaves } = structureOf(order, root);
   const key = `${target.handle} ${structure}`;
   let program = programs.get(key);
   // Least recently used first.
@@ -99,6 +103,7 @@ async function evaluate(root: Tensor): Promise<HostArray> {
   const { program, leaves } = programFor(root);
   await program.run(leaves.map(leafInput), [target]);
   root.source = { kind: "host", data: target };
+  evaluatedTensors.add(root);
   return target;
 }
 

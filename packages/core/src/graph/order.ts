@@ -1,3 +1,4 @@
+import { InvalidUseError } from "../tensor/errors.js";
 import type { OpNode, Tensor } from "../tensor/tensor.js";
 
 /**
@@ -26,4 +27,14 @@ export function topologicalOrder(roots: Iterable<Tensor>, given: Iterable<OpNode
     }
   }
   return order;
+}
+
+/** Outside of a trace: that the parameters of `nodes` still are what they were when these were built. @throws InvalidUseError */
+export function requireUnchanged(nodes: readonly OpNode[]): void {
+  const changed = nodes.some(({ versions }) => versions?.some(([parameter, version]) => parameter.version !== version));
+  if (!changed) return;
+  throw new InvalidUseError(
+    "a parameter that this tensor reads was changed after the tensor was built, and its value from before is gone: read tensors first, " +
+      "or build them again. A training step belongs into compile, where updates take effect in the order of the program text",
+  );
 }

@@ -1,3 +1,4 @@
+import { greaterEqual, multiply } from "../ops/elementwise.js";
 import {
   type MaskedStepInputs,
   type MaskedStepOptions,
@@ -37,9 +38,25 @@ export class RandomGenerator {
     return philoxNormal(this.state, shape, this.#stream());
   }
 
+  /**
+   * Dropout: each value of `x` is 0 with probability `rate`, and the others are divided by `1 - rate`. There is no training mode:
+   * leave it out of the functions that evaluate.
+   * @throws InvalidUseError for a rate that is not from 0 to below 1
+   */
+  dropout(x: Tensor, rate: number): Tensor {
+    if (!(rate >= 0 && rate < 1)) throw new InvalidUseError(`dropout: rate is ${rate}; it must be from 0 to below 1`);
+    if (rate === 0) return x;
+    return multiply(x, multiply(greaterEqual(this.uniform(x.shape), rate), 1 / (1 - rate)));
+  }
+
   /** One token per row of `logits` [B, V]: `token` i32 [B] and its `logProbability` [B]. */
   sampleTokens(logits: Tensor, options: SamplingOptions = {}): { token: Tensor; logProbability: Tensor } {
     return philoxSampleTokens(logits, this.state, this.#stream(), options);
+  }
+
+  /** What a checkpoint needs, by name: `state`. */
+  namedState(): Map<string, Parameter> {
+    return new Map([["state", this.state]]);
   }
 
   /** One step of masked-token decoding: see the function of this name. */

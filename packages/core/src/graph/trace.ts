@@ -6,6 +6,8 @@ import { Parameter, Tensor, type TensorType } from "../tensor/tensor.js";
 export class Trace {
   readonly placeholders: Tensor[] = [];
   readonly assignments = new Map<Parameter, Tensor>();
+  /** Every value that a parameter was given, in order. */
+  readonly #history = new Map<Parameter, Tensor[]>();
   #streams = 0;
   readonly #atEnd = new Map<object, () => void>();
 
@@ -16,7 +18,14 @@ export class Trace {
   }
 
   assign(parameter: Parameter, value: Tensor): void {
-    this.assignments.set(parameter, unchanged(value));
+    const fixed = unchanged(value);
+    this.assignments.set(parameter, fixed);
+    this.#history.set(parameter, [...(this.#history.get(parameter) ?? []), fixed]);
+  }
+
+  /** What a tensor stood for, the latest first: of a parameter, what was assigned to it and what it was at the beginning. */
+  valuesOf(tensor: Tensor): Tensor[] {
+    return tensor instanceof Parameter ? [tensor, ...(this.#history.get(tensor) ?? [])].reverse() : [tensor];
   }
 
   /** What a tensor stands for by now: of a parameter, what was last assigned to it. */
@@ -52,6 +61,11 @@ let current: Trace | undefined;
 
 /** The trace being recorded, if any. */
 export const currentTrace = (): Trace | undefined => current;
+
+/** @throws InvalidUseError outside of a trace, for what assigns parameters that its own values are made from */
+export function requireTrace(what: string): void {
+  if (!current) throw new InvalidUseError(`${what}: use it inside compile, as part of a training step`);
+}
 
 let recorded = false;
 

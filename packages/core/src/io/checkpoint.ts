@@ -5,9 +5,8 @@ import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { z } from "zod";
 import { syncDirectory, temporarySibling, writeFully } from "./atomic-file.js";
-import type { SafetensorsDtype } from "./dtype.js";
 import { CheckpointError } from "./errors.js";
-import { SafetensorsFile } from "./safetensors.js";
+import { loadSafetensors } from "./safetensors.js";
 import { buildHeader } from "./safetensors-header.js";
 import type { StoredTensor } from "./safetensors-writer.js";
 
@@ -121,7 +120,7 @@ export async function loadCheckpoint(path: string): Promise<LoadedCheckpoint> {
         throw new Error(`the checksum of ${name} differs: its content changed`);
     }
     const state = JSON.parse(await readFile(join(path, stateFile), "utf8")) as JsonValue;
-    return { step: manifest.step, path, tensors: await readTensors(join(path, tensorsFile)), state };
+    return { step: manifest.step, path, tensors: await loadSafetensors(join(path, tensorsFile)), state };
   } catch (cause) {
     throw new CheckpointError(
       "CHECKPOINT_UNREADABLE",
@@ -247,40 +246,6 @@ async function hashFile(path: string): Promise<string> {
   const hash = createHash("sha256");
   await pipeline(createReadStream(path, { highWaterMark: 1 << 20 }), hash);
   return hash.digest("hex");
-}
-
-async function readTensors(path: string): Promise<Record<string, StoredTensor>> {
-  const file = await SafetensorsFile.open(path);
-  try {
-    const entries: [string, StoredTensor][] = [];
-    for (const [name, { dtype, shape }] of file.tensors) {
-      entries.push([name, { dtype, shape, data: typedView(dtype, await file.read(name)) }]);
-    }
-    return Object.fromEntries(entries);
-  } finally {
-    await file.close();
-  }
-}
-
-const arrayTypes = {
-  U64: BigUint64Array,
-  I64: BigInt64Array,
-  F64: Float64Array,
-  F32: Float32Array,
-  U32: Uint32Array,
-  I32: Int32Array,
-  BF16: Uint16Array,
-  F16: Uint16Array,
-  U16: Uint16Array,
-  I16: Int16Array,
-  I8: Int8Array,
-  U8: Uint8Array,
-  BOOL: Uint8Array,
-} as const;
-
-/** @param bytes at the start of their buffer, so aligned for every type */
-function typedView(dtype: SafetensorsDtype, bytes: Uint8Array): ArrayBufferView {
-  return new arrayTypes[dtype](bytes.buffer as ArrayBuffer);
 }
 
 const fullDiskCodes: ReadonlySet<string> = new Set(["ENOSPC", "EDQUOT", "EFBIG"]);

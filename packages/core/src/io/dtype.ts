@@ -17,6 +17,9 @@ export const dtypeBytes = {
 
 export type SafetensorsDtype = keyof typeof dtypeBytes;
 
+/** How tensors of each dtype are stored. */
+export const storedDtypes = { f32: "F32", i32: "I32", bf16: "BF16" } as const;
+
 /** Dtypes of the format that are recognised and refused by name. */
 export const refusedDtypes: ReadonlySet<string> = new Set([
   "F8_E4M3",

@@ -38,6 +38,6 @@ export { hubJson } from "./hub-json.js";
 export { ModelFolder, readJsonFile } from "./model-folder.js";
 export { ModelFolderWriter, type ModelFolderWriterOptions, temporaryFolderFor } from "./model-folder-writer.js";
 export { reasonOf } from "./reason.js";
-export { SafetensorsFile } from "./safetensors.js";
+export { loadSafetensors, SafetensorsFile } from "./safetensors.js";
 export type { TensorDeclaration, TensorInfo } from "./safetensors-header.js";
 export { SafetensorsWriter, type StoredTensor, saveSafetensors } from "./safetensors-writer.js";

@@ -200,7 +200,7 @@ export function buildHeader(
       throw new SafetensorsError(
         "SAFETENSORS_SIZE_MISMATCH",
         path,
-        `"${name}" has the impossible shape [${shape.join(", ")}]`,
+        `"${name}" has the impossible shape [${shape.join(", ")}] or dtype ${dtype}`,
         name,
       );
     }

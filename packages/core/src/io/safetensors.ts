@@ -1,5 +1,6 @@
 import { type FileHandle, open } from "node:fs/promises";
 import { readFully } from "./atomic-file.js";
+import type { SafetensorsDtype } from "./dtype.js";
 import { SafetensorsError } from "./errors.js";
 import type { FilePlace } from "./file-place.js";
 import { decodeFloats } from "./half.js";
@@ -10,6 +11,7 @@ import {
   type TensorInfo,
   tooLarge,
 } from "./safetensors-header.js";
+import type { StoredTensor } from "./safetensors-writer.js";
 
 /** A safetensors file opened for reading. Only its header is held in memory. */
 export class SafetensorsFile {
@@ -147,4 +149,39 @@ export class SafetensorsFile {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
+}
+
+/** Every tensor of a file, as `saveSafetensors` takes them. @throws SafetensorsError where the file is not whole */
+export async function loadSafetensors(path: string): Promise<Record<string, StoredTensor>> {
+  const file = await SafetensorsFile.open(path);
+  try {
+    const entries: [string, StoredTensor][] = [];
+    for (const [name, { dtype, shape }] of file.tensors) {
+      entries.push([name, { dtype, shape, data: typedView(dtype, await file.read(name)) }]);
+    }
+    return Object.fromEntries(entries);
+  } finally {
+    await file.close();
+  }
+}
+
+const arrayTypes = {
+  U64: BigUint64Array,
+  I64: BigInt64Array,
+  F64: Float64Array,
+  F32: Float32Array,
+  U32: Uint32Array,
+  I32: Int32Array,
+  BF16: Uint16Array,
+  F16: Uint16Array,
+  U16: Uint16Array,
+  I16: Int16Array,
+  I8: Int8Array,
+  U8: Uint8Array,
+  BOOL: Uint8Array,
+} as const;
+
+/** @param bytes at the start of their buffer, so aligned for every type */
+function typedView(dtype: SafetensorsDtype, bytes: Uint8Array): ArrayBufferView {
+  return new arrayTypes[dtype](bytes.buffer as ArrayBuffer);
 }

@@ -110,7 +110,10 @@ export interface SaveModelOptions {
 
 const storage = { float32: "F32", bfloat16: "BF16", float16: "F16" } as const;
 
-/** Writes a Hugging Face folder that `LlamaForCausalLM` or `MixtralForCausalLM` loads; it appears whole or not at all. */
+/**
+ * Writes a Hugging Face folder that `LlamaForCausalLM` or `MixtralForCausalLM` loads; it appears whole or not at all.
+ * @throws InvalidUseError for a parameter that the architecture does not have, such as an adapter's
+ */
 export async function saveModel(model: CausalLM, path: string, options: SaveModelOptions): Promise<void> {
   const { config, dtype = "float32", tokenizerFrom, files = {}, overwrite, shardBytes } = options;
   const layout = diskLayout(model);

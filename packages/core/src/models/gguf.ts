@@ -7,6 +7,7 @@ import type { CausalLM } from "./causal-lm.js";
 import { f32, GgufError, text, u32 } from "./gguf-values.js";
 import { ggufVocabulary } from "./gguf-vocabulary.js";
 import { Mixtral } from "./mixtral.js";
+import { diskLayout } from "./weights.js";
 
 export interface SaveGgufOptions {
   /** Bytes, byte-level BPE split as GPT-2 or Llama 3 splits, or SentencePiece's BPE as Llama 2 and Mistral have it. Its chat template is written too. */
@@ -19,7 +20,8 @@ export interface SaveGgufOptions {
 
 /**
  * Writes a Llama or Mixtral as a GGUF file that llama.cpp runs, tokenizer included; it appears whole or not at all.
- * @throws GgufError for another tokenizer, a router other than Mixtral's, or mixtures in some layers only
+ * @throws GgufError for another tokenizer, a router other than Mixtral's, or mixtures in some layers only; InvalidUseError for a
+ * parameter that the architecture does not have
  */
 export async function saveGguf(model: CausalLM, path: string, options: SaveGgufOptions): Promise<void> {
   const { tokenizer, dtype = "F32", name = "trefoil" } = options;
@@ -78,6 +80,7 @@ const outerNames: Readonly<Record<string, string>> = {
 
 function tensorsOf(model: CausalLM, dtype: GgufDtype): GgufTensor[] {
   const { heads, keyValueHeads } = model.config;
+  diskLayout(model); // refuses what is no tensor of the architecture
   const tensors = [...model.namedParameters()].flatMap(([name, parameter]): GgufTensor[] => {
     const read = () => valuesOf(parameter);
     const { shape } = parameter;

@@ -19,7 +19,7 @@ export {
 } from "./generate.js";
 export { type SaveGgufOptions, saveGguf } from "./gguf.js";
 export { GgufError } from "./gguf-values.js";
-export { Llama } from "./llama.js";
+export { Llama, LlamaBlock } from "./llama.js";
 export { Mixtral, type MixtralConfig } from "./mixtral.js";
 export { type LlamaSizes, newLlamaConfig } from "./new-llama.js";
 export { type DiskTensor, diskLayout, type MixtralLayout } from "./weights.js";

@@ -3,8 +3,10 @@ import type { InitialValues } from "../nn/random-init.js";
 import type { Tensor } from "../tensor/tensor.js";
 import { CausalLM, DecoderBlock, type DecoderConfig, type FeedForwardResult } from "./causal-lm.js";
 
+/** A block of Llama, and of Mixtral where a layer is no mixture. */
 export class LlamaBlock extends DecoderBlock {
-  readonly mlp: FeedForward;
+  /** May be replaced by a subclass, such as one with adapters. */
+  mlp: FeedForward;
 
   constructor(config: DecoderConfig, initial: InitialValues) {
     super(config, initial);

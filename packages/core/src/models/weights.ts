@@ -1,3 +1,4 @@
+import { InvalidUseError } from "../tensor/errors.js";
 import type { Parameter } from "../tensor/tensor.js";
 import type { CausalLM } from "./causal-lm.js";
 
@@ -15,9 +16,14 @@ export interface DiskTensor {
  */
 export type MixtralLayout = "legacy" | "fused";
 
+/** Parameters that have the same name and shape on disk. */
+const sameOnDisk =
+  /^(model\.embed_tokens|model\.norm|lm_head|model\.layers\.\d+\.(self_attn\.[qkvo]_proj|(input|post_attention)_layernorm))\.weight$/;
+
 /**
  * How each parameter is stored: Hugging Face's Llama names, and Mixtral's. A parameter is its parts one after the other
  * (gate then up; expert after expert), so parts are plain ranges.
+ * @throws InvalidUseError for a parameter that these architectures do not have, such as an adapter's
  */
 export function diskLayout(model: CausalLM, mixtral: MixtralLayout = "legacy"): Map<Parameter, DiskTensor[]> {
   const layout = new Map<Parameter, DiskTensor[]>();
@@ -36,9 +42,12 @@ function partsOf(name: string, shape: readonly number[], mixtral: MixtralLayout)
   }
   if (owner.endsWith(".mlp")) {
     if (leaf === "down_proj") return [{ name: `${name}.weight`, shape, offset: 0 }];
-    return halves(`${owner}.gate_proj.weight`, `${owner}.up_proj.weight`, shape, 0);
+    if (leaf === "gate_up_proj") return halves(`${owner}.gate_proj.weight`, `${owner}.up_proj.weight`, shape, 0);
   }
-  return [{ name, shape, offset: 0 }];
+  if (sameOnDisk.test(name)) return [{ name, shape, offset: 0 }];
+  throw new InvalidUseError(
+    `"${name}" is no tensor of a Llama or Mixtral: merge adapters into the weights and put plain layers back first`,
+  );
 }
 
 function moeParts(owner: string, leaf: string, shape: readonly number[]): DiskTensor[] {

@@ -7,6 +7,8 @@ import { type InitialValues, sharedInitialValues } from "./random-init.js";
 export interface Conv2dLayerOptions extends Conv2dOptions {
   /** Width and height of the window. Default 3. */
   kernelSize?: number;
+  /** Default true. */
+  bias?: boolean;
   initial?: InitialValues;
 }
 
@@ -15,16 +17,16 @@ export class Conv2d extends Module {
   /** [out, k, k, in] */
   readonly weight: Parameter;
   /** [out] */
-  readonly bias: Parameter;
+  readonly bias: Parameter | null;
   readonly #options: Conv2dOptions;
 
   constructor(inputs: number, outputs: number, options: Conv2dLayerOptions = {}) {
     super();
-    const { kernelSize = 3, initial = sharedInitialValues(), ...rest } = options;
+    const { kernelSize = 3, bias = true, initial = sharedInitialValues(), ...rest } = options;
     const limit = 1 / Math.sqrt(inputs * kernelSize * kernelSize);
     const shape = [outputs, kernelSize, kernelSize, inputs];
     this.weight = new Parameter(shape, { data: initial.uniform(shape, limit) });
-    this.bias = new Parameter([outputs], { data: initial.uniform([outputs], limit) });
+    this.bias = bias ? new Parameter([outputs], { data: initial.uniform([outputs], limit) }) : null;
     this.#options = rest;
   }
 

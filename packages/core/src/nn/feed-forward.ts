@@ -1,5 +1,7 @@
 import { linear } from "../ops/matmul.js";
 import { swiglu } from "../ops/swiglu.js";
+import { ShapeError } from "../tensor/errors.js";
+import { sameShape } from "../tensor/shape.js";
 import { Parameter, type Tensor } from "../tensor/tensor.js";
 import { Module } from "./module.js";
 import { type InitialValues, sharedInitialValues } from "./random-init.js";
@@ -9,6 +11,9 @@ export interface FeedForwardOptions {
   intermediateSize: number;
   standardDeviation: number;
   initial?: InitialValues;
+  /** Parameters to use instead of new ones, as where a subclass with adapters takes another layer's place. */
+  gateUpProj?: Parameter;
+  downProj?: Parameter;
 }
 
 /** `(silu(x Wgᵀ) ⊙ (x Wuᵀ)) Wdᵀ`: the SwiGLU feed-forward layer of Llama, gate and up in one matmul. */
@@ -23,11 +28,17 @@ export class FeedForward extends Module {
     intermediateSize,
     standardDeviation,
     initial = sharedInitialValues(),
+    gateUpProj,
+    downProj,
   }: FeedForwardOptions) {
     super();
-    const make = (shape: number[]) => new Parameter(shape, { data: initial.normal(shape, standardDeviation) });
-    this.gateUpProj = make([2 * intermediateSize, hiddenSize]);
-    this.downProj = make([hiddenSize, intermediateSize]);
+    const take = (given: Parameter | undefined, shape: number[]) => {
+      if (given && !sameShape(given.shape, shape))
+        throw new ShapeError("FeedForward", "a given parameter does not fit the sizes", [given.shape, shape]);
+      return given ?? new Parameter(shape, { data: initial.normal(shape, standardDeviation) });
+    };
+    this.gateUpProj = take(gateUpProj, [2 * intermediateSize, hiddenSize]);
+    this.downProj = take(downProj, [hiddenSize, intermediateSize]);
   }
 
   forward(x: Tensor): Tensor {

@@ -5,7 +5,7 @@ export { Embedding, LayerNorm, Linear, type LinearOptions, RMSNorm, Sequential }
 export { MixtureOfExperts, type MixtureOfExpertsOptions, type Routing } from "./mixture-of-experts.js";
 export { Module } from "./module.js";
 export { InitialValues, manualSeed } from "./random-init.js";
-export { inverseFrequencies, type RotaryTable } from "./rotary.js";
+export { inverseFrequencies, type RotaryTable, rotaryTable } from "./rotary.js";
 export {
   choicesOf,
   gumbelTemperature,
@@ -18,6 +18,7 @@ export {
 export {
   type AttentionContext,
   type AttentionPlaces,
+  type CachePlace,
   KeyValueCache,
   SelfAttention,
   type SelfAttentionOptions,

@@ -2,13 +2,17 @@ import { gatherRows } from "../ops/indexing.js";
 import { linear } from "../ops/matmul.js";
 import { layerNorm, rmsNorm } from "../ops/norm.js";
 import { allocateHost } from "../tensor/dtype.js";
+import { ShapeError } from "../tensor/errors.js";
+import { sameShape } from "../tensor/shape.js";
 import { Parameter, type Tensor } from "../tensor/tensor.js";
 import { Module } from "./module.js";
 import { type InitialValues, sharedInitialValues } from "./random-init.js";
 
 export interface LinearOptions {
-  /** Default true. */
-  bias?: boolean;
+  /** Whether there is one, or the parameter to use, [out]. Default true. */
+  bias?: boolean | Parameter;
+  /** The parameter to use, [out, in]: another layer's, as where an output projection is tied to the embedding. */
+  weight?: Parameter;
   /** Standard deviation of the initial weight; default uniform on ±1/√in, as in PyTorch. */
   standardDeviation?: number;
   initial?: InitialValues;
@@ -21,15 +25,21 @@ export class Linear extends Module {
   /** [out] */
   readonly bias: Parameter | null;
 
+  /** @throws ShapeError when a given parameter has another shape */
   constructor(inputs: number, outputs: number, options: LinearOptions = {}) {
     super();
-    const { bias = true, standardDeviation, initial = sharedInitialValues() } = options;
+    const { bias = true, weight, standardDeviation, initial = sharedInitialValues() } = options;
     const limit = 1 / Math.sqrt(inputs);
     const shape = [outputs, inputs];
-    const data =
+    const draw = () =>
       standardDeviation === undefined ? initial.uniform(shape, limit) : initial.normal(shape, standardDeviation);
-    this.weight = new Parameter(shape, { data });
-    this.bias = bias ? new Parameter([outputs], { data: initial.uniform([outputs], limit) }) : null;
+    const drawBias = () => new Parameter([outputs], { data: initial.uniform([outputs], limit) });
+    this.weight = weight ?? new Parameter(shape, { data: draw() });
+    this.bias = bias === true ? drawBias() : bias || null;
+    if (!sameShape(this.weight.shape, shape) || (this.bias && !sameShape(this.bias.shape, [outputs]))) {
+      const given = [this.weight.shape, ...(this.bias ? [this.bias.shape] : [])];
+      throw new ShapeError("Linear", `the given parameters do not fit ${inputs} inputs and ${outputs} outputs`, given);
+    }
   }
 
   forward(x: Tensor): Tensor {

@@ -9,7 +9,7 @@ import { Module } from "./module.js";
 import { sharedInitialValues } from "./random-init.js";
 import { type RouterConfig, type RouterTraining, route } from "./routing.js";
 
-export interface MixtureOfExpertsOptions extends FeedForwardOptions {
+export interface MixtureOfExpertsOptions extends Omit<FeedForwardOptions, "gateUpProj" | "downProj"> {
   experts: number;
   topK: number;
   /** Default `top-k`. */

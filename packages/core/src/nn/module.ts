@@ -1,31 +1,36 @@
-import { dtypeOf } from "../tensor/dtype.js";
+import { storedDtypes } from "../io/dtype.js";
+import type { StoredTensor } from "../io/safetensors-writer.js";
+import { dtypeOf, type HostArray } from "../tensor/dtype.js";
 import { InvalidUseError, ShapeError } from "../tensor/errors.js";
 import { sameShape } from "../tensor/shape.js";
 import { Parameter } from "../tensor/tensor.js";
 
+/** What may hold parameters in a module, by name. */
+function childrenOf(value: object): (readonly [string, unknown])[] {
+  if (Array.isArray(value)) return value.map((child, i) => [String(i), child] as const);
+  if (value instanceof Map) return [...value].map(([key, child]) => [String(key), child] as const);
+  const prototype: unknown = Object.getPrototypeOf(value);
+  const named = value instanceof Module || prototype === Object.prototype || prototype === null;
+  return named ? Object.entries(value).map(([key, child]) => [snakeCase(key), child] as const) : [];
+}
+
 const snakeCase = (name: string): string => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 
 /**
- * A layer or model: an object whose properties are parameters, modules, or arrays of them. Names follow the properties in
- * snake case, `layers.0.self_attn.q_proj.weight`, which are Hugging Face's names where a model follows its layout.
+ * A layer or model: an object whose properties are parameters, modules, or arrays, plain objects and maps of them. Names follow
+ * the properties in snake case, `layers.0.self_attn.q_proj.weight`, which are Hugging Face's names where a model follows its layout.
+ * Nobody can see into `#private` fields: what is there is neither trained nor saved. TypeScript's `private` is seen.
  */
 export abstract class Module implements Disposable {
   /** Every parameter once, under the first name it is met by; tied weights are not repeated. */
   namedParameters(prefix = ""): Map<string, Parameter> {
     const found = new Map<string, Parameter>();
-    const seen = new Set<Parameter>();
+    const seen = new Set<unknown>();
     const visit = (value: unknown, name: string): void => {
-      if (value instanceof Parameter) {
-        if (!seen.has(value)) found.set(name, value);
-        seen.add(value);
-      } else if (value instanceof Module) {
-        for (const [key, child] of Object.entries(value))
-          visit(child, name ? `${name}.${snakeCase(key)}` : snakeCase(key));
-      } else if (Array.isArray(value)) {
-        value.forEach((child, i) => {
-          visit(child, `${name}.${i}`);
-        });
-      }
+      if (typeof value !== "object" || value === null || seen.has(value)) return;
+      seen.add(value);
+      if (value instanceof Parameter) found.set(name, value);
+      else for (const [key, child] of childrenOf(value)) visit(child, name ? `${name}.${key}` : key);
     };
     visit(this, prefix);
     return found;
@@ -50,20 +55,21 @@ export abstract class Module implements Disposable {
     this.dispose();
   }
 
-  /** Copies of all parameters by name. */
-  async state(): Promise<Record<string, { shape: readonly number[]; data: Float32Array | Int32Array | Uint16Array }>> {
+  /** Copies of all parameters by name, for `loadState` and `saveSafetensors`. */
+  async state(): Promise<Record<string, StoredTensor & { readonly data: HostArray }>> {
     const entries = [...this.namedParameters()].map(async ([name, parameter]) => {
-      return [name, { shape: parameter.shape, data: await parameter.data() }] as const;
+      const { dtype, shape } = parameter;
+      return [name, { dtype: storedDtypes[dtype], shape, data: await parameter.data() }] as const;
     });
     return Object.fromEntries(await Promise.all(entries));
   }
 
   /**
-   * Sets parameters by name: all of them, or none.
+   * Sets parameters by name, from `state()` or `loadSafetensors`: all of them, or none. `restoreParameters` sets some.
    * @throws InvalidUseError when names are missing or unknown, ShapeError when values do not fit
    */
   loadState(
-    state: Readonly<Record<string, { shape?: readonly number[]; data: Float32Array | Int32Array | Uint16Array }>>,
+    state: Readonly<Record<string, { readonly shape?: readonly number[]; readonly data: ArrayBufferView }>>,
   ): void {
     const parameters = this.namedParameters();
     const missing = [...parameters.keys()].filter((name) => !(name in state));
@@ -73,14 +79,12 @@ export abstract class Module implements Disposable {
     }
     for (const [name, { dtype, shape, size }] of parameters) {
       const given = state[name]!;
-      const fits = given.data.length === size && dtypeOf(given.data) === dtype;
-      if (fits && (!given.shape || sameShape(given.shape, shape))) continue;
-      const got = `${given.data.length} values of ${dtypeOf(given.data)}`;
-      throw new ShapeError(`loadState: "${name}"`, `got ${got} for ${dtype}`, [
-        given.shape ?? [given.data.length],
-        shape,
-      ]);
+      const data = given.data as HostArray; // dtypeOf refuses any other
+      const found = dtypeOf(data);
+      if (data.length === size && found === dtype && (!given.shape || sameShape(given.shape, shape))) continue;
+      const got = `${data.length} values of ${found}`;
+      throw new ShapeError(`loadState: "${name}"`, `got ${got} for ${dtype}`, [given.shape ?? [data.length], shape]);
     }
-    for (const [name, parameter] of parameters) parameter.set(state[name]!.data);
+    for (const [name, parameter] of parameters) parameter.set(state[name]!.data as HostArray);
   }
 }

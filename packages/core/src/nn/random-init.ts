@@ -1,5 +1,5 @@
 import { allocateHost } from "../tensor/dtype.js";
-import { elementCount, type Shape } from "../tensor/shape.js";
+import { checkShape, elementCount, type Shape } from "../tensor/shape.js";
 
 /** Initial values on the host: a seeded stream, so that a model is the same wherever it is made. */
 export class InitialValues {
@@ -50,8 +50,10 @@ export class InitialValues {
   }
 }
 
-const parameterArray = (shape: Shape): Float32Array =>
-  allocateHost("f32", elementCount(shape), `a parameter [${shape.join(", ")}]`, "choose smaller sizes");
+function parameterArray(shape: Shape): Float32Array {
+  checkShape("a parameter", shape);
+  return allocateHost("f32", elementCount(shape), `a parameter [${shape.join(", ")}]`, "choose smaller sizes");
+}
 
 const rotateLeft = (x: number, bits: number): number => (x << bits) | (x >>> (32 - bits));
 

@@ -36,6 +36,7 @@ export interface RotaryTable {
   sine: Tensor;
 }
 
+/** The table that `rope` and `SelfAttention` read, for `positions` places. @throws TrefoilError for a scaling that cannot be computed */
 export function rotaryTable(positions: number, headDim: number, theta: number, scaling?: RopeScaling): RotaryTable {
   const frequencies = inverseFrequencies(headDim, theta, scaling);
   const half = frequencies.length;

@@ -79,12 +79,18 @@ export interface CachePlace {
   joined?: boolean | undefined;
 }
 
-/** Causal grouped-query self-attention with rotary positions, as in Llama. */
+// One that somebody put in its place may compute anything.
+const isPlain = (projection: Linear): boolean => projection.constructor === Linear && projection.bias === null;
+
+/**
+ * Causal grouped-query self-attention with rotary positions, as in Llama. Its projections may be replaced by subclasses of `Linear`, such
+ * as one with an adapter: their `forward` is what it calls.
+ */
 export class SelfAttention extends Module {
-  readonly qProj: Linear;
-  readonly kProj: Linear;
-  readonly vProj: Linear;
-  readonly oProj: Linear;
+  qProj: Linear;
+  kProj: Linear;
+  vProj: Linear;
+  oProj: Linear;
   readonly #heads: number;
   readonly #keyValueHeads: number;
   readonly #headDim: number;
@@ -106,9 +112,9 @@ export class SelfAttention extends Module {
   forward(x: Tensor, context: AttentionContext): Tensor {
     const { rotary, positions, segments, cache, places } = context;
     const [batch, sequence] = (places?.keys ?? positions).shape as [number, number];
-    if (cache?.joined) return this.#joined(x, context, cache);
+    if (cache?.joined && [this.qProj, this.kProj, this.vProj].every(isPlain)) return this.#joined(x, context, cache);
     const split = (projection: Linear, heads: number, input: Tensor) =>
-      reshape(linear(input, projection.weight), [input.shape[0]!, input.shape[1]!, heads, this.#headDim]);
+      reshape(projection.forward(input), [input.shape[0]!, input.shape[1]!, heads, this.#headDim]);
     const rotated = (rows: Tensor, at: Tensor) => rope(rows, rotary.cosine, rotary.sine, at);
     const standing = (rows: Tensor, index?: Tensor) => {
       const [heads, size] = rows.shape.slice(2) as [number, number];
@@ -134,7 +140,7 @@ export class SelfAttention extends Module {
       mixed = attention(q, k, v, { causal: true, ...limits });
     }
     const joined = reshape(mixed, [batch, sequence, this.#heads * this.#headDim]);
-    return linear(places ? pickRows(joined, places.results) : joined, this.oProj.weight);
+    return this.oProj.forward(places ? pickRows(joined, places.results) : joined);
   }
 
   #joined(x: Tensor, { rotary, positions }: AttentionContext, { at, start, lengths }: CachePlace): Tensor {
@@ -143,6 +149,6 @@ export class SelfAttention extends Module {
     at.keys.assign(written.keys);
     at.values.assign(written.values);
     const mixed = attention(written.query, written.keys, written.values, { causal: true, keyLengths: lengths });
-    return linear(reshape(mixed, [x.shape[0]!, x.shape[1]!, -1]), this.oProj.weight);
+    return this.oProj.forward(reshape(mixed, [x.shape[0]!, x.shape[1]!, -1]));
   }
 }

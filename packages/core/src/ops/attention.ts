@@ -1,6 +1,7 @@
 import { DtypeError, ShapeError } from "../tensor/errors.js";
 import { sameShape } from "../tensor/shape.js";
 import type { Tensor } from "../tensor/tensor.js";
+import { requireOptions } from "./check-arguments.js";
 import { applyAll, defineOp, refuseUpstream } from "./op.js";
 
 const f32 = "f32" as const;
@@ -49,6 +50,7 @@ export interface AttentionOptions {
  * @returns [batch, queries, heads, headDim]
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
+  requireOptions("attention", options, ["causal", "scale", "keyLengths", "segments"], "{ causal: true }");
   const shapes = [q.shape, k.shape, v.shape];
   const [batch, queries, heads, headDim] = q.shape as [number, number, number, number];
   if (q.rank !== 4 || k.rank !== 4)

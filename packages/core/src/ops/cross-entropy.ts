@@ -1,6 +1,7 @@
 import { DtypeError, ShapeError } from "../tensor/errors.js";
 import { sameShape } from "../tensor/shape.js";
 import { full, type Tensor } from "../tensor/tensor.js";
+import { requireTensor } from "./check-arguments.js";
 import { multiply } from "./elementwise.js";
 import { applyAll, defineOp, type GradientRequest, refuseUpstream } from "./op.js";
 
@@ -40,6 +41,7 @@ export interface CrossEntropyResult {
 }
 
 function check(op: string, rows: number, targets: Tensor, weights: Tensor): void {
+  requireTensor(op, targets);
   if (!sameShape(targets.shape, [rows]) || !sameShape(weights.shape, [rows])) {
     throw new ShapeError(op, `needs ${rows} targets and weights`, [targets.shape, weights.shape]);
   }

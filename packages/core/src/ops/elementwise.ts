@@ -1,13 +1,18 @@
-import type { Dtype } from "../tensor/dtype.js";
+import { checkDtype, type Dtype } from "../tensor/dtype.js";
 import { ShapeError } from "../tensor/errors.js";
 import { broadcastShapes, checkShape, type Shape, sameShape } from "../tensor/shape.js";
 import { full, type Tensor } from "../tensor/tensor.js";
+import { requireTensor } from "./check-arguments.js";
 import { apply, defineOp, type GradientRule, type Op, unchanged } from "./op.js";
 
 /** A tensor, or a number that stands for a scalar. */
 export type TensorLike = Tensor | number;
 
-const asTensor = (value: TensorLike): Tensor => (typeof value === "number" ? full([], value) : value);
+function asTensor(value: TensorLike): Tensor {
+  if (typeof value === "number") return full([], value);
+  requireTensor("elementwise op", value);
+  return value;
+}
 
 /** The value of a constant fill, else undefined. */
 const constantOf = (value: TensorLike): number | undefined => {
@@ -21,6 +26,7 @@ function elementwise(opcode: number, name: string, gradient?: GradientRule | "ze
 }
 
 function build(op: Op, inputs: Tensor[], dtype: Dtype, attributes: number[] = []): Tensor {
+  for (const input of inputs) requireTensor(op.name, input);
   return apply(
     op,
     inputs,
@@ -223,6 +229,7 @@ export function broadcastTo(x: Tensor, shape: Shape): Tensor {
 
 /** `x` as another dtype: i32 truncates towards zero and has no gradient, bf16 rounds to nearest even. */
 export function cast(x: Tensor, dtype: Dtype): Tensor {
+  checkDtype("cast", dtype);
   return x.dtype === dtype ? unchanged(x) : apply(opCast, [x], { shape: x.shape, dtype });
 }
 

@@ -1,6 +1,7 @@
 import "./methods.js";
 
 export { type AttentionOptions, attention } from "./attention.js";
+export { cumulativeSum, geluExact, oneHot, topK } from "./composed.js";
 export { type Conv2dOptions, conv2d } from "./conv2d.js";
 export { type CrossEntropyResult, crossEntropy, linearCrossEntropy } from "./cross-entropy.js";
 export {
@@ -62,7 +63,7 @@ export {
   moeGate,
   moeSort,
 } from "./moe.js";
-export { concat, pad, reshape, slice, stack, transpose, updateRows } from "./movement.js";
+export { type AxisOptions, concat, pad, reshape, slice, split, stack, transpose, updateRows } from "./movement.js";
 export { layerNorm, rmsNorm } from "./norm.js";
 export { allOps } from "./op.js";
 export { philoxAdvance as advanceRandom, philoxSampleTokens as sampleTokens, type SamplingOptions } from "./random.js";

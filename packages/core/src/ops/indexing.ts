@@ -1,3 +1,4 @@
+import { checkDtype } from "../tensor/dtype.js";
 import { DtypeError, ShapeError } from "../tensor/errors.js";
 import { elementCount, lastSize, sameShape } from "../tensor/shape.js";
 import type { Tensor } from "../tensor/tensor.js";
@@ -88,5 +89,6 @@ const opIota = defineOp({ name: "iota", kernel: "iota", gradient: "zero" });
 
 /** 0, 1, …, n - 1. */
 export function iota(n: number, dtype: "i32" | "f32" = "i32"): Tensor {
+  checkDtype("iota", dtype);
   return apply(opIota, [], { shape: [n], dtype });
 }

@@ -1,6 +1,7 @@
 import { DtypeError, ShapeError } from "../tensor/errors.js";
 import { broadcastShapes, elementCount, sameShape } from "../tensor/shape.js";
 import type { Tensor } from "../tensor/tensor.js";
+import { requireTensor } from "./check-arguments.js";
 import { add, broadcastTo } from "./elementwise.js";
 import { reshape } from "./movement.js";
 import { apply, defineOp, type GradientRequest } from "./op.js";
@@ -28,6 +29,7 @@ const opMatmul = defineOp({ name: "matmul", kernel: "matmul", operands: ["float"
  * as storage; the result is f32.
  */
 export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tensor {
+  requireTensor("matmul", b);
   const ta = options.transposeA ?? false;
   const tb = options.transposeB ?? false;
   if (a.rank < 2 || b.rank < 2)

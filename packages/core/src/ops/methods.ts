@@ -3,7 +3,7 @@ import type { Shape } from "../tensor/shape.js";
 import { Tensor } from "../tensor/tensor.js";
 import * as elementwise from "./elementwise.js";
 import { type MatmulOptions, matmul } from "./matmul.js";
-import { reshape, slice, transpose } from "./movement.js";
+import { type AxisOptions, reshape, slice, transpose } from "./movement.js";
 import { argmax, max, mean, min, type ReduceOptions, sum } from "./reduce.js";
 import { logSoftmax, softmax } from "./softmax.js";
 
@@ -32,9 +32,9 @@ declare module "../tensor/tensor.js" {
     mean(options?: ReduceOptions): Tensor;
     max(options?: ReduceOptions): Tensor;
     min(options?: ReduceOptions): Tensor;
-    argmax(): Tensor;
-    softmax(): Tensor;
-    logSoftmax(): Tensor;
+    argmax(options?: AxisOptions): Tensor;
+    softmax(options?: AxisOptions): Tensor;
+    logSoftmax(options?: AxisOptions): Tensor;
     reshape(shape: Shape): Tensor;
     transpose(permutation?: readonly number[]): Tensor;
     slice(axis: number, start: number, end?: number): Tensor;

@@ -1,7 +1,8 @@
 import { DtypeError, ShapeError } from "../tensor/errors.js";
-import { checkShape, elementCount, resolveAxis, type Shape, sameShape } from "../tensor/shape.js";
+import { checkShape, elementCount, requireShape, resolveAxis, type Shape, sameShape } from "../tensor/shape.js";
 import { full, type OpNode, Parameter, type Tensor } from "../tensor/tensor.js";
-import { apply, defineOp, unchanged } from "./op.js";
+import { requireOptions } from "./check-arguments.js";
+import { apply, applyAll, defineOp, unchanged } from "./op.js";
 
 const opReshape = defineOp({
   name: "reshape",
@@ -12,6 +13,7 @@ const opReshape = defineOp({
 
 /** The same values in another shape; one dimension may be -1. Costs nothing. */
 export function reshape(x: Tensor, shape: Shape): Tensor {
+  requireShape("reshape", shape);
   const unknown = shape.indexOf(-1);
   const target = [...shape];
   if (unknown >= 0) {
@@ -47,6 +49,8 @@ const opTranspose = defineOp({
 
 /** Axes in another order: `result.shape[i] = x.shape[permutation[i]]`. Default: the last two swapped. */
 export function transpose(x: Tensor, permutation?: readonly number[]): Tensor {
+  if (permutation !== undefined && !Array.isArray(permutation))
+    throw new ShapeError("transpose", "the order of all axes is an array, such as [0, 2, 1]", [x.shape]);
   const identity = x.shape.map((_, axis) => axis);
   const order = permutation ? [...permutation] : [...identity.slice(0, -2), x.rank - 1, x.rank - 2];
   if (order.length !== x.rank || ![...order].sort((a, b) => a - b).every((axis, i) => axis === i)) {
@@ -54,6 +58,24 @@ export function transpose(x: Tensor, permutation?: readonly number[]): Tensor {
   }
   if (order.every((axis, i) => axis === i)) return unchanged(x);
   return apply(opTranspose, [x], { shape: order.map((axis) => x.shape[axis]!), dtype: x.dtype }, order);
+}
+
+export interface AxisOptions {
+  /** The axis, a negative one counted from the end. Default: the last. */
+  axis?: number;
+}
+
+export function axisOf(op: string, options: AxisOptions): number {
+  requireOptions(op, options, ["axis"], `${op}(x, { axis: 1 })`);
+  return options.axis ?? -1;
+}
+
+/** `x` with an axis moved behind the others. */
+export function axisToLast(op: string, x: Tensor, axis: number): Tensor {
+  if (axis === -1) return x;
+  const at = resolveAxis(op, axis, x.shape);
+  const axes = x.shape.map((_, i) => i);
+  return transpose(x, [...axes.filter((i) => i !== at), at]);
 }
 
 const opConcat = defineOp({
@@ -132,6 +154,33 @@ export function slice(x: Tensor, axis: number, start: number, end?: number): Ten
   const shape = [...x.shape];
   shape[at] = to - from;
   return apply(opSlice, [x], { shape, dtype: x.dtype }, [at, from]);
+}
+
+// Inputs: the pieces, which are its outputs, and what they are pieces of, which gets their gradients in one go.
+const opSplit = defineOp({
+  name: "split",
+  kernel: "alias",
+  operands: ["any"],
+  gradient: ({ outputs, attributes, upstream }) => {
+    const pieces = outputs.map(({ shape, dtype }, i) => upstream[i] ?? full(shape, 0, dtype));
+    return [...outputs.map(() => null), concat(pieces, attributes[0])];
+  },
+});
+
+/**
+ * Pieces of the given sizes along an axis, by default the last; together they must be all of it. Undoes `concat`. Where all pieces are
+ * read, their gradients cost one `concat`; those of `slice` cost as many tensors of the whole size.
+ */
+export function split(x: Tensor, sizes: readonly number[], axis = -1): Tensor[] {
+  const at = resolveAxis("split", axis, x.shape);
+  if (sizes.reduce((total, size) => total + size, 0) !== x.shape[at])
+    throw new ShapeError("split", `sizes ${sizes.join(" + ")} do not add up to axis ${at}`, [x.shape]);
+  let end = 0;
+  const pieces = sizes.map((size) => {
+    end += size;
+    return slice(x, at, end - size, end);
+  });
+  return applyAll(opSplit, [...pieces, x], pieces, [at]);
 }
 
 const opPad = defineOp({

@@ -77,7 +77,10 @@ export function applyAll(
 ): Tensor[] {
   checkOperands(op, inputs);
   for (const { shape } of outputs) checkShape(op.name, shape);
-  const node: OpNode = { op, inputs: inputs.map((input) => input && currentValue(input)), attributes, outputs };
+  const values = inputs.map((input) => input && currentValue(input));
+  const parameters = values.filter((value) => value instanceof Parameter);
+  const versions = parameters.map((parameter) => [parameter, parameter.version] as const);
+  const node: OpNode = { op, inputs: values, attributes, outputs, ...(versions.length > 0 && { versions }) };
   return outputs.map((type, output) => new Tensor(type.shape, type.dtype, { kind: "op", node, output }));
 }
 

@@ -1,8 +1,9 @@
 import { ShapeError } from "../tensor/errors.js";
 import { elementCount, lastSize, resolveAxis, type Shape } from "../tensor/shape.js";
 import type { Tensor } from "../tensor/tensor.js";
+import { requireOptions, requireTensor } from "./check-arguments.js";
 import { broadcastTo, cast, divide, equal, multiply } from "./elementwise.js";
-import { reshape } from "./movement.js";
+import { type AxisOptions, axisOf, axisToLast, reshape } from "./movement.js";
 import { apply, defineOp, type GradientRequest } from "./op.js";
 
 export interface ReduceOptions {
@@ -48,6 +49,8 @@ function reduceRun(x: Tensor, kind: Kind, first: number, last: number): Tensor {
 }
 
 function reduce(x: Tensor, kind: Kind, options: ReduceOptions): Tensor {
+  requireTensor(kind, x);
+  requireOptions(kind, options, ["axes", "keepDims"], `${kind}({ axes: -1 })`);
   const listed = options.axes === undefined ? x.shape.map((_, axis) => axis) : [options.axes].flat();
   const axes = [...new Set(listed.map((axis) => resolveAxis(kind, axis, x.shape)))].sort((a, b) => a - b);
   let result = cast(x, "f32");
@@ -72,11 +75,12 @@ export const min = (x: Tensor, options: ReduceOptions = {}): Tensor => reduce(x,
 
 const opArgmax = defineOp({ name: "argmax", kernel: "argmax", gradient: "zero" });
 
-/** Index of the first largest value along the last axis: `[..., n] -> i32 [...]`. */
-export function argmax(x: Tensor): Tensor {
-  if (x.rank === 0 || lastSize(x.shape) === 0)
-    throw new ShapeError("argmax", "needs a last axis with elements", [x.shape]);
-  return apply(opArgmax, [x], { shape: x.shape.slice(0, -1), dtype: "i32" });
+/** Index of the first largest value along an axis, by default the last: `[..., n] -> i32 [...]`. */
+export function argmax(x: Tensor, options: AxisOptions = {}): Tensor {
+  const moved = axisToLast("argmax", x, axisOf("argmax", options));
+  if (moved.rank === 0 || lastSize(moved.shape) === 0)
+    throw new ShapeError("argmax", "needs an axis with elements", [x.shape]);
+  return apply(opArgmax, [moved], { shape: moved.shape.slice(0, -1), dtype: "i32" });
 }
 
 const opSumSquares = defineOp({

@@ -1,8 +1,8 @@
-import { lastSize } from "../tensor/shape.js";
+import { lastSize, resolveAxis } from "../tensor/shape.js";
 import type { Tensor } from "../tensor/tensor.js";
 import { broadcastTo, exp, multiply, subtract } from "./elementwise.js";
-import { reshape } from "./movement.js";
-import { apply, defineOp } from "./op.js";
+import { type AxisOptions, axisOf, axisToLast, reshape, transpose } from "./movement.js";
+import { apply, defineOp, type Op } from "./op.js";
 
 const typeOf = (x: Tensor) => ({ shape: x.shape, dtype: "f32" as const });
 
@@ -13,8 +13,18 @@ const opSoftmax = defineOp({
   gradient: ({ outputs, upstream }) => [apply(opSoftmaxGrad, [outputs[0]!, upstream[0]!], typeOf(outputs[0]!))],
 });
 
-/** Softmax along the last axis. */
-export const softmax = (x: Tensor): Tensor => apply(opSoftmax, [x], typeOf(x));
+/** `op`, which works along the last axis, along another one: that one changes places with the last, before and after. */
+function along(name: string, op: Op, x: Tensor, options: AxisOptions): Tensor {
+  const axis = axisOf(name, options);
+  if (axis === -1) return apply(op, [x], typeOf(x));
+  const at = resolveAxis(name, axis, x.shape);
+  const order = x.shape.map((_, i) => (i === at ? x.rank - 1 : i === x.rank - 1 ? at : i));
+  const moved = transpose(x, order);
+  return transpose(apply(op, [moved], typeOf(moved)), order);
+}
+
+/** Softmax along an axis, by default the last. */
+export const softmax = (x: Tensor, options: AxisOptions = {}): Tensor => along("softmax", opSoftmax, x, options);
 
 const opLogSoftmaxGrad = defineOp({ name: "log_softmax_grad", kernel: "log_softmax_grad" });
 const opLogSoftmax = defineOp({
@@ -23,8 +33,9 @@ const opLogSoftmax = defineOp({
   gradient: ({ outputs, upstream }) => [apply(opLogSoftmaxGrad, [outputs[0]!, upstream[0]!], typeOf(outputs[0]!))],
 });
 
-/** log(softmax(x)) along the last axis, stable. */
-export const logSoftmax = (x: Tensor): Tensor => apply(opLogSoftmax, [x], typeOf(x));
+/** log(softmax(x)) along an axis, by default the last; stable. */
+export const logSoftmax = (x: Tensor, options: AxisOptions = {}): Tensor =>
+  along("logSoftmax", opLogSoftmax, x, options);
 
 const opLogsumexp = defineOp({
   name: "logsumexp",
@@ -36,5 +47,8 @@ const opLogsumexp = defineOp({
   },
 });
 
-/** log Σ e^x along the last axis: `[.., n] -> [..]`. */
-export const logsumexp = (x: Tensor): Tensor => apply(opLogsumexp, [x], { shape: x.shape.slice(0, -1), dtype: "f32" });
+/** log Σ e^x along an axis, by default the last: `[.., n] -> [..]`. */
+export function logsumexp(x: Tensor, options: AxisOptions = {}): Tensor {
+  const moved = axisToLast("logsumexp", x, axisOf("logsumexp", options));
+  return apply(opLogsumexp, [moved], { shape: moved.shape.slice(0, -1), dtype: "f32" });
+}

@@ -1,6 +1,7 @@
+import { requireTrace } from "../graph/trace.js";
 import { add } from "../ops/elementwise.js";
-import { ShapeError } from "../tensor/errors.js";
 import { Parameter, type Tensor } from "../tensor/tensor.js";
+import { requireGradientsOf } from "./check-gradients.js";
 
 /** Which part of a batch a program computes; `only` when it is not divided. */
 export type BatchPart = "only" | "first" | "middle" | "last";
@@ -30,11 +31,9 @@ export class GradientAccumulator implements Disposable {
    * @returns the sums, at the last part; undefined before
    */
   add(gradients: readonly Tensor[], part: BatchPart): readonly Tensor[] | undefined {
-    if (gradients.length !== this.#parameters.length) {
-      const message = `${gradients.length} gradients for ${this.#parameters.length} parameters`;
-      throw new ShapeError("GradientAccumulator.add", message, []);
-    }
+    requireGradientsOf("GradientAccumulator.add", this.#parameters, gradients);
     if (part === "only") return gradients;
+    requireTrace("GradientAccumulator.add");
     const sums = part === "first" ? gradients : gradients.map((gradient, i) => add(gradient, this.#sums[i]!));
     if (part === "last") return sums;
     sums.forEach((sum, i) => {

@@ -1,9 +1,12 @@
-import { add, divide, equal, minimum, sqrt } from "../ops/elementwise.js";
+import { requireTrace } from "../graph/trace.js";
+import { requireOptions } from "../ops/check-arguments.js";
+import { add, equal, multiply } from "../ops/elementwise.js";
 import { concat, reshape } from "../ops/movement.js";
 import { adamW } from "../ops/optimizer.js";
-import { sumSquares } from "../ops/reduce.js";
-import { InvalidUseError, ShapeError } from "../tensor/errors.js";
-import { full, Parameter, type Tensor } from "../tensor/tensor.js";
+import { InvalidUseError } from "../tensor/errors.js";
+import { Parameter, type Tensor } from "../tensor/tensor.js";
+import { requireGradientsOf } from "./check-gradients.js";
+import { clipScale } from "./clip.js";
 import { constantSchedule, type Schedule } from "./schedule.js";
 
 export interface AdamWOptions {
@@ -21,7 +24,20 @@ export interface AdamWOptions {
   decayAll?: boolean;
   /** Gradients longer than this (global L2 norm) are scaled down to it. Default 1; `Infinity`: never. */
   clipNorm?: number;
+  /** Parameters with other settings; the norm that is clipped stays that of all. */
+  groups?: readonly AdamWGroup[];
 }
+
+/** Some of an optimiser's parameters: a head that learns faster than its backbone, layers that do not decay. */
+export interface AdamWGroup {
+  parameters: readonly Parameter[];
+  /** Multiplies the learning rate of every step. Default 1. */
+  learningRateScale?: number;
+  /** In place of the optimiser's, whatever the dimensions. */
+  weightDecay?: number;
+}
+
+const optionNames = ["learningRate", "beta1", "beta2", "epsilon", "weightDecay", "decayAll", "clipNorm", "groups"];
 
 /** What `apply` reports, as tensors of the step. */
 export interface OptimizerReport {
@@ -41,13 +57,16 @@ export class AdamW {
   readonly step: Parameter;
   readonly firstMoments: readonly Parameter[];
   readonly secondMoments: readonly Parameter[];
-  readonly #options: Required<Omit<AdamWOptions, "learningRate">>;
+  readonly #options: Required<Omit<AdamWOptions, "learningRate" | "groups">>;
+  readonly #groups = new Map<Parameter, AdamWGroup>();
   readonly #schedule: Schedule;
 
   /** @throws InvalidUseError for options out of range */
   constructor(parameters: readonly Parameter[], options: AdamWOptions) {
     if (new Set(parameters).size < parameters.length)
       throw new InvalidUseError("AdamW: a parameter is listed twice, as when modules share it; list each once");
+    requireOptions("AdamW", options, optionNames, "{ learningRate: 1e-3, beta2: 0.999 }");
+    if (parameters.length === 0) throw new InvalidUseError("AdamW: there are no parameters; are all of them frozen?");
     this.parameters = parameters;
     const zerosLike = ({ shape }: Parameter) => new Parameter(shape, { trainable: false });
     this.step = new Parameter([], { trainable: false });
@@ -70,40 +89,54 @@ export class AdamW {
         learningRate >= 0 && learningRate < Infinity,
         "a number from 0, or a schedule",
       );
+    for (const group of options.groups ?? []) {
+      const { learningRateScale = 1, weightDecay: decay = 0 } = group;
+      for (const [name, value] of Object.entries({ learningRateScale, weightDecay: decay }))
+        inRange(`${name} of a group`, value, value >= 0 && value < Infinity, "a number from 0");
+      for (const parameter of group.parameters) {
+        if (!parameters.includes(parameter) || this.#groups.has(parameter))
+          throw new InvalidUseError(
+            "AdamW: each parameter of a group must be one of the optimiser's, and in no other group",
+          );
+        this.#groups.set(parameter, group);
+      }
+    }
     this.#schedule = typeof learningRate === "function" ? learningRate : constantSchedule(learningRate);
     this.#options = { beta1, beta2, epsilon, weightDecay, decayAll, clipNorm };
   }
 
   /** Records one update. Use inside `compile`; `gradients` in the order of `parameters`. */
   apply(gradients: readonly Tensor[]): OptimizerReport {
-    if (gradients.length !== this.parameters.length) {
-      throw new ShapeError("AdamW.apply", `${gradients.length} gradients for ${this.parameters.length} parameters`, []);
-    }
+    requireTrace("AdamW.apply");
+    requireGradientsOf("AdamW.apply", this.parameters, gradients);
     const { weightDecay, decayAll, clipNorm } = this.#options;
     const step = add(this.step, 1);
     const learningRate = this.#schedule(step);
-    const gradientNorm = sqrt(sumSquares(gradients));
-    // 1e-6 as in PyTorch's clip_grad_norm_. A norm that is not finite stays so in the scale and stops the update.
-    const scale = minimum(
-      divide(full([], clipNorm === Number.POSITIVE_INFINITY ? 1e30 : clipNorm), add(gradientNorm, 1e-6)),
-      1,
-    );
-    const zeroIfFinite = gradientNorm.sub(gradientNorm);
-    const finiteScale = add(scale, zeroIfFinite);
-    this.step.assign(add(this.step, equal(zeroIfFinite, 0)));
-    const hyper = concat([learningRate, finiteScale, step].map((value) => reshape(value, [1])));
-    const slots = this.parameters.map((parameter, i) => ({
-      parameter,
-      gradient: gradients[i]!,
-      firstMoment: this.firstMoments[i]!,
-      secondMoment: this.secondMoments[i]!,
-      weightDecay: decayAll || parameter.rank >= 2 ? weightDecay : 0,
-    }));
-    adamW(hyper, slots, this.#options).forEach((updated, i) => {
-      this.parameters[i]!.assign(updated.parameter);
-      this.firstMoments[i]!.assign(updated.firstMoment);
-      this.secondMoments[i]!.assign(updated.secondMoment);
-    });
+    // A norm that is not finite makes the scale so, and stops the update.
+    const { norm: gradientNorm, scale } = clipScale(gradients, clipNorm);
+    this.step.assign(add(this.step, equal(gradientNorm.sub(gradientNorm), 0)));
+    // One kernel for all parameters of a rate.
+    const rateScales = this.parameters.map((parameter) => this.#groups.get(parameter)?.learningRateScale ?? 1);
+    for (const rateScale of new Set(rateScales)) {
+      const indices = [...rateScales.keys()].filter((i) => rateScales[i] === rateScale);
+      const hyper = concat([multiply(learningRate, rateScale), scale, step].map((value) => reshape(value, [1])));
+      const slots = indices.map((i) => {
+        const parameter = this.parameters[i]!;
+        return {
+          parameter,
+          gradient: gradients[i]!,
+          firstMoment: this.firstMoments[i]!,
+          secondMoment: this.secondMoments[i]!,
+          weightDecay: this.#groups.get(parameter)?.weightDecay ?? (decayAll || parameter.rank >= 2 ? weightDecay : 0),
+        };
+      });
+      adamW(hyper, slots, this.#options).forEach((updated, at) => {
+        const i = indices[at]!;
+        this.parameters[i]!.assign(updated.parameter);
+        this.firstMoments[i]!.assign(updated.firstMoment);
+        this.secondMoments[i]!.assign(updated.secondMoment);
+      });
+    }
     return { gradientNorm, learningRate };
   }
 

@@ -1,6 +1,6 @@
 import { dtypeCodes } from "@trefoil/native";
 import { formatBytes, OutOfMemoryError, requireHostMemory } from "../device/host-memory.js";
-import { InvalidUseError } from "./errors.js";
+import { DtypeError, InvalidUseError } from "./errors.js";
 
 /** `f32` and `i32` compute; `bf16` is storage only (weights, caches): kernels widen it to f32. */
 export type Dtype = "f32" | "i32" | "bf16";
@@ -9,6 +9,11 @@ export type Dtype = "f32" | "i32" | "bf16";
 export type HostArray = Float32Array | Int32Array | Uint16Array;
 
 export const dtypeBytes: Record<Dtype, number> = { f32: 4, i32: 4, bf16: 2 };
+
+/** For callers without types. @throws DtypeError */
+export function checkDtype(op: string, dtype: Dtype): void {
+  if (!Object.hasOwn(dtypeBytes, dtype)) throw new DtypeError(op, 'a dtype is "f32", "i32" or "bf16"', [String(dtype)]);
+}
 
 export const dtypeCode = (dtype: Dtype): number => dtypeCodes[dtype];
 

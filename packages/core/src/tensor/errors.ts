@@ -3,6 +3,7 @@ import { TrefoilError } from "@trefoil/native";
 export { TrefoilError };
 
 const formatShape = (shape: readonly number[]) => `[${shape.join(", ")}]`;
+const among = (what: string, values: readonly string[]) => (values.length > 0 ? ` (${what} ${values.join(", ")})` : "");
 
 /** Shapes that an op does not accept. Raised while tracing, at the line that built the op. */
 export class ShapeError extends TrefoilError {
@@ -10,7 +11,7 @@ export class ShapeError extends TrefoilError {
   readonly shapes: readonly (readonly number[])[];
 
   constructor(op: string, reason: string, shapes: readonly (readonly number[])[]) {
-    super("TREFOIL_SHAPE", `${op}: ${reason} (shapes ${shapes.map(formatShape).join(", ")})`);
+    super("TREFOIL_SHAPE", `${op}: ${reason}${among("shapes", shapes.map(formatShape))}`);
     this.op = op;
     this.shapes = shapes;
   }
@@ -22,7 +23,7 @@ export class DtypeError extends TrefoilError {
   readonly dtypes: readonly string[];
 
   constructor(op: string, reason: string, dtypes: readonly string[]) {
-    super("TREFOIL_DTYPE", `${op}: ${reason} (dtypes ${dtypes.join(", ")})`);
+    super("TREFOIL_DTYPE", `${op}: ${reason}${among("dtypes", dtypes)}`);
     this.op = op;
     this.dtypes = dtypes;
   }

@@ -13,7 +13,13 @@ export function elementCount(shape: Shape): number {
 
 export const sameShape = (a: Shape, b: Shape): boolean => a.length === b.length && a.every((size, i) => size === b[i]);
 
+/** For callers without types. */
+export function requireShape(op: string, shape: Shape): void {
+  if (!Array.isArray(shape)) throw new ShapeError(op, `a shape is an array, such as [2, 3]; got ${String(shape)}`, []);
+}
+
 export function checkShape(op: string, shape: Shape): void {
+  requireShape(op, shape);
   if (shape.length > maxRank) throw new ShapeError(op, `at most ${maxRank} dimensions are supported`, [shape]);
   for (const size of shape) {
     if (!Number.isSafeInteger(size) || size < 0) {

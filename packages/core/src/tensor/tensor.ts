@@ -1,5 +1,5 @@
 import type { Storage } from "../device/index.js";
-import { allocateHost, type Dtype, dtypeBytes, dtypeOf, type HostArray, numberAt } from "./dtype.js";
+import { allocateHost, checkDtype, type Dtype, dtypeBytes, dtypeOf, type HostArray, numberAt } from "./dtype.js";
 import { InvalidUseError, ShapeError } from "./errors.js";
 import { checkShape, elementCount, type Shape, sameShape } from "./shape.js";
 import { WeakHolders } from "./weak-holders.js";
@@ -16,6 +16,8 @@ export interface OpNode {
   readonly inputs: readonly (Tensor | null)[];
   readonly attributes: readonly number[];
   readonly outputs: readonly TensorType[];
+  /** Which version of each parameter among the inputs was there when the node was built. */
+  readonly versions?: readonly (readonly [Parameter, number])[];
 }
 
 /** What the tensor layer knows of an op; `ops/op.ts` has the rest. */
@@ -115,8 +117,21 @@ export class Tensor {
     this.dispose();
   }
 
+  /** @internal JavaScript would add, compare and convert the text. */
+  [Symbol.toPrimitive](hint: string): string {
+    if (hint === "string") return this.toString();
+    throw new InvalidUseError(
+      "a tensor is no number: use ops (add, mul, less, where, …), or `await x.item()` outside of compiled functions",
+    );
+  }
+
   toString(): string {
     return `Tensor(${this.dtype}[${this.shape.join(", ")}])`;
+  }
+
+  /** As text: what a tensor holds is not in it. */
+  toJSON(): string {
+    return this.toString();
   }
 
   [Symbol.for("nodejs.util.inspect.custom")](): string {
@@ -131,7 +146,7 @@ export class Parameter extends Tensor {
   /** @internal Counts changes of the value: tells whether a copy of it still is one. */
   version = 0;
   /** @internal What lives no longer than it does: freed with it. */
-  readonly attached: Disposable[] = [];
+  readonly attached: { dispose(): void }[] = [];
   /** @internal Compiled programs with its buffer in them, which keep the memory: freed with it. */
   readonly programs = new WeakHolders();
   #storage: Storage | undefined;
@@ -142,6 +157,7 @@ export class Parameter extends Tensor {
     checkShape("Parameter", shape);
     const held = options.data && dtypeOf(options.data);
     const dtype = options.dtype ?? held ?? "f32";
+    checkDtype("Parameter", dtype);
     if (held && held !== dtype) {
       throw new InvalidUseError(`Parameter: the array holds ${held}, not ${dtype}; convert it, or drop dtype`);
     }
@@ -198,7 +214,7 @@ export class Parameter extends Tensor {
   /** Frees the device memory now. */
   override dispose(): void {
     this.#storage?.dispose();
-    for (const each of this.attached) each[Symbol.dispose]();
+    for (const each of this.attached) each.dispose();
     this.programs[Symbol.dispose]();
   }
 
@@ -225,6 +241,7 @@ function flatten(values: NestedArray, shape: number[], depth: number, out: numbe
  * dtype, is not copied, and must not change while the tensor is in use.
  */
 export function tensor(values: NestedArray | HostArray, options: { shape?: Shape; dtype?: Dtype } = {}): Tensor {
+  if (Array.isArray(options)) throw new InvalidUseError("tensor: write the shape as tensor(values, { shape: [2, 3] })");
   let data: HostArray;
   let shape: number[];
   if (ArrayBuffer.isView(values)) {
@@ -240,6 +257,7 @@ export function tensor(values: NestedArray | HostArray, options: { shape?: Shape
     shape = [];
     flatten(values, shape, 0, flat);
     const dtype = options.dtype ?? "f32";
+    checkDtype("tensor", dtype);
     if (dtype === "bf16") throw new InvalidUseError("tensor: make an f32 tensor and cast it to bf16");
     data = dtype === "f32" ? Float32Array.from(flat) : Int32Array.from(flat);
   }
@@ -254,6 +272,7 @@ export function tensor(values: NestedArray | HostArray, options: { shape?: Shape
 /** A tensor with every element `value`; costs no memory. */
 export function full(shape: Shape, value: number, dtype: Dtype = "f32"): Tensor {
   checkShape("full", shape);
+  checkDtype("full", dtype);
   return new Tensor([...shape], dtype, { kind: "full", value });
 }
 

@@ -6,6 +6,7 @@ export { ChatTemplate } from "./chat-template.js";
 export { compareTokenizers, type TokenizerDifference } from "./compare-tokenizers.js";
 export { TokenizerError, type TokenizerErrorCode } from "./errors.js";
 export { HuggingFaceTokenizer } from "./hf-tokenizer.js";
+export { StreamDecoder } from "./stream-decoder.js";
 export type { DecodeOptions, EncodeOptions, Tokenizer } from "./tokenizer.js";
 export { loadTokenizer, makeTokenizer, saveTokenizer, tokenizerFiles } from "./tokenizer-files.js";
 export type { TokenizerConfig, TokenizerDefinition } from "./tokenizer-json.js";

@@ -8,7 +8,7 @@ export {
   readMetricsFile,
   WALL_CLOCK_FIELDS,
 } from "./metrics.js";
-export { namedState, restoreParameters, storedTensors } from "./parameter-state.js";
+export { namedState, restoreParameters, type Stateful, storedTensors } from "./parameter-state.js";
 export {
   createProgress,
   type Progress,

@@ -1,17 +1,20 @@
+import { storedDtypes } from "../io/dtype.js";
 import type { StoredTensor } from "../io/index.js";
-import type { Module } from "../nn/module.js";
-import { AdamW } from "../optim/adamw.js";
+import { Module } from "../nn/module.js";
 import { sameShape } from "../tensor/shape.js";
 import type { Parameter } from "../tensor/tensor.js";
 import { ResumeError } from "./errors.js";
 
-const storedDtypes = { f32: "F32", i32: "I32", bf16: "BF16" } as const;
+/** What has values that a resumed run needs: AdamW, a random generator, an optimiser of one's own. */
+export interface Stateful {
+  namedState(): ReadonlyMap<string, Parameter>;
+}
 
-/** Parameters of several parts under one prefix each. */
-export function namedState(parts: Readonly<Record<string, Module | AdamW>>): Map<string, Parameter> {
+/** Parameters of several parts under one prefix each: of modules all, trainable or not. */
+export function namedState(parts: Readonly<Record<string, Module | Stateful>>): Map<string, Parameter> {
   return new Map(
     Object.entries(parts).flatMap(([prefix, part]) => {
-      const named = part instanceof AdamW ? part.namedState() : part.namedParameters();
+      const named = part instanceof Module ? part.namedParameters() : part.namedState();
       return [...named].map(([name, parameter]) => [`${prefix}.${name}`, parameter] as const);
     }),
   );

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import {
+  AdamW,
   add,
   compile,
   concat,
@@ -37,6 +38,12 @@ describe("eager use", () => {
     ]);
     expect(await x.sum({ axes: 0 }).toArray()).toEqual([4, 6]);
     expect(await full([2], 3).toArray()).toEqual([3, 3]);
+  });
+
+  it("leaves a tensor that compares as what it holds", async () => {
+    const y = tensor([1, 2]).add(1);
+    await y.data();
+    expect(y).toEqual(tensor([2, 3]));
   });
 
   it("keeps i32 arithmetic whole", async () => {
@@ -343,9 +350,59 @@ describe("autograd", () => {
     expect(await values(await second(tensor([1, 2])))).toEqual([6, 12]);
   });
 
-  it("gives zeros where nothing reaches the loss, and refuses ops without gradient", async () => {
-    const f = compile((x: Tensor, y: Tensor) => gradients(sum(x), [y])[0]!);
+  it("gives zeros to a target that does not reach the loss, and refuses a loss that none reaches", async () => {
+    const f = compile((x: Tensor, y: Tensor) => gradients(sum(x), [x, y])[1]!);
     expect(await values(await f(tensor([1]), tensor([2, 3])))).toEqual([0, 0]);
+    const none = compile((x: Tensor, y: Tensor) => gradients(sum(x), [y])[0]!);
+    await expect(none(tensor([1]), tensor([2, 3]))).rejects.toThrow(
+      /gradients: the loss depends on none of the targets/,
+    );
+    // Reading a value computes it, and drops how it was made.
+    const x = tensor([3]);
+    const loss = x.square().sum();
+    const [before] = gradients(loss, [x]);
+    expect(await loss.item()).toBe(9);
+    expect(await values(before!)).toEqual([6]);
+    expect(() => gradients(loss, [x])).toThrow(/depends on none of the targets.*a constant from then on/);
+    const [w, v] = [new Parameter([1], { data: Float32Array.of(2) }), new Parameter([1], { data: Float32Array.of(5) })];
+    const between = w.square();
+    const later = between.mul(v).sum();
+    expect(await between.item()).toBe(4);
+    expect(await values(gradients(later, [v])[0]!)).toEqual([4]);
+    expect(() => gradients(later, [w, v])).toThrow(/a target does not reach the loss.*a constant from then on/);
+  });
+
+  it("differentiates by what a loss reads of a parameter that the program has assigned", async () => {
+    const descend = async (stepsPerRun: number) => {
+      const [p, q] = [Float32Array.of(1, -2), Float32Array.of(0.5, 1)].map((data) => new Parameter([2], { data }));
+      const optimizer = new AdamW([p!], { learningRate: 0.1 });
+      const run = compile(() => {
+        for (let i = 0; i < stepsPerRun; i++) {
+          const loss = p!.square().mul(q!).sum().add(q!.square().sum());
+          const [dp, dq] = gradients(loss, [p!, q!]);
+          optimizer.apply([dp!]);
+          q!.assign(q!.sub(dq!.mul(0.1)));
+        }
+      });
+      for (let i = 0; i < 6; i += stepsPerRun) await run();
+      return [...(await values(p!)), ...(await values(q!))];
+    };
+    const expected = await descend(1);
+    for (const steps of [2, 3, 6]) expect(await descend(steps)).toEqual(expected);
+  });
+
+  it("differentiates a loss that was built before its parameter was assigned", async () => {
+    const p = new Parameter([1], { data: Float32Array.of(3) });
+    const f = compile(() => {
+      const loss = p.square().sum();
+      p.assign(full([1], 10));
+      return { before: gradients(loss, [p])[0]!, after: gradients(p.square().sum(), [p])[0]! };
+    });
+    const { before, after } = await f();
+    expect([await before.item(), await after.item()]).toEqual([6, 20]);
+  });
+
+  it("refuses ops without gradient", async () => {
     const swapped = compile(
       (x: Tensor) => gradients(sum(updateRows(x, full([1, 1, 2], 1), full([1], 0, "i32"))), [x])[0]!,
     );

@@ -1,7 +1,14 @@
 import { readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { SafetensorsFile, SafetensorsWriter, type StoredTensor, saveSafetensors } from "../../src/io/index.js";
+import {
+  loadSafetensors,
+  SafetensorsFile,
+  SafetensorsWriter,
+  type StoredTensor,
+  saveSafetensors,
+} from "../../src/io/index.js";
+import { Linear } from "../../src/nn/index.js";
 import { fixtures, scratch } from "./folders.js";
 
 const pythonFile = join(fixtures, "dtypes.safetensors");
@@ -195,5 +202,28 @@ describe("writing", () => {
       code: "SAFETENSORS_SIZE_MISMATCH",
     });
     expect(await readdir(folder)).toEqual([]);
+  });
+});
+
+describe("loadSafetensors", () => {
+  it("reads every dtype that Python wrote as the array that holds it", async () => {
+    const tensors = await loadSafetensors(pythonFile);
+    await using file = await SafetensorsFile.open(pythonFile);
+    expect(Object.keys(tensors)).toEqual([...file.tensors.keys()]);
+    expect(tensors.long).toEqual({ dtype: "I64", shape: [5], data: BigInt64Array.of(-2n, -1n, 0n, 1n, 2n) });
+    expect(tensors.scalar).toEqual({ dtype: "F32", shape: [], data: Float32Array.of(2.5) });
+  });
+
+  it("brings a module's parameters back, and loadState refuses other types", async () => {
+    const path = join(await scratch(), "module.safetensors");
+    const [from, to] = [new Linear(3, 2), new Linear(3, 2)];
+    await saveSafetensors(path, await from.state());
+    const tensors = await loadSafetensors(path);
+    to.loadState(tensors);
+    expect(await to.state()).toEqual(await from.state());
+    const half = { ...tensors, bias: { ...tensors.bias!, data: new Uint16Array(2) } };
+    expect(() => to.loadState(half)).toThrow(/"bias": got 2 values of bf16 for f32/);
+    const wide = { ...tensors, bias: { ...tensors.bias!, data: new Float64Array(2) } };
+    expect(() => to.loadState(wide)).toThrow(/this is a Float64Array/);
   });
 });

@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
 import { WeightCopies } from "../../src/graph/weight-copies.js";
-import { compile, type Tensor, tensor } from "../../src/index.js";
+import { compile, Linear, type Tensor, tensor } from "../../src/index.js";
 import { rotaryTable } from "../../src/nn/rotary.js";
 import { KeyValueCache, SelfAttention } from "../../src/nn/self-attention.js";
 
@@ -39,6 +39,25 @@ it("gives what three products, two rotations and two writes give", async () => {
     values.forEach((value, j) => {
       expect(together[i]![j]).toBeCloseTo(value, 5);
     });
+  });
+});
+
+it("calls a projection that was put in another's place", async () => {
+  class Doubled extends Linear {
+    override forward(input: Tensor): Tensor {
+      return super.forward(input).mul(2);
+    }
+  }
+  const layer = new SelfAttention(options);
+  const [outputs, inputs] = layer.vProj.weight.shape as [number, number];
+  const before = await (await makeStep(layer, true).step(x)).data();
+  layer.vProj = new Doubled(inputs, outputs, { weight: layer.vProj.weight, bias: false });
+  const { step } = makeStep(layer, true);
+  expect(step.inspect(x)).not.toMatch(/rope_to_cache_/);
+  // Attention and the output projection are linear in the values; the cache held zeros elsewhere.
+  const after = await (await step(x)).data();
+  before.forEach((value, i) => {
+    expect(after[i]).toBeCloseTo(2 * value, 5);
   });
 });
 

@@ -1,5 +1,14 @@
 import { describe, expect, it } from "vitest";
-import { InvalidUseError, nn, ResumeError, restoreParameters, ShapeError } from "../../src/index.js";
+import {
+  InvalidUseError,
+  nn,
+  Parameter,
+  RandomGenerator,
+  ResumeError,
+  restoreParameters,
+  ShapeError,
+  tensor,
+} from "../../src/index.js";
 
 class Two extends nn.Module {
   readonly first = new nn.Linear(2, 3);
@@ -44,4 +53,44 @@ it("a checkpoint of other shapes is refused before anything is restored", async 
     ResumeError,
   );
   expect(await contents(module)).toEqual(before);
+});
+
+it("finds modules and parameters in arrays, plain objects and maps, each once", () => {
+  class Shared extends nn.Module {
+    readonly towers = { leftSide: new nn.Linear(1, 1), right: [new nn.Linear(1, 1, { bias: false })] };
+    readonly byName = new Map<string, nn.Module>([["query", new nn.RMSNorm(2)]]);
+    readonly again = this.towers.leftSide;
+    readonly settings = { sizes: [1, 2], self: this as unknown };
+    readonly random = new RandomGenerator(1);
+  }
+  expect([...new Shared().namedParameters().keys()]).toEqual([
+    "towers.left_side.weight",
+    "towers.left_side.bias",
+    "towers.right.0.weight",
+    "by_name.query.weight",
+  ]);
+  expect(new Shared().parameterCount()).toBe(5);
+});
+
+it("a Linear takes the parameters it is given, as a tied output projection does", async () => {
+  const embedding = new nn.Embedding(5, 3);
+  class Tied extends nn.Module {
+    readonly embedding = embedding;
+    readonly head = new nn.Linear(3, 5, { weight: embedding.weight, bias: false });
+  }
+  expect([...new Tied().namedParameters().keys()]).toEqual(["embedding.weight"]);
+  const y = await new Tied().head.forward(tensor([[1, 0, 0]])).data();
+  const table = await embedding.weight.data();
+  expect([...y]).toEqual([0, 3, 6, 9, 12].map((at) => table[at]));
+  const bias = new Parameter([2], { data: Float32Array.of(1, 2) });
+  expect(new nn.Linear(3, 2, { bias }).bias).toBe(bias);
+  expect(() => new nn.Linear(3, 4, { weight: embedding.weight })).toThrow(ShapeError);
+  expect(() => new nn.Linear(3, 5, { bias })).toThrow(ShapeError);
+});
+
+it("a convolution may have no bias", async () => {
+  const layer = new nn.Conv2d(1, 1, { kernelSize: 1, bias: false });
+  expect([...layer.namedParameters().keys()]).toEqual(["weight"]);
+  const [weight] = await layer.weight.data();
+  expect(await layer.forward(tensor([3], { shape: [1, 1, 1, 1] })).item()).toBeCloseTo(3 * weight!, 6);
 });
