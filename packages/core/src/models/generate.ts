@@ -3,6 +3,7 @@ import { type CompiledFunction, compile } from "../graph/compile.js";
 import { RandomGenerator } from "../graph/random.js";
 import { WeightCopies } from "../graph/weight-copies.js";
 import { KeyValueCache } from "../nn/self-attention.js";
+import { requireOptions } from "../ops/check-arguments.js";
 import { add } from "../ops/elementwise.js";
 import { iota } from "../ops/indexing.js";
 import { reshape } from "../ops/movement.js";
@@ -53,6 +54,21 @@ const lengthQuantum = 32;
 const stepsAhead = 2;
 
 const roundUp = (value: number, quantum: number): number => Math.ceil(value / quantum) * quantum;
+
+const optionNames = [
+  ...["maxNewTokens", "temperature", "topK", "topP", "eosTokenIds", "seed", "onToken", "signal"],
+  ...["cacheDtype", "weights"],
+];
+
+/** For callers without types: texts would be read as zeros, and an option that is overlooked changes the result. */
+function requireArguments(prompts: readonly Int32Array[], options: object): void {
+  requireOptions("generate", options, optionNames, "{ maxNewTokens: 100, temperature: 0.7 }");
+  const row = Array.isArray(prompts) ? prompts.findIndex((prompt) => !(prompt instanceof Int32Array)) : 0;
+  if (row < 0) return;
+  throw new InvalidUseError(
+    `prompt ${row} is no Int32Array of tokens: encode text with the model's tokenizer, one prompt to a row`,
+  );
+}
 
 function requireTokenCount(count: number): void {
   if (!(Number.isSafeInteger(count) && count >= 0))
@@ -146,6 +162,7 @@ export class Generator implements Disposable {
   }
 
   async #generate(prompts: readonly Int32Array[], options: GenerateOptions): Promise<Generation[]> {
+    requireArguments(prompts, options);
     const { maxNewTokens, eosTokenIds = [], seed = 0, onToken, signal } = options;
     if (prompts.length !== this.batch)
       throw new InvalidUseError(`got ${prompts.length} prompts for a batch of ${this.batch}`);
@@ -216,6 +233,7 @@ export async function generate(
   prompts: readonly Int32Array[],
   options: GenerateOptions & GeneratorOptions,
 ): Promise<Generation[]> {
+  requireArguments(prompts, options);
   requireTokenCount(options.maxNewTokens);
   if (prompts.length === 0) return [];
   const longest = longestOf(prompts);

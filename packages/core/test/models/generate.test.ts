@@ -168,3 +168,17 @@ describe("a generator", () => {
     expect(made).toEqual(expected);
   });
 });
+
+it.each<[unknown, unknown, RegExp]>([
+  [["Hello"], {}, /prompt 0 is no Int32Array of tokens: encode text/],
+  ["Hello", {}, /prompt 0 is no Int32Array/],
+  [[Int32Array.of(1), [2, 3]], {}, /prompt 1 is no Int32Array/],
+  [[Int32Array.of(1)], { maxTokens: 4 }, /generate has no option "maxTokens"; options are maxNewTokens, temperature/],
+])("names a wrong argument of plain JavaScript: %j %j", async (given, options, message) => {
+  const model = models.llama();
+  const call = () => generate(model, given as Int32Array[], { maxNewTokens: 2, ...(options as object) });
+  await expect(call()).rejects.toThrow(message);
+  using generator = new Generator(model, 1, 40);
+  const direct = generator.generate(given as Int32Array[], { maxNewTokens: 2, ...(options as object) });
+  await expect(direct).rejects.toThrow(message);
+});
