@@ -5,9 +5,9 @@
 namespace trefoil::cpu::TREFOIL_ISA {
 
 static PlannedSums plan(const PlannedProduct& product, int threads, void (*take)(void* to, const PlannedTask& task), void* to) {
-  const auto& [m, n, k, transpose_a, transpose_b, bf16_a, accumulate, count] = product;
+  const auto& [m, n, k, transpose_a, transpose_b, bf16_a, accumulate, count, rounded] = product;
   Gemm g;
-  g.m = m, g.n = n, g.k = k, g.accumulate = accumulate;
+  g.m = m, g.n = n, g.k = k, g.accumulate = accumulate, g.rounded = rounded;
   g.a.transposed = transpose_a, g.a.stride = transpose_a ? m : k, g.a.bf16 = bf16_a;
   g.b.transposed = transpose_b, g.b.stride = transpose_b ? k : n;
   const Plan plan = make_plan(g, count, static_cast<double>(count) * multiply_adds(g), threads);

@@ -7,7 +7,8 @@ namespace trefoil::cpu {
 struct PlannedProduct {
   int64_t m, n, k;
   bool transpose_a, transpose_b, bf16_a, accumulate;
-  int64_t count;  // products of this size that run together
+  int64_t count;         // products of this size that run together
+  bool rounded = false;  // to bf16
 };
 
 // What the order of a sum depends on, and where the result's partial sums are kept.

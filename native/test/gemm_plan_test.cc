@@ -45,7 +45,7 @@ const PlanProbe& probe_of(const Device& device) {
 
 std::string text(const PlannedProduct& p, int threads) {
   return std::to_string(p.count) + " of " + std::to_string(p.m) + "x" + std::to_string(p.k) + "x" + std::to_string(p.n) +
-         (p.transpose_a ? " t" : " n") + (p.transpose_b ? "t" : "n") + (p.bf16_a ? ", bf16 a" : "") + (p.accumulate ? ", added" : "") + ", " +
+         (p.transpose_a ? " t" : " n") + (p.transpose_b ? "t" : "n") + (p.bf16_a ? ", bf16 a" : "") + (p.accumulate ? ", added" : "") + (p.rounded ? ", rounded" : "") + ", " +
          std::to_string(threads) + " threads";
 }
 
@@ -113,6 +113,9 @@ TEST(gemm_plan) {
           for (int64_t count : {1, 4, 64}) {
             PlannedProduct product{m, n, k, (bits & 1) != 0, (bits & 2) != 0, false, false, count};
             check_plan(probe, product);
+            product.rounded = true;
+            check_plan(probe, product);
+            product.rounded = false;
             if (count > 1) continue;
             product.accumulate = true;
             check_plan(probe, product);
