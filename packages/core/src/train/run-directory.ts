@@ -92,8 +92,11 @@ export async function configDifference(path: string, config: object): Promise<st
   const saved = fieldsOf(parse(await readFile(join(path, RUN_LAYOUT.config), "utf8")));
   const given = fieldsOf(parse(stringify(config)));
   const field = [...new Set([...saved.keys(), ...given.keys()])].find((name) => saved.get(name) !== given.get(name));
-  return field && `${field} ${saved.get(field) ?? "unset"}, not ${given.get(field) ?? "unset"}`;
+  return field && `${field} ${shown(saved.get(field))}, not ${shown(given.get(field))}`;
 }
+
+/** A hash says no more than that it is another one. */
+const shown = (json: string | undefined): string => json?.replace(/^"([0-9a-f]{12})[0-9a-f]{20,}"$/, "$1…") ?? "unset";
 
 /** JSON of every value that is no object, by its dotted name. */
 function fieldsOf(value: unknown, name = ""): Map<string, string> {

@@ -49,15 +49,16 @@ test("a new run does not overwrite another, resuming needs one", async () => {
 
 test("a run of several stages is resumed with the configuration that it has, in any order and notation", async () => {
   const directory = path.join(folder, "run");
-  const begun = { steps: 8, rate: 1e-5, stages: { a: [1, 2], b: "x", none: undefined } };
+  const begun = { steps: 8, rate: 1e-5, stages: { a: [1, 2], b: "x", none: undefined }, data: "ab".repeat(32) };
   await (await openRunDirectory({ name: "a", directory, config: begun })).close();
   const open = (given: object) =>
     openRunDirectory({ name: "a", directory, resume: true, config: given, accept: sameConfig(given) });
-  await (await open({ stages: { b: "x", a: [1, 2] }, rate: 0.00001, steps: 8 })).close();
+  await (await open({ data: begun.data, stages: { b: "x", a: [1, 2] }, rate: 0.00001, steps: 8 })).close();
   const text = await readFile(path.join(directory, "config.yaml"), "utf8");
   for (const [given, words] of [
     [{ ...begun, steps: 9 }, "started with steps 8, not 9"],
     [{ ...begun, stages: { ...begun.stages, a: [2, 1] } }, "stages.a [1,2], not [2,1]"],
+    [{ ...begun, data: "cd".repeat(32) }, "data abababababab…, not cdcdcdcdcdcd…"],
     [{ ...begun, more: true }, "more unset, not true"],
     [{ steps: 8, rate: 1e-5 }, "not unset"],
   ] as const)
