@@ -38,7 +38,7 @@ const COMMON_ROWS: readonly Row[] = [
   {
     flag: "--precision <name>",
     meaning:
-      "Of matrix products: f32, bf16-products (operands are rounded) or, on CUDA, bf16. Default: TREFOIL_PRECISION, else f32, on CUDA bf16.",
+      "How products are computed: f32, bf16-products (operands are rounded) or, on CUDA, bf16. Default: TREFOIL_PRECISION, else f32 on the CPU and bf16 on CUDA.",
     details: "",
   },
   { flag: "--quiet", meaning: "Show no progress, only warnings and errors.", details: "" },

@@ -66,9 +66,9 @@ test("command help lists every field with flag, type, unit, default and meaning"
                                            stop.
       --device <name>                      Where to compute: cpu, cuda or cuda:1. Default:
                                            TREFOIL_DEVICE, else cpu.
-      --precision <name>                   Of matrix products: f32, bf16-products (operands are
+      --precision <name>                   How products are computed: f32, bf16-products (operands are
                                            rounded) or, on CUDA, bf16. Default: TREFOIL_PRECISION, else
-                                           f32, on CUDA bf16.
+                                           f32 on the CPU and bf16 on CUDA.
       --quiet                              Show no progress, only warnings and errors.
       -h, --help                           Show this help.
 
