@@ -107,6 +107,20 @@ TEST(attention_of_no_sequences) {
   check_case(device, {.batch = 0, .queries = 3, .keys = 300, .heads = 2, .groups = 1, .size = 16, .causal = true});
 }
 
+TEST(attention_of_no_heads_or_queries) {
+  for (int64_t queries : {0, 1, 40})
+    for (int64_t heads : {0, 2}) {
+      if (queries > 0 && heads > 0) continue;
+      Problem p({.batch = 2, .queries = queries, .keys = 40, .heads = heads, .groups = 1, .size = 16, .causal = true});
+      F32 out(p.q.shape), lse({2, heads, queries}), dq(p.q.shape), dk(p.k.shape), dv(p.k.shape);
+      launch(device, "attention", {view(p.q), view(p.k), view(p.v), absent(), absent()}, {view(out), view(lse)}, p.attributes());
+      for (F32* array : {&dk, &dv}) std::fill(array->values.begin(), array->values.end(), NAN);
+      launch(device, "attention_grad", {view(out), view(p.q), view(p.k), view(p.v), view(out), view(lse), absent(), absent()}, {view(dq), view(dk), view(dv)}, p.attributes());
+      for (F32* array : {&dk, &dv})
+        for (float value : array->values) CHECK(value == 0);
+    }
+}
+
 TEST(attention_propagates_nan) {
   for (int64_t queries : {1, 20}) {
     Problem p({.batch = 1, .queries = queries, .keys = 40, .heads = 1, .groups = 1, .size = 16});

@@ -171,3 +171,22 @@ TEST(cross_entropy_rejects_bad_targets) {
     }
   }
 }
+
+TEST(cross_entropy_without_classes) {
+  F32 logits({3, 0}), x({3, 2}, {1, 2, 3, 4, 5, 6}), w({0, 2}), weights({3}, {1, 1, 1}), loss = scalar(), nll({3}), dx({3, 2});
+  for (int32_t target : {-1, 0}) {
+    I32 targets({3}, {-1, target, -1});
+    for (int projected = 0; projected < 2; ++projected) {
+      for (F32* array : {&loss, &nll, &dx}) std::fill(array->values.begin(), array->values.end(), NAN);
+      TrefoilStatus status = projected ? launch_error(device, "linear_cross_entropy", {view(x), view(w), view(targets), view(weights)},
+                                                      {view(loss), view(nll), view(dx), absent()})
+                                       : launch_error(device, "cross_entropy", {view(logits), view(targets), view(weights)}, {view(loss), view(nll), absent()});
+      CHECK(status.code == (target < 0 ? TREFOIL_OK : TREFOIL_INDEX_OUT_OF_RANGE));
+      if (target >= 0) continue;
+      CHECK(loss[0] == 0);
+      for (float value : nll.values) CHECK(value == 0);
+      if (projected)
+        for (float value : dx.values) CHECK(value == 0);
+    }
+  }
+}

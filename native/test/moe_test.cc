@@ -1,4 +1,6 @@
 // Mixture-of-experts routing: worked example (T = 5, E = 4, K = 2) computed in float64 elsewhere, then random cases against loops.
+#include <cstring>
+
 #include "harness.h"
 
 using namespace trefoil::test;
@@ -103,6 +105,13 @@ TEST(moe_gate_edge_cases) {
   launch(device, "moe_gate_grad", {view(no_weights), view(no_weights), view(no_indices), view(no_tokens)}, {view(no_tokens)}, {0});
 }
 
+TEST(moe_gate_puts_nan_last) {
+  F32 logits({3, 4}, {NAN, 2, NAN, 3, 1, NAN, -INFINITY, 0, NAN, NAN, NAN, NAN});
+  I32 indices({3, 4});
+  launch(device, "moe_gate", {view(logits)}, {absent(), view(indices), absent()}, {0});
+  CHECK(indices.values == std::vector<int32_t>({3, 1, 0, 2, 0, 3, 2, 1, 0, 1, 2, 3}));
+}
+
 TEST(moe_sort_worked_example) {
   I32 indices({5, 2}, kIndices), permutation({10}), token({10}), offsets({5}), inverse({10});
   launch(device, "moe_sort", {view(indices)}, {view(permutation), view(token), view(offsets), view(inverse)});
@@ -113,6 +122,21 @@ TEST(moe_sort_worked_example) {
   I32 again({10});
   launch(device, "moe_sort", {view(indices)}, {view(again), absent(), absent(), absent()});
   CHECK(again.values == permutation.values);
+}
+
+// Where nobody reads the offsets there are 8192 experts at most, whatever the indices say; a scalar of offsets stands for no expert.
+TEST(moe_sort_does_not_count_experts_by_the_indices) {
+  I32 indices({2, 2}, {0, 8191, 3, 0}), permutation({4}), offsets(std::vector<int64_t>{});
+  launch(device, "moe_sort", {view(indices)}, {view(permutation), absent(), absent(), absent()});
+  CHECK(permutation.values == std::vector<int32_t>({0, 3, 2, 1}));
+  for (int32_t wrong : {8192, INT32_MAX, INT32_MAX - 1, INT32_MIN, -1}) {
+    indices[2] = wrong;
+    TrefoilStatus status = launch_error(device, "moe_sort", {view(indices)}, {view(permutation), absent(), absent(), absent()});
+    CHECK(status.code == TREFOIL_INDEX_OUT_OF_RANGE && std::strstr(status.message, "[0, 8192)"));
+  }
+  indices.values.assign(4, 0);
+  TrefoilStatus status = launch_error(device, "moe_sort", {view(indices)}, {view(permutation), absent(), view(offsets), absent()});
+  CHECK(status.code == TREFOIL_INDEX_OUT_OF_RANGE && std::strstr(status.message, "[0, 0)"));
 }
 
 TEST(moe_sort_many_slots) {

@@ -153,6 +153,16 @@ TEST(rope_to_cache_rejects_positions) {
   CHECK(!d.untouched());
 }
 
+// Where there is nothing to turn, or no row of the table, positions are wrong all the same.
+TEST(rope_rejects_positions_of_nothing) {
+  for (auto [heads, size, rows, expected] : {std::tuple{0, 4, 3, 5}, {2, 0, 3, 5}, {2, 4, 0, 0}, {0, 4, 3, 2}}) {
+    F32 x({1, 2, heads, size}), y(x.shape), table({rows, size / 2});
+    I32 positions({1, 2}, {0, expected});
+    TrefoilStatus status = launch_error(device, "rope", {view(x), view(table), view(table), view(positions)}, {view(y)}, {0, 0});
+    CHECK(status.code == (expected < rows ? TREFOIL_OK : TREFOIL_INDEX_OUT_OF_RANGE));
+  }
+}
+
 TEST(rope_thread_independent) {
   check_thread_independent(device, [](Device& other) {
     std::mt19937 generator(3);

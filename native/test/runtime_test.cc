@@ -427,3 +427,28 @@ TEST_ONCE(file_reads_are_checked) {
   CHECK(contains(error_of([&] { File("/nowhere/at/all"); }), "cannot open /nowhere/at/all: No such file"));
   CHECK(contains(error_of([&] { File folder(TREFOIL_TEST_FOLDER); }), "not a regular file"));
 }
+// Kernels look at indices before they use them: nothing that an instruction writes may be their storage, by whatever value it is named.
+TEST_ONCE(program_refuses_results_over_indices) {
+  Bench bench(Device::open({}));
+  auto words = bench.buffer(std::vector<float>(4));
+  auto indices = [](ValueSpec spec) {
+    spec.dtype = TREFOIL_I32;
+    return spec;
+  };
+  const auto create = [&](std::vector<ValueSpec> values, InstructionSpec instruction) {
+    ProgramSpec spec;
+    spec.values = std::move(values);
+    spec.instructions = {std::move(instruction)};
+    return error_of([&] { Program::create(bench.device, spec); });
+  };
+  const auto refused = [&](std::vector<ValueSpec> values, InstructionSpec instruction) {
+    return contains(create(std::move(values), std::move(instruction)), "which would overwrite the indices that were checked");
+  };
+  const ValueSpec table = value({9, 1}, ValueKind::input, 0);
+  CHECK(refused({table, indices(state({4}, words)), state({4, 1}, words)}, {"gather_rows", {0, 1}, {2}, {}}));
+  CHECK(refused({table, indices(state({4}, words)), alias_of(1, {4, 1})}, {"gather_rows", {0, 1}, {2}, {}}));
+  // Written in place: the cache, whether or not it is named as a result.
+  const ValueSpec rows = value({4, 1}, ValueKind::input, 0);
+  for (std::vector<int64_t> results : {std::vector<int64_t>{0}, {-1}})
+    CHECK(refused({state({4, 1}, words), rows, indices(state({4}, words))}, {"update_rows_", {0, 1, 2}, results, {}}));
+}

@@ -176,6 +176,34 @@ TEST(sampling_extreme_logits) {
   CHECK(launch_error(device, "sample_tokens", {view(no_vocabulary), view(state)}, {view(token), absent()}, {1, 0, 1, 0}).code == TREFOIL_INVALID_ARGUMENT);
 }
 
+TEST(sampling_of_strange_logits_and_temperatures) {
+  std::mt19937 generator(5);
+  F32 logits = normal(generator, {4, 300}, 3.0f), greedy = logits;
+  for (size_t i = 0; i < 300; i += 2) logits[i] = NAN;           // half of them are no numbers
+  logits[300 + 7] = logits[300 + 9] = INFINITY;                  // no largest that is finite
+  for (size_t i = 0; i < 300; ++i) logits[600 + i] = -INFINITY;
+  for (const Options& options : {Options{0, 0, 1}, Options{1, 0, 1}, Options{3, 200, 1}, Options{3, 20, 0.9}, Options{3, 0, 0.9}}) {
+    const I32 tokens = sample(device, logits, options);
+    CHECK(tokens[0] % 2 == 1 && tokens[1] == 7 && tokens[2] == 0);
+  }
+  // As 0: a weight that grows as the logit falls may be infinite, and then so is their sum.
+  const I32 expected = sample(device, greedy, {0, 0, 1});
+  for (double temperature : {-1e-3, -1.0, -1e300, double(NAN)}) CHECK(sample(device, greedy, {temperature, 0, 1}).values == expected.values);
+}
+
+// The fixed-point weights of more equal logits than that would add up to 0.
+TEST(sampling_refuses_rows_that_overflow) {
+  if (device.backend->flags & TREFOIL_BACKEND_HOST_MEMORY) return;
+  F32 logits({1, (1 << 23) + 1}), controls({3}, {0, 1, 0});
+  I32 state({4}), token({1}), remaining({1});
+  CHECK(launch_error(device, "sample_tokens", {view(logits), view(state)}, {view(token), absent()}, {1, 0, 1, 0}).code == TREFOIL_INVALID_ARGUMENT);
+  TrefoilView row = view(logits), cell = view(token);
+  row.rank = 3, row.shape[2] = row.shape[1], row.shape[1] = 1;
+  cell.rank = 2, cell.shape[1] = 1;
+  CHECK(launch_error(device, "masked_diffusion_step", {row, absent(), cell, view(remaining), view(controls), view(state)}, {absent(), absent(), absent()}, {0, 0, 1, 0, 0}).code ==
+        TREFOIL_INVALID_ARGUMENT);
+}
+
 TEST(sampling_thread_independent) {
   check_thread_independent(device, [](Device& other) {
     std::mt19937 generator(4);

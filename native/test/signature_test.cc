@@ -94,6 +94,11 @@ TEST_ONCE(signatures_look_at_attributes_that_lead_to_addresses) {
   const Operands image = {f32({1, 4, 4, 2}), f32({3, 3, 3, 2}), kAbsent}, result = {f32({1, 4, 4, 3})};
   expect(why("conv2d", image, result, {1, 1}), "");
   expect(why("conv2d", image, result, {0, 1}), "stride 0");
+  for (std::vector<double> wide : {std::vector<double>{1 << 30, 1}, {1 << 29, 1}, {1, 2e9}})
+    expect(why("conv2d", image, result, wide), "out of range for these shapes");
+  expect(why("concat", {f32({2, 3}), f32({2, 4})}, {f32({2, 7})}, {1}), "");
+  expect(why("concat", {f32({2, 3}), f32({2, 4})}, {f32({2, 8})}, {1}), "the inputs have 7 elements along axis 1, the result is f32 [2, 8]");
+  expect(why("concat", {f32({2, 3})}, {f32({2, 3})}, {2}), "axis 2");
   expect(why("reduce", {f32({4, 4})}, {f32({4})}, {0, 4, 4, 1}), "");
   expect(why("reduce", {f32({4, 4})}, {f32({4})}, {0, 4294967296, 4294967296, 1}), "x is f32 [4, 4]");
   expect(why("matmul", {f32({3, 4}), f32({4, 5})}, {f32({3, 5}), kAbsent}, {0, 0, 1, 0}), "");

@@ -32,6 +32,11 @@ inline int64_t row_count(const TrefoilView& view) {
   for (int i = 0; i + 1 < view.rank; ++i) count *= view.shape[i];
   return count;
 }
+// A size that kernels count in 32 bits.
+inline int side(const char* op, int64_t size) {
+  if (size > INT32_MAX) fail(TREFOIL_INVALID_ARGUMENT, "%s: a side has 2^31 elements or more", op);
+  return static_cast<int>(size);
+}
 inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t element_bytes(int32_t dtype) {
   switch (dtype) {

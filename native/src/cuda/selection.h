@@ -2,11 +2,16 @@
 // fixed-point numbers, so that their sums do not depend on an order. All functions are for a whole one-dimensional block.
 #pragma once
 #include "device.h"
+#include "error.h"
 
 namespace trefoil::cuda {
 
 using Fixed = unsigned long long;
-constexpr float kFixedOne = 1099511627776.0f;  // 2^40: 2^23 weights of at most 1 fit with room to spare
+constexpr float kFixedOne = 1099511627776.0f;  // 2^40: kMostLogits weights of at most 1 fit with room to spare
+constexpr int64_t kMostLogits = int64_t{1} << 23;
+inline void check_logits(const char* op, int64_t n) {
+  if (n > kMostLogits) fail(TREFOIL_INVALID_ARGUMENT, "%s: rows of %lld logits are too long on CUDA; at most %lld", op, static_cast<long long>(n), static_cast<long long>(kMostLogits));
+}
 
 __device__ __forceinline__ Fixed fixed_weight(float weight) { return weight > 0.0f ? static_cast<Fixed>(weight * kFixedOne) : 0; }
 

@@ -21,13 +21,23 @@ constexpr size_t kMostPlannedBytes = size_t{1} << 60;
 // Stands for "present" while workspaces are measured, before there is memory.
 void* const kPresent = reinterpret_cast<void*>(uintptr_t{kAlignment});
 
-// Kernels check indices first and read them again later. The value of one that a result would replace meanwhile; -1: none.
+// Kernels check indices first and read them again later. The value of one that a result, or what is written in place, would replace meanwhile;
+// -1: none.
 int64_t overwritten_index(const InstructionSpec& instruction, const ProgramSpec& spec, const Resolved& resolved) {
-  if (instruction.op == "elementwise" || instruction.op == "copy" || instruction.op.ends_with('_')) return -1;
+  if (instruction.op == "elementwise" || instruction.op == "copy" || instruction.op == "random_advance_") return -1;
+  const auto root = [&](int64_t value) { return resolved.values[static_cast<size_t>(value)].root; };
+  // Several values may stand for one buffer.
+  const auto share = [&](int64_t a, int64_t b) {
+    const ValueSpec &one = spec.values[static_cast<size_t>(root(a))], &other = spec.values[static_cast<size_t>(root(b))];
+    return root(a) == root(b) || (one.kind == ValueKind::state && other.kind == ValueKind::state && one.buffer == other.buffer);
+  };
   for (int64_t input : instruction.inputs) {
     if (input == -1 || spec.values[static_cast<size_t>(input)].dtype != TREFOIL_I32) continue;
     for (int64_t output : instruction.outputs)
-      if (output != -1 && resolved.values[static_cast<size_t>(output)].root == resolved.values[static_cast<size_t>(input)].root) return input;
+      if (output != -1 && share(output, input)) return input;
+    if (!instruction.op.ends_with('_')) continue;
+    for (int64_t other : instruction.inputs)
+      if (other != -1 && other != input && spec.values[static_cast<size_t>(other)].dtype != TREFOIL_I32 && share(other, input)) return input;
   }
   return -1;
 }

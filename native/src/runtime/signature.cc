@@ -250,9 +250,12 @@ std::string whole_groups(const Sizes& sizes, const TrefoilLaunch&) {
 }
 
 std::string windows(const Sizes& sizes, const TrefoilLaunch&) {
-  constexpr int64_t most = int64_t{1} << 30;  // of a stride or padding: positions are products of it
-  if (sizes['s'] == 0 || sizes['s'] > most || sizes['p'] > most)
-    return "stride " + std::to_string(sizes['s']) + " and padding " + std::to_string(sizes['p']) + " are out of range";
+  // The last row and column that a window reads, counted from the padding: below 2^30, as kernels add to them.
+  constexpr int64_t most = int64_t{1} << 30;
+  int64_t bottom = sizes['s'], right = sizes['s'];
+  const bool fits = sizes['s'] > 0 && sizes['p'] <= most && sizes['I'] <= most && sizes['J'] <= most && multiply(bottom, std::max<int64_t>(sizes['U'], 1)) &&
+                    multiply(right, std::max<int64_t>(sizes['V'], 1)) && bottom <= most && right <= most;
+  if (!fits) return "stride " + std::to_string(sizes['s']) + " and padding " + std::to_string(sizes['p']) + " are out of range for these shapes";
   return {};
 }
 
@@ -420,7 +423,15 @@ std::string variadic(const std::string& op, const TrefoilLaunch& launch) {
     if (launch.output_count != 1 || !launch.outputs[0].data) return "it has one result";
     if (launch.attribute_count != 1) return "it has one attribute, the axis";
     std::string why = every("input", launch.inputs, launch.input_count, Type::any, false);
-    return why.empty() ? along_axis({}, launch) : why;
+    if (why.empty()) why = along_axis({}, launch);
+    if (!why.empty()) return why;
+    const TrefoilView& y = launch.outputs[0];
+    const double axis = launch.attributes[0];
+    if (!(axis >= 0 && axis < y.rank)) return "axis " + std::to_string(axis) + " is outside [0, " + std::to_string(y.rank) + ")";
+    int64_t length = 0;  // of at most 2^24 inputs of 2^48 bytes
+    for (int32_t i = 0; i < launch.input_count; ++i) length += launch.inputs[i].shape[static_cast<int32_t>(axis)];
+    if (length != y.shape[static_cast<int32_t>(axis)]) return "the inputs have " + std::to_string(length) + " elements along axis " + std::to_string(static_cast<int32_t>(axis)) + ", the result is " + describe(y);
+    return {};
   }
   if (op == "transpose") {
     if (launch.input_count != 1 || launch.output_count != 1 || !launch.inputs[0].data || !launch.outputs[0].data) return "it has one operand and one result";

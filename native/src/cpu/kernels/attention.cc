@@ -14,6 +14,7 @@ static size_t attention_workspace(const TrefoilLaunch& launch) {
 static void attention(Context& context, const TrefoilLaunch& launch) {
   AttentionShape shape(launch.inputs[0], launch.inputs[1], launch.attributes);
   shape.read_masks("attention", launch, 3);
+  if (shape.rows == 0) return;  // no query, or no head
   const float* q = data<float>(launch.inputs[0]);
   KeyValueSource k(launch.inputs[1]), v(launch.inputs[2]);
   float* out = data<float>(launch.outputs[0]);

@@ -19,13 +19,16 @@ void softmax(const float* logits, int64_t experts, float greatest, float* probab
   for (int64_t e = 0; e < experts; ++e) probability[e] /= total;
 }
 
+// NaN is less than any number.
+bool larger(float a, float b) { return a > b || (b != b && a == a); }
+
 // The largest `kept` logits, descending; equal ones keep the lower index first.
 void select_largest(const float* logits, int64_t experts, int64_t kept, float* value, int32_t* index) {
   int64_t filled = 0;
   for (int64_t e = 0; kept > 0 && e < experts; ++e) {
-    if (filled == kept && !(logits[e] > value[kept - 1])) continue;
+    if (filled == kept && !larger(logits[e], value[kept - 1])) continue;
     int64_t at = filled < kept ? filled++ : kept - 1;
-    for (; at > 0 && logits[e] > value[at - 1]; --at) {
+    for (; at > 0 && larger(logits[e], value[at - 1]); --at) {
       value[at] = value[at - 1];
       index[at] = index[at - 1];
     }
@@ -96,11 +99,12 @@ void moe_gate_grad(Context& context, const TrefoilLaunch& launch) {
 // Stable counting sort. Chunks of slots count their experts; prefix sums over (expert, chunk) tell each chunk where it writes.
 void moe_sort(Context& context, const TrefoilLaunch& launch) {
   const TrefoilView &permutation = launch.outputs[0], &token = launch.outputs[1], &offsets = launch.outputs[2], &inverse = launch.outputs[3];
-  int64_t slots = elements(launch.inputs[0]), kept = last_dimension(launch.inputs[0]), experts = elements(offsets) - 1;
+  // Where offsets go unread their shape is not known: as on CUDA, indices that occur are then below kMostUnreadExperts or an error.
+  constexpr int64_t kMostUnreadExperts = 8192;
+  int64_t slots = elements(launch.inputs[0]), kept = last_dimension(launch.inputs[0]), experts = offsets.data ? elements(offsets) - 1 : kMostUnreadExperts;
   const int32_t* expert = data<int32_t>(launch.inputs[0]);
-  if (!offsets.data)  // unread, so its shape is not known: the experts that occur will do
-    for (int64_t s = 0; s < slots; ++s) experts = expert[s] >= experts ? expert[s] + 1 : experts;
   if (experts < 0) fail(TREFOIL_INVALID_ARGUMENT, "moe_sort: offsets must hold one number more than there are experts");
+  if (slots > INT32_MAX) fail(TREFOIL_INVALID_ARGUMENT, "moe_sort: 2^31 choices or more");
   check_indices("moe_sort", "expert", expert, slots, 0, experts);
   constexpr int64_t chunk = 8192;
   int64_t chunks = ceil_divide(slots, chunk);

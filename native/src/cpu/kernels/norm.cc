@@ -93,7 +93,7 @@ static void rms_norm_grad(Context& context, const TrefoilLaunch& launch) {
   RowTasks tasks = gradient_tasks(launch.inputs[1]);
   context.parallel(tasks.count, [&](int64_t task) {
     float* dw = partial + task * n;
-    if (dweight) memset(dw, 0, static_cast<size_t>(n) * sizeof(float));
+    if (dweight && n > 0) memset(dw, 0, static_cast<size_t>(n) * sizeof(float));
     for (int64_t row = tasks.begin(task); row < tasks.end(task); ++row) {
       const float *from = x + row * n, *gradient = dy + row * n;
       Vec r = splat(rstd[row]);
@@ -130,7 +130,7 @@ static void layer_norm_grad(Context& context, const TrefoilLaunch& launch) {
   RowTasks tasks = gradient_tasks(launch.inputs[1]);
   context.parallel(tasks.count, [&](int64_t task) {
     float *dw = partial + task * 2 * n, *db = dw + n;
-    memset(dw, 0, static_cast<size_t>(n) * 2 * sizeof(float));
+    if (n > 0) memset(dw, 0, static_cast<size_t>(n) * 2 * sizeof(float));
     for (int64_t row = tasks.begin(task); row < tasks.end(task); ++row) {
       const float *from = x + row * n, *gradient = dy + row * n;
       Vec r = splat(rstd[row]), centre = splat(mean[row]);

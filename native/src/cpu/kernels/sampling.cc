@@ -20,7 +20,7 @@ float greatest(const float* x, int64_t n) {
   return result;
 }
 
-// weight[i] = e^((x[i] - top) * scale), where weight is given; returns their sum.
+// weight[i] = e^((x[i] - top) * scale), where weight is given, 0 for a NaN; returns their sum.
 double exponentials(const float* x, int64_t n, float top, float scale, float* weight) {
   constexpr int64_t block = 4096;  // f32 lanes sum short blocks, f64 sums the blocks
   double total = 0;
@@ -31,7 +31,7 @@ double exponentials(const float* x, int64_t n, float top, float scale, float* we
     for (int64_t i = begin; i < end; i += Vec::width) {
       int count = lanes_left(end, i);
       Vec value = exp((load_part(x + i, count) - splat(top)) * splat(scale));
-      if (weight) store_part(weight + i, value, count);
+      if (weight) store_part(weight + i, select(equal(value, value), value, splat(0.0f)), count);
       if (count == Vec::width) {
         lanes = lanes + value;
       } else {
@@ -45,21 +45,24 @@ double exponentials(const float* x, int64_t n, float top, float scale, float* we
   return total;
 }
 
+// NaN is the last of candidates.
+float number(float x) { return x == x ? x : -HUGE_VALF; }
+
 // The `kept` first candidates, in order, by insertion into a short list; logits at or below its last entry are passed over a vector
 // at a time.
 void candidates_by_insertion(const float* x, int64_t n, int64_t kept, uint64_t* keys) {
-  for (int64_t i = 0; i < kept; ++i) keys[i] = candidate_key(x[i], i);
+  for (int64_t i = 0; i < kept; ++i) keys[i] = candidate_key(number(x[i]), i);
   insertion_sort(keys, kept);
   int64_t i = kept;
   auto consider = [&](int64_t at) {
-    uint64_t key = candidate_key(x[at], at);
+    uint64_t key = candidate_key(number(x[at]), at);
     if (key >= keys[kept - 1]) return;
     int64_t to = kept - 1;
     for (; to > 0 && keys[to - 1] > key; --to) keys[to] = keys[to - 1];
     keys[to] = key;
   };
   for (; i + Vec::width <= n; i += Vec::width)
-    if (any(less(splat(x[candidate_index(keys[kept - 1])]), load(x + i))))
+    if (any(less(splat(number(x[candidate_index(keys[kept - 1])])), load(x + i))))
       for (int64_t k = i; k < i + Vec::width; ++k) consider(k);
   for (; i < n; ++i) consider(i);
 }
@@ -89,7 +92,7 @@ struct Options {
 
 // One row of n logits, u in [0, 1).
 int64_t sample_row(Context& context, const float* x, int64_t n, float top, const Options& options, float u) {
-  if (options.temperature == 0) {
+  if (!(options.temperature > 0) || !(top < HUGE_VALF && top > -HUGE_VALF)) {
     for (int64_t i = 0; i < n; ++i)
       if (x[i] == top) return i;
     return 0;

@@ -271,6 +271,7 @@ Attention describe(const TrefoilLaunch& args, int q, int lengths) {
   if (a.groups == 0 || a.heads % a.groups != 0) fail(TREFOIL_INVALID_ARGUMENT, "attention: %lld query heads cannot share %lld key heads", static_cast<long long>(a.heads), static_cast<long long>(a.groups));
   if (a.size > 256) fail(TREFOIL_INVALID_ARGUMENT, "attention: heads of %lld are too large on CUDA; at most 256", static_cast<long long>(a.size));
   a.shared_heads = a.heads / a.groups, a.rows = a.queries * a.shared_heads;
+  side("attention", a.rows), side("attention", a.keys), side("attention", a.groups * 256 * 128);  // keys of a tile are addressed in 32 bits
   a.causal = args.attributes[0] != 0, a.scale = static_cast<float>(args.attributes[1]);
   a.key_lengths = optional_input<int32_t>(args, lengths), a.segments = optional_input<int32_t>(args, lengths + 1);
   return a;

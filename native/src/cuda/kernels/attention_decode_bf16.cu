@@ -92,8 +92,8 @@ __global__ void __launch_bounds__(kAttentionThreads) decode_kernel(Attention a, 
     const int from = start + step * kRound;
     if (from < end) {
       T* to = stages + step % kStages * kStage;
-      Keys::copy(to, k.data + keys_at + from * key_step, key_step, end - from, stride);
-      Values::copy(to + Keys::kElements, v.data + keys_at + from * key_step, key_step, end - from, stride);
+      Keys::copy(to, k.data + keys_at + static_cast<int64_t>(from) * key_step, key_step, end - from, stride);
+      Values::copy(to + Keys::kElements, v.data + keys_at + static_cast<int64_t>(from) * key_step, key_step, end - from, stride);
     }
     copy_async_commit();
   };

@@ -17,8 +17,8 @@ class AttentionKeys {
     if (from < end_) {
       bf16* to = keys(from);
       const int thread = static_cast<int>(threadIdx.x);
-      AttentionTile<dim>::template copy<tile>(to, k_ + at_ + from * step_, step_, end_ - from, stride_, thread);
-      AttentionTile<dim>::template copy<tile>(to + tile * dim, v_ + at_ + from * step_, step_, end_ - from, stride_, thread);
+      AttentionTile<dim>::template copy<tile>(to, k_ + at_ + static_cast<int64_t>(from) * step_, step_, end_ - from, stride_, thread);
+      AttentionTile<dim>::template copy<tile>(to + tile * dim, v_ + at_ + static_cast<int64_t>(from) * step_, step_, end_ - from, stride_, thread);
     }
     copy_async_commit();
   }

@@ -12,13 +12,16 @@ struct Sizes {
       : images(side(x, 0)), height(side(x, 1)), width(side(x, 2)), channels(side(x, 3)), out_rows(side(y, 1)), out_columns(side(y, 2)),
         out_channels(side(y, 3)), kernel_rows(side(w, 1)), kernel_columns(side(w, 2)), stride(static_cast<int>(attributes[0])),
         padding(static_cast<int>(attributes[1])) {
-    if (int64_t{images} * out_rows * out_columns > INT32_MAX || int64_t{images} * height * width > INT32_MAX)
-      fail(TREFOIL_INVALID_ARGUMENT, "conv2d: 2^31 pixels or more");
+    if (!counts(images, out_rows, out_columns) || !counts(images, height, width)) fail(TREFOIL_INVALID_ARGUMENT, "conv2d: 2^31 pixels or more");
+    // Channels are padded to multiples of eight.
+    if (!counts(kernel_rows, kernel_columns, channels + 8.0) || !counts(kernel_rows, kernel_columns, out_channels + 8.0))
+      fail(TREFOIL_INVALID_ARGUMENT, "conv2d: windows of 2^31 elements or more");
   }
   int positions() const { return images * out_rows * out_columns; }
 
  private:
-  static int side(const TrefoilView& view, int axis) { return static_cast<int>(view.shape[axis]); }
+  static int side(const TrefoilView& view, int axis) { return cuda::side("conv2d", view.shape[axis]); }
+  static bool counts(double a, double b, double c) { return a * b * c <= INT32_MAX; }
 };
 
 // Pixels or taps as rows of their channels, in the element type of the kernel; channels padded to whole chunks where that is bf16, and only

@@ -103,9 +103,10 @@ __global__ void __launch_bounds__(kMostThreads) cross_entropy_rows(const float* 
 
 void launch_rows(const Context& context, int64_t rows, int64_t classes, const float* logits, const int32_t* targets, const float* weights, double* losses,
                  float* dlogits, bf16* half, int64_t half_stride) {
+  side("cross_entropy", rows), side("cross_entropy", classes + 16384);  // loops step past the last by less than that
   const bool aligned = classes % 4 == 0, kept = aligned && classes <= kMostThreads * kKept;
   const auto run = [&](auto kernel) {
-    launch(context, {static_cast<unsigned>(rows), kept ? static_cast<unsigned>(ceil_divide(classes, 32 * kKept)) * 32 : 512u}, kernel, logits, targets, weights,
+    launch(context, {static_cast<unsigned>(rows), kept ? static_cast<unsigned>(ceil_divide(std::max<int64_t>(classes, 1), 32 * kKept)) * 32 : 512u}, kernel, logits, targets, weights,
            static_cast<int>(classes), losses, dlogits, half, static_cast<int>(half_stride));
   };
   run(kept ? cross_entropy_rows<4, true> : aligned ? cross_entropy_rows<4, false> : cross_entropy_rows<1, false>);
@@ -146,6 +147,7 @@ struct Projection {
     rows = launch.inputs[0].shape[0];
     width = launch.inputs[0].shape[1];
     classes = launch.inputs[1].shape[0];
+    side("linear_cross_entropy", width), side("linear_cross_entropy", classes);
     // About 256 MiB of logits, but rows enough to pay for a pass over dw.
     chunk = ((int64_t{1} << 26) / (classes + 1)) / 128 * 128;
     chunk = chunk < 2048 ? 2048 : chunk > 8192 ? 8192 : chunk;

@@ -1,4 +1,6 @@
 // Products over rows sorted by expert. Group sizes stay on the device: grids are sized for the worst split of the rows.
+#include <algorithm>
+
 #include "index_check.h"
 #include "multiply.h"
 
@@ -19,10 +21,11 @@ struct Forward {
       x.index = data<const int32_t>(launch.inputs[3]);
       x.stored_rows = from.shape[0];
     }
-    p.m = static_cast<int>(to.shape[0]);
-    p.n = static_cast<int>(to.shape[1]);
-    p.k = static_cast<int>(from.shape[1]);
-    p.count = static_cast<int>(weights.shape[0]);
+    p.m = side("grouped_matmul", to.shape[0]);
+    p.n = side("grouped_matmul", to.shape[1]);
+    p.k = side("grouped_matmul", from.shape[1]);
+    p.count = side("grouped_matmul", weights.shape[0]);
+    side("grouped_matmul", from.shape[0]);
     p.schedule = Schedule::row_groups;
     p.offsets = data<const int32_t>(launch.inputs[2]);
     p.c = Floats(to);
@@ -56,10 +59,11 @@ struct WeightGrad {
     if ((!a.index && left.shape[0] < rows) || (!b.index && right.shape[0] < rows))
       fail(TREFOIL_INVALID_ARGUMENT, "grouped_matmul_weight_grad: a has %lld rows and b %lld; without an index each needs %lld",
            static_cast<long long>(left.shape[0]), static_cast<long long>(right.shape[0]), static_cast<long long>(rows));
-    p.m = static_cast<int>(to.shape[1]);
-    p.n = static_cast<int>(to.shape[2]);
-    p.k = static_cast<int>(rows);
-    p.count = static_cast<int>(to.shape[0]);
+    p.m = side("grouped_matmul_weight_grad", to.shape[1]);
+    p.n = side("grouped_matmul_weight_grad", to.shape[2]);
+    p.k = side("grouped_matmul_weight_grad", rows);
+    p.count = side("grouped_matmul_weight_grad", to.shape[0]);
+    side("grouped_matmul_weight_grad", std::max(left.shape[0], right.shape[0]));
     p.schedule = Schedule::depth_groups;
     p.offsets = data<const int32_t>(launch.inputs[2]);
     p.c = Floats(to);

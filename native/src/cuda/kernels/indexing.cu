@@ -139,6 +139,7 @@ __global__ void __launch_bounds__(256, 4) scatter_add_rows_kernel(Scatter<T> s) 
 void scatter_add_rows(const Context& context, Workspace& workspace, const TrefoilLaunch& args) {
   const TrefoilView &rows = args.inputs[0], &y = args.outputs[0];
   const int64_t count = elements(args.inputs[1]), bound = y.shape[0];
+  if (count > INT32_MAX) fail(TREFOIL_INVALID_ARGUMENT, "scatter_add_rows: 2^31 rows or more");
   auto* uses = workspace.take<int32_t>(bound + 1);  // and, last, how much of the list is taken
   int32_t *places = workspace.take<int32_t>(bound), *list = workspace.take<int32_t>(count);
   if (!workspace.running() || !y.data || elements(y) == 0) return;

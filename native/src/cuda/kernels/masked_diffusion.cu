@@ -127,6 +127,7 @@ void masked_diffusion_step(const Context& context, const TrefoilLaunch& args) {
   const int64_t batch = logits.shape[0], positions = logits.shape[1], n = logits.shape[2], count = batch * positions;
   if (count == 0) return;
   if (n == 0) fail(TREFOIL_INVALID_ARGUMENT, "masked_diffusion_step: there are no logits to choose from");
+  check_logits("masked_diffusion_step", n);
   if (count > INT32_MAX) fail(TREFOIL_INVALID_ARGUMENT, "masked_diffusion_step: there are 2^31 positions or more");
   int32_t *next = data<int32_t>(args.outputs[0]), *sampled = data<int32_t>(args.outputs[1]);
   float* confidence = data<float>(args.outputs[2]);

@@ -30,11 +30,10 @@ struct Matmul {
     const int64_t kb = transpose_b ? b.columns : b.rows;
     if (k != kb)
       fail(TREFOIL_INVALID_ARGUMENT, "matmul: a has k = %lld and b has k = %lld; they must be equal", static_cast<long long>(k), static_cast<long long>(kb));
-    if (m > INT32_MAX || n > INT32_MAX || k > INT32_MAX) fail(TREFOIL_INVALID_ARGUMENT, "matmul: a side has 2^31 elements or more");
-    p.m = static_cast<int>(m);
-    p.n = static_cast<int>(n);
-    p.k = static_cast<int>(k);
-    p.count = static_cast<int>(batch);
+    p.m = side("matmul", m);
+    p.n = side("matmul", n);
+    p.k = side("matmul", k);
+    p.count = side("matmul", batch);
     p.c = Floats(launch.outputs[0]);
     p.c_step = m * n;
     p.epilogue.alpha = static_cast<float>(launch.attributes[2]);

@@ -82,7 +82,7 @@ void moe_gate(const Context& context, const TrefoilLaunch& launch_) {
     fail(TREFOIL_INVALID_ARGUMENT, "moe_gate: cannot keep %lld of %lld experts", static_cast<long long>(kept), static_cast<long long>(experts));
   if (tokens == 0 || experts == 0) return;
   launch(context, {static_cast<unsigned>(ceil_divide(tokens, kWarps)), kWarps * 32}, moe_gate_kernel, data<const float>(logits),
-         static_cast<int>(tokens), static_cast<int>(experts), static_cast<int>(kept), launch_.attributes[0] == 1, data<float>(weights),
+         side("moe_gate", tokens), side("moe_gate", experts), static_cast<int>(kept), launch_.attributes[0] == 1, data<float>(weights),
          data<int32_t>(indices), optional_output<float>(launch_, 2));
 }
 
@@ -112,7 +112,7 @@ void moe_gate_grad(const Context& context, const TrefoilLaunch& launch_) {
   if (!y.data || elements(y) == 0) return;
   launch(context, {static_cast<unsigned>(ceil_divide(tokens, kWarps)), kWarps * 32}, moe_gate_grad_kernel, context.errors, Checked::moe_gate_grad_expert,
          data<const float>(launch_.inputs[0]), data<const float>(launch_.inputs[1]), data<const int32_t>(launch_.inputs[2]),
-         data<const float>(launch_.inputs[3]), static_cast<int>(tokens), static_cast<int>(experts), static_cast<int>(kept),
+         data<const float>(launch_.inputs[3]), side("moe_gate_grad", tokens), side("moe_gate_grad", experts), side("moe_gate_grad", kept),
          launch_.attributes[0] == 1, data<float>(y));
 }
 
@@ -204,7 +204,7 @@ constexpr int kMostExperts = 8192;  // counters of a chunk fit in the shared mem
 // Where offsets go unread their shape is not known: indices that occur are then below kMostExperts or an error.
 int sorted_experts(const TrefoilLaunch& launch_) {
   const TrefoilView& offsets = launch_.outputs[2];
-  if (offsets.rank == 0) return kMostExperts;
+  if (!offsets.data) return kMostExperts;
   const int64_t experts = elements(offsets) - 1;
   if (experts < 0 || experts > kMostExperts)
     fail(TREFOIL_INVALID_ARGUMENT, "moe_sort: %lld experts; from 0 to %d are supported, and offsets must hold one number more", static_cast<long long>(experts), kMostExperts);
@@ -223,6 +223,7 @@ void moe_sort(const Context& context, const TrefoilLaunch& launch_) {
     if (offsets) zero_memory(context, offsets, static_cast<size_t>(experts + 1) * sizeof(int32_t));
     return;
   }
+  if (slots > INT32_MAX) fail(TREFOIL_INVALID_ARGUMENT, "moe_sort: 2^31 choices or more");
   const Chunks chunks(slots);
   const unsigned blocks = static_cast<unsigned>(chunks.count);
   const size_t shared = static_cast<size_t>(experts ? experts : 1) * sizeof(int32_t);
@@ -283,8 +284,8 @@ void moe_combine(const Context& context, const TrefoilLaunch& launch_) {
     fail(TREFOIL_INVALID_ARGUMENT, "moe_combine: y, inverse, weights and output do not fit each other");
   with_floats(y, [&]<class Y>(Y* from) {
     const auto run = [&](auto kernel, int width) {
-      launch(context, {static_cast<unsigned>(tokens), row_threads(columns, width)}, kernel, context.errors, Checked::moe_combine_row, from,
-             data<const int32_t>(launch_.inputs[1]), weights, static_cast<int>(y.shape[0]), static_cast<int>(columns), static_cast<int>(kept), Floats(out));
+      launch(context, {static_cast<unsigned>(side("moe_combine", tokens)), row_threads(columns, width)}, kernel, context.errors, Checked::moe_combine_row, from,
+             data<const int32_t>(launch_.inputs[1]), weights, side("moe_combine", y.shape[0]), side("moe_combine", columns), side("moe_combine", kept), Floats(out));
     };
     if (columns % 8 == 0) run(moe_combine_kernel<8, Y>, 8);
     else run(moe_combine_kernel<1, Y>, 1);
@@ -351,7 +352,7 @@ void moe_combine_grad(const Context& context, const TrefoilLaunch& launch_) {
   with_floats(dout, y, [&]<class Dout, class Y>(Dout* upstream, Y* from) {
     launch(context, {context.grid(rows, kWarps), kWarps * 32}, columns % 8 == 0 ? moe_combine_grad_kernel<8, Dout, Y> : moe_combine_grad_kernel<1, Dout, Y>,
            context.errors, Checked::moe_combine_grad_slot, upstream, from, data<const int32_t>(launch_.inputs[2]), data<const float>(weights),
-           static_cast<int>(rows), static_cast<int>(columns), static_cast<int>(kept), dy, dweights);
+           side("moe_combine_grad", rows), side("moe_combine_grad", columns), side("moe_combine_grad", kept), dy, dweights);
   });
 }
 

@@ -55,9 +55,9 @@ __global__ void __launch_bounds__(kLoopThreads, kRopeBlocks) rope_kernel(const X
 void rope(const Context& context, const TrefoilLaunch& args) {
   const TrefoilView& x = args.inputs[0];
   const int64_t half = x.shape[3] / 2, pairs = elements(x) / 2;
-  if (pairs == 0) return;
   const bool interleaved = args.attributes[1] != 0;
-  if (args.inputs[1].shape[0] == 0) return check_index(context, Checked::rope_position, data<int32_t>(args.inputs[3]), elements(args.inputs[3]), 0, 0);
+  if (const int64_t limit = args.inputs[1].shape[0]; pairs == 0 || limit == 0)
+    return check_index(context, Checked::rope_position, data<int32_t>(args.inputs[3]), elements(args.inputs[3]), 0, limit);
   with_floats(x, args.outputs[0], [&]<class X, class Y>(X* from, Y* to) {
     constexpr int kWidth = kVectorWidth<Y>;
     const int width = !interleaved && half % kWidth == 0 ? kWidth : 1;

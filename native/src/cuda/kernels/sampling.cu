@@ -48,7 +48,8 @@ void sample_tokens(const Context& context, const TrefoilLaunch& args) {
   const int64_t rows = logits.shape[0], n = logits.shape[1];
   if (rows == 0) return;
   if (n == 0) fail(TREFOIL_INVALID_ARGUMENT, "sample_tokens: there are no logits to choose from");
-  const double inverse = args.attributes[0] == 0 ? 0 : 1 / args.attributes[0];
+  check_logits("sample_tokens", n);
+  const double inverse = args.attributes[0] > 0 ? 1 / args.attributes[0] : 0;
   // Finite: 0 * scale is the top logit's exponent.
   const Options options{inverse < 1e38 ? static_cast<float>(inverse) : 1e38f, args.attributes[2], static_cast<int64_t>(args.attributes[1]),
                         static_cast<uint32_t>(static_cast<int64_t>(args.attributes[3]))};
