@@ -101,6 +101,28 @@ describe("the command line", () => {
       await writeFile(join(folder, name, "chat_template.jinja"), template);
     }
     await write("chat.jsonl", [{ prompt: [{ role: "user", content: "hi" }] }]);
+    // So do those that are shown beside the trained one; what cannot read the prompts is found before the run.
+    const talk = "ppo --policy ours --reward reward --prompts chat.jsonl --iterations 1 --prompts-per-iteration 4";
+    const briefly = `${talk} --minibatch 4 --max-new-tokens 6 --no-alarms.enabled`;
+    await step(`${briefly} --output talking --beside theirs`);
+    await writeFile(
+      join(folder, "theirs/chat_template.jinja"),
+      `{% for m in messages %}${"long".repeat(9)}{% endfor %}`,
+    );
+    for (const [other, problem] of [
+      ["sft", /--beside sft cannot answer the prompts: chat.jsonl:1: chat messages need a chat template/],
+      [
+        "theirs",
+        /--beside theirs cannot answer the prompts: row 1: the prompt has 3\d tokens; with 6 for the response/,
+      ],
+    ] as const) {
+      const refused = await run(folder, [...briefly.split(" "), "--output", "mute", "--beside", other]);
+      expect(refused.stderr).toMatch(problem);
+      expect([refused.code, existsSync(join(folder, "mute-run"))]).toEqual([1, false]);
+    }
+    await writeFile(join(folder, "theirs/chat_template.jinja"), `{% for m in messages %}B:{{ m.content }}{% endfor %}`);
+    const long = await run(folder, [...ppo.split(" "), "--max-new-tokens", "32", "--output", "mute"]);
+    expect(long.stderr).toMatch(/maxNewTokens is 32, which leaves no room for a prompt in the model's context of 32/);
     const letters = "samples.map(({ promptText }) => promptText.charCodeAt(0))";
     await writeFile(join(folder, "letter.mjs"), `export default (samples) => ${letters};\n`);
     const apart = "evaluate --policy ours --against theirs --reward letter.mjs --prompts chat.jsonl";

@@ -72,6 +72,14 @@ describe("evaluation", () => {
     );
   });
 
+  test("responses to other rows are not compared", async () => {
+    const own = await respond(policy, shared);
+    const by = { rewards: letterReward };
+    await expect(compareResponses(own, [...own].reverse(), by, 2)).rejects.toThrow(/response 1 answers another row/);
+    const others = { ...shared, againstPrompts: [...texts].reverse() };
+    await expect(evaluate({ policy, against: policy, by, ...others })).rejects.toMatchObject({ code: "RLHF_OPTIONS" });
+  });
+
   test("a judge is asked in both orders; one who always says A decides nothing", async () => {
     const longer: Judge = async ({ a, b }) => (a.length > b.length ? "A" : "B");
     expect(await judgeBothOrders(longer, "p", "long", "x")).toBe(1);
