@@ -15,8 +15,8 @@ import {
   textWeights,
   windowNats,
 } from "../ensemble/index.js";
+import { requireContext } from "../stages/context.js";
 import { OpenModel, StageError } from "../stages/index.js";
-import { requireContext } from "./context.js";
 import { dataFields, openData } from "./fields.js";
 import { scoresTable } from "./scores.js";
 

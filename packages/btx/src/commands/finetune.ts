@@ -8,8 +8,8 @@ import {
 } from "@trefoil/core";
 import { z } from "zod";
 import { closeDomains } from "../domains/index.js";
+import { requireContext } from "../stages/context.js";
 import { finetuneMixture, finetuneScopes } from "../stages/index.js";
-import { requireContext } from "./context.js";
 import { dataFields, folder, openData, outputFields, runOf, trainFields } from "./fields.js";
 import { writeTrainingReport } from "./training-report.js";
 
