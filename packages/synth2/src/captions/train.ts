@@ -16,6 +16,7 @@ import {
   type Tokenizer,
   tensor,
   tokenizerFiles,
+  zeros,
 } from "@trefoil/core";
 import { z } from "zod";
 import { SynthError } from "../errors.js";
@@ -88,6 +89,8 @@ export async function trainLanguageModel(
       );
     }
     const shape = [settings.batch, sequence];
+    // Too much is refused before the run begins.
+    step.memory(zeros(shape, "i32"), zeros(shape, "i32"), zeros(shape));
     const completed = await runSteps(options, {
       title: "language-model",
       config: { data: dataName, captions: captions.length, tokenizer: tokenizer.hash, sizes, settings },

@@ -9,7 +9,14 @@ import { type SamplingOptions, samplingSchema } from "../sampling/index.js";
 import { readCaptionRows } from "../synthesize/index.js";
 import { VqImageTokenizer } from "../tokenizer/index.js";
 import type { EmbeddedDataset } from "../types.js";
-import { CodedDataset, OnTheFlyDataset, SyntheticDataset, trainVlm, vlmSizesSchema } from "../vlm/index.js";
+import {
+  CodedDataset,
+  OnTheFlyDataset,
+  requireTextTokens,
+  SyntheticDataset,
+  trainVlm,
+  vlmSizesSchema,
+} from "../vlm/index.js";
 import { count, dataField, folder, outputFields, runOf, seedField, trainFields } from "./fields.js";
 
 export const vlmCommand = defineCommand({
@@ -50,6 +57,8 @@ export const vlmCommand = defineCommand({
     const { model: sizes, train: settings, output, resume, overwrite, maxTextTokens } = config;
     using images = await VqImageTokenizer.open(config.tokenizer);
     using language = await LanguageModel.open(config.languageModel);
+    // Found out now, not when all pictures are encoded.
+    requireTextTokens(language, maxTextTokens);
     await using data = await openDataset(config.data, images.imageSize);
     await using synthetic = await openSynthetic(config, images);
     const real = await CodedDataset.encode(data.dataset, images, { progress, signal });

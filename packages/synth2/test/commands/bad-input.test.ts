@@ -75,6 +75,11 @@ const cases: Record<string, [line: string, code: string, advice: RegExp][]> = {
     ],
   ],
   evaluate: [
+    [
+      `evaluate --data small-world:test:4 ${look} --max-tokens 64`,
+      "SYNTH_OPTIONS",
+      /maxTokens is 64, but behind its beginning the language model reads 63/,
+    ],
     [`evaluate --data ${at("empty.tar")} ${look}`, "SYNTH_DATA", /synth2 prepare/],
     [`evaluate --data ${at("missing")} ${look}`, "SYNTH_DATA", /synth2 prepare/],
     [`evaluate --data ${at("prepared")} ${look}`, "SYNTH_DATA", /prepare .*--size 16/s],
@@ -118,13 +123,22 @@ const cases: Record<string, [line: string, code: string, advice: RegExp][]> = {
     ],
     [vlm(`${models} --data ${at("empty.tar")}`), "SYNTH_DATA", /synth2 prepare/],
     [vlm(`${models} --data ${at("prepared")}`), "SYNTH_DATA", /prepare .*--size 16/s],
-    [vlm(`${models} --max-text-tokens 1000`), "SYNTH_OPTIONS", /reads 64 tokens at most/],
+    [
+      vlm(`${models} --max-text-tokens 1000`),
+      "SYNTH_OPTIONS",
+      /maxTextTokens is 1000, but the language model .* reads 64 at most/,
+    ],
   ],
   captions: [
     [
       `captions --language-model ${at("language")} --prompt "a picture:" --output ${at("unwanted")}`,
       "SYNTH_OPTIONS",
       /prompt has no \{class\}/,
+    ],
+    [
+      `captions --language-model ${at("language")} --max-tokens 64 --output ${at("unwanted")}`,
+      "SYNTH_CAPTIONER",
+      /has 64: lower maxTokens, 64/,
     ],
   ],
   generate: [
