@@ -1,4 +1,5 @@
 import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { cp, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -149,6 +150,11 @@ describe("the command line", () => {
     );
     expect(chat.code).toBe(0);
     expect(chat.stdout.split("\n").length).toBeGreaterThanOrEqual(3);
+
+    // A prompt that does not fit ends it, though standard input stays open.
+    const stuck = spawn(process.execPath, [cli, "chat", "--policy", "dpo"], { cwd: folder });
+    stuck.stdin.write("say red: \n");
+    expect((await once(stuck, "exit", { signal: AbortSignal.timeout(20_000) }))[0]).toBe(1);
 
     const broken = await run(folder, [
       ...ppo.replace("--no-alarms.enabled", "--alarms.grace 0 --learning-rate 5").split(" "),
