@@ -4,6 +4,7 @@ import {
   defineCommand,
   loadTokenizer,
   readTransformerConfig,
+  requireFreeOutput,
   routerKinds,
 } from "@trefoil/core";
 import { z } from "zod";
@@ -83,6 +84,8 @@ export const finetuneCommand = defineCommand({
     const { model, output, scope, balance, zLoss, router, resume, overwrite, train: settings } = config;
     const { expertsPerToken, capacityFactor, softFirstLayer } = router;
     const kind = router.kind ?? (softFirstLayer ? "top-k" : undefined);
+    // Found out now, not when all text is read.
+    requireFreeOutput({ output, run, overwrite });
     const tokenizer = await loadTokenizer(model);
     await requireContext([model], settings.sequence, "--train.sequence");
     const domains = await openData(config.data, tokenizer, signal);

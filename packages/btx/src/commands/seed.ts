@@ -1,4 +1,4 @@
-import { ByteTokenizer, defineCommand } from "@trefoil/core";
+import { ByteTokenizer, defineCommand, requireFreeOutput } from "@trefoil/core";
 import { z } from "zod";
 import { closeDomains } from "../domains/index.js";
 import { trainSeed } from "../stages/index.js";
@@ -31,8 +31,10 @@ export const seedCommand = defineCommand({
   run: async (config, { progress, signal }) => {
     const tokenizer = new ByteTokenizer();
     const run = runOf(config);
-    const domains = await openData(config.data, tokenizer, signal);
     const { output, resume, overwrite, model: sizes, train: settings } = config;
+    // Found out now, not when all text is read.
+    requireFreeOutput({ output, run, overwrite });
+    const domains = await openData(config.data, tokenizer, signal);
     try {
       const completed = await trainSeed({
         sizes,

@@ -1,4 +1,4 @@
-import { defineCommand } from "@trefoil/core";
+import { defineCommand, requireFreeOutput } from "@trefoil/core";
 import { z } from "zod";
 import { LanguageModel } from "../captions/index.js";
 import { openDataset } from "../data/index.js";
@@ -55,9 +55,11 @@ export const vlmCommand = defineCommand({
   }),
   run: async (config, { progress, signal }) => {
     const { model: sizes, train: settings, output, resume, overwrite, maxTextTokens } = config;
+    const run = runOf(config);
+    // Found out now, not when all pictures are encoded.
+    requireFreeOutput({ output, run, overwrite });
     using images = await VqImageTokenizer.open(config.tokenizer);
     using language = await LanguageModel.open(config.languageModel);
-    // Found out now, not when all pictures are encoded.
     requireTextTokens(language, maxTextTokens);
     await using data = await openDataset(config.data, images.imageSize);
     await using synthetic = await openSynthetic(config, images);
@@ -67,8 +69,7 @@ export const vlmCommand = defineCommand({
         ? { real, synthetic: synthetic.dataset, syntheticShare: config.syntheticShare }
         : { real, syntheticShare: 0 },
       dataName: JSON.stringify([data.hash, synthetic?.dataset.hash ?? null]),
-      ...{ language, sizes, maxTextTokens, settings, output, resume, overwrite, progress, signal },
-      run: runOf(config),
+      ...{ language, sizes, maxTextTokens, settings, output, run, resume, overwrite, progress, signal },
     });
     if (completed) progress.log(`The vision-language model is in ${output}.`);
   },
