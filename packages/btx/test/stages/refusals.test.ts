@@ -2,10 +2,11 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { expect, it } from "vitest";
 import { branchCommand } from "../../src/commands/branch.js";
+import { ensembleCommand } from "../../src/commands/ensemble.js";
 import { quickstartCommand } from "../../src/commands/quickstart.js";
 import { reproduceCommand } from "../../src/commands/reproduce.js";
 import { seedCommand } from "../../src/commands/seed.js";
-import { finetuneMixture, mix, trainBranches, trainSeed } from "../../src/index.js";
+import { finetuneMixture, mix, openDomains, trainBranches, trainSeed } from "../../src/index.js";
 import { temporaryFolder, writeCheckpoint } from "../checkpoints.js";
 import { tinyDomains, tinySettings, tinySizes, tokenizer } from "./tiny.js";
 
@@ -52,4 +53,20 @@ it("rows longer than the context are refused by the name of their flag, before a
     [reproduceCommand, { output, sequence: 130 }, ["sequence"]],
   ] as const)
     expect(schema.safeParse(given).error?.issues).toEqual([expect.objectContaining({ path, code: "custom" })]);
+});
+
+it("what an option would silently do nothing for is refused", async () => {
+  const models = ["a", "b"];
+  const both = ensembleCommand.schema.parse({ models, prompt: "x", weights: "code" });
+  await expect(ensembleCommand.run(both, {} as never)).rejects.toThrow(/give --prompt or --weights, one of them/);
+});
+
+it("a built-in domain too small to hold anything out says which limits made it so", async () => {
+  const cache = temporaryFolder();
+  const options = { tokenizer, cache, maxBytes: 1000, heldOutShare: 1e-9 };
+  await expect(openDomains({ prose: "@prose" }, options)).rejects.toMatchObject({
+    code: "DATA_EMPTY",
+    message: expect.stringMatching(/@prose: with data.maxBytes 1000 and data.heldOut 1e-9 no document is held out/),
+  });
+  await expect(openDomains({ prose: "@prose" }, { ...options, roots: [cache] })).rejects.toThrow(/found no text/);
 });

@@ -178,6 +178,13 @@ describe("the command line", () => {
     if ((process.features as { typescript?: unknown }).typescript) expect(typed.code).toBe(0);
     else expect([typed.code, typed.stderr]).toEqual([1, expect.stringContaining("this one needs it compiled")]);
 
+    for (const [sizes, problem] of [
+      ["--new.hidden-size 18 --new.heads 2", "new.hiddenSize 18 is not an even multiple of new.heads 2"],
+      ["--new.heads 2 --new.key-value-heads 4", "new.heads 2 is not a multiple of new.keyValueHeads 4"],
+    ] as const) {
+      const odd = await run(folder, `sft --data demonstrations.jsonl --output odd ${sizes}`.split(" "));
+      expect([odd.code, odd.stderr]).toEqual([1, expect.stringContaining(problem)]);
+    }
     const wrong = await run(folder, ["evaluate", "--policy", "sft", "--against", "dpo", "--prompts", "prompts.jsonl"]);
     expect([wrong.code, wrong.stderr]).toEqual([1, expect.stringContaining("--reward or --judge")]);
     await write("bad.jsonl", [{ prompt: "x" }, { prompt: "" }]);

@@ -180,6 +180,16 @@ describe.each(Object.entries(cases))("%s", (_, lines) => {
   );
 });
 
+it("sizes of a generator that do not fit together are refused by their names", async () => {
+  const line = `generator --data small-world:paired:4 --tokenizer ${at("tokenizer")} --output ${at("unwanted")}`;
+  const odd = await synth2(`${line} --model.width 36 --model.heads 4 --model.text-width 9`);
+  expect(odd.code).toBe(2);
+  expect(odd.printed).toMatch(/model.heads: width must be an even multiple of heads.*model.textWidth: must be even/s);
+  const sizes = "--model.width 8 --model.heads 1 --model.layers 1 --model.feed-forward 8 --vocabulary 320";
+  const fits = await synth2(`${line} ${sizes} --model.text-width 18 --model.max-text-tokens 64 --train.steps 1`);
+  expect(fits.code, fits.printed).toBe(0);
+}, 20_000);
+
 it("captions a picture in CMYK, and skips a caption of 10 MB beside others", async () => {
   const { code, printed } = await synth2(`caption --image ${at("cmyk.jpg")} ${look}`);
   expect(code, printed).toBe(0);
