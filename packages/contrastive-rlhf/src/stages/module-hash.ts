@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { readFile, stat } from "node:fs/promises";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
-/** Paths in `import … from "./x"`, `export … from "./x"`, `import "./x"`, `import("./x")` and `require("./x")`. */
+/** Relative and absolute paths behind `from`, `import` and `require`, in quotes, with or without a bracket before. */
 const importedPath = /\b(?:from|import|require)\s*\(?\s*(["'`])((?:\.{0,2}\/)[^"'`\n]*)\1/g;
 
 /** Endings that `require` leaves out. */
