@@ -1,5 +1,8 @@
 #include "runtime/executor.h"
 
+#include <system_error>
+
+#include "runtime/error.h"
 #include "runtime/spin.h"
 
 #if defined(__linux__)
@@ -13,7 +16,11 @@ namespace {
 constexpr std::chrono::microseconds kIdleSpin{30};
 }  // namespace
 
-Executor::Executor() : thread_([this] { work(); }) {}
+Executor::Executor() try : thread_([this] { work(); }) {
+} catch (const std::system_error& error) {
+  fail(TREFOIL_OUT_OF_MEMORY, "the device's thread cannot be started, %s: memory or the number of threads is limited",
+       error.code().message().c_str());
+}
 
 void Executor::stop() {
   if (!thread_.joinable()) return;

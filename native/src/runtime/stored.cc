@@ -85,18 +85,22 @@ TREFOIL_INLINE bool encode(const float* values, size_t count, StoredDtype dtype,
 #pragma GCC diagnostic ignored "-Wpsabi"
 constexpr size_t kWidth = 4;
 using Floats [[gnu::vector_size(kWidth * sizeof(float)), gnu::aligned(1), gnu::may_alias]] = float;  // anywhere
-using Doubles [[gnu::vector_size(kWidth * sizeof(double))]] = double;
+using Doubles [[gnu::vector_size(kWidth * sizeof(double)), gnu::may_alias]] = double;
+// Where Doubles may stand on the heap: a container would align them as the narrow function does, which may be less than the wide one needs.
+struct alignas(kWidth * sizeof(double)) Sum {
+  double lanes[kWidth] = {};
+};
 
 // One block of every source, and the sums over all blocks so far: of each source, then of the mean. Lanes stay apart to the end.
 struct MeanState {
   explicit MeanState(std::span<const StoredSource> sources)
-      : room(sources.size() * kBlock), values(sources.size()), sums(kLanes / kWidth, std::vector<Doubles>(sources.size() + 1)) {
+      : room(sources.size() * kBlock), values(sources.size()), sums(kLanes / kWidth, std::vector<Sum>(sources.size() + 1)) {
     for (const StoredSource& source : sources) weights.push_back(source.weight);
   }
   std::vector<double> weights;
   std::vector<float> room;
   std::vector<const std::byte*> values;  // floats: in place, or decoded into `room`
-  std::vector<std::vector<Doubles>> sums;
+  std::vector<std::vector<Sum>> sums;
   std::array<float, kBlock> mean;
 };
 
@@ -115,8 +119,9 @@ TREFOIL_INLINE void add_lanes(size_t whole, MeanState& state) {
   const double* weights = Count ? own_weights : state.weights.data();
   const std::byte* const* values = Count ? own_values : state.values.data();
   for (size_t part = 0; part < kLanes / kWidth; ++part) {
-    Doubles* sums = Count ? own_sums : state.sums[part].data();
-    if (Count) std::copy_n(state.sums[part].data(), kRoom + 1, own_sums);
+    Doubles* all_sums = reinterpret_cast<Doubles*>(state.sums[part].data());
+    Doubles* sums = Count ? own_sums : all_sums;
+    if (Count) std::copy_n(all_sums, kRoom + 1, own_sums);
     for (size_t k = part * kWidth; k < whole; k += kLanes) {
       const auto at = [&](size_t i) {
         return __builtin_convertvector(*reinterpret_cast<const Floats*>(values[i] + k * sizeof(float)), Doubles);
@@ -131,7 +136,7 @@ TREFOIL_INLINE void add_lanes(size_t whole, MeanState& state) {
       sums[count] += mean * mean;
       *reinterpret_cast<Floats*>(&state.mean[k]) = __builtin_convertvector(mean, Floats);
     }
-    if (Count) std::copy_n(own_sums, kRoom + 1, state.sums[part].data());
+    if (Count) std::copy_n(own_sums, kRoom + 1, all_sums);
   }
 }
 
@@ -146,8 +151,8 @@ void add_rest(size_t whole, size_t block, MeanState& state) {
     };
     double mean = at(0);
     for (size_t i = 1; i < count; ++i) mean += state.weights[i] * (at(i) - at(0));
-    for (size_t i = 0; i < count; ++i) state.sums[0][i][0] += (at(i) - mean) * (at(i) - mean);
-    state.sums[0][count][0] += mean * mean;
+    for (size_t i = 0; i < count; ++i) state.sums[0][i].lanes[0] += (at(i) - mean) * (at(i) - mean);
+    state.sums[0][count].lanes[0] += mean * mean;
     state.mean[k] = static_cast<float>(mean);
   }
 }
@@ -217,8 +222,8 @@ StoredMean weighted_mean(std::span<const StoredSource> sources, size_t count, st
   }
   const auto total = [&](size_t i) {
     double sum = 0;
-    for (const std::vector<Doubles>& part : state.sums)
-      for (size_t lane = 0; lane < kWidth; ++lane) sum += part[i][lane];
+    for (const std::vector<Sum>& part : state.sums)
+      for (double lane : part[i].lanes) sum += lane;
     return sum;
   };
   for (size_t i = 0; i < sources.size(); ++i) result.squared_distances.push_back(total(i));

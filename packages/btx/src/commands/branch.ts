@@ -4,16 +4,17 @@ import { fileURLToPath } from "node:url";
 import { type CommandContext, defineCommand, loadTokenizer, requireFreeOutput, writeFileAtomic } from "@trefoil/core";
 import { z } from "zod";
 import { closeDomains } from "../domains/index.js";
+import { requireContext } from "../stages/context.js";
 import {
   branchScopes,
   branchStatus,
   domainsOfArrayJob,
   namesToTrain,
+  requireDense,
   runBranchJobs,
   trainBranches,
   writeBranchPlan,
 } from "../stages/index.js";
-import { requireContext } from "./context.js";
 import { type DataConfig, dataFields, folder, openData, outputFields, runOf, trainFields } from "./fields.js";
 import { writeTrainingReport } from "./training-report.js";
 
@@ -71,6 +72,7 @@ export const branchCommand = defineCommand({
       return;
     }
     const tokenizer = await loadTokenizer(seed);
+    await requireDense(seed);
     await requireContext([seed], settings.sequence, "--train.sequence");
     const domains = await openData(config.data, tokenizer, signal);
     try {

@@ -15,8 +15,8 @@ import {
   textWeights,
   windowNats,
 } from "../ensemble/index.js";
+import { requireContext } from "../stages/context.js";
 import { OpenModel, StageError } from "../stages/index.js";
-import { requireContext } from "./context.js";
 import { dataFields, openData } from "./fields.js";
 import { scoresTable } from "./scores.js";
 
@@ -69,6 +69,8 @@ export const ensembleCommand = defineCommand({
   }),
   run: async (config, { signal, stdout }) => {
     const { rule, topK, temperature, prior, windows, sequence, batch } = config;
+    if (config.prompt !== undefined && config.weights !== undefined)
+      throw new StageError("BTX_OPTIONS", "give --prompt or --weights, one of them");
     const named = config.models.map((path) => ({ path, name: basename(resolve(path)) }));
     const byText = rule === "cosine" || rule === "distance";
     const domained = Object.keys(config.data.domains);

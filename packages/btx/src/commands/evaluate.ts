@@ -3,9 +3,9 @@ import { basename, join, resolve } from "node:path";
 import { defineCommand, Mixtral, writeFileAtomic, writeReport } from "@trefoil/core";
 import { z } from "zod";
 import { closeDomains } from "../domains/index.js";
+import { requireContext } from "../stages/context.js";
 import { type DomainRouting, evaluateModel, type ModelScores, OpenModel, routingTable } from "../stages/index.js";
 import { makeTask, taskNames } from "../tasks/index.js";
-import { requireContext } from "./context.js";
 import { dataFields, folder, openData } from "./fields.js";
 import { routingSection, scoresSections, scoresTable } from "./scores.js";
 

@@ -30,6 +30,12 @@ export const modelFields = (defaults: SeedSizes) =>
       error: "heads must be a multiple of keyValueHeads",
     });
 
+/** Of a command that makes a model of its own: its rows fit into the context. */
+export const fitsContext = (path: readonly string[]) => ({
+  path: [...path],
+  error: "rows must not be longer than the context, model.maxPositions: lower one or raise the other",
+});
+
 const heldOut = z
   .number()
   .gt(0)

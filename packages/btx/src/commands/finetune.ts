@@ -4,12 +4,13 @@ import {
   defineCommand,
   loadTokenizer,
   readTransformerConfig,
+  requireFreeOutput,
   routerKinds,
 } from "@trefoil/core";
 import { z } from "zod";
 import { closeDomains } from "../domains/index.js";
+import { requireContext } from "../stages/context.js";
 import { finetuneMixture, finetuneScopes } from "../stages/index.js";
-import { requireContext } from "./context.js";
 import { dataFields, folder, openData, outputFields, runOf, trainFields } from "./fields.js";
 import { writeTrainingReport } from "./training-report.js";
 
@@ -83,6 +84,8 @@ export const finetuneCommand = defineCommand({
     const { model, output, scope, balance, zLoss, router, resume, overwrite, train: settings } = config;
     const { expertsPerToken, capacityFactor, softFirstLayer } = router;
     const kind = router.kind ?? (softFirstLayer ? "top-k" : undefined);
+    // Found out now, not when all text is read.
+    requireFreeOutput({ output, run, overwrite });
     const tokenizer = await loadTokenizer(model);
     await requireContext([model], settings.sequence, "--train.sequence");
     const domains = await openData(config.data, tokenizer, signal);

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { defineCommand, RUN_LAYOUT, terminalTable, writeFileAtomic, writeReport } from "@trefoil/core";
 import { z } from "zod";
 import { closeDomains } from "../domains/index.js";
+import { requireContext } from "../stages/context.js";
 import {
   type LayerRouting,
   OpenModel,
@@ -11,7 +12,6 @@ import {
   StageError,
   summarizeRouting,
 } from "../stages/index.js";
-import { requireContext } from "./context.js";
 import { dataFields, folder, openData, size } from "./fields.js";
 import { routingSection } from "./scores.js";
 

@@ -1,8 +1,8 @@
-import { ByteTokenizer, defineCommand } from "@trefoil/core";
+import { ByteTokenizer, defineCommand, requireFreeOutput } from "@trefoil/core";
 import { z } from "zod";
 import { closeDomains } from "../domains/index.js";
 import { trainSeed } from "../stages/index.js";
-import { dataFields, modelFields, openData, outputFields, runOf, trainFields } from "./fields.js";
+import { dataFields, fitsContext, modelFields, openData, outputFields, runOf, trainFields } from "./fields.js";
 import { writeTrainingReport } from "./training-report.js";
 
 export const seedCommand = defineCommand({
@@ -13,24 +13,28 @@ export const seedCommand = defineCommand({
     "btx seed --output models/seed",
     "btx seed --output models/seed --data.domains.notes ./notes --data.domains.code @code",
   ],
-  schema: z.strictObject({
-    ...outputFields,
-    model: modelFields({
-      hiddenSize: 192,
-      intermediateSize: 512,
-      layers: 4,
-      heads: 6,
-      keyValueHeads: 6,
-      maxPositions: 512,
-    }).prefault({}),
-    data: dataFields.prefault({}),
-    train: trainFields({ steps: 1000, learningRate: 3e-3 }).prefault({}),
-  }),
+  schema: z
+    .strictObject({
+      ...outputFields,
+      model: modelFields({
+        hiddenSize: 192,
+        intermediateSize: 512,
+        layers: 4,
+        heads: 6,
+        keyValueHeads: 6,
+        maxPositions: 512,
+      }).prefault({}),
+      data: dataFields.prefault({}),
+      train: trainFields({ steps: 1000, learningRate: 3e-3 }).prefault({}),
+    })
+    .refine(({ model, train }) => train.sequence <= model.maxPositions, fitsContext(["train", "sequence"])),
   run: async (config, { progress, signal }) => {
     const tokenizer = new ByteTokenizer();
     const run = runOf(config);
-    const domains = await openData(config.data, tokenizer, signal);
     const { output, resume, overwrite, model: sizes, train: settings } = config;
+    // Found out now, not when all text is read.
+    requireFreeOutput({ output, run, overwrite });
+    const domains = await openData(config.data, tokenizer, signal);
     try {
       const completed = await trainSeed({
         sizes,

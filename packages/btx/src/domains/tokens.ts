@@ -136,9 +136,17 @@ async function openBuiltIn(folder: string, source: BuiltInDomain, options: Domai
   heldOut?.close();
   signal?.throwIfAborted();
   const split = await readBuiltIn(source, { heldOutShare, maxBytes, roots });
+  const { train: training, heldOut: testing } = split;
+  if (training.length + testing.length === 0)
+    throw new DataError("DATA_EMPTY", `${source} found no text: install dependencies, or name other roots`);
+  if (training.length === 0 || testing.length === 0) {
+    const none = training.length === 0 ? "left to train on" : "held out";
+    const limits = `with data.maxBytes ${maxBytes} and data.heldOut ${heldOutShare}`;
+    throw new DataError("DATA_EMPTY", `${source}: ${limits} no document is ${none}: change one of them`);
+  }
   await mkdir(folder, { recursive: true });
   for (const side of ["train", "heldOut"] as const)
-    await writeTokens(paths[side], split[side], { source, tokenizer, fingerprint });
+    await writeTokens(paths[side], split[side], { tokenizer, fingerprint });
   return { train: TokenFile.open(paths.train, { tokenizer }), heldOut: TokenFile.open(paths.heldOut, { tokenizer }) };
 }
 
@@ -170,10 +178,8 @@ export async function readBuiltIn(
 async function writeTokens(
   path: string,
   documents: readonly DomainDocument[],
-  { source, tokenizer, fingerprint }: { source: string; tokenizer: Tokenizer; fingerprint: string },
+  { tokenizer, fingerprint }: { tokenizer: Tokenizer; fingerprint: string },
 ): Promise<void> {
-  if (documents.length === 0)
-    throw new DataError("DATA_EMPTY", `${source} found no text: install dependencies, or name other roots`);
   const writer = await TokenFileWriter.create(path, tokenizer, fingerprint);
   try {
     const end = tokenizer.eosTokenId === undefined ? [] : [tokenizer.eosTokenId];

@@ -5,6 +5,7 @@ import {
   defined,
   type Parameter,
   RunDirectoryError,
+  readTransformerConfig,
   requireFreeOutput,
   runOwner,
   type StageContext,
@@ -12,6 +13,7 @@ import {
 } from "@trefoil/core";
 import type { DomainTokens } from "../domains/index.js";
 import { clearFailure, writeBranchPlan, writeFailure } from "./branch-status.js";
+import { requireContext } from "./context.js";
 import { StageError } from "./errors.js";
 import { OpenModel } from "./model.js";
 import { type TrainSettings, train, type WeightedDomain } from "./training.js";
@@ -46,10 +48,13 @@ export interface BranchOptions extends StageContext {
 /**
  * Branches the seed: one independent copy per domain, trained on that domain (arXiv 2403.07816, §3.1). Returns whether
  * all came to the end. One that fails does not stop the others; what is on disk says how each fares (`branchStatus`).
- * @throws StageError `BTX_BRANCHES` naming those that failed, or the error itself where one branch was asked for
+ * @throws StageError `BTX_BRANCHES` naming those that failed, or the error itself where one branch was asked for; `BTX_MODEL` for a seed
+ * that is a mixture
  */
 export async function trainBranches(options: BranchOptions): Promise<boolean> {
-  const { domains, only, resume, overwrite, output, run, settings } = options;
+  const { seed, domains, only, resume, overwrite, output, run, settings } = options;
+  await requireDense(seed);
+  await requireContext([seed], settings.sequence, "--train.sequence");
   const names = domains.map(({ name }) => name);
   const wanted = namesToTrain(names, only).filter((name) => !(resume && existsSync(join(output, name))));
   for (const name of wanted) requireFreeOutput({ output: join(output, name), run: join(run, name), overwrite });
@@ -69,6 +74,13 @@ export async function trainBranches(options: BranchOptions): Promise<boolean> {
   if (wanted.length === 1) throw failures[0]!.error;
   const list = failures.map(({ name, error }) => `${name} (${error instanceof Error ? error.message : error})`);
   throw new StageError("BTX_BRANCHES", `${failures.length} of ${wanted.length} branches failed: ${list.join(", ")}`);
+}
+
+/** Branches of a mixture could not be mixed. @throws StageError */
+export async function requireDense(seed: string): Promise<void> {
+  if ((await readTransformerConfig(seed)).experts === undefined) return;
+  const message = `${seed} is a mixture of experts already, whose branches cannot be mixed: branch a dense model, or train the mixture on with \`btx finetune\``;
+  throw new StageError("BTX_MODEL", message);
 }
 
 /** All domains, or those named. @throws StageError for a name that is none */
@@ -118,6 +130,5 @@ export function withReplay(domain: DomainTokens, domains: readonly DomainTokens[
 
 function parametersOf(model: CausalLM, scope: BranchScope): Parameter[] {
   const named = [...model.namedParameters()].filter(([name]) => scope === "all" || name.includes(".mlp."));
-  if (named.length === 0) throw new StageError("BTX_MODEL", "the seed is a mixture already: branch a dense model");
   return named.map(([, parameter]) => parameter);
 }

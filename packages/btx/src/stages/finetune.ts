@@ -12,6 +12,7 @@ import {
   saveModel,
 } from "@trefoil/core";
 import type { DomainTokens } from "../domains/index.js";
+import { requireContext } from "./context.js";
 import { StageError } from "./errors.js";
 import { OpenModel } from "./model.js";
 import { type TrainOptions, type TrainSettings, train } from "./training.js";
@@ -53,6 +54,7 @@ export async function finetuneMixture(options: FinetuneOptions): Promise<boolean
   const { model, domains, scope, settings, output, run, resume, overwrite, progress, signal } = options;
   const { balance, zLoss = 0, temperature } = options;
   requireFreeOutput({ output, run, overwrite });
+  await requireContext([model], settings.sequence, "--train.sequence");
   const routing = await routingOf(options);
   using source = await OpenModel.open(model, routing);
   const completed = await train({

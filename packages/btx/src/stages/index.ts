@@ -5,6 +5,7 @@ export {
   type BranchScope,
   branchScopes,
   namesToTrain,
+  requireDense,
   trainBranches,
   withReplay,
 } from "./branch.js";

@@ -11,6 +11,7 @@ import {
   tokenizerFiles,
 } from "@trefoil/core";
 import type { DomainTokens } from "../domains/index.js";
+import { StageError } from "./errors.js";
 import { type TrainSettings, train } from "./training.js";
 
 /** Sizes of a seed that is trained from scratch. */
@@ -34,6 +35,10 @@ export interface SeedOptions extends StageContext {
 export async function trainSeed(options: SeedOptions): Promise<boolean> {
   const { sizes, domains, tokenizer, settings, output, run, resume, overwrite, progress, signal } = options;
   requireFreeOutput({ output, run, overwrite });
+  if (settings.sequence > sizes.maxPositions) {
+    const message = `--train.sequence is ${settings.sequence}, more than the ${sizes.maxPositions} of --model.maxPositions`;
+    throw new StageError("BTX_OPTIONS", message);
+  }
   // The usual 0.02 suits widths in the thousands; for narrow models this keeps activations near 1.
   const initializerRange = 1 / Math.sqrt(sizes.hiddenSize);
   const config = newLlamaConfig(sizes, tokenizer, { tieWordEmbeddings: true, initializerRange });

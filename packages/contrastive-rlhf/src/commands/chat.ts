@@ -1,6 +1,7 @@
 import { createInterface } from "node:readline/promises";
-import { defineCommand } from "@trefoil/core";
+import { defineCommand, type Progress } from "@trefoil/core";
 import { z } from "zod";
+import { RlhfError } from "../errors.js";
 import { chat } from "../stages/index.js";
 import { count, folder, seed } from "./fields.js";
 
@@ -22,7 +23,7 @@ export const chatCommand = defineCommand({
     maxNewTokens: count(128, "Length of a response, at most.").meta({ unit: "tokens" }),
     seed: seed.describe("Seed of the first response; each further one adds 1."),
   }),
-  run: async (config, { signal, stdout }) => {
+  run: async (config, { signal, stdout, progress }) => {
     using conversation = await chat(config);
     const interactive = process.stdin.isTTY === true;
     const lines = createInterface({
@@ -30,14 +31,27 @@ export const chatCommand = defineCommand({
       ...(interactive && { output: process.stderr, prompt: "> " }),
     });
     signal.addEventListener("abort", () => lines.close());
-    if (interactive) lines.prompt();
-    for await (const line of lines) {
-      if (line.trim() === "") conversation.reset();
-      else {
-        await conversation.reply(line, { signal, onText: (text) => stdout.write(text) });
-        stdout.write("\n");
-      }
+    const answer = async (line: string): Promise<void> => {
+      await conversation.reply(line, { signal, onText: (text) => stdout.write(text) });
+      stdout.write("\n");
+    };
+    try {
       if (interactive) lines.prompt();
+      for await (const line of lines) {
+        if (line.trim() === "") conversation.reset();
+        else if (!interactive) await answer(line);
+        else await answer(line).catch((error: unknown) => warnTooLong(error, progress));
+        if (interactive) lines.prompt();
+      }
+    } finally {
+      // Standard input, which may stay open, would keep the process.
+      lines.close();
     }
   },
 });
+
+/** Whoever talks can go on after a text that does not fit, or starts anew. */
+function warnTooLong(error: unknown, progress: Progress): void {
+  if (!(error instanceof RlhfError) || error.code !== "RLHF_DATA") throw error;
+  progress.warn(`${error.message}; an empty line starts a new conversation`);
+}

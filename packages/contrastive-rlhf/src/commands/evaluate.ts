@@ -39,7 +39,7 @@ export const evaluateCommand = defineCommand({
     const prompts = await readPrompts(config.prompts, tokenizer);
     const againstPrompts = await readPrompts(config.prompts, await loadTokenizer(against));
     using rewards = judge === undefined ? await openRewards(config.reward, tokenizer) : undefined;
-    const by = rewards ? { rewards } : { judge: commandJudge(judge!) };
+    const by = rewards ? { rewards } : { judge: commandJudge(judge!, signal) };
     const shared = { prompts, samples, sampler, batch, progress, signal };
     const comparison = await evaluate({ policy, against, by, againstPrompts, ...shared });
     stdout.write(comparisonText(comparison));

@@ -52,7 +52,7 @@ export const trainFields = (defaults: { steps: number; learningRate: number; bat
       .describe("Gradients with a larger norm are scaled down to it; 1 as in most implementations."),
     maxLength: count(
       1024,
-      "Tokens of prompt and response together; longer responses are cut, counted and reported.",
+      "Tokens of prompt and response together, at most the model's context; longer responses are cut, counted and reported.",
     ).meta({ unit: "tokens" }),
     seed: seed.describe("Seed of the initial weights of heads and of the order of the data."),
     checkpointEvery: count(100, "Steps between checkpoints: what a kill can cost.").meta({ unit: "steps" }),
@@ -76,7 +76,7 @@ export const rewardField = z
   .array(z.string().min(1))
   .min(1)
   .describe(
-    "Folder of a reward model, or a JavaScript (with Node 22.18 or newer also TypeScript) module whose default export maps samples to numbers. Several add up; 0.5*PATH weighs one.",
+    "Folder of a reward model, or a JavaScript (with Node 22.18 or newer also TypeScript) module whose default export maps samples to numbers (a run or store knows it by its text and the files it imports by a path, not by packages). Several add up; 0.5*PATH weighs one.",
   );
 
 export const aggregationFields = {

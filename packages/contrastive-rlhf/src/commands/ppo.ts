@@ -1,10 +1,11 @@
 import { existsSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
-import { defineCommand, defined, RUN_LAYOUT } from "@trefoil/core";
+import { defineCommand, defined, loadTokenizer, RUN_LAYOUT } from "@trefoil/core";
 import { z } from "zod";
-import { readPrompts } from "../data/index.js";
+import { type PromptText, readPrompts } from "../data/index.js";
 import { RlhfError } from "../errors.js";
 import { type BaselineSettings, type PpoSettings, plainPpo, ppo, respond, type ScoredSample } from "../stages/index.js";
+import { requireReadable } from "../stages/respond.js";
 import {
   aggregationFields,
   aggregationOf,
@@ -289,7 +290,7 @@ export const ppoCommand = defineCommand({
       .array(z.string().min(1))
       .default([])
       .describe(
-        "Folders of policies trained before, such as plain PPO: the report shows their responses, and curves where FOLDER-run is their run directory, beside this one's. Default: none.",
+        "Folders of policies trained before, such as plain PPO: the report shows their responses (each reads the prompts by its own tokenizer and chat template), and curves where FOLDER-run is their run directory, beside this one's. Default: none.",
       )
       .meta({ placeholder: "folder" }),
   }),
@@ -312,10 +313,23 @@ export const ppoCommand = defineCommand({
       rewardClip,
       ...rest
     } = config;
-    // Found out now, not when the run has ended.
-    for (const path of beside)
+    const { maxNewTokens } = rest;
+    // Found out now, not when the run has ended: each policy reads the prompts by its own tokenizer and chat template.
+    const shownTo = new Map<string, PromptText[]>();
+    for (const path of beside) {
       if (!existsSync(join(path, "config.json")))
         throw new RlhfError("RLHF_OPTIONS", `--beside ${path} is no folder of a policy: it has no config.json`);
+      try {
+        const shown = (await readPrompts(promptFile, await loadTokenizer(path))).slice(0, shownPrompts);
+        await requireReadable(path, shown, maxNewTokens);
+        shownTo.set(path, shown);
+      } catch (error) {
+        if (!(error instanceof RlhfError)) throw error;
+        throw new RlhfError(error.code, `--beside ${path} cannot answer the prompts: ${error.message}`, {
+          cause: error,
+        });
+      }
+    }
     // Folders of one name are told apart by their paths.
     const nameOf = (path: string) =>
       [...beside, output].filter((other) => basename(other) === basename(path)).length > 1 ? path : basename(path);
@@ -354,15 +368,17 @@ export const ppoCommand = defineCommand({
       throw error;
     }
     const shown = {
-      prompts: prompts.slice(0, shownPrompts),
       samples: 1,
-      sampler: { temperature: settings.temperature, maxNewTokens: settings.maxNewTokens, seed: settings.seed },
+      sampler: { temperature: settings.temperature, maxNewTokens, seed: settings.seed },
       batch: 32,
     };
     const samples: Record<string, ScoredSample[]> = {};
     if (shownPrompts > 0)
       for (const path of [policy, ...beside, output])
-        samples[path === policy ? "SFT" : nameOf(path)] = await respond(path, shown);
+        samples[path === policy ? "SFT" : nameOf(path)] = await respond(path, {
+          ...shown,
+          prompts: shownTo.get(path) ?? prompts.slice(0, shownPrompts),
+        });
     await report(samples);
     progress.log(`Inside PPO ${await baselineCostText(run)}.`);
     progress.log(`The policy is in ${output}, the report in ${run}/report.html.`);

@@ -1,4 +1,4 @@
-import { ByteTokenizer, defineCommand, loadTokenizer } from "@trefoil/core";
+import { ByteTokenizer, defineCommand, type LlamaSizes, loadTokenizer } from "@trefoil/core";
 import { z } from "zod";
 import { readDemonstrations } from "../data/index.js";
 import { RlhfError } from "../errors.js";
@@ -27,7 +27,10 @@ export const sftCommand = defineCommand({
         intermediateSize: count(352, "Width of the feed-forward layers; 2.75 times the width, as in Llama."),
         layers: count(3, "Layers; see hiddenSize."),
         heads: count(4, "Attention heads, of 32 numbers each."),
-        keyValueHeads: count(4, "Heads of keys and values; as many as heads, as small caches need no fewer."),
+        keyValueHeads: count(
+          4,
+          "Heads of keys and values, of which heads is a multiple; as many, as small caches need no fewer.",
+        ),
         maxPositions: count(512, "Longest context, prompt and response; longer costs nothing until it is used.").meta({
           unit: "tokens",
         }),
@@ -39,12 +42,7 @@ export const sftCommand = defineCommand({
   run: async (config, { progress, signal }) => {
     const { model, data, output, resume, overwrite, trainOnPrompts, train: settings } = config;
     const { tokenizer: folderOfTokenizer, ...sizes } = config.new;
-    if (model === undefined && sizes.hiddenSize % sizes.heads !== 0) {
-      throw new RlhfError(
-        "RLHF_OPTIONS",
-        `new.hiddenSize ${sizes.hiddenSize} is not a multiple of new.heads ${sizes.heads}`,
-      );
-    }
+    if (model === undefined) requireSizes(sizes);
     const source = model ?? folderOfTokenizer;
     const tokenizer = source === undefined ? new ByteTokenizer() : await loadTokenizer(source);
     const demonstrations = await readDemonstrations(data, tokenizer);
@@ -55,3 +53,12 @@ export const sftCommand = defineCommand({
     if (completed) progress.log(`The policy is in ${output}, the report in ${run}/report.html.`);
   },
 });
+
+/** @throws RlhfError `RLHF_OPTIONS` for sizes that do not fit together */
+function requireSizes({ hiddenSize, heads, keyValueHeads }: LlamaSizes): void {
+  // Rotary embeddings turn the numbers of a head in pairs.
+  if (hiddenSize % (2 * heads) !== 0)
+    throw new RlhfError("RLHF_OPTIONS", `new.hiddenSize ${hiddenSize} is not an even multiple of new.heads ${heads}`);
+  if (heads % keyValueHeads !== 0)
+    throw new RlhfError("RLHF_OPTIONS", `new.heads ${heads} is not a multiple of new.keyValueHeads ${keyValueHeads}`);
+}

@@ -46,13 +46,19 @@ export class EpisodeEncoder {
   readonly #tokenizer: Tokenizer;
   /** Ids that end a response; the first is what is written behind one. */
   readonly #ends: readonly number[];
-  readonly #maxLength: number;
+  /** Tokens of prompt and response together. */
+  readonly maxLength: number;
+  readonly #limit: string;
 
-  /** @param maxLength tokens of prompt and response together */
-  constructor(tokenizer: Tokenizer, eosTokenIds: readonly number[], maxLength: number) {
+  /**
+   * @param context of the model, in tokens
+   * @param maxLength of prompt and response together, where that may be less
+   */
+  constructor(tokenizer: Tokenizer, eosTokenIds: readonly number[], context: number, maxLength = context) {
     this.#tokenizer = tokenizer;
     this.#ends = eosTokenIds;
-    this.#maxLength = maxLength;
+    this.maxLength = Math.min(context, maxLength);
+    this.#limit = maxLength < context ? `maxLength, ${maxLength}` : `the model's context of ${context}`;
   }
 
   /** @throws RlhfError `RLHF_DATA` when `room` tokens do not fit behind it */
@@ -61,17 +67,26 @@ export class EpisodeEncoder {
     const { bosTokenId } = this.#tokenizer;
     const tokens = bosTokenId === undefined || (templated && ids[0] === bosTokenId) ? ids : joined([bosTokenId], ids);
     if (tokens.length === 0) throw new RlhfError("RLHF_DATA", `row ${line}: the prompt has no tokens`);
-    if (tokens.length + room > this.#maxLength) {
+    if (tokens.length + room > this.maxLength) {
       throw new RlhfError(
         "RLHF_DATA",
-        `row ${line}: the prompt has ${tokens.length} tokens; with ${room} for the response it exceeds the context of ${this.#maxLength}. Shorten it, or leave it out`,
+        `row ${line}: the prompt has ${tokens.length} tokens; with ${room} for the response it exceeds ${this.#limit}. Shorten it, ${room > 1 ? "lower maxNewTokens, " : ""}or leave it out`,
       );
     }
     return tokens;
   }
 
-  /** @throws RlhfError `RLHF_DATA` naming every row that does not fit (the first twenty) */
+  /**
+   * @param room for responses, `maxNewTokens`
+   * @throws RlhfError `RLHF_OPTIONS` when no prompt fits beside responses, `RLHF_DATA` naming every row that does not (the first twenty)
+   */
   prompts(rows: readonly PromptText[], room: number): PromptTokens[] {
+    if (room >= this.maxLength) {
+      throw new RlhfError(
+        "RLHF_OPTIONS",
+        `maxNewTokens is ${room}, which leaves no room for a prompt in ${this.#limit}: lower it`,
+      );
+    }
     return everyRow(rows, (row) => ({ ...row, tokens: this.prompt(row, room) }));
   }
 
@@ -98,7 +113,7 @@ export class EpisodeEncoder {
     if (chosen.response.join() === rejected.response.join()) {
       throw new RlhfError(
         "RLHF_DATA",
-        `row ${row.line}: cut to ${this.#maxLength} tokens, chosen and rejected are the same. Raise maxLength, or leave the row out`,
+        `row ${row.line}: cut to ${this.maxLength} tokens, chosen and rejected are the same. Raise maxLength, or leave the row out`,
       );
     }
     return { line: row.line, chosen, rejected, margin: row.margin ?? 0 };
@@ -112,7 +127,7 @@ export class EpisodeEncoder {
     const ids = this.#tokenizer.encode(text, { specialTokens: templated });
     // A chat template may have ended the response already, with white space behind the end.
     const end = ids.findLastIndex((id) => this.#ends.includes(id));
-    const room = this.#maxLength - prompt.length;
+    const room = this.maxLength - prompt.length;
     let response = ids;
     if (templated && end >= 0) response = ids.slice(0, ended ? end + 1 : end);
     else if (ended) response = joined(ids, [this.#ends[0]!]);

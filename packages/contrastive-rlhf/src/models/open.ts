@@ -43,7 +43,7 @@ function endIds(path: string, config: TransformerConfig, tokenizer: Tokenizer): 
   return [...ids];
 }
 
-/** SHA-256 over a model folder's configuration, tokenizer and weights: equal exactly for models that answer alike. */
+/** SHA-256 over a model folder's configuration, tokenizer (the tokens that begin and end texts too) and weights. */
 export async function hashModelFolder(path: string): Promise<string> {
   const hash = createHash("sha256");
   const names = (await readdir(path)).filter((name) => /^(config|tokenizer)\.json$|\.safetensors$/.test(name)).sort();
@@ -51,5 +51,7 @@ export async function hashModelFolder(path: string): Promise<string> {
     hash.update(`${name}\0`);
     for await (const chunk of createReadStream(join(path, name))) hash.update(chunk as Uint8Array);
   }
-  return hash.digest("hex");
+  // The rest of tokenizer_config.json, such as a chat template, changes prompts, which are told apart by themselves.
+  const { bosTokenId = null, eosTokenId = null } = await loadTokenizer(path);
+  return hash.update(JSON.stringify([bosTokenId, eosTokenId])).digest("hex");
 }

@@ -1,6 +1,7 @@
 import type { StageContext } from "@trefoil/core";
 import { type RewardVariance, recommendedSamples, rewardVariance, varianceRatio } from "../algorithm/index.js";
-import { EpisodeEncoder, longestOf, type PromptText, type PromptTokens } from "../data/index.js";
+import { EpisodeEncoder, longestOf, type PromptText } from "../data/index.js";
+import { RlhfError } from "../errors.js";
 import {
   hashModelFolder,
   hashTokens,
@@ -66,15 +67,30 @@ export async function sampleBaselines(options: BaselineOptions): Promise<Baselin
   const source = options.responsesFrom === undefined ? undefined : await BaselineStore.load(options.responsesFrom);
   source?.require({ ...identity, reward: source.identity.reward });
 
-  // A prompt that occurs twice has one set of samples.
-  const unique = new Map(prompts.map((prompt, id) => [hashTokens(prompt.tokens), { ...prompt, id }]));
-  const jobs = [...unique].flatMap(([sha, prompt]) =>
-    Array.from({ length: Math.max(0, k - store.count(sha)) }, (_, i) => ({
-      sha,
+  // A prompt that occurs twice, and is the same to the rewards, has one set of samples.
+  const unique = new Map(
+    prompts.map((prompt, id) => [rewards.promptKey(prompt), { ...prompt, id, sha: hashTokens(prompt.tokens) }]),
+  );
+  const jobs = [...unique].flatMap(([key, prompt]) =>
+    Array.from({ length: Math.max(0, k - store.count(key)) }, (_, i) => ({
+      key,
       prompt,
-      sample: store.count(sha) + i,
+      sample: store.count(key) + i,
     })),
   );
+  if (source) {
+    const missing = jobs.filter(({ prompt, sample }) => source.response(prompt.sha, sample) === undefined).length;
+    if (missing > 0 && missing === jobs.length) {
+      throw new RlhfError(
+        "RLHF_STORE_MISMATCH",
+        `${options.responsesFrom} has none of the ${missing} responses that are wanted: it was made for other prompts, or for fewer samples of each`,
+      );
+    }
+    if (missing > 0)
+      progress?.warn(
+        `${options.responsesFrom} does not have ${missing} of the ${jobs.length} responses that are wanted: these are sampled`,
+      );
+  }
   const stage = progress?.stage("baselines", {
     total: unique.size * k,
     done: unique.size * k - jobs.length,
@@ -87,7 +103,7 @@ export async function sampleBaselines(options: BaselineOptions): Promise<Baselin
     settings.maxNewTokens,
   );
   const responsesTo = async (some: readonly (typeof jobs)[number][]): Promise<SampledResponse[]> => {
-    const known = some.map(({ sha, prompt, sample }) => source && knownResponse(source, sha, prompt, sample, encoder));
+    const known = some.map(({ prompt, sample }) => source?.response(prompt.sha, sample));
     const missing: SampleRequest[] = some.flatMap(({ prompt, sample }, i) =>
       known[i] ? [] : [{ prompt: prompt.tokens, sample }],
     );
@@ -112,22 +128,23 @@ export async function sampleBaselines(options: BaselineOptions): Promise<Baselin
     }));
     const { total } = await rewards.score(scored);
     const lines = new Map<string, StoreLine>();
-    some.forEach(({ sha, prompt, sample }, i) => {
+    some.forEach(({ key, prompt, sample }, i) => {
       const empty = {
         prompt_id: prompt.id,
-        prompt_sha: sha,
+        key,
+        prompt_sha: prompt.sha,
         first: sample,
         responses: [],
+        tokens: [],
         rewards: [],
-        lengths: [],
         ended: [],
       };
-      const line = lines.get(sha) ?? empty;
+      const line: StoreLine = lines.get(key) ?? empty;
       line.responses.push(scored[i]!.responseText);
+      line.tokens.push([...scored[i]!.response]);
       line.rewards.push(total[i]!);
-      line.lengths.push(scored[i]!.response.length);
       line.ended.push(scored[i]!.ended);
-      lines.set(sha, line);
+      lines.set(key, line);
     });
     await store.append([...lines.values()]);
     stage?.update(unique.size * k - jobs.length + drawn + some.length);
@@ -137,7 +154,7 @@ export async function sampleBaselines(options: BaselineOptions): Promise<Baselin
     return { completed: false, prompts: unique.size, drawn, seconds: seconds(startedAt), ...unknown };
   }
   stage?.succeed();
-  const rows = [...unique.keys()].map((sha) => store.samples(sha, k).rewards);
+  const rows = [...unique.keys()].map((key) => store.samples(key, k).rewards);
   const spread = rewardVariance(rows);
   const all = rows.flat();
   return {
@@ -150,21 +167,6 @@ export async function sampleBaselines(options: BaselineOptions): Promise<Baselin
     recommendedSamples: recommendedSamples(spread.rho),
     meanReward: all.reduce((sum, reward) => sum + reward, 0) / all.length,
   };
-}
-
-/** A sample of another store as token ids; undefined where it has none, or its text does not give back as many tokens. */
-function knownResponse(
-  source: BaselineStore,
-  sha: string,
-  prompt: PromptTokens,
-  sample: number,
-  encoder: EpisodeEncoder,
-): SampledResponse | undefined {
-  if (source.count(sha) <= sample) return undefined;
-  const { responses, lengths, ended } = source.samples(sha, sample + 1);
-  const { response } = encoder.demonstration({ ...prompt, completion: responses[sample]! });
-  const tokens = ended[sample]! ? response : response.slice(0, -1);
-  return tokens.length === lengths[sample] ? { tokens, ended: ended[sample]! } : undefined;
 }
 
 const seconds = (since: number): number => (performance.now() - since) / 1000;

@@ -6,7 +6,6 @@ import {
   namedState,
   requireFreeOutput,
   reshape,
-  rowsOfStep,
   runSteps,
   type StageContext,
   type StageOutput,
@@ -17,6 +16,7 @@ import {
   type Tensor,
   tensor,
   valueAndGrad,
+  zeros,
 } from "@trefoil/core";
 import { type DpoForm, dpoLoss } from "../algorithm/index.js";
 import { EpisodeEncoder, type PreferenceEpisodes, type PreferenceText } from "../data/index.js";
@@ -30,6 +30,7 @@ import {
   statesRead,
   tokensOf,
 } from "../models/index.js";
+import { batchOfStep, chosenFirst, heaviestBatch, tokensOfPair } from "./batches.js";
 import { hashRows } from "./hash-rows.js";
 import { makeOptimizer } from "./optimizer.js";
 import type { TrainingSettings } from "./sft.js";
@@ -50,18 +51,16 @@ export async function dpo(options: DpoOptions): Promise<boolean> {
   requireFreeOutput(options);
   using policy = await OpenPolicy.open(options.policy);
   const { model, config } = policy;
-  const maxLength = Math.min(settings.maxLength, config.maxPositions);
-  const encoder = new EpisodeEncoder(policy.tokenizer, policy.eosTokenIds, maxLength);
+  const encoder = new EpisodeEncoder(policy.tokenizer, policy.eosTokenIds, config.maxPositions, settings.maxLength);
   const pairs = encoder.preferences(preferences);
   if (encoder.truncated > 0)
-    progress?.warn(`${encoder.truncated} of ${2 * pairs.length} responses were cut to ${maxLength} tokens`);
+    progress?.warn(`${encoder.truncated} of ${2 * pairs.length} responses were cut to ${encoder.maxLength} tokens`);
 
   const rows = 2 * settings.batch;
   const summed = ({ batch, owners }: PairBatch): Tensor => {
     const { logProbs } = responseLogProbs(model, batch, 1, statesRead(model, batch));
     return reshape(scatterAddRows(reshape(logProbs, [-1, 1]), owners, rows), [rows]);
   };
-  const reference = await referenceLogProbs(pairs, rows, compile(summed));
   const parameters = model.parameters();
   const optimizer = makeOptimizer(parameters, settings, settings.steps);
   const step = compile((batch: PairBatch, references: Tensor) => {
@@ -88,6 +87,10 @@ export async function dpo(options: DpoOptions): Promise<boolean> {
       "logps/rejected": mean(rejected),
     };
   });
+  // Too much is refused before the run begins.
+  step.memory(pairBatch(chosenFirst(heaviestBatch(pairs, settings, tokensOfPair))), zeros([rows]));
+  const reference = await referenceLogProbs(pairs, rows, compile(summed));
+  const referenced = pairs.map((pair, i) => ({ ...pair, references: reference.slice(2 * i, 2 * i + 2) }));
   const completed = await runSteps(options, {
     title: "dpo",
     shown: { loss: "loss", accuracy: "rewards/accuracies", margin: "rewards/margins" },
@@ -95,12 +98,9 @@ export async function dpo(options: DpoOptions): Promise<boolean> {
     settings,
     parameters: namedState({ model, optimizer }),
     step: async (index) => {
-      const drawn = rowsOfStep(pairs.length, settings.batch, index, settings.seed);
-      const episodes = [...drawn.map((row) => pairs[row]!.chosen), ...drawn.map((row) => pairs[row]!.rejected)];
-      const references = tensor([
-        ...drawn.map((row) => reference[2 * row]!),
-        ...drawn.map((row) => reference[2 * row + 1]!),
-      ]);
+      const drawn = batchOfStep(referenced, settings, index);
+      const episodes = chosenFirst(drawn);
+      const references = tensor([0, 1].flatMap((which) => drawn.map((pair) => pair.references[which]!)));
       return { ...(await scalarsOf(await step(pairBatch(episodes), references))), tokens: tokensOf(episodes) };
     },
   });

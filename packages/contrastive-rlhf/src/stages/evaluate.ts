@@ -88,6 +88,13 @@ export async function compareResponses(
 ): Promise<Comparison> {
   if (own.length !== other.length)
     throw new RlhfError("RLHF_OPTIONS", `${own.length} responses cannot be compared with ${other.length}`);
+  // Prompts may differ by the chat template, their rows may not.
+  const differs = own.findIndex(({ row }, i) => JSON.stringify(row) !== JSON.stringify(other[i]!.row));
+  if (differs >= 0)
+    throw new RlhfError(
+      "RLHF_OPTIONS",
+      `response ${differs + 1} answers another row than the one it is to be compared with: give both policies the same prompts`,
+    );
   const lengths = (list: readonly ScoredSample[]) => list.map(({ response }) => response.length);
   const [ownLengths, otherLengths] = [lengths(own), lengths(other)];
   const outcomes: (-1 | 0 | 1)[] = [];

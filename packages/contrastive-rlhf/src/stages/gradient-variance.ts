@@ -2,7 +2,6 @@ import { compile, multiply, sum, type Tensor, valueAndGrad } from "@trefoil/core
 import { mean, rewardVariance, varianceRatio } from "../algorithm/index.js";
 import { EpisodeEncoder, longestOf, type PromptText } from "../data/index.js";
 import {
-  hashTokens,
   OpenPolicy,
   perToken,
   type ResponseBatch,
@@ -58,7 +57,7 @@ export async function measureGradientVariance(options: GradientVarianceOptions):
   const { total: scores } = await rewards.score(rollouts);
   const store = await BaselineStore.load(options.store);
   const most = Math.max(...options.samples);
-  const references = prompts.map(({ tokens }) => store.samples(hashTokens(tokens), most).rewards);
+  const references = prompts.map((prompt) => store.samples(rewards.promptKey(prompt), most).rewards);
   const { rho } = rewardVariance(references);
 
   const parameters = model.parameters();

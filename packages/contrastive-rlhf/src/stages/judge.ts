@@ -1,4 +1,5 @@
-import { spawn } from "node:child_process";
+import { type ChildProcessByStdio, spawn } from "node:child_process";
+import type { Readable, Writable } from "node:stream";
 import { RlhfError } from "../errors.js";
 
 /** Says which of two responses is better. */
@@ -8,10 +9,11 @@ export type Judge = (question: { prompt: string; a: string; b: string }) => Prom
 /**
  * A program as judge, run by the shell once per question: `{"prompt", "a", "b"}` on standard input, `A`, `B` or `tie` as the last word on
  * standard output.
+ * @param signal aborted: the program is stopped, with all that it started
  */
-export function commandJudge(command: string): Judge {
+export function commandJudge(command: string, signal?: AbortSignal): Judge {
   return async (question) => {
-    const output = await runCommand(command, `${JSON.stringify(question)}\n`);
+    const output = await runCommand(command, `${JSON.stringify(question)}\n`, signal);
     const word = output.trim().split(/\s+/).at(-1)?.replace(/[[\]]/g, "");
     if (word === "A" || word === "B" || word === "tie") return word;
     throw new RlhfError(
@@ -21,9 +23,33 @@ export function commandJudge(command: string): Judge {
   };
 }
 
-function runCommand(command: string, input: string): Promise<string> {
+async function runCommand(command: string, input: string, signal: AbortSignal | undefined): Promise<string> {
+  // A group of its own: Ctrl-C reaches this process alone, and stopping the shell stops what it started.
+  const child = spawn(command, { shell: true, detached: true, stdio: ["pipe", "pipe", "inherit"] });
+  const stop = () => {
+    try {
+      if (child.pid !== undefined) process.kill(-child.pid, "SIGKILL");
+    } catch {
+      // It has ended just now.
+    }
+  };
+  signal?.addEventListener("abort", stop, { once: true });
+  try {
+    return await answerOf(child, command, input);
+  } catch (error) {
+    signal?.throwIfAborted();
+    throw error;
+  } finally {
+    signal?.removeEventListener("abort", stop);
+  }
+}
+
+function answerOf(
+  child: ChildProcessByStdio<Writable, Readable, null>,
+  command: string,
+  input: string,
+): Promise<string> {
   return new Promise((resolve, reject) => {
-    const child = spawn(command, { shell: true, stdio: ["pipe", "pipe", "inherit"] });
     let output = "";
     child.stdout.setEncoding("utf8").on("data", (text: string) => {
       output += text;

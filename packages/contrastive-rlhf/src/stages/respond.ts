@@ -1,3 +1,4 @@
+import { loadTokenizer, ModelFolder, parseTransformerConfig } from "@trefoil/core";
 import { EpisodeEncoder, longestOf, type PromptText } from "../data/index.js";
 import { OpenPolicy, Sampler } from "../models/index.js";
 import type { SamplingOptions } from "./baselines.js";
@@ -14,6 +15,17 @@ export interface RespondOptions {
 
 /** Random numbers of evaluations: apart from those of baselines and of every iteration. */
 const evaluationStream = 0x7fffffff;
+
+/** Before much time is spent: whether a policy folder can read and answer prompts. @throws RlhfError, ModelFolderError, TokenizerError */
+export async function requireReadable(
+  path: string,
+  prompts: readonly PromptText[],
+  maxNewTokens: number,
+): Promise<void> {
+  await using folder = await ModelFolder.open(path);
+  const { maxPositions } = parseTransformerConfig(await folder.readJson("config.json"), path);
+  new EpisodeEncoder(await loadTokenizer(path), [], maxPositions).prompts(prompts, maxNewTokens);
+}
 
 /** Responses of a policy folder. */
 export async function respond(path: string, options: RespondOptions): Promise<ScoredSample[]> {

@@ -5,7 +5,6 @@ import {
   mean,
   namedState,
   requireFreeOutput,
-  rowsOfStep,
   runSteps,
   type StageContext,
   type StageOutput,
@@ -27,6 +26,7 @@ import {
   saveRewardModel,
   tokensOf,
 } from "../models/index.js";
+import { batchOfStep, chosenFirst, heaviestBatch, tokensOfPair } from "./batches.js";
 import { hashRows } from "./hash-rows.js";
 import { makeOptimizer } from "./optimizer.js";
 import type { TrainingSettings } from "./sft.js";
@@ -60,11 +60,10 @@ export async function trainRewardModel(options: RewardModelOptions): Promise<Rew
   using _ = model;
   if (config.experts !== undefined)
     throw new RlhfError("RLHF_MODEL", `${from} is a mixture of experts: give a dense model for the reward model`);
-  const maxLength = Math.min(settings.maxLength, config.maxPositions);
-  const encoder = new EpisodeEncoder(policy.tokenizer, policy.eosTokenIds, maxLength);
+  const encoder = new EpisodeEncoder(policy.tokenizer, policy.eosTokenIds, config.maxPositions, settings.maxLength);
   const pairs = encoder.preferences(preferences);
   if (encoder.truncated > 0)
-    progress?.warn(`${encoder.truncated} of ${2 * pairs.length} responses were cut to ${maxLength} tokens`);
+    progress?.warn(`${encoder.truncated} of ${2 * pairs.length} responses were cut to ${encoder.maxLength} tokens`);
   const held = Math.floor(pairs.length * options.heldOut);
   const training = pairs.slice(0, pairs.length - held);
   if (training.length === 0)
@@ -90,6 +89,10 @@ export async function trainRewardModel(options: RewardModelOptions): Promise<Rew
     };
   });
   const score = compile((batch: EpisodeBatch) => model.scores(batch));
+  const marginsOf = (batch: readonly PreferenceEpisodes[]) => tensor(batch.map(({ margin }) => margin));
+  // Too much is refused before the run begins.
+  const heaviest = heaviestBatch(training, settings, tokensOfPair);
+  step.memory(endBatch(chosenFirst(heaviest)), marginsOf(heaviest));
 
   const completed = await runSteps(options, {
     title: "reward model",
@@ -105,11 +108,10 @@ export async function trainRewardModel(options: RewardModelOptions): Promise<Rew
     settings,
     parameters: namedState({ model, optimizer }),
     step: async (index) => {
-      const batch = rowsOfStep(training.length, settings.batch, index, settings.seed).map((row) => training[row]!);
-      const episodes = [...batch.map(({ chosen }) => chosen), ...batch.map(({ rejected }) => rejected)];
-      const margins = tensor(batch.map(({ margin }) => margin));
+      const batch = batchOfStep(training, settings, index);
+      const episodes = chosenFirst(batch);
       return {
-        ...(await scalarsOf(await step(endBatch(episodes), margins))),
+        ...(await scalarsOf(await step(endBatch(episodes), marginsOf(batch)))),
         tokens: tokensOf(episodes),
       };
     },

@@ -1,10 +1,18 @@
 import { createHash } from "node:crypto";
-import { readFile } from "node:fs/promises";
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { compile, type Tokenizer } from "@trefoil/core";
+import type { PromptTokens } from "../data/index.js";
 import { RlhfError } from "../errors.js";
-import { type Episode, type EpisodeBatch, endBatch, hashModelFolder, OpenRewardModel } from "../models/index.js";
+import {
+  type Episode,
+  type EpisodeBatch,
+  endBatch,
+  hashModelFolder,
+  hashTokens,
+  OpenRewardModel,
+} from "../models/index.js";
+import { hashModule } from "./module-hash.js";
 
 /** What a reward is asked about. */
 export interface ScoredSample extends Episode {
@@ -21,7 +29,7 @@ export interface Reward extends Partial<Disposable> {
   readonly name: string;
   /** Equal exactly for rewards that score alike: guards baseline stores. */
   readonly hash: string;
-  /** Hash of the tokenizer whose ids it reads; undefined for one that reads texts. */
+  /** Hash of the tokenizer whose ids it reads, and nothing else of a sample; undefined for one that may read texts and rows. */
   readonly tokenizer?: string;
   score(samples: readonly ScoredSample[]): Promise<readonly number[]>;
 }
@@ -44,6 +52,7 @@ export function functionReward(name: string, hash: string, score: RewardFunction
 
 /**
  * The default export of a module: `(samples) => numbers`, async or not. TypeScript needs a Node that runs it, 22.18 or newer.
+ * Its hash covers the files that it imports by a path, not packages, nor what it reads while it runs.
  * @throws RlhfError `RLHF_REWARD` when there is none
  */
 export async function loadRewardFunction(path: string): Promise<Reward> {
@@ -58,10 +67,7 @@ export async function loadRewardFunction(path: string): Promise<Reward> {
   }
   if (typeof module.default !== "function")
     throw new RlhfError("RLHF_REWARD", `${path} has no default export that is a function of samples`);
-  const hash = createHash("sha256")
-    .update(await readFile(file))
-    .digest("hex");
-  return functionReward(path, hash, module.default as RewardFunction);
+  return functionReward(path, await hashModule(file), module.default as RewardFunction);
 }
 
 /**
@@ -143,6 +149,15 @@ export class RewardSum implements Disposable {
     }
   }
 
+  /** Equal for prompts that are the same to the rewards: models read token ids, functions may read the text and the row. */
+  promptKey({ tokens, prompt, row }: PromptTokens): string {
+    const ids = hashTokens(tokens);
+    if (this.#parts.every(({ reward }) => reward.tokenizer !== undefined)) return ids;
+    return createHash("sha256")
+      .update(JSON.stringify([ids, prompt, row], sortedKeys))
+      .digest("hex");
+  }
+
   get names(): string[] {
     return this.#parts.map(({ reward }) => reward.name);
   }
@@ -151,6 +166,12 @@ export class RewardSum implements Disposable {
     for (const { reward } of this.#parts) reward[Symbol.dispose]?.();
   }
 }
+
+/** For JSON: fields in one order, whichever they have in a file. */
+const sortedKeys = (_: string, value: unknown): unknown =>
+  typeof value === "object" && value !== null && !Array.isArray(value)
+    ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)))
+    : value;
 
 async function scoreChecked(reward: Reward, samples: readonly ScoredSample[]): Promise<readonly number[]> {
   let scores: readonly number[];

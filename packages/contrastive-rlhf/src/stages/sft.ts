@@ -1,12 +1,12 @@
 import {
   compile,
+  type Dtype,
   defined,
   Llama,
   type LlamaSizes,
   namedState,
   newLlamaConfig,
   requireFreeOutput,
-  rowsOfStep,
   runSteps,
   type StageContext,
   type StageOutput,
@@ -17,10 +17,12 @@ import {
   tensor,
   tokenizerFiles,
   valueAndGrad,
+  zeros,
 } from "@trefoil/core";
 import { type DemonstrationText, EpisodeEncoder, joined, longestOf } from "../data/index.js";
 import { RlhfError } from "../errors.js";
 import { type Episode, hashModelFolder, OpenPolicy } from "../models/index.js";
+import { batchOfStep } from "./batches.js";
 import { hashRows } from "./hash-rows.js";
 import { makeOptimizer, type OptimizerSettings } from "./optimizer.js";
 
@@ -61,8 +63,8 @@ export async function sft(options: SftOptions): Promise<boolean> {
   const source = await openSource(from, settings.seed);
   const { model, config, tokenizer, eosTokenIds } = source;
   try {
-    const maxLength = Math.min(settings.maxLength, model.config.maxPositions);
-    const encoder = new EpisodeEncoder(tokenizer, eosTokenIds, maxLength);
+    const encoder = new EpisodeEncoder(tokenizer, eosTokenIds, model.config.maxPositions, settings.maxLength);
+    const { maxLength } = encoder;
     const episodes = encoder.demonstrations(demonstrations);
     if (encoder.truncated > 0)
       progress?.warn(
@@ -77,6 +79,9 @@ export async function sft(options: SftOptions): Promise<boolean> {
       const { gradientNorm, learningRate } = optimizer.apply(grads);
       return { loss: value, gradNorm: gradientNorm, learningRate };
     });
+    const empty = (dtype: Dtype) => zeros([settings.batch, sequence], dtype);
+    // Too much is refused before the run begins.
+    step.memory(empty("i32"), empty("i32"), empty("f32"));
     const completed = await runSteps(options, {
       title: "sft",
       config: {
@@ -88,8 +93,7 @@ export async function sft(options: SftOptions): Promise<boolean> {
       settings,
       parameters: namedState({ model, optimizer }),
       step: async (index) => {
-        const rows = rowsOfStep(episodes.length, settings.batch, index, settings.seed).map((row) => episodes[row]!);
-        const batch = targetsOf(rows, sequence, options.trainOnPrompts);
+        const batch = targetsOf(batchOfStep(episodes, settings, index), sequence, options.trainOnPrompts);
         return {
           ...(await scalarsOf(await step(batch.tokens, batch.targets, batch.weights))),
           tokens: settings.batch * sequence,

@@ -17,14 +17,17 @@ export interface StoreIdentity {
 /** The scored samples of one prompt, in the order of their sample numbers. */
 export interface StoredSamples {
   responses: string[];
+  /** Token ids: other tokens may give the same text. */
+  tokens: number[][];
   /** Raw: before penalties, which depend on settings of PPO. */
   rewards: number[];
-  lengths: number[];
   ended: boolean[];
 }
 
+const format = "contrastive-rlhf baselines 2";
+
 const identitySchema = z.strictObject({
-  format: z.literal("contrastive-rlhf baselines 1"),
+  format: z.literal(format),
   sft: z.string(),
   reward: z.string(),
   sampler: z.strictObject({ temperature: z.number(), maxNewTokens: z.number(), seed: z.number() }),
@@ -32,12 +35,15 @@ const identitySchema = z.strictObject({
 
 const lineSchema = z.strictObject({
   prompt_id: z.number(),
+  /** What the rewards see of the prompt, `RewardSum.promptKey`. */
+  key: z.string(),
+  /** Of its token ids: all that the responses depend on. */
   prompt_sha: z.string(),
   /** Number of the first sample of this line. */
   first: z.number().int().nonnegative(),
   responses: z.array(z.string()),
+  tokens: z.array(z.array(z.number())),
   rewards: z.array(z.number()),
-  lengths: z.array(z.number()),
   ended: z.array(z.boolean()),
 });
 export type StoreLine = z.infer<typeof lineSchema>;
@@ -52,6 +58,8 @@ const lockFile = "store.lock";
  */
 export class BaselineStore implements AsyncDisposable {
   readonly #samples = new Map<string, StoredSamples>();
+  /** The same by `prompt_sha`: of the prompt's row with the most samples. */
+  readonly #byPrompt = new Map<string, StoredSamples>();
   /** Of a store that was opened to add samples. */
   #unlock: (() => Promise<void>) | undefined;
 
@@ -67,9 +75,13 @@ export class BaselineStore implements AsyncDisposable {
     }
     let identity: StoreIdentity;
     try {
-      const { format: _, ...rest } = identitySchema.parse(JSON.parse(await readFile(join(path, identityFile), "utf8")));
+      const content = JSON.parse(await readFile(join(path, identityFile), "utf8")) as { format?: unknown };
+      if (content.format === "contrastive-rlhf baselines 1")
+        throw new RlhfError("RLHF_STORE", `${path} was made by an earlier version: make the store anew`);
+      const { format: _, ...rest } = identitySchema.parse(content);
       identity = rest;
     } catch (cause) {
+      if (cause instanceof RlhfError) throw cause;
       throw new RlhfError("RLHF_STORE", `${join(path, identityFile)} is not what this program writes`, { cause });
     }
     const store = new BaselineStore(path, identity);
@@ -96,7 +108,7 @@ export class BaselineStore implements AsyncDisposable {
 
   static async #begin(path: string, identity: StoreIdentity): Promise<BaselineStore> {
     if (!existsSync(join(path, identityFile))) {
-      const content = { format: "contrastive-rlhf baselines 1", ...identity };
+      const content = { format, ...identity };
       await writeFileAtomic(join(path, identityFile), `${JSON.stringify(content, null, 2)}\n`);
     }
     await removeTornLine(join(path, samplesFile));
@@ -126,25 +138,32 @@ export class BaselineStore implements AsyncDisposable {
     }
   }
 
-  /** Samples stored for a prompt. */
-  count(promptSha: string): number {
-    return this.#samples.get(promptSha)?.rewards.length ?? 0;
+  /** Samples stored for a prompt. @param key `RewardSum.promptKey` of it */
+  count(key: string): number {
+    return this.#samples.get(key)?.rewards.length ?? 0;
   }
 
-  /** The first `k` samples of a prompt. @throws RlhfError `RLHF_STORE_MISMATCH` when there are fewer */
-  samples(promptSha: string, k: number): StoredSamples {
-    const stored = this.#samples.get(promptSha);
+  /** A response to a prompt, whatever the rewards saw of its row; undefined where there is none. @param promptSha of its token ids */
+  response(promptSha: string, sample: number): { tokens: Int32Array; ended: boolean } | undefined {
+    const { tokens, ended } = this.#byPrompt.get(promptSha) ?? { tokens: [], ended: [] };
+    const found = tokens[sample];
+    return found && { tokens: Int32Array.from(found), ended: ended[sample]! };
+  }
+
+  /** The first `k` samples of a prompt. @param key `RewardSum.promptKey` of it @throws RlhfError `RLHF_STORE_MISMATCH` when there are fewer */
+  samples(key: string, k: number): StoredSamples {
+    const stored = this.#samples.get(key);
     if (!stored || stored.rewards.length < k) {
       const message = stored
         ? `has ${stored.rewards.length} samples of a prompt, fewer than the ${k} asked for: extend it with \`contrastive-rlhf baselines --samples ${k}\``
-        : "does not know one of the prompts: make it for the prompts of this run";
+        : "does not know one of the prompts (a reward function may depend on all fields of its row): make it for the prompts of this run";
       throw new RlhfError("RLHF_STORE_MISMATCH", `${this.path} ${message}`);
     }
-    const { responses, rewards, lengths, ended } = stored;
+    const { responses, tokens, rewards, ended } = stored;
     return {
       responses: responses.slice(0, k),
+      tokens: tokens.slice(0, k),
       rewards: rewards.slice(0, k),
-      lengths: lengths.slice(0, k),
       ended: ended.slice(0, k),
     };
   }
@@ -173,8 +192,8 @@ export class BaselineStore implements AsyncDisposable {
       } catch (cause) {
         throw new RlhfError("RLHF_STORE", `${where} is damaged: make the store anew`, { cause });
       }
-      const { prompt_sha: sha, first, responses, rewards, lengths, ended } = line;
-      const stored = this.#samples.get(sha) ?? { responses: [], rewards: [], lengths: [], ended: [] };
+      const { key, prompt_sha: sha, first, responses, tokens, rewards, ended } = line;
+      const stored = this.#samples.get(key) ?? { responses: [], tokens: [], rewards: [], ended: [] };
       if (first !== stored.rewards.length) {
         throw new RlhfError(
           "RLHF_STORE",
@@ -182,10 +201,11 @@ export class BaselineStore implements AsyncDisposable {
         );
       }
       stored.responses.push(...responses);
+      stored.tokens.push(...tokens);
       stored.rewards.push(...rewards);
-      stored.lengths.push(...lengths);
       stored.ended.push(...ended);
-      this.#samples.set(sha, stored);
+      this.#samples.set(key, stored);
+      if (stored.rewards.length > (this.#byPrompt.get(sha)?.rewards.length ?? 0)) this.#byPrompt.set(sha, stored);
     });
   }
 }

@@ -1,4 +1,5 @@
 import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { cp, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -101,6 +102,28 @@ describe("the command line", () => {
       await writeFile(join(folder, name, "chat_template.jinja"), template);
     }
     await write("chat.jsonl", [{ prompt: [{ role: "user", content: "hi" }] }]);
+    // So do those that are shown beside the trained one; what cannot read the prompts is found before the run.
+    const talk = "ppo --policy ours --reward reward --prompts chat.jsonl --iterations 1 --prompts-per-iteration 4";
+    const briefly = `${talk} --minibatch 4 --max-new-tokens 6 --no-alarms.enabled`;
+    await step(`${briefly} --output talking --beside theirs`);
+    await writeFile(
+      join(folder, "theirs/chat_template.jinja"),
+      `{% for m in messages %}${"long".repeat(9)}{% endfor %}`,
+    );
+    for (const [other, problem] of [
+      ["sft", /--beside sft cannot answer the prompts: chat.jsonl:1: chat messages need a chat template/],
+      [
+        "theirs",
+        /--beside theirs cannot answer the prompts: row 1: the prompt has 3\d tokens; with 6 for the response/,
+      ],
+    ] as const) {
+      const refused = await run(folder, [...briefly.split(" "), "--output", "mute", "--beside", other]);
+      expect(refused.stderr).toMatch(problem);
+      expect([refused.code, existsSync(join(folder, "mute-run"))]).toEqual([1, false]);
+    }
+    await writeFile(join(folder, "theirs/chat_template.jinja"), `{% for m in messages %}B:{{ m.content }}{% endfor %}`);
+    const long = await run(folder, [...ppo.split(" "), "--max-new-tokens", "32", "--output", "mute"]);
+    expect(long.stderr).toMatch(/maxNewTokens is 32, which leaves no room for a prompt in the model's context of 32/);
     const letters = "samples.map(({ promptText }) => promptText.charCodeAt(0))";
     await writeFile(join(folder, "letter.mjs"), `export default (samples) => ${letters};\n`);
     const apart = "evaluate --policy ours --against theirs --reward letter.mjs --prompts chat.jsonl";
@@ -128,6 +151,11 @@ describe("the command line", () => {
     expect(chat.code).toBe(0);
     expect(chat.stdout.split("\n").length).toBeGreaterThanOrEqual(3);
 
+    // A prompt that does not fit ends it, though standard input stays open.
+    const stuck = spawn(process.execPath, [cli, "chat", "--policy", "dpo"], { cwd: folder });
+    stuck.stdin.write("say red: \n");
+    expect((await once(stuck, "exit", { signal: AbortSignal.timeout(20_000) }))[0]).toBe(1);
+
     const broken = await run(folder, [
       ...ppo.replace("--no-alarms.enabled", "--alarms.grace 0 --learning-rate 5").split(" "),
       ...["--output", "broken"],
@@ -150,6 +178,13 @@ describe("the command line", () => {
     if ((process.features as { typescript?: unknown }).typescript) expect(typed.code).toBe(0);
     else expect([typed.code, typed.stderr]).toEqual([1, expect.stringContaining("this one needs it compiled")]);
 
+    for (const [sizes, problem] of [
+      ["--new.hidden-size 18 --new.heads 2", "new.hiddenSize 18 is not an even multiple of new.heads 2"],
+      ["--new.heads 2 --new.key-value-heads 4", "new.heads 2 is not a multiple of new.keyValueHeads 4"],
+    ] as const) {
+      const odd = await run(folder, `sft --data demonstrations.jsonl --output odd ${sizes}`.split(" "));
+      expect([odd.code, odd.stderr]).toEqual([1, expect.stringContaining(problem)]);
+    }
     const wrong = await run(folder, ["evaluate", "--policy", "sft", "--against", "dpo", "--prompts", "prompts.jsonl"]);
     expect([wrong.code, wrong.stderr]).toEqual([1, expect.stringContaining("--reward or --judge")]);
     await write("bad.jsonl", [{ prompt: "x" }, { prompt: "" }]);

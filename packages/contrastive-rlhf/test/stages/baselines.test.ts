@@ -1,20 +1,25 @@
 import { appendFile, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { createProgress } from "@trefoil/core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { BaselineStore, baselines, describeBaselines, EpisodeEncoder, promptTexts } from "../../src/index.js";
 import {
-  BaselineStore,
-  baselines,
-  describeBaselines,
-  EpisodeEncoder,
-  hashTokens,
-  type RewardSum,
-} from "../../src/index.js";
-import { letterReward, rewardOf, sampler, temporaryFolder, texts, tokenizer, trainSmallPolicy } from "./small.js";
+  letterReward,
+  rewardOf,
+  sampler,
+  prompts as taskPrompts,
+  temporaryFolder,
+  texts,
+  tokenizer,
+  trainSmallPolicy,
+} from "./small.js";
 
 describe("baseline store", () => {
   let folder: Awaited<ReturnType<typeof temporaryFolder>>;
   let policy: string;
-  const shas = new EpisodeEncoder(tokenizer, [257], 16).prompts(texts, 8).map(({ tokens }) => hashTokens(tokens));
+  const keys = new EpisodeEncoder(tokenizer, [257], 16)
+    .prompts(texts, 8)
+    .map((prompt) => letterReward.promptKey(prompt));
   beforeAll(async () => {
     folder = await temporaryFolder();
     policy = await trainSmallPolicy(folder.path);
@@ -25,7 +30,7 @@ describe("baseline store", () => {
   const make = (
     store: string,
     samples: number,
-    extra: { batch?: number; rewards?: RewardSum; signal?: AbortSignal; prompts?: typeof texts } = {},
+    extra: Partial<Omit<Parameters<typeof baselines>[0], "samples" | "store">> = {},
   ) =>
     baselines({
       policy,
@@ -39,7 +44,7 @@ describe("baseline store", () => {
     });
   const all = async (store: string, k: number) => {
     const opened = await BaselineStore.load(at(store));
-    return shas.map((sha) => opened.samples(sha, k));
+    return keys.map((key) => opened.samples(key, k));
   };
 
   test("does not depend on batch or order, and is extended without redoing", async () => {
@@ -88,6 +93,41 @@ describe("baseline store", () => {
     expect(describeBaselines(result, 3)).toEqual({ text: expect.stringMatching(/All rewards are the same/) });
   });
 
+  test("rows of one prompt have baselines of their own where a reward may read the row", async () => {
+    const prompts = [1, 5].map((worth) => ({ ...texts[0]!, row: { ...texts[0]!.row, worth } }));
+    const rewards = rewardOf("worth", (samples) => samples.map(({ row }) => row.worth as number));
+    expect(await make("rows", 2, { prompts, rewards })).toMatchObject({ prompts: 2, drawn: 4, meanReward: 3 });
+    const store = await BaselineStore.load(at("rows"));
+    const [one, five] = new EpisodeEncoder(tokenizer, [257], 16)
+      .prompts(prompts, 8)
+      .map((prompt) => store.samples(rewards.promptKey(prompt), 2));
+    expect(five).toEqual({ ...one, rewards: [5, 5] });
+    const reordered = prompts.map((prompt) => ({ ...prompt, row: { worth: prompt.row.worth, ...texts[0]!.row } }));
+    expect(await make("rows", 2, { prompts: reordered, rewards })).toMatchObject({ drawn: 0 });
+  });
+
+  test("responses of another store are its tokens; of other prompts it has none, and says so", async () => {
+    await make("first", 3);
+    const responsesFrom = at("first");
+    const counted = rewardOf("tokens", (samples) =>
+      samples.map((sample) => (sample as unknown as { response: Int32Array }).response.length),
+    );
+    await make("second", 3, { rewards: counted, responsesFrom });
+    const second = await BaselineStore.load(at("second"));
+    for (const [i, { tokens }] of (await all("first", 3)).entries())
+      expect(second.samples(keys[i]!, 3)).toMatchObject({ tokens, rewards: tokens.map(({ length }) => length) });
+    const others = promptTexts(taskPrompts.heldOut);
+    await expect(make("third", 3, { prompts: others, responsesFrom })).rejects.toMatchObject({
+      code: "RLHF_STORE_MISMATCH",
+      message: expect.stringMatching(/has none of the 24 responses that are wanted: it was made for other prompts/),
+    });
+    let told = "";
+    const progress = createProgress({ quiet: true, stream: { write: (text) => (told += text) } });
+    await make("fourth", 3, { prompts: [...texts, ...others], responsesFrom, progress });
+    expect(told).toMatch(/does not have 24 of the 96 responses that are wanted: these are sampled/);
+    expect(await all("fourth", 3)).toEqual(await all("first", 3));
+  });
+
   test("is added to by one at a time", async () => {
     const both = await Promise.allSettled([make("shared", 4), make("shared", 4)]);
     const refused = both.flatMap((each) => (each.status === "rejected" ? [each.reason] : []));
@@ -110,8 +150,10 @@ describe("baseline store", () => {
     const hot = { ...store.identity, sampler: { ...store.identity.sampler, temperature: 2 } };
     expect(() => store.require(hot)).toThrow(/temperature is 2, but 1 in the store/);
     expect(() => store.samples("unknown", 1)).toThrow(/does not know one of the prompts/);
-    expect(() => store.samples(shas[0]!, 3)).toThrow(/has 2 samples of a prompt, fewer than the 3/);
+    expect(() => store.samples(keys[0]!, 3)).toThrow(/has 2 samples of a prompt, fewer than the 3/);
     await expect(BaselineStore.load(at("nothing"))).rejects.toThrow(/holds no baselines/);
+    await writeFile(join(at("one"), "store.json"), '{ "format": "contrastive-rlhf baselines 1" }');
+    await expect(BaselineStore.load(at("one"))).rejects.toThrow(/made by an earlier version/);
     const file = join(at("mine"), "samples.jsonl");
     const [first] = (await readFile(file, "utf8")).split("\n");
     await writeFile(file, `${first}\n${first}\n`);

@@ -22,7 +22,7 @@ test("a conversation goes on with a chat template, and starts afresh without one
   using conversation = await chat({ policy: templated, ...options });
   expect(await conversation.reply("abcd")).toBe(first);
   // The context holds 16 tokens: with what was said the next turn does not fit, after a reset it does.
-  await expect(conversation.reply("abcdefgh")).rejects.toThrow(/exceeds the context of 16/);
+  await expect(conversation.reply("abcdefgh")).rejects.toThrow(/exceeds the model's context of 16/);
   conversation.reset();
   expect(await conversation.reply("abcd")).toBe(first);
 }, 60_000);

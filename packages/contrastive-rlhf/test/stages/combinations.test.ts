@@ -8,7 +8,6 @@ import {
   BaselineStore,
   baselines,
   EpisodeEncoder,
-  hashTokens,
   type KlSettings,
   mean,
   type PenaltyOptions,
@@ -23,7 +22,7 @@ const rows = texts.map(({ row, ...text }) => {
   const [short, long] = [text.prompt.slice(0, 1), text.prompt.slice(0, 4)];
   return { ...text, row: { ...row, short: [short, 0.25], long: [long, 0.25] } };
 });
-const shas = new EpisodeEncoder(tokenizer, [257], 16).prompts(texts, 8).map(({ tokens }) => hashTokens(tokens));
+const keys = new EpisodeEncoder(tokenizer, [257], 16).prompts(rows, 8).map((prompt) => letterReward.promptKey(prompt));
 
 describe("what PPO can be made of", () => {
   let folder: Awaited<ReturnType<typeof temporaryFolder>>;
@@ -34,7 +33,7 @@ describe("what PPO can be made of", () => {
     folder = await temporaryFolder();
     policy = await trainSmallPolicy(folder.path, 150);
     store = join(folder.path, "store");
-    await baselines({ policy, rewards: letterReward, prompts: texts, samples: 5, sampler, batch: 64, store });
+    await baselines({ policy, rewards: letterReward, prompts: rows, samples: 5, sampler, batch: 64, store });
   }, 60_000);
   afterAll(async () => await folder[Symbol.asyncDispose]());
 
@@ -120,10 +119,10 @@ describe("what PPO can be made of", () => {
     { kind: "quantile", q: 0.8 },
   ])("baselines are the stored samples after the rules on ends and lengths: $kind", async (aggregation) => {
     const stored = await BaselineStore.load(store);
-    const expected = shas.map((sha) => {
-      const { rewards, lengths, ended } = stored.samples(sha, 5);
+    const expected = keys.map((key) => {
+      const { rewards, tokens, ended } = stored.samples(key, 5);
       return aggregate(
-        rewards.map((reward, j) => penalise(reward, { length: lengths[j]!, ended: ended[j]! }, penalties)),
+        rewards.map((reward, j) => penalise(reward, { length: tokens[j]!.length, ended: ended[j]! }, penalties)),
         aggregation,
       );
     });

@@ -1,7 +1,8 @@
+import { existsSync, readFileSync } from "node:fs";
 import { cp, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { makeTokenizer, readMetricsFile, tokenizerFiles } from "@trefoil/core";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import {
   commandJudge,
   compareResponses,
@@ -72,6 +73,14 @@ describe("evaluation", () => {
     );
   });
 
+  test("responses to other rows are not compared", async () => {
+    const own = await respond(policy, shared);
+    const by = { rewards: letterReward };
+    await expect(compareResponses(own, [...own].reverse(), by, 2)).rejects.toThrow(/response 1 answers another row/);
+    const others = { ...shared, againstPrompts: [...texts].reverse() };
+    await expect(evaluate({ policy, against: policy, by, ...others })).rejects.toMatchObject({ code: "RLHF_OPTIONS" });
+  });
+
   test("a judge is asked in both orders; one who always says A decides nothing", async () => {
     const longer: Judge = async ({ a, b }) => (a.length > b.length ? "A" : "B");
     expect(await judgeBothOrders(longer, "p", "long", "x")).toBe(1);
@@ -92,6 +101,26 @@ describe("evaluation", () => {
       /its last word must be A, B or tie/,
     );
     await expect(commandJudge("exit 3")({ prompt: "p", a: "x", b: "y" })).rejects.toThrow(/status 3/);
+  });
+
+  test("a program as judge is stopped with what it started", async () => {
+    const controller = new AbortController();
+    const mark = at("judge-pid");
+    const judge = commandJudge(`sleep 60 & echo $! > "${mark}"; wait; echo A`, controller.signal);
+    const asked = judge({ prompt: "p", a: "x", b: "y" });
+    await vi.waitUntil(() => existsSync(mark) && readFileSync(mark, "utf8").endsWith("\n"), { timeout: 10_000 });
+    controller.abort();
+    await expect(asked).rejects.toMatchObject({ name: "AbortError" });
+    const pid = Number(readFileSync(mark, "utf8"));
+    // A killed process that nobody has waited for yet is still listed.
+    const gone = () => {
+      try {
+        return readFileSync(`/proc/${pid}/stat`, "utf8").includes(") Z ");
+      } catch {
+        return true;
+      }
+    };
+    await vi.waitUntil(gone, { timeout: 10_000 });
   });
 
   test("a judge decides between policies", async () => {

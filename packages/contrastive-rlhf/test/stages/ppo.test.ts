@@ -114,6 +114,15 @@ describe("PPO", () => {
     expect(await hashModelFolder(at("plain-offset"))).not.toBe(await hashModelFolder(at("plain-none")));
   });
 
+  test("a row's offline baseline is its own, though another has the same prompt", async () => {
+    const rows = texts.slice(0, 4).flatMap((text) => [1, 5].map((worth) => ({ ...text, row: { ...text.row, worth } })));
+    const rewards = rewardOf("worth", (samples) => samples.map(({ row }) => row.worth as number));
+    await baselines({ policy, rewards, prompts: rows, samples: 2, sampler, batch: 32, store: at("worth-store") });
+    const baseline = { ...contrast, samples: 2, store: at("worth-store") };
+    const [first] = await train("worth", { baseline, iterations: 1 }, rewards, rows);
+    expect(first).toMatchObject({ "rewards/baseline/mean": 3, "rewards/contrastive/std": 0 });
+  });
+
   test.each<[string, Partial<PpoSettings>]>([
     ["greedy", { baseline: { kind: "greedy" } }],
     [
@@ -293,7 +302,7 @@ describe("PPO", () => {
     );
     const long = [{ ...texts[0]!, line: 7, prompt: "abcdefghijk" }];
     await expect(train("long-prompt", {}, letterReward, long)).rejects.toThrow(
-      /row 7: the prompt has 12 tokens; with 8 for the response it exceeds the context of 16/,
+      /row 7: the prompt has 12 tokens; with 8 for the response it exceeds the model's context of 16. Shorten it, lower maxNewTokens/,
     );
   });
 

@@ -6,7 +6,7 @@ const magic = /[*?[{]/;
 
 /**
  * The files that a list of files, folders and globs (`*`, `**`, `?`, `[a-z]`, `{a,b}`) names, each once, in the order of the list and
- * by name within folders. Folders give the files that end in one of `extensions`. Hidden entries, and links to folders, are
+ * by name within folders. What is there by its whole name, `[old] notes`, is no glob. Folders give the files that end in one of `extensions`. Hidden entries, and links to folders, are
  * passed over unless named.
  * @throws DataError `DATA_NOT_FOUND` for an entry that names no file
  */
@@ -14,14 +14,15 @@ export async function resolveFiles(paths: readonly string[], extensions: readonl
   const files = new Set<string>();
   for (const path of paths) {
     let found = 0;
-    for await (const file of magic.test(path) ? glob(path) : expand(path, extensions)) {
+    const pattern = magic.test(path) && !(await exists(path));
+    for await (const file of pattern ? glob(path) : expand(path, extensions)) {
       files.add(file);
       found++;
     }
     if (found === 0) {
       throw new DataError(
         "DATA_NOT_FOUND",
-        `${path}: no file there${magic.test(path) ? " matches" : ` ends in ${extensions.join(", ")}`}`,
+        `${path}: no file there${pattern ? " matches" : ` ends in ${extensions.join(", ")}`}`,
       );
     }
   }
@@ -41,7 +42,8 @@ async function* expand(path: string, extensions: readonly string[]): AsyncGenera
 
 async function* glob(pattern: string): AsyncGenerator<string> {
   const segments = pattern.split(sep === "\\" ? /[\\/]/ : "/");
-  const fixed = segments.findIndex((segment) => magic.test(segment));
+  let fixed = segments.findIndex((segment) => magic.test(segment));
+  while (fixed < segments.length - 1 && (await exists(segments.slice(0, fixed + 1).join("/")))) fixed++;
   const base = segments.slice(0, fixed).join("/") || (fixed > 0 ? "/" : ".");
   const matches = globPattern(segments.slice(fixed).join("/"));
   const prefix = base === "/" ? 1 : base.length + 1;
@@ -60,6 +62,13 @@ async function* walk(folder: string): AsyncGenerator<string> {
     if (entry.isDirectory()) yield* walk(path);
     else if (entry.isFile() || (entry.isSymbolicLink() && (await isFile(path)))) yield path;
   }
+}
+
+async function exists(path: string): Promise<boolean> {
+  return await stat(path).then(
+    () => true,
+    () => false,
+  );
 }
 
 async function isFile(path: string): Promise<boolean> {

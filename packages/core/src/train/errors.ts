@@ -42,5 +42,16 @@ export class OutputExistsError extends TrefoilError {
   }
 }
 
+/** A result could not be written where it is to stand. */
+export class OutputFolderError extends TrefoilError {
+  constructor(output: string, folder: string, options?: ErrorOptions) {
+    super(
+      "TREFOIL_OUTPUT_FOLDER",
+      `${output} could not be written: ${folder} is no folder, or no writable one; name another output`,
+      options,
+    );
+  }
+}
+
 /** A run directory cannot be created, resumed or locked. */
 export class RunDirectoryError extends TrefoilError {}

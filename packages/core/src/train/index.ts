@@ -1,4 +1,11 @@
-export { MetricsError, NonFiniteLossError, OutputExistsError, ResumeError, RunDirectoryError } from "./errors.js";
+export {
+  MetricsError,
+  NonFiniteLossError,
+  OutputExistsError,
+  OutputFolderError,
+  ResumeError,
+  RunDirectoryError,
+} from "./errors.js";
 export { type LoopState, type StepScalars, type TrainLoopOptions, type TrainLoopResult, trainLoop } from "./loop.js";
 export {
   type MetricsFileOptions,

@@ -1,6 +1,6 @@
-import { existsSync } from "node:fs";
-import { isAbsolute, relative, sep } from "node:path";
-import { OutputExistsError, RunDirectoryError } from "./errors.js";
+import { accessSync, constants, existsSync, statSync } from "node:fs";
+import { dirname, isAbsolute, relative, resolve, sep } from "node:path";
+import { OutputExistsError, OutputFolderError, RunDirectoryError } from "./errors.js";
 import type { Progress } from "./progress.js";
 
 /** What a stage is given by the command line, or by a program that uses it as a library. */
@@ -23,7 +23,8 @@ export interface StageOutput {
 
 /**
  * Before anything is trained.
- * @throws OutputExistsError when the output is there and may not be replaced, RunDirectoryError when replacing it would take the run with it
+ * @throws OutputExistsError when the output is there and may not be replaced, OutputFolderError when it could not be written at the end,
+ *   RunDirectoryError when replacing it would take the run with it
  */
 export function requireFreeOutput({
   output,
@@ -35,11 +36,24 @@ export function requireFreeOutput({
   overwrite?: boolean | undefined;
 }): void {
   if (!overwrite && existsSync(output)) throw new OutputExistsError(output);
+  requireWritableFolder(output);
   if (run === undefined) return;
   const [first] = relative(output, run).split(sep);
   if (first === ".." || isAbsolute(relative(output, run))) return;
   const message = `the run directory ${run} is in the output ${output}, which is put in place as a whole: name another`;
   throw new RunDirectoryError("RUN_DIRECTORY_IN_OUTPUT", message);
+}
+
+/** The folder that the output, or the first missing folder above it, is to be made in. */
+function requireWritableFolder(output: string): void {
+  let folder = dirname(resolve(output));
+  while (!existsSync(folder) && dirname(folder) !== folder) folder = dirname(folder);
+  try {
+    accessSync(folder, constants.W_OK);
+  } catch (cause) {
+    throw new OutputFolderError(output, folder, { cause });
+  }
+  if (!statSync(folder).isDirectory()) throw new OutputFolderError(output, folder);
 }
 
 /** The options that are set: absent and undefined are not the same to strict optional properties. */

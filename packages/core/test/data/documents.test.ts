@@ -65,6 +65,18 @@ describe("readDocuments", () => {
     await expect(read(under("{a"))).rejects.toMatchObject({ code: "DATA_INVALID_OPTION" });
   });
 
+  it("takes what is there by its whole name, whatever it would mean as a glob", async () => {
+    await put({ "notes [old]/a.txt": "1", "notes [old]/b?.txt": "2", "notes o/a.txt": "3", "{x.txt": "4" });
+    const cases: [string, string[]][] = [
+      ["notes [old]", ["1", "2"]],
+      ["notes [old]/*.txt", ["1", "2"]],
+      ["notes [old]/b?.txt", ["2"]],
+      ["notes [o]/*.txt", ["3"]],
+      ["{x.txt", ["4"]],
+    ];
+    for (const [path, expected] of cases) expect(await textsOf(under(path)), path).toEqual(expected);
+  });
+
   it("splits plain text into paragraphs and lines", async () => {
     await put({ "a.txt": "one\ntwo\r\n\n \nthree\n\n\nfour" });
     const source = under("a.txt");

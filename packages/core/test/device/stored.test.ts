@@ -48,6 +48,21 @@ describe("the mean of stored weights", () => {
     expect((await meanOfStored(sources, weights)).squaredDistances).toEqual(found.squaredDistances);
   });
 
+  it("is that of any number of sources, wherever their sums come to stand in memory", async () => {
+    const length = 1200;
+    for (let count = 1; count <= 12; count++) {
+      const values = Array.from({ length: count }, (_, i) => sample(length, i));
+      const weights = values.map((_, i) => (2 * (i + 1)) / (count * (count + 1)));
+      const sources = values.map((each) => store("F32", each));
+      const mean = Float32Array.from({ length }, (_, k) =>
+        values.reduce((sum, each, i) => sum + (i > 0 ? weights[i]! * (each[k]! - values[0]![k]!) : 0), values[0]![k]!),
+      );
+      const targets = Array.from({ length: 4 }, () => room("F32", length));
+      await Promise.all(targets.map((target) => meanOfStored(sources, weights, target)));
+      for (const { bytes } of targets) expect(bytes).toEqual(encodeFloats("F32", mean));
+    }
+  });
+
   it("converts every half and back, bit for bit", async () => {
     const patterns = Uint16Array.from({ length: 65536 }, (_, k) => k);
     const bytes = new Uint8Array(patterns.buffer);

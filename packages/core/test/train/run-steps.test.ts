@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -95,4 +95,18 @@ it("stopped and resumed, ends with the weights and metrics of a run that never w
   // Put in place as a whole, the output would meet the run, or take its place.
   for (const run of [join(folder, "new"), join(folder, "new", "run"), `${folder}/./new/../new`])
     expect(() => requireFreeOutput({ output: join(folder, "new"), run, overwrite: true })).toThrow(/is in the output/);
+});
+
+it("an output that could not be written at the end is refused at the start", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "trefoil-output-"));
+  const refused = expect.objectContaining({ code: "TREFOIL_OUTPUT_FOLDER" });
+  writeFileSync(join(folder, "file"), "");
+  for (const output of [join(folder, "file", "model"), join(folder, "file", "models", "model")])
+    expect(() => requireFreeOutput({ output })).toThrow(refused);
+  mkdirSync(join(folder, "fixed"), { mode: 0o500 });
+  const output = join(folder, "fixed", "models", "model");
+  // Whoever is root may write everywhere.
+  if (process.getuid?.() === 0) requireFreeOutput({ output });
+  else expect(() => requireFreeOutput({ output })).toThrow(refused);
+  rmSync(folder, { recursive: true });
 });

@@ -70,7 +70,7 @@ export class ModelSource implements CaptionSource {
     if (longest > model.config.maxPositions) {
       throw new SynthError(
         "SYNTH_CAPTIONER",
-        `prompt and caption take ${longest} tokens, the language model has ${model.config.maxPositions}: ask for fewer tokens`,
+        `prompt and caption take ${longest} tokens, the language model has ${model.config.maxPositions}: lower maxTokens, ${maxTokens}`,
       );
     }
     this.#generator = new Generator(model, batch, longest);

@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import {
   compile,
   countField as count,
@@ -16,6 +17,7 @@ import {
   type Tokenizer,
   tensor,
   tokenizerFiles,
+  zeros,
 } from "@trefoil/core";
 import { z } from "zod";
 import { SynthError } from "../errors.js";
@@ -88,9 +90,11 @@ export async function trainLanguageModel(
       );
     }
     const shape = [settings.batch, sequence];
+    // Too much is refused before the run begins.
+    step.memory(zeros(shape, "i32"), zeros(shape, "i32"), zeros(shape));
     const completed = await runSteps(options, {
       title: "language-model",
-      config: { data: dataName, captions: captions.length, tokenizer: tokenizer.hash, sizes, settings },
+      config: { data: dataName, captions: hashCaptions(captions), tokenizer: tokenizer.hash, sizes, settings },
       settings,
       parameters: namedState({ model, optimizer }),
       step: async (index) => {
@@ -113,6 +117,13 @@ export async function trainLanguageModel(
     model.dispose();
     for (const parameter of optimizer.namedState().values()) parameter.dispose();
   }
+}
+
+/** SHA-256 of captions and their classes: a run is resumed on the same only. */
+function hashCaptions(captions: readonly ClassedCaption[]): string {
+  const hash = createHash("sha256");
+  for (const { caption, classes } of captions) hash.update(`${JSON.stringify([caption, classes])}\n`);
+  return hash.digest("hex");
 }
 
 /** Tokens of the longest caption behind any of its classes, end of text included, and how many captions have more than `most`. */

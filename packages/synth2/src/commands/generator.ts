@@ -1,4 +1,4 @@
-import { defineCommand, trainBpe } from "@trefoil/core";
+import { defineCommand, requireFreeOutput, trainBpe } from "@trefoil/core";
 import { z } from "zod";
 import { openDataset } from "../data/index.js";
 import { denoiserFor, diffusionSchema, trainDenoiser } from "../diffusion/index.js";
@@ -51,6 +51,9 @@ export const generatorCommand = defineCommand({
   }),
   run: async (config, { progress, signal }) => {
     const { kind, model: sizes, loss, diffusion, train: settings, output, resume, overwrite } = config;
+    const run = runOf(config);
+    // Found out now, not when all pictures are encoded.
+    requireFreeOutput({ output, run, overwrite });
     using images = await VqImageTokenizer.open(config.tokenizer);
     await using data = await openDataset(config.data, images.imageSize);
     await using heldOut =
@@ -62,8 +65,7 @@ export const generatorCommand = defineCommand({
     const evaluation = heldOut && { pairs: await encode(heldOut), every: config.evaluateEvery };
     const architecture = generatorFor(sizes, images, text.vocabSize);
     const common = {
-      ...{ pairs, text, settings, output, resume, overwrite, progress, signal },
-      run: runOf(config),
+      ...{ pairs, text, settings, output, run, resume, overwrite, progress, signal },
       ...(evaluation && { evaluation }),
     };
     const { completed, evaluation: scores } =

@@ -13,7 +13,9 @@ export const languageModelCommand = defineCommand({
   examples: ["synth2 language-model --data world:paired:2000 --output models/language"],
   schema: z.strictObject({
     data: dataField,
-    classes: classesField,
+    classes: classesField.describe(
+      "Text file of classes, one a line, that are looked for in captions; pictures of the built-in world have those of their scenes. Default: those of the built-in world.",
+    ),
     tokenizerFrom: folder(
       "Folder whose tokenizer.json is taken, such as the generator's. Default: a new one.",
     ).optional(),

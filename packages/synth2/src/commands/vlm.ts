@@ -1,4 +1,4 @@
-import { defineCommand } from "@trefoil/core";
+import { defineCommand, requireFreeOutput } from "@trefoil/core";
 import { z } from "zod";
 import { LanguageModel } from "../captions/index.js";
 import { openDataset } from "../data/index.js";
@@ -9,7 +9,14 @@ import { type SamplingOptions, samplingSchema } from "../sampling/index.js";
 import { readCaptionRows } from "../synthesize/index.js";
 import { VqImageTokenizer } from "../tokenizer/index.js";
 import type { EmbeddedDataset } from "../types.js";
-import { CodedDataset, OnTheFlyDataset, SyntheticDataset, trainVlm, vlmSizesSchema } from "../vlm/index.js";
+import {
+  CodedDataset,
+  OnTheFlyDataset,
+  requireTextTokens,
+  SyntheticDataset,
+  trainVlm,
+  vlmSizesSchema,
+} from "../vlm/index.js";
 import { count, dataField, folder, outputFields, runOf, seedField, trainFields } from "./fields.js";
 
 export const vlmCommand = defineCommand({
@@ -48,8 +55,12 @@ export const vlmCommand = defineCommand({
   }),
   run: async (config, { progress, signal }) => {
     const { model: sizes, train: settings, output, resume, overwrite, maxTextTokens } = config;
+    const run = runOf(config);
+    // Found out now, not when all pictures are encoded.
+    requireFreeOutput({ output, run, overwrite });
     using images = await VqImageTokenizer.open(config.tokenizer);
     using language = await LanguageModel.open(config.languageModel);
+    requireTextTokens(language, maxTextTokens);
     await using data = await openDataset(config.data, images.imageSize);
     await using synthetic = await openSynthetic(config, images);
     const real = await CodedDataset.encode(data.dataset, images, { progress, signal });
@@ -58,8 +69,7 @@ export const vlmCommand = defineCommand({
         ? { real, synthetic: synthetic.dataset, syntheticShare: config.syntheticShare }
         : { real, syntheticShare: 0 },
       dataName: JSON.stringify([data.hash, synthetic?.dataset.hash ?? null]),
-      ...{ language, sizes, maxTextTokens, settings, output, resume, overwrite, progress, signal },
-      run: runOf(config),
+      ...{ language, sizes, maxTextTokens, settings, output, run, resume, overwrite, progress, signal },
     });
     if (completed) progress.log(`The vision-language model is in ${output}.`);
   },

@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { type FileHandle, open, readdir, readFile, stat } from "node:fs/promises";
 import { basename, dirname, extname, isAbsolute, join, normalize, resolve, sep } from "node:path";
 import { SynthError } from "../errors.js";
@@ -31,7 +32,7 @@ const imageExtensions = new Set([".png", ".jpg", ".jpeg", ".webp"]);
  */
 export function findSamples(options: SourceOptions, problems: Problems): AsyncIterable<FoundSample> {
   const { source } = options;
-  if (/\.tar$/.test(source)) return fromTars(expandBraces(source), problems);
+  if (/\.tar$/.test(source)) return fromTars(existsSync(source) ? [source] : expandBraces(source), problems);
   if (/\.jsonl$/.test(source)) return fromJsonLines(options, problems);
   if (/\.json$/.test(source)) return fromJson(options, problems);
   return fromFolder(options, problems);

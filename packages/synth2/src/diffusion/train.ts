@@ -13,9 +13,10 @@ import {
   type Tensor,
   type Tokenizer,
   tensor,
+  zeros,
 } from "@trefoil/core";
 import { keptConditions } from "../generator/masking.js";
-import { type CaptionTokens, textBatch } from "../generator/text.js";
+import { type CaptionTokens, emptyTextBatch, textBatch } from "../generator/text.js";
 import type { TextBatch } from "../generator/text-encoder.js";
 import { type CodedPairs, checkPairs, hashPairs, pairRows } from "../generator/train.js";
 import type { VqImageTokenizer } from "../tokenizer/index.js";
@@ -77,6 +78,14 @@ export class DenoiserTrainer {
     return new Map([...namedState({ model: this.model, optimizer: this.#optimizer }), ["random", state] as const]);
   }
 
+  /** @throws OutOfMemoryError when an update takes more memory than there is */
+  requireMemory(): void {
+    const { gridSize, codeWidth, maxTextTokens } = this.model.architecture;
+    const { batch } = this.options.settings;
+    const levels = this.model.levels(Array<number>(batch).fill(1));
+    this.#step.memory(emptyTextBatch(batch, maxTextTokens), zeros([batch, gridSize ** 2, codeWidth]), levels);
+  }
+
   /** Update `index` (from 0): rows, captions, dropped conditions and timesteps follow from the seed and the index. */
   async step(index: number) {
     const { pairs, images, dropCondition, settings } = this.options;
@@ -120,6 +129,7 @@ export async function trainDenoiser(options: TrainDenoiserOptions): Promise<Trai
   const trainer = new DenoiserTrainer(architecture, options);
   const origin = { text, tokenizerHash: images.hash, ...(overwrite && { overwrite }) };
   try {
+    trainer.requireMemory();
     const measure = denoisingEvaluation(trainer.model, images);
     const completed = await runSteps(options, {
       title: "generator",

@@ -1,22 +1,29 @@
 import { countField as count } from "@trefoil/core";
 import { z } from "zod";
 
-/** The sizes of a generator that a user chooses; grid and codebook come from the image tokenizer, the vocabulary from the text. */
-export const generatorSizesSchema = z.strictObject({
+const sizesSchema = z.strictObject({
   width: count(96, "Width of the transformer."),
   layers: count(3, "Blocks of self-attention, cross-attention to the text, and feed-forward."),
   heads: count(4, "Attention heads; an even number of the width is in each."),
   feedForward: count(192, "Width inside the (gated) feed-forward layers."),
-  textWidth: count(96, "Width of the text encoder, which trains along."),
+  textWidth: count(96, "Width of the text encoder, which trains along; even."),
   textLayers: count(1, "Blocks of the text encoder."),
   textWindow: count(4, "Words on each side that every word is mixed with before they attend to one another."),
   maxTextTokens: count(32, "Longest caption; longer ones are refused.").meta({ unit: "tokens" }),
 });
 
+/** The sizes of a generator that a user chooses; grid and codebook come from the image tokenizer, the vocabulary from the text. */
+export const generatorSizesSchema = sizesSchema
+  .refine(({ width, heads }) => width % (2 * heads) === 0, {
+    path: ["heads"],
+    error: "width must be an even multiple of heads",
+  })
+  .refine(({ textWidth }) => textWidth % 2 === 0, { path: ["textWidth"], error: "must be even" });
+
 export type GeneratorSizes = z.infer<typeof generatorSizesSchema>;
 
 /** All sizes; saved in the generator's folder. */
-export const generatorArchitectureSchema = generatorSizesSchema.extend({
+export const generatorArchitectureSchema = sizesSchema.extend({
   textWindow: z
     .number({ error: "an earlier version made it, without this: train the generator anew" })
     .int()

@@ -38,7 +38,8 @@ export class TextEncoder extends Module {
     this.embed = new Embedding(vocabulary, width, { standardDeviation: 0.3, initial });
     this.window = new WordWindow(width, textWindow, initial);
     const wanted = Math.max(1, Math.round(width / (arch.width / arch.heads)));
-    const heads = width % wanted === 0 ? wanted : 1;
+    // Rotary embeddings turn the numbers of a head in pairs.
+    const heads = width % (2 * wanted) === 0 ? wanted : 1;
     const sizes = { width, heads, feedForward: 2 * width };
     this.#rotary = Rotary.along(maxTextTokens, width / heads);
     this.blocks = Array.from({ length: textLayers }, () => new Block(sizes, initial));

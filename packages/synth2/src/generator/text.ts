@@ -1,4 +1,4 @@
-import { type Tensor, type Tokenizer, tensor } from "@trefoil/core";
+import { type Tensor, type Tokenizer, tensor, zeros } from "@trefoil/core";
 import { SynthError } from "../errors.js";
 import type { TextBatch } from "./text-encoder.js";
 
@@ -12,11 +12,18 @@ export function encodeCaption(caption: string, tokenizer: Tokenizer, maxTokens: 
   if (!tokens || tokens.length > maxTokens) {
     throw new SynthError(
       "SYNTH_DATA",
-      `the caption "${caption.slice(0, 60)}${caption.length > 60 ? "…" : ""}" is longer than the ${maxTokens} tokens that the generator reads: shorten it`,
+      `the caption "${caption.slice(0, 60)}${caption.length > 60 ? "…" : ""}" is longer than the ${maxTokens} tokens that the generator reads: shorten it, or train one with more, model.maxTextTokens`,
     );
   }
   return tokens;
 }
+
+/** A batch of so many captions, to know what it takes. */
+export const emptyTextBatch = (captions: number, maxTokens: number): Record<keyof TextBatch, Tensor> => ({
+  tokens: zeros([captions, maxTokens], "i32"),
+  lengths: zeros([captions], "i32"),
+  kept: zeros([captions]),
+});
 
 /** A batch of captions; `kept` 0 drops the condition of a row, and an empty caption has none anyway. */
 export function textBatch(

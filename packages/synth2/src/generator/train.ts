@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import {
   type AdamW,
   compile,
+  type Dtype,
   gradients,
   namedState,
   requireFreeOutput,
@@ -13,6 +14,7 @@ import {
   type Tensor,
   type Tokenizer,
   tensor,
+  zeros,
 } from "@trefoil/core";
 import { SynthError } from "../errors.js";
 import { evaluationRows, makeOptimizer, type TrainingSettings } from "../training/index.js";
@@ -22,7 +24,7 @@ import { saveGenerator } from "./folder.js";
 import { MaskedGenerator } from "./masked-model.js";
 import { hideCodes, keptConditions, type MaskingOptions } from "./masking.js";
 import { splitCodes } from "./slots.js";
-import { type CaptionTokens, textBatch } from "./text.js";
+import { type CaptionTokens, emptyTextBatch, textBatch } from "./text.js";
 import type { TextBatch } from "./text-encoder.js";
 
 /** Pictures as codes, with their captions: what generators learn from. */
@@ -120,6 +122,14 @@ export class GeneratorTrainer {
     return namedState({ model: this.model, optimizer: this.#optimizer });
   }
 
+  /** @throws OutOfMemoryError when an update takes more memory than there is */
+  requireMemory(): void {
+    const { gridSize, maxTextTokens } = this.model.architecture;
+    const { batch } = this.#settings;
+    const codes = (dtype: Dtype) => zeros([batch, gridSize ** 2 * this.model.slots.books.length], dtype);
+    this.#step.memory(emptyTextBatch(batch, maxTextTokens), codes("i32"), codes("i32"), codes("f32"));
+  }
+
   /** Update `index` (from 0) on these pairs: rows, captions, dropped conditions and masks follow from the seed and the index. */
   async step(pairs: CodedPairs, index: number) {
     const { gridSize, maxTextTokens } = this.model.architecture;
@@ -152,6 +162,7 @@ export async function trainGenerator(options: TrainGeneratorOptions): Promise<Tr
   checkPairs(pairs, architecture);
   const trainer = new GeneratorTrainer(architecture, loss, settings);
   try {
+    trainer.requireMemory();
     const measure = maskedEvaluation(trainer.model);
     const completed = await runSteps(options, {
       title: "generator",

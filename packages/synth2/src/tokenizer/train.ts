@@ -21,6 +21,7 @@ import {
   subtract,
   type Tensor,
   tensor,
+  zeros,
 } from "@trefoil/core";
 import { imageBatch } from "../images/pixels.js";
 import { evaluationRows, makeOptimizer, type TrainingSettings } from "../training/index.js";
@@ -111,6 +112,13 @@ export class TokenizerTrainer {
     const parts = { model: this.model, optimizer: this.#optimizer, ...keyed("usage", this.#usage) };
     const more = this.#discriminator && { discriminator: this.#discriminator, judge: this.#discriminatorOptimizer! };
     return new Map([...namedState({ ...parts, ...more }), ["random", this.#random.state] as const]);
+  }
+
+  /** @throws OutOfMemoryError when an update takes more memory than there is, in the phase that takes most */
+  requireMemory(): void {
+    const { imageSize } = this.model.architecture;
+    const phase: Phase = this.#discriminator ? "adversarial" : "alone";
+    this.#step.memory(zeros([this.#settings.batch, imageSize, imageSize, 3]), zeros([]), phase);
   }
 
   /** One update. images [N, S, S, 3] in [-1, 1]; `index` from 0. */
@@ -212,6 +220,7 @@ export async function trainTokenizer(options: TrainTokenizerOptions): Promise<Tr
   requireFreeOutput(options);
   const trainer = new TokenizerTrainer(architecture, loss, settings);
   try {
+    trainer.requireMemory();
     const measure = evaluator(trainer.model);
     const completed = await runSteps(options, {
       title: "tokenizer",

@@ -1,5 +1,6 @@
 import { compile, Generator, Parameter, type StageContext, type Tensor, tensor } from "@trefoil/core";
 import type { LanguageModel } from "../captions/language-model.js";
+import { SynthError } from "../errors.js";
 import type { EmbeddedDataset } from "../types.js";
 import type { VisionLanguageModel } from "./model.js";
 
@@ -16,12 +17,18 @@ export class Captioner implements Disposable {
   readonly #generator: Generator;
   readonly #look;
 
+  /** @throws SynthError `SYNTH_OPTIONS` where captions may have more tokens than the language model reads */
   constructor(
     readonly model: VisionLanguageModel,
     readonly language: Pick<LanguageModel, "tokenizer" | "start" | "ends">,
     readonly options: CaptionerOptions,
   ) {
     const { latents, heads, textWidth } = model.architecture;
+    const { maxPositions } = model.seeing([]).config;
+    if (options.maxTokens >= maxPositions) {
+      const message = `maxTokens is ${options.maxTokens}, but behind its beginning the language model reads ${maxPositions - 1} at most: lower it`;
+      throw new SynthError("SYNTH_OPTIONS", message);
+    }
     const parameter = () => new Parameter([options.batch, latents, heads, textWidth / heads], { trainable: false });
     this.#memories = model.blocks.map(() => ({ keys: parameter(), values: parameter() }));
     this.#generator = new Generator(model.seeing(this.#memories), options.batch, 1 + options.maxTokens);

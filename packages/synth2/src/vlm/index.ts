@@ -10,6 +10,7 @@ export { measurePictureUse, type PictureUse } from "./picture-use.js";
 export { captionTargets } from "./targets.js";
 export {
   mixOfStep,
+  requireTextTokens,
   type TrainVlmOptions,
   type TrainVlmResult,
   trainVlm,

@@ -1,6 +1,7 @@
 import {
   type AdamW,
   compile,
+  type Dtype,
   gradients,
   namedState,
   requireFreeOutput,
@@ -11,6 +12,7 @@ import {
   scalarsOf,
   type Tensor,
   tensor,
+  zeros,
 } from "@trefoil/core";
 import type { LanguageModel } from "../captions/language-model.js";
 import { SynthError } from "../errors.js";
@@ -93,6 +95,14 @@ export function vlmArchitecture(sizes: VlmSizes, data: EmbeddedDataset, language
   return parsed.data;
 }
 
+/** @throws SynthError `SYNTH_OPTIONS` where captions may have more tokens than the language model reads */
+export function requireTextTokens({ path, model }: LanguageModel, maxTextTokens: number): void {
+  const { maxPositions } = model.config;
+  if (maxTextTokens <= maxPositions) return;
+  const message = `maxTextTokens is ${maxTextTokens}, but the language model ${path} reads ${maxPositions} at most: lower it`;
+  throw new SynthError("SYNTH_OPTIONS", message);
+}
+
 /** Everything a training step of the vision-language model moves, and the step itself. */
 export class VlmTrainer {
   readonly model: VisionLanguageModel;
@@ -119,6 +129,13 @@ export class VlmTrainer {
 
   state() {
     return namedState({ model: this.model, optimizer: this.#optimizer });
+  }
+
+  /** @throws OutOfMemoryError when an update takes more memory than there is */
+  requireMemory({ positions, dimension }: EmbeddedDataset): void {
+    const { maxTextTokens, settings } = this.#options;
+    const text = (dtype: Dtype) => zeros([settings.batch, maxTextTokens], dtype);
+    this.#step.memory(zeros([settings.batch, positions, dimension]), text("i32"), text("i32"), text("f32"));
   }
 
   /** Update `index` (from 0): pairs and captions follow from the seed and the index. */
@@ -158,16 +175,12 @@ export async function trainVlm(options: TrainVlmOptions): Promise<TrainVlmResult
   const { data, dataName, language, sizes, settings, output, overwrite, evaluation, maxTextTokens } = options;
   requireFreeOutput(options);
   checkData(data);
-  if (maxTextTokens > language.model.config.maxPositions) {
-    throw new SynthError(
-      "SYNTH_OPTIONS",
-      `the language model reads ${language.model.config.maxPositions} tokens at most`,
-    );
-  }
+  requireTextTokens(language, maxTextTokens);
   const { tokenizerHash } = data.real;
   const architecture = vlmArchitecture(sizes, data.real, language);
   const trainer = new VlmTrainer(architecture, options);
   try {
+    trainer.requireMemory(data.real);
     const completed = await runSteps(options, {
       title: "vlm",
       config: {

@@ -15,7 +15,7 @@ import {
   writeCaptions,
 } from "../../src/index.js";
 import { temporaryFolder } from "../folder.js";
-import { world } from "../pipeline/small.js";
+import { stopAtCheckpoint, world } from "../pipeline/small.js";
 import { trainSmallLanguage } from "../vlm/small.js";
 
 const classes = ["red circle", "blue star", "green square"];
@@ -150,8 +150,13 @@ describe("the built-in language model", () => {
     };
     expect(await classedCaptions(plain)).toEqual([{ caption: "Red circle!", classes: ["red circle"] }]);
     const whole = await trainSmallLanguage(at("whole"), 100);
-    expect(await trainSmallLanguage(at("parts"), 100, { signal: AbortSignal.timeout(200) })).toEqual({
+    using stop = stopAtCheckpoint(at("parts-run"));
+    expect(await trainSmallLanguage(at("parts"), 100, { signal: stop.signal })).toEqual({
       completed: false,
+    });
+    const captions = (await classedCaptions(world)).map((each) => ({ ...each, classes: [] }));
+    await expect(trainSmallLanguage(at("parts"), 100, { captions, resume: true })).rejects.toMatchObject({
+      code: "TREFOIL_RESUME",
     });
     expect((await trainSmallLanguage(at("parts"), 100, { resume: true })).hash).toBe(whole.hash);
     using language = await LanguageModel.open(at("whole"));
@@ -168,6 +173,6 @@ describe("the built-in language model", () => {
     const report = compareCaptions(first.captions, await captionsOf(world), { clusters: 5 });
     expect(report.written).toMatchObject({ captions: 12, duplicates: 0 });
     expect(classPrompt("red circle")).toBe("red circle:");
-    expect(() => new ModelSource(language, classes, { ...options, maxTokens: 60 })).toThrow(/has 40: ask for fewer/);
+    expect(() => new ModelSource(language, classes, { ...options, maxTokens: 60 })).toThrow(/has 40: lower maxTokens/);
   }, 60_000);
 });

@@ -75,6 +75,11 @@ const cases: Record<string, [line: string, code: string, advice: RegExp][]> = {
     ],
   ],
   evaluate: [
+    [
+      `evaluate --data small-world:test:4 ${look} --max-tokens 64`,
+      "SYNTH_OPTIONS",
+      /maxTokens is 64, but behind its beginning the language model reads 63/,
+    ],
     [`evaluate --data ${at("empty.tar")} ${look}`, "SYNTH_DATA", /synth2 prepare/],
     [`evaluate --data ${at("missing")} ${look}`, "SYNTH_DATA", /synth2 prepare/],
     [`evaluate --data ${at("prepared")} ${look}`, "SYNTH_DATA", /prepare .*--size 16/s],
@@ -118,13 +123,22 @@ const cases: Record<string, [line: string, code: string, advice: RegExp][]> = {
     ],
     [vlm(`${models} --data ${at("empty.tar")}`), "SYNTH_DATA", /synth2 prepare/],
     [vlm(`${models} --data ${at("prepared")}`), "SYNTH_DATA", /prepare .*--size 16/s],
-    [vlm(`${models} --max-text-tokens 1000`), "SYNTH_OPTIONS", /reads 64 tokens at most/],
+    [
+      vlm(`${models} --max-text-tokens 1000`),
+      "SYNTH_OPTIONS",
+      /maxTextTokens is 1000, but the language model .* reads 64 at most/,
+    ],
   ],
   captions: [
     [
       `captions --language-model ${at("language")} --prompt "a picture:" --output ${at("unwanted")}`,
       "SYNTH_OPTIONS",
       /prompt has no \{class\}/,
+    ],
+    [
+      `captions --language-model ${at("language")} --max-tokens 64 --output ${at("unwanted")}`,
+      "SYNTH_CAPTIONER",
+      /has 64: lower maxTokens, 64/,
     ],
   ],
   generate: [
@@ -165,6 +179,16 @@ describe.each(Object.entries(cases))("%s", (_, lines) => {
     20_000,
   );
 });
+
+it("sizes of a generator that do not fit together are refused by their names", async () => {
+  const line = `generator --data small-world:paired:4 --tokenizer ${at("tokenizer")} --output ${at("unwanted")}`;
+  const odd = await synth2(`${line} --model.width 36 --model.heads 4 --model.text-width 9`);
+  expect(odd.code).toBe(2);
+  expect(odd.printed).toMatch(/model.heads: width must be an even multiple of heads.*model.textWidth: must be even/s);
+  const sizes = "--model.width 8 --model.heads 1 --model.layers 1 --model.feed-forward 8 --vocabulary 320";
+  const fits = await synth2(`${line} ${sizes} --model.text-width 18 --model.max-text-tokens 64 --train.steps 1`);
+  expect(fits.code, fits.printed).toBe(0);
+}, 20_000);
 
 it("captions a picture in CMYK, and skips a caption of 10 MB beside others", async () => {
   const { code, printed } = await synth2(`caption --image ${at("cmyk.jpg")} ${look}`);

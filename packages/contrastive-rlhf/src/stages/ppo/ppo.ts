@@ -60,6 +60,7 @@ export async function ppo(options: PpoOptions): Promise<boolean> {
 
   const sft = await hashModelFolder(options.policy);
   const programs = new PpoPrograms(policy, reference, critic, settings);
+  programs.requireMemory(prompts.map(({ tokens }) => tokens));
   const context = {
     policy,
     sampler,

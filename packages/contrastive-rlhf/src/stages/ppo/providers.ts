@@ -11,7 +11,7 @@ import {
 } from "../../algorithm/index.js";
 import type { EpisodeEncoder, PromptTokens } from "../../data/index.js";
 import { RlhfError } from "../../errors.js";
-import { hashTokens, type OpenPolicy, type Sampler } from "../../models/index.js";
+import type { OpenPolicy, Sampler } from "../../models/index.js";
 import type { RewardSum, ScoredSample } from "../rewards.js";
 import { BaselineStore, type StoreIdentity } from "../store.js";
 import type { BaselineSettings } from "./options.js";
@@ -78,25 +78,27 @@ function inGroups(scores: readonly number[], size: number, kind: "leave-one-out"
 /** Looks every prompt up before the run starts: an iteration reads one number per rollout. */
 async function offline(
   { store: path, samples: k, aggregation }: Extract<BaselineSettings, { kind: "offline" }>,
-  { prompts, penalties, identity, rollout }: ProviderContext,
+  { prompts, penalties, rewards, identity, rollout }: ProviderContext,
 ): Promise<BaselineProvider> {
   const store = await BaselineStore.load(path);
   store.require({ ...identity, sampler: { ...rollout, seed: store.identity.sampler.seed } });
   const known = new Map<string, { baseline: number; references: number[] }>();
-  for (const { tokens } of prompts) {
-    const sha = hashTokens(tokens);
-    if (known.has(sha)) continue;
-    const { rewards, lengths, ended } = store.samples(sha, k);
-    const references = rewards.map((reward, j) =>
-      penalise(reward, { length: lengths[j]!, ended: ended[j]! }, penalties),
+  const ofRow = new Map<PromptTokens["row"], { baseline: number; references: number[] }>();
+  for (const prompt of prompts) {
+    const key = rewards.promptKey(prompt);
+    const { rewards: raw, tokens, ended } = store.samples(key, k);
+    const references = raw.map((reward, j) =>
+      penalise(reward, { length: tokens[j]!.length, ended: ended[j]! }, penalties),
     );
-    known.set(sha, { baseline: aggregate(references, aggregation), references });
+    const found = known.get(key) ?? { baseline: aggregate(references, aggregation), references };
+    known.set(key, found);
+    ofRow.set(prompt.row, found);
   }
   const hash = createHash("sha256").update(JSON.stringify([...known]));
   const { rho } = rewardVariance([...known.values()].map(({ references }) => references));
   return {
     compare: async (rollouts, scores) =>
-      rollouts.map(({ promptSha }, i) => ({ score: scores[i]!, scale: 1, ...known.get(promptSha)! })),
+      rollouts.map(({ row }, i) => ({ score: scores[i]!, scale: 1, ...ofRow.get(row)! })),
     hash: hash.digest("hex"),
     ...(Number.isFinite(rho) && { contrast: { rho, predictedVarianceRatio: varianceRatio(rho, k) } }),
   };

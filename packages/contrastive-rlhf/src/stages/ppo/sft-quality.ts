@@ -7,7 +7,7 @@ const sftStream = 0x7ffffffe;
 
 /** True quality of one SFT response to each prompt that PPO draws, sampled when a prompt is first seen. */
 export class SftQuality {
-  readonly #known = new Map<string, number>();
+  readonly #known = new Map<string, Rollout>();
 
   /** @param sampler of the reference policy */
   constructor(
@@ -23,7 +23,9 @@ export class SftQuality {
       rollouts.flatMap((each) => (this.#known.has(each.promptSha) ? [] : [[each.promptSha, each] as const])),
     );
     if (missing.size > 0) await this.#sample([...missing.values()]);
-    return rollouts.map(({ promptSha }) => this.#known.get(promptSha)!);
+    // The quality may depend on the row, the response does not.
+    const responses = rollouts.map(({ promptSha, row }) => ({ ...this.#known.get(promptSha)!, row }));
+    return [...(await this.gold(responses))];
   }
 
   async #sample(first: readonly Rollout[]): Promise<void> {
@@ -35,9 +37,6 @@ export class SftQuality {
       templated: false,
     }));
     const sampled = await rollOut(this.sampler, this.reference, prompts, 1, { ...this.settings, stream: sftStream });
-    const gold = await this.gold(sampled);
-    sampled.forEach(({ promptSha }, i) => {
-      this.#known.set(promptSha, gold[i]!);
-    });
+    for (const each of sampled) this.#known.set(each.promptSha, each);
   }
 }

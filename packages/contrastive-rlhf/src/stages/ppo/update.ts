@@ -1,4 +1,14 @@
-import { type AdamW, add, compile, multiply, type Parameter, type Tensor, tensor, valueAndGrad } from "@trefoil/core";
+import {
+  type AdamW,
+  add,
+  compile,
+  multiply,
+  type Parameter,
+  type Tensor,
+  tensor,
+  valueAndGrad,
+  zeros,
+} from "@trefoil/core";
 import { entropy, klLoss, maskedMean, policyLoss, valueLoss } from "../../algorithm/index.js";
 import {
   type Episode,
@@ -178,6 +188,19 @@ export class PpoPrograms {
       valueLearningRate: ofValue?.learningRate ?? zero,
     } satisfies Record<keyof UpdateMetrics, Tensor>;
   });
+
+  /** @throws OutOfMemoryError when an update takes more memory than there is for the longest responses to the longest prompts */
+  requireMemory(prompts: readonly Int32Array[]): void {
+    const { minibatch, maxNewTokens } = this.#settings;
+    const longest = [...prompts].sort((a, b) => b.length - a.length);
+    const response = new Int32Array(maxNewTokens);
+    const episodes = Array.from({ length: minibatch }, (_, i) => ({ prompt: longest[i % longest.length]!, response }));
+    const batch = responseBatch(episodes);
+    const empty = () => zeros([batch.targets.size]);
+    const [logProbs, referenceLogProbs, advantages, values] = [empty(), empty(), empty(), empty()];
+    const old = { logProbs, referenceLogProbs, advantages, values, returns: empty(), mask: empty() };
+    this.#step.memory(batch, old, zeros([]), true);
+  }
 
   /** One update on a minibatch. */
   async update(

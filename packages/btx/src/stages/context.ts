@@ -1,5 +1,5 @@
 import { readTransformerConfig } from "@trefoil/core";
-import { StageError } from "../stages/index.js";
+import { StageError } from "./errors.js";
 
 /**
  * Refuses rows longer than a model's context, and folders that are no models, before text is read or another model is run.
