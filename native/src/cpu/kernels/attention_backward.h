@@ -94,7 +94,7 @@ class AttentionBackward {
   void run_part(Context& context, int64_t b, int64_t g, int64_t part, const NextRows& later) const {
     Buffers at = buffers(context);
     int64_t begin = part * part_keys_, end = least(shape_.keys, begin + part_keys_), rows = shape_.rows;
-    if (part_keys_ > 0) memset(at.dk, 0, static_cast<size_t>(2 * part_keys_ * width_) * sizeof(float));
+    if (at.dk) memset(at.dk, 0, static_cast<size_t>(2 * part_keys_ * width_) * sizeof(float));  // null: no keys, or nothing of them
     for (int64_t block = 0; block < rows; block += kBlockRowTiles * kLanes) {
       const int64_t count = block_rows(block), tiles = (count + kLanes - 1) / kLanes, following = block + count;
       const NextRows next = following < rows ? NextRows{b, g, following, block_rows(following)} : later;
