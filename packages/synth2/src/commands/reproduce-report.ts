@@ -64,7 +64,7 @@ function captionsTable({ rows }: ReproduceResult): TableSection {
   const reports = rows.flatMap(({ captions }) => (captions ? [captions] : []));
   const line = (name: string, set: "written" | "human", key: "balanced" | "skewed") => {
     const values = reports.map((report) => captionSetRow(report[key], set).map((value) => value ?? Number.NaN));
-    return [name, ...(values[0] ?? []).map((_, i) => average(values.map((row) => row[i]!)))];
+    return [name, ...captionSetTable.columns.slice(1).map((_, i) => average(values.map((row) => row[i]!)))];
   };
   return {
     kind: "table",

@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, it } from "vitest";
-import { markdownSummary } from "../../src/commands/reproduce-report.js";
+import { markdownSummary, reproduceSections, resultsTables } from "../../src/commands/reproduce-report.js";
 import { type ExperimentSettings, findings, readResults, seenScenes, summarise } from "../../src/experiment/index.js";
 
 const root = join(import.meta.dirname, "../..");
@@ -18,3 +18,17 @@ it("the tables of the findings are those of the rows by seed that are kept", asy
   const page = await readFile(join(root, "../../docs/synth2-experiment.md"), "utf8");
   expect(tableOf(page.slice(page.indexOf("\n## Results\n")))).toEqual(made);
 });
+
+it("whatever is there of the results when a run is stopped has its tables", async () => {
+  const settings = JSON.parse(await readFile(join(results, "settings.json"), "utf8")) as ExperimentSettings;
+  const all = await readResults(results);
+  const seen = seenScenes(settings);
+  for (let count = 0; count < 12; count++) {
+    const rows = all.slice(0, count);
+    const given = { rows, arms: summarise(rows), findings: findings(rows), settings, completed: false, seen };
+    expect(resultsTables(given)).toContain("balanced");
+    expect(markdownSummary(given)).toMatch(/^Not complete/);
+    for (const section of await reproduceSections(given))
+      if (section.kind === "table") for (const row of section.rows) expect(row).toHaveLength(section.columns.length);
+  }
+}, 60_000);
