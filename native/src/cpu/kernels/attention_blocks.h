@@ -246,12 +246,22 @@ inline void pack_transposed(const RowOffsets& rows, const float* base, int64_t s
     });
 }
 
-// The same, for sums along the head: steps(size) times [kLanes].
+// The same for sums along the head, steps(size) times [kLanes]; pairs of the numbers as they are.
 inline void pack_steps(const RowOffsets& rows, const float* base, int64_t size, float factor, float* to) {
+#if defined(__AVX512BF16__)
+  constexpr int width = Vec::width;
+  for (int64_t lane = 0; lane < rows.count; lane += width)
+    for (int64_t d = 0; d < size; d += 2 * width) {
+      Vec block[width];
+      for (int i = 0; i < width; ++i)
+        block[i] = lane + i < rows.count ? load_pairs_of_row(base + rows.element[lane + i] + d, size - d) : splat(0.0f);
+      transpose(block);
+      const int64_t first = d / 2, count = least(width, steps(size) - first);
+      for (int64_t i = 0; i < count; ++i) store(to + (first + i) * kLanes + lane, block[i]);
+    }
+#else
   pack_transposed(rows, base, size, factor, to);
-  if constexpr (kTogether == 1) return;
-  for (int64_t d = 0; d < size; d += 2)
-    pack_two_rows(to + d * kLanes, d + 1 < size ? to + (d + 1) * kLanes : nullptr, round_up(rows.count, Vec::width), to + d / 2 * kLanes);
+#endif
 }
 
 // Scores are in units of log 2: queries are multiplied by this before they are packed, or, where they are rounded, their products with the keys.

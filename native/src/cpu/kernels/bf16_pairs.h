@@ -28,16 +28,20 @@ inline Vec interleaved(Vec even, Vec odd) {
   const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   return {_mm512_castsi512_ps(_mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(odd.v, even.v)))};
 }
+// Of a row of so many numbers.
+inline Vec load_pairs_of_row(const float* row, int64_t count) {
+  if (count >= 32) return neighbours(load(row), load(row + 16));
+  const int first = count < 16 ? static_cast<int>(count) : 16;
+  return neighbours(load_n(row, first), load_n(row + 16, static_cast<int>(count) - first));
+}
 #endif
 
 // to[i] = the pair (from[2 i], from[2 i + 1]).
 inline void pack_row(const float* from, int64_t count, float* to) {
   int64_t i = 0;
 #if defined(__AVX512BF16__)
-  for (; i + 32 <= count; i += 32) store(to + i / 2, neighbours(load(from + i), load(from + i + 16)));
-  if (i == count) return;
-  const int rest = static_cast<int>(count - i), first = rest < 16 ? rest : 16;
-  store_n(to + i / 2, neighbours(load_n(from + i, first), load_n(from + i + 16, rest - first)), static_cast<int>(pairs(rest)));
+  for (; i + 32 <= count; i += 32) store(to + i / 2, load_pairs_of_row(from + i, 32));
+  if (i < count) store_n(to + i / 2, load_pairs_of_row(from + i, count - i), static_cast<int>(pairs(count - i)));
 #else
   constexpr int64_t kChunk = 64;
   for (uint16_t rounded[kChunk]; i < count; i += kChunk) {
@@ -69,9 +73,10 @@ void pack_two_rows(const T* first, const T* second, int64_t count, float* to) {
   int64_t j = 0;
 #if defined(__AVX512BF16__)
   if constexpr (sizeof(T) == 4) {
-    for (; j < count; j += 16) {
-      const int lanes = count - j < 16 ? static_cast<int>(count - j) : 16;
-      store_n(to + j, interleaved(load_n(first + j, lanes), second ? load_n(second + j, lanes) : splat(0.0f)), lanes);
+    for (; j + 16 <= count; j += 16) store(to + j, interleaved(load(first + j), second ? load(second + j) : splat(0.0f)));
+    if (j < count) {
+      const int lanes = static_cast<int>(count - j);
+      return store_n(to + j, interleaved(load_n(first + j, lanes), second ? load_n(second + j, lanes) : splat(0.0f)), lanes);
     }
   }
 #endif
