@@ -125,6 +125,22 @@ TEST(attention_in_pairs_propagates_nan_within_key_lengths) {
   });
 }
 
+// Rows of an odd size follow each other in memory: a query that is no number stays alone.
+TEST(attention_in_pairs_keeps_nan_queries_apart) {
+  with_pairs(device, [](Device& other) {
+    const int64_t size = 17, broken = 6;
+    for (int64_t queries : {21, 53}) {
+      Problem p({.batch = 1, .queries = queries, .keys = 40, .heads = 1, .groups = 1, .size = size});
+      for (int64_t d = 0; d < size; ++d) p.q[static_cast<size_t>(broken * size + d)] = p.dout[static_cast<size_t>(broken * size + d)] = kNaN;
+      const Results r = run(other, p);
+      for (size_t i = 0; i < r.out.size(); ++i) {
+        CHECK(std::isnan(r.out[i]) == (static_cast<int64_t>(i) / size == broken));
+        CHECK(std::isnan(r.dq[i]) == (static_cast<int64_t>(i) / size == broken));
+      }
+    }
+  });
+}
+
 TEST(attention_in_pairs_thread_independent) {
   if (!(device.backend->flags & TREFOIL_BACKEND_HOST_MEMORY)) return;
   check_thread_independent(
