@@ -124,7 +124,7 @@ inline Reference reference(const Problem& p, const Doubles& q, const Doubles& k,
         for (int64_t d = 0; d < c.size; ++d) cancelled += std::fabs(dout[at + d]) * r.most_out[at + d];
         for (int64_t j = 0; j < c.keys; ++j)
           for (int64_t d = 0; d < c.size; ++d) {
-            double dscore = score[j] * (slope[j] - delta) * p.scale, most = std::fabs(dscore) + score[j] * cancelled * p.scale;
+            double dscore = score[j] * (slope[j] - delta) * p.scale, most = std::fabs(dscore) + score[j] * cancelled * std::fabs(p.scale);
             r.dv[key(j) + d] += score[j] * dout[at + d];
             r.dq[at + d] += dscore * k[key(j) + d];
             r.dk[key(j) + d] += dscore * q[at + d];

@@ -7,17 +7,6 @@ using namespace trefoil::test;
 
 namespace {
 
-void with_bf16_products(Device& device, const std::function<void(Device&)>& body) {
-  if (device.backend->flags & TREFOIL_BACKEND_HOST_MEMORY) with_device(device, {0, 1, device.isa.c_str(), "bf16-products"}, body);
-}
-
-// Whether the CPU has instructions for pairs of bf16.
-bool multiplies_pairs(Device& device) {
-  TrefoilDeviceInfo info{};
-  device.backend->device_info(device.handle, &info);
-  return std::strstr(info.isa, "-BF16") != nullptr;
-}
-
 struct Product {
   int64_t batch, m, n, k;
   bool transpose_a = false, transpose_b = false, half_a = false, half_b = false;

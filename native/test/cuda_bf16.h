@@ -33,6 +33,18 @@ inline void for_each_bf16_device(Device& device, const std::function<void(Device
   for (int32_t index = 0; index < count; ++index) with_device(device, {index, 0, nullptr, "bf16"}, body);
 }
 
+// A CPU device whose products round their operands.
+inline void with_bf16_products(Device& device, const std::function<void(Device&)>& body) {
+  if (device.backend->flags & TREFOIL_BACKEND_HOST_MEMORY) with_device(device, {0, 1, device.isa.c_str(), "bf16-products"}, body);
+}
+
+// Whether the CPU has instructions for pairs of bf16.
+inline bool multiplies_pairs(Device& device) {
+  TrefoilDeviceInfo info{};
+  device.backend->device_info(device.handle, &info);
+  return std::strstr(info.isa, "-BF16") != nullptr;
+}
+
 // An environment variable for as long as the scope lasts. What it was before is what the tests after it run with.
 class Variable {
  public:

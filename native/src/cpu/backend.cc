@@ -152,6 +152,10 @@ struct TrefoilDevice {
   TrefoilDevice(const IsaLevel* level, int threads, const Bf16Products* bf16) : level(level), pool(threads), context(pool, bf16) {
     for (const KernelTable* table = level->tables; *table; ++table)
       for (const KernelEntry* entry = *table; entry->name; ++entry) kernels.push_back(entry);
+    if (!bf16 || !bf16->kernels) return;
+    for (const KernelEntry*& entry : kernels)
+      for (const KernelEntry* other = bf16->kernels; other->name; ++other)
+        if (std::strcmp(entry->name, other->name) == 0) entry = other;
   }
 };
 

@@ -53,18 +53,21 @@ class AttentionBackward {
   }
   static int64_t query_elements(const AttentionShape& shape) { return shape.batch * shape.queries * shape.heads * shape.size; }
 
-  // Lanes of queries; the transposed copies feed products along the head, the plain ones products along the queries.
+  // Lanes of queries; the transposed copies feed products along the head, the others products along the queries.
   struct Tile {
     RowOffsets rows;
-    float *q_transposed, *dout_transposed, *dq_transposed;  // [size][kLanes]; q is multiplied by scale * log2 e
-    float *q, *dout;                                        // [rows][width_]; those of the next tile follow
-    float *lse, *delta;                                     // [kLanes]; lse in units of log 2
+    float *q_transposed, *dout_transposed;  // [steps(size)][kLanes]; q is multiplied by query_factor
+    float* dq_transposed;                   // [size][kLanes]
+    float *q, *dout;                        // [steps(rows)][width_]; those of the next tile follow
+    float *lse, *delta;                     // [kLanes]; lse in units of log 2
     LaneMask mask;
   };
 
   struct Buffers {
-    float *keys, *values;         // [kKeyTile][size]
-    float *scores, *dscores;      // [kKeyTile][kPairLanes]
+    float *keys, *values;         // [kKeyTile][steps(size)]
+    float* key_columns;           // [steps(kKeyTile)][size]; the keys themselves where a step is one term
+    float *scores, *dscores;      // [kKeyTile][kPairLanes]; of a tile of rows at last, in steps of a sum along the rows
+    float* dscore_columns;        // [steps(kKeyTile)][kLanes], or dscores themselves
     float *dk, *dv;               // [part_keys_][width_]
     float *q, *dout;              // [kBlockRowTiles * kLanes][width_]
     float *tiles;
@@ -75,10 +78,13 @@ class AttentionBackward {
     int64_t size = shape_.size;
     Buffers at;
     at.tile_floats = 3 * size * kLanes + 2 * kLanes + LaneMask::kFloats;
-    at.keys = static_cast<float*>(context.scratch(1, static_cast<size_t>(2 * kKeyTile * size) * sizeof(float)));
-    at.values = at.keys + kKeyTile * size;
-    at.scores = static_cast<float*>(context.scratch(2, sizeof(float) * 2 * kKeyTile * kPairLanes));
+    const int64_t row_floats = kKeyTile * steps(size);
+    at.keys = static_cast<float*>(context.scratch(1, static_cast<size_t>(2 * row_floats + steps(kKeyTile) * size) * sizeof(float)));
+    at.values = at.keys + row_floats;
+    at.key_columns = kTogether == 1 ? at.keys : at.values + row_floats;
+    at.scores = static_cast<float*>(context.scratch(2, sizeof(float) * kKeyTile * (2 * kPairLanes + kLanes)));
     at.dscores = at.scores + kKeyTile * kPairLanes;
+    at.dscore_columns = at.dscores + kKeyTile * kPairLanes;
     at.dk = static_cast<float*>(context.scratch(3, static_cast<size_t>(2 * part_keys_ * width_) * sizeof(float)));
     at.dv = at.dk + part_keys_ * width_;
     int64_t rows_floats = kBlockRowTiles * kLanes * width_;
@@ -143,15 +149,15 @@ class AttentionBackward {
         seen[of_pair] = one.mask.visible_keys(shape_, b, first, count);
         if (seen[of_pair].all == 0) continue;
         if (!copied) {
-          k_.copy(shape_, b, g, first, count, at.keys, shape_.size);
-          v_.copy(shape_, b, g, first, count, at.values, shape_.size);
+          k_.copy_rows(shape_, b, g, first, count, at.keys);
+          v_.copy_rows(shape_, b, g, first, count, at.values);
+          if (kTogether > 1 && gradients_.dq) k_.copy_columns(shape_, b, g, first, count, at.key_columns);
           copied = true;
         }
-        int64_t lane = of_pair * kLanes;
         if (one.rows.count > Vec::width)
-          visit<2>(at, one, b, first, seen[of_pair], at.scores + lane, at.dscores + lane);
+          visit<2>(at, one, b, first, seen[of_pair], of_pair * kLanes);
         else
-          visit<1>(at, one, b, first, seen[of_pair], at.scores + lane, at.dscores + lane);
+          visit<1>(at, one, b, first, seen[of_pair], of_pair * kLanes);
       }
       int64_t both = least(seen[0].all, seen[1].all), longer = seen[1].all > seen[0].all ? 1 : 0;
       if (both > 0) add_to_keys(at, tile[i], 0, kLanes + tile[i + 1].rows.count, first, 0, both, key);
@@ -167,17 +173,17 @@ class AttentionBackward {
     int64_t seen_by_all = tile.mask.first_limit - first, block = end - begin;
     if (seen_by_all < end) block = seen_by_all - begin >= kBlockRows ? seen_by_all - begin : kBlockRows;
     for (; begin < end; begin += block, block = kBlockRows) {
-      const int64_t keys = least(block, end - begin), skip = tile.mask.first_to_see(first + begin, least(rows, kLanes));
-      const int64_t from = begin * kPairLanes + lane + skip, to = (key + begin) * width_;
-      multiply_add_columns(keys, width_, at.scores + from, kPairLanes, 1, tile.dout + skip * width_, width_, rows - skip, at.dv + to, width_);
-      multiply_add_columns(keys, width_, at.dscores + from, kPairLanes, 1, tile.q + skip * width_, width_, rows - skip, at.dk + to, width_);
+      const int64_t keys = least(block, end - begin), skip = tile.mask.first_to_see(first + begin, least(rows, kLanes)) / kTogether;
+      const int64_t from = begin * kPairLanes + lane / kTogether + skip, to = (key + begin) * width_, count = steps(rows) - skip;
+      multiply_add_columns(keys, width_, at.scores + from, kPairLanes, 1, tile.dout + skip * width_, width_, count, at.dv + to, width_);
+      multiply_add_columns(keys, width_, at.dscores + from, kPairLanes, 1, tile.q + skip * width_, width_, count, at.dk + to, width_);
     }
   }
 
   void layout(Tile& tile, const Buffers& at, int64_t index) const {
     int64_t size = shape_.size;
-    tile.q = at.q + index * kLanes * width_;
-    tile.dout = at.dout + index * kLanes * width_;
+    tile.q = at.q + index * steps(kLanes) * width_;
+    tile.dout = at.dout + index * steps(kLanes) * width_;
     tile.q_transposed = at.tiles + index * at.tile_floats;
     tile.dout_transposed = tile.q_transposed + size * kLanes;
     tile.dq_transposed = tile.dout_transposed + size * kLanes;
@@ -208,13 +214,15 @@ class AttentionBackward {
     int64_t size = shape_.size;
     const RowOffsets& rows = tile.rows;
     tile.mask.fill(shape_, b, rows, tile.delta + kLanes);
-    pack_transposed(rows, q_, size, shape_.scale * kLog2e, tile.q_transposed);
-    pack_transposed(rows, dout_, size, 1.0f, tile.dout_transposed);
+    pack_steps(rows, q_, size, query_factor(shape_), tile.q_transposed);
+    pack_steps(rows, dout_, size, 1.0f, tile.dout_transposed);
     memset(tile.dq_transposed, 0, static_cast<size_t>(size * kLanes) * sizeof(float));
     for (int64_t lane = 0; lane < rows.count; ++lane) {
       const float *dout = dout_ + rows.element[lane], *out = out_ + rows.element[lane];
-      copy_row(q_ + rows.element[lane], tile.q + lane * width_);
-      copy_row(dout, tile.dout + lane * width_);
+      if (lane % kTogether == 0) {
+        copy_step(rows, lane, q_, tile.q + steps(lane) * width_);
+        copy_step(rows, lane, dout_, tile.dout + steps(lane) * width_);
+      }
       tile.delta[lane] = sum_over(size, [&](int64_t d, auto part) { return part.load(dout + d) * part.load(out + d); });
       float lse = lse_[rows.lse[lane]];
       // A row that saw no key has probabilities 0 and not e^(s + inf).
@@ -226,18 +234,70 @@ class AttentionBackward {
     }
   }
 
-  void copy_row(const float* from, float* to) const {
-    for_each_vector(shape_.size, [&](int64_t d, auto part) { store(to + d, part.load(from + d)); });
+  // The rows of `base` that a sum along the rows takes together from `lane` on.
+  void copy_step(const RowOffsets& rows, int64_t lane, const float* base, float* to) const {
+    const float* row = base + rows.element[lane];
+    if constexpr (kTogether == 2) pack_two_rows(row, lane + 1 < rows.count ? base + rows.element[lane + 1] : nullptr, shape_.size, to);
+    else for_each_vector(shape_.size, [&](int64_t d, auto part) { store(to + d, part.load(row + d)); });
   }
 
-  // Probabilities and their gradients, [seen][kPairLanes], and what they add to dq.
+  // Probabilities and their gradients of the tile of rows at `lane`, and what they add to dq.
   template <int vectors>
-  void visit(const Buffers& at, Tile& tile, int64_t b, int64_t first, const SeenKeys& seen, float* scores, float* dscores) const {
-    constexpr int last = (vectors - 1) * Vec::width;
-    const int64_t size = shape_.size;
-    multiply_seen<vectors>(seen, at.keys, size, tile.q_transposed, size, scores, kPairLanes);
+  void visit(const Buffers& at, Tile& tile, int64_t b, int64_t first, const SeenKeys& seen, int64_t lane) const {
+    float *scores = at.scores + lane, *dscores = at.dscores + lane;
+    const int64_t size = shape_.size, row = steps(size);
+    const float factor = score_factor(shape_);
+    multiply_seen<vectors, kScores>(seen, at.keys, row, tile.q_transposed, row, scores, kPairLanes, &factor);
     if (seen.masked) tile.mask.template apply<vectors>(shape_, b, first, seen, scores, kPairLanes);
-    multiply_seen<vectors>(seen, at.values, size, tile.dout_transposed, size, dscores, kPairLanes);
+    multiply_seen<vectors, Start::kZero>(seen, at.values, row, tile.dout_transposed, row, dscores, kPairLanes);
+#if defined(__AVX512BF16__)
+    pair_slopes<vectors>(at, tile, seen, lane);
+    if (gradients_.dq) add_seen<vectors, Start::kAdd>(seen, size, at.key_columns, size, at.dscore_columns, kLanes, tile.dq_transposed);
+#else
+    slopes<vectors>(tile, seen, scores, dscores);
+    add_seen<vectors, Start::kAdd>(seen, size, at.keys, size, dscores, kPairLanes, tile.dq_transposed);
+#endif
+  }
+
+#if defined(__AVX512BF16__)
+  // Probabilities and their gradients as pairs along the rows: where scores and dscores were, in the first half of all lanes those of the first tile
+  // of rows and then those of the second. And the gradients as pairs along the keys.
+  template <int vectors>
+  void pair_slopes(const Buffers& at, const Tile& tile, const SeenKeys& seen, int64_t lane) const {
+    int64_t j = 0;
+    for (; j + 2 <= seen.first_vector; j += 2) pair_keys<0, vectors, 2>(at, tile, j, lane);
+    if (j < seen.first_vector) return pair_keys<0, vectors, 1>(at, tile, j, lane);  // then these are all
+    for (; j + 2 <= seen.all; j += 2) pair_keys<vectors - 1, vectors, 2>(at, tile, j, lane);
+    if (j < seen.all) pair_keys<vectors - 1, vectors, 1>(at, tile, j, lane);
+  }
+
+  // Of one or two keys from j on, which the vectors of rows from `first` on see.
+  template <int first, int vectors, int keys>
+  void pair_keys(const Buffers& at, const Tile& tile, int64_t j, int64_t lane) const {
+    Vec p[2][2], slope[2][2];
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i)
+#pragma GCC unroll 2
+      for (int v = 0; v < 2; ++v) {
+        p[i][v] = slope[i][v] = splat(0.0f);
+        if (i >= keys || v < first || v >= vectors) continue;
+        const int64_t of_tile = v * Vec::width, offset = (j + i) * kPairLanes + lane + of_tile;
+        p[i][v] = exp2_bounded(load(at.scores + offset) - load(tile.lse + of_tile));
+        slope[i][v] = p[i][v] * (load(at.dscores + offset) - load(tile.delta + of_tile));
+      }
+#pragma GCC unroll 2
+    for (int i = 0; i < keys; ++i) {
+      const int64_t to = (j + i) * kPairLanes + lane / 2;
+      store(at.scores + to, neighbours(p[i][0], p[i][1]));
+      store(at.dscores + to, neighbours(slope[i][0], slope[i][1]));
+    }
+#pragma GCC unroll 2
+    for (int v = first; v < vectors; ++v) store(at.dscore_columns + j / 2 * kLanes + v * Vec::width, interleaved(slope[0][v], slope[1][v]));
+  }
+#else
+  // Probabilities and their gradients where scores and dscores were, [seen][kPairLanes].
+  template <int vectors>
+  void slopes(const Tile& tile, const SeenKeys& seen, float* scores, float* dscores) const {
     for (int v = 0; v < vectors; ++v) {
       int64_t lane = v * Vec::width, count = seen.by_vector(v, vectors);
       Vec lse = load(tile.lse + lane), delta = load(tile.delta + lane);
@@ -253,11 +313,8 @@ class AttentionBackward {
         store(dscores + j * kPairLanes + lane, splat(0.0f));
       }
     }
-    multiply<vectors, Start::kAdd>(size, at.keys, 1, size, dscores, kPairLanes, seen.first_vector, tile.dq_transposed, kLanes);
-    if (seen.by_last_alone() > 0)
-      multiply<1, Start::kAdd>(size, at.keys + seen.first_vector * size, 1, size, dscores + seen.first_vector * kPairLanes + last, kPairLanes,
-                               seen.by_last_alone(), tile.dq_transposed + last, kLanes);
   }
+#endif
 
   void write_dq(const Tile& tile, int64_t part, bool any) const {
     float* to = parts_ == 1 ? gradients_.dq : partial_dq_ + part * query_elements(shape_);

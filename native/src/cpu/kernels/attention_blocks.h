@@ -1,6 +1,7 @@
 // The pieces that attention is made of: a small matrix product on tiles in cache, packing, and the sizes of one launch.
 #pragma once
 #include "../rows.h"
+#include "bf16_pairs.h"
 
 namespace trefoil::cpu::TREFOIL_ISA {
 
@@ -18,9 +19,23 @@ constexpr int kBlockRows = 8;  // 8 x 2 accumulators of 32 registers
 constexpr int kBlockRows = 6;  // 6 x 2 accumulators of 16 registers
 #endif
 
-enum class Start { kZero, kAdd, kScale };
+// Neighbours in a sum that one step of a product takes: pairs of bf16 where this is compiled for instructions that multiply them, else single f32.
+// Operands then are rounded, and exponentials before they are multiplied; all else is f32. The decode path multiplies f32.
+#if defined(__AVX512BF16__)
+constexpr int kTogether = 2;
+#else
+constexpr int kTogether = 1;
+#endif
+constexpr int64_t steps(int64_t terms) { return kTogether == 2 ? pairs(terms) : terms; }
+inline Vec multiply_add(Vec left, Vec right, Vec sum) {
+  if constexpr (kTogether == 2) return add_products(sum, left, right);
+  else return fma(left, right, sum);
+}
 
-// c[i][lane] = start + sum over t of a[i * a_row + t * a_step] * b[t * b_step + lane]. kAdd starts from c, kScale from c * scale[lane].
+enum class Start { kZero, kAdd, kScale, kZeroThenScale };
+
+// c[i][lane] = start + sum over steps t of a[i * a_row + t * a_step] * b[t * b_step + lane]. kAdd starts from c, kScale from c * scale[lane];
+// kZeroThenScale multiplies the sum by *scale.
 template <int rows, int vectors, Start start>
 inline void multiply_block(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_step, int64_t count, float* c,
                            int64_t c_row, const float* scale) {
@@ -30,7 +45,7 @@ inline void multiply_block(const float* a, int64_t a_row, int64_t a_step, const 
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) {
-      sums[i][v] = start == Start::kZero ? splat(0.0f) : load(c + i * c_row + v * width);
+      sums[i][v] = start == Start::kZero || start == Start::kZeroThenScale ? splat(0.0f) : load(c + i * c_row + v * width);
       if (start == Start::kScale) sums[i][v] = sums[i][v] * load(scale + v * width);
     }
   for (int64_t t = 0; t < count; ++t) {
@@ -41,7 +56,7 @@ inline void multiply_block(const float* a, int64_t a_row, int64_t a_step, const 
     for (int i = 0; i < rows; ++i) {
       Vec left = splat(a[i * a_row]);
 #pragma GCC unroll 2
-      for (int v = 0; v < vectors; ++v) sums[i][v] = fma(left, right[v], sums[i][v]);
+      for (int v = 0; v < vectors; ++v) sums[i][v] = multiply_add(left, right[v], sums[i][v]);
     }
     a += a_step;
     b += b_step;
@@ -49,7 +64,7 @@ inline void multiply_block(const float* a, int64_t a_row, int64_t a_step, const 
 #pragma GCC unroll 8
   for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) store(c + i * c_row + v * width, sums[i][v]);
+    for (int v = 0; v < vectors; ++v) store(c + i * c_row + v * width, start == Start::kZeroThenScale ? sums[i][v] * splat(*scale) : sums[i][v]);
 }
 
 // multiply_block over any number of rows.
@@ -185,6 +200,27 @@ struct KeyValueSource {
       for (; d < stride; ++d) to[d] = 0.0f;
     }
   }
+
+  // tile[i] [steps(size)] = key first + i, for sums along the head.
+  void copy_rows(const AttentionShape& shape, int64_t b, int64_t g, int64_t first, int64_t count, float* tile) const {
+    if constexpr (kTogether == 1) return copy(shape, b, g, first, count, tile, shape.size);
+    for (int64_t i = 0; i < count; ++i, tile += steps(shape.size)) {
+      const int64_t from = shape.key_offset(b, g, first + i);
+      if (bf16) pack_row(static_cast<const uint16_t*>(data) + from, shape.size, tile);
+      else pack_row(static_cast<const float*>(data) + from, shape.size, tile);
+    }
+  }
+  // tile[i] [size], steps(count) of them, for sums along the keys.
+  void copy_columns(const AttentionShape& shape, int64_t b, int64_t g, int64_t first, int64_t count, float* tile) const {
+    if constexpr (kTogether == 1) return copy(shape, b, g, first, count, tile, shape.size);
+    const int64_t next = shape.groups * shape.size;
+    for (int64_t i = 0; i < count; i += 2, tile += shape.size) {
+      const int64_t from = shape.key_offset(b, g, first + i);
+      const auto pack = [&](const auto* row) { pack_two_rows(row, i + 1 < count ? row + next : nullptr, shape.size, tile); };
+      if (bf16) pack(static_cast<const uint16_t*>(data) + from);
+      else pack(static_cast<const float*>(data) + from);
+    }
+  }
 };
 
 // to[d * kLanes + lane] = base[rows.element[lane] + d] * factor; the lanes past the rows, up to a whole vector, become 0.
@@ -209,6 +245,29 @@ inline void pack_transposed(const RowOffsets& rows, const float* base, int64_t s
       }
     });
 }
+
+// The same for sums along the head, steps(size) times [kLanes]; pairs of the numbers as they are.
+inline void pack_steps(const RowOffsets& rows, const float* base, int64_t size, float factor, float* to) {
+#if defined(__AVX512BF16__)
+  constexpr int width = Vec::width;
+  for (int64_t lane = 0; lane < rows.count; lane += width)
+    for (int64_t d = 0; d < size; d += 2 * width) {
+      Vec block[width];
+      for (int i = 0; i < width; ++i)
+        block[i] = lane + i < rows.count ? load_pairs_of_row(base + rows.element[lane + i] + d, size - d) : splat(0.0f);
+      transpose(block);
+      const int64_t first = d / 2, count = least(width, steps(size) - first);
+      for (int64_t i = 0; i < count; ++i) store(to + (first + i) * kLanes + lane, block[i]);
+    }
+#else
+  pack_transposed(rows, base, size, factor, to);
+#endif
+}
+
+// Scores are in units of log 2: queries are multiplied by this before they are packed, or, where they are rounded, their products with the keys.
+inline float score_factor(const AttentionShape& shape) { return shape.scale * kLog2e; }
+inline float query_factor(const AttentionShape& shape) { return kTogether == 1 ? score_factor(shape) : 1.0f; }
+constexpr Start kScores = kTogether == 1 ? Start::kZero : Start::kZeroThenScale;
 
 // base[rows.element[lane] + d] = from[d * kLanes + lane] * scale[lane].
 inline void unpack_transposed(const RowOffsets& rows, float* base, int64_t size, const float* from, const float* scale) {

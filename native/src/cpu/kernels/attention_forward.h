@@ -27,7 +27,7 @@ class AttentionForward {
 
   struct Tile {
     RowOffsets rows;
-    float *q, *out;       // [size][kLanes]; q is multiplied by scale * log2 e
+    float *q, *out;       // [steps(size)][kLanes], times query_factor, and [size][kLanes]
     float *top, *total;   // running maximum, in units of log 2, and sum
     float* correction;    // what the maximum's rise multiplies earlier sums by
     LaneMask mask;
@@ -58,8 +58,8 @@ class AttentionForward {
     for (int64_t i = 0; i < tiles; ++i) open(tile[i], b, storage + i * stride);
 
     // A copy pays for itself where several tiles of rows read it.
-    const bool in_place = tiles == 1 && !k_.bf16 && !v_.bf16;
-    const int64_t key_row = in_place ? shape_.groups * size : size;
+    const bool in_place = kTogether == 1 && tiles == 1 && !k_.bf16 && !v_.bf16;
+    const int64_t key_row = in_place ? shape_.groups * size : steps(size), value_row = in_place ? key_row : size;
     const int64_t visits = (end + kKeyTile - 1) / kKeyTile * tiles;
     for (int64_t first = 0; first < end; first += kKeyTile) {
       int64_t count = least(kKeyTile, end - first);
@@ -77,14 +77,14 @@ class AttentionForward {
         SeenKeys seen = tile[i].mask.visible_keys(shape_, b, first, count);
         if (seen.all == 0) continue;
         if (!copied) {
-          k_.copy(shape_, b, g, first, count, keys, size);
-          v_.copy(shape_, b, g, first, count, values, size);
+          k_.copy_rows(shape_, b, g, first, count, keys);
+          v_.copy_columns(shape_, b, g, first, count, values);
           copied = true;
         }
         if (tile[i].rows.count > Vec::width)
-          absorb<2>(tile[i], b, first, seen, key, value, key_row, scores);
+          absorb<2>(tile[i], b, first, seen, key, key_row, value, value_row, scores);
         else
-          absorb<1>(tile[i], b, first, seen, key, value, key_row, scores);
+          absorb<1>(tile[i], b, first, seen, key, key_row, value, value_row, scores);
       }
     }
     for (int64_t i = 0; i < tiles; ++i) close(tile[i]);
@@ -104,7 +104,7 @@ class AttentionForward {
     tile.total = tile.top + kLanes;
     tile.correction = tile.total + kLanes;
     tile.mask.fill(shape_, b, tile.rows, tile.correction + kLanes);
-    pack_transposed(tile.rows, q_, shape_.size, shape_.scale * kLog2e, tile.q);
+    pack_steps(tile.rows, q_, shape_.size, query_factor(shape_), tile.q);
     memset(tile.out, 0, static_cast<size_t>(shape_.size * kLanes) * sizeof(float));
     for (int lane = 0; lane < kLanes; ++lane) {
       tile.top[lane] = -HUGE_VALF;
@@ -113,10 +113,10 @@ class AttentionForward {
   }
 
   template <int vectors>
-  void absorb(Tile& tile, int64_t b, int64_t first, const SeenKeys& seen, const float* keys, const float* values, int64_t key_row,
-              float* scores) const {
-    constexpr int last = (vectors - 1) * Vec::width;
-    multiply_seen<vectors>(seen, keys, key_row, tile.q, shape_.size, scores, kLanes);
+  void absorb(Tile& tile, int64_t b, int64_t first, const SeenKeys& seen, const float* keys, int64_t key_row, const float* values,
+              int64_t value_row, float* scores) const {
+    const float factor = score_factor(shape_);
+    multiply_seen<vectors, kScores>(seen, keys, key_row, tile.q, steps(shape_.size), scores, kLanes, &factor);
     if (seen.masked) tile.mask.template apply<vectors>(shape_, b, first, seen, scores, kLanes);
     for (int v = 0; v < vectors; ++v) {
       int64_t lane = v * Vec::width, count = seen.by_vector(v, vectors);
@@ -125,19 +125,25 @@ class AttentionForward {
       // A row that has seen no key yet has no finite maximum to subtract.
       Vec shift = select(equal(top, splat(-HUGE_VALF)), splat(0.0f), top);
       Vec correction = exp2_bounded(old - shift), total = splat(0.0f);
+#if defined(__AVX512BF16__)
+      for (int64_t j = 0; j < count; j += 2) {  // the pair takes the place of a score that has been read
+        const float* score = scores + j * kLanes + lane;
+        Vec even = exp2_bounded(load(score) - shift), odd = j + 1 < count ? exp2_bounded(load(score + kLanes) - shift) : splat(0.0f);
+        store(scores + j / 2 * kLanes + lane, interleaved(even, odd));
+        total = total + (even + odd);
+      }
+#else
       for (int64_t j = 0; j < count; ++j) {
         Vec p = exp2_bounded(load(scores + j * kLanes + lane) - shift);
         store(scores + j * kLanes + lane, p);
         total = total + p;
       }
+#endif
       store(tile.top + lane, top);
       store(tile.correction + lane, correction);
       store(tile.total + lane, fma(load(tile.total + lane), correction, total));
     }
-    multiply<vectors, Start::kScale>(shape_.size, values, 1, key_row, scores, kLanes, seen.first_vector, tile.out, kLanes, tile.correction);
-    if (seen.by_last_alone() > 0)
-      multiply<1, Start::kAdd>(shape_.size, values + seen.first_vector * key_row, 1, key_row, scores + seen.first_vector * kLanes + last, kLanes,
-                               seen.by_last_alone(), tile.out + last, kLanes);
+    add_seen<vectors, Start::kScale>(seen, shape_.size, values, value_row, scores, kLanes, tile.out, tile.correction);
   }
 
   void close(Tile& tile) const {

@@ -21,13 +21,27 @@ struct SeenKeys {
   int64_t by_last_alone() const { return all - first_vector; }
 };
 
-// scores[key][lane] = <keys[key], rows[..][lane]>, rows [size][kLanes], for what is seen.
-template <int vectors>
-inline void multiply_seen(const SeenKeys& seen, const float* keys, int64_t key_row, const float* rows, int64_t size, float* scores, int64_t stride) {
+// scores[key][lane] = <keys[key], rows[..][lane]> (* *scale), rows [count][kLanes], for what is seen.
+template <int vectors, Start start>
+inline void multiply_seen(const SeenKeys& seen, const float* keys, int64_t key_row, const float* rows, int64_t count, float* scores, int64_t stride,
+                          const float* scale = nullptr) {
   constexpr int last = (vectors - 1) * Vec::width;
-  multiply<vectors, Start::kZero>(seen.first_vector, keys, key_row, 1, rows, kLanes, size, scores, stride);
-  multiply<1, Start::kZero>(seen.by_last_alone(), keys + seen.first_vector * key_row, key_row, 1, rows + last, kLanes, size,
-                            scores + seen.first_vector * stride + last, stride);
+  multiply<vectors, start>(seen.first_vector, keys, key_row, 1, rows, kLanes, count, scores, stride, scale);
+  multiply<1, start>(seen.by_last_alone(), keys + seen.first_vector * key_row, key_row, 1, rows + last, kLanes, count,
+                     scores + seen.first_vector * stride + last, stride, scale);
+}
+
+// c[d][lane] = start + sum over the keys that are seen of keys[key][d] * weights[key][lane], keys and weights in steps of a sum along the keys.
+template <int vectors, Start start>
+inline void add_seen(const SeenKeys& seen, int64_t size, const float* keys, int64_t key_row, const float* weights, int64_t stride, float* c,
+                     const float* scale = nullptr) {
+  constexpr int last = (vectors - 1) * Vec::width;
+  static_assert(kBlockRows % kTogether == 0);  // whole steps lie before the keys that the last vector sees alone
+  multiply<vectors, start>(size, keys, 1, key_row, weights, stride, steps(seen.first_vector), c, kLanes, scale);
+  const int64_t before = seen.first_vector / kTogether;
+  if (seen.by_last_alone() > 0)
+    multiply<1, Start::kAdd>(size, keys + before * key_row, 1, key_row, weights + before * stride + last, stride, steps(seen.by_last_alone()),
+                             c + last, kLanes);
 }
 
 struct LaneMask {

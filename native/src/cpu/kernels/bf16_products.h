@@ -5,6 +5,8 @@
 
 namespace trefoil::cpu {
 
+struct KernelEntry;
+
 // C[rows, columns] (+)= A B over so many pairs; B is one packed panel.
 using PairKernel = void (*)(int64_t pairs, const float* a, int64_t lda, const float* b, float* c, int64_t ldc, bool accumulate, int columns);
 
@@ -21,6 +23,8 @@ struct Bf16Products {
   // has no instructions for pairs: to round would cost more than it saves, and operands are multiplied as they are.
   void (*pack_rows)(const Matrix& a, int64_t row, int64_t count, int64_t k, float* to);
   DotPairsKernel (*dot)(bool bf16, int rows, int columns);
+  // What takes the place of this ISA's kernels of the same names, ended by null; null: nothing.
+  const KernelEntry* kernels;
 };
 
 // Steps of k that are taken two at a time; an odd one out meets a zero.

@@ -21,8 +21,8 @@ export interface DeviceOptions {
   /** Force an instruction set: "scalar", "avx2", "avx512" or "neon". Default: `TREFOIL_ISA`, else the best there is. */
   isa?: string;
   /**
-   * "bf16-products": operands of matrix products are rounded to bf16, all else is f32. On CUDA attention too; on the CPU not, nor products of few
-   * rows and convolutions of more than one pixel. "bf16": on CUDA, values between kernels are stored as bf16 besides, while sums, parameters,
+   * "bf16-products": operands of matrix products and of attention are rounded to bf16, all else is f32. On the CPU not those of products of few
+   * rows, of convolutions of more than one pixel, and of attention for few queries or without AVX512-BF16. "bf16": on CUDA, values between kernels are stored as bf16 besides, while sums, parameters,
    * moments, statistics, losses and the residual stream are f32. "f32": neither. Default: `TREFOIL_PRECISION`, else "f32" on the CPU and "bf16"
    * on CUDA.
    */
