@@ -35,7 +35,8 @@ function runs(pid) {
 }
 
 /**
- * Waits until no other set-up of this checkout is under way: two would install and compile in the same folders.
+ * Waits until no other set-up of this checkout is under way: two would install and compile in the same folders. The lock of run directories
+ * is no use here: set-up is what builds it.
  * A lock whose process is gone, or that has no number in it, counts for nothing.
  * @param {string} path of the lock file @returns {Promise<() => void>} gives the lock back; so does the end of the process
  */

@@ -62,7 +62,7 @@ typedef struct TrefoilDeviceOptions {
   int32_t index;
   int32_t threads;   // 0: TREFOIL_THREADS, else the cores this process may use
   const char* isa;   // NULL: TREFOIL_ISA, else the best; "scalar", "avx2", "avx512", "neon"
-  const char* precision;  // of matrix products on CUDA. NULL: TREFOIL_PRECISION, else "bf16"; "bf16", "bf16-products" (the same), "f32"
+  const char* precision;  // of matrix products: "f32", "bf16-products" or, on CUDA, "bf16" (the same to kernels). NULL: TREFOIL_PRECISION, else "f32", on CUDA "bf16"
 } TrefoilDeviceOptions;
 
 typedef struct TrefoilDeviceInfo {

@@ -20,7 +20,7 @@ export const tokensOfPair = ({ chosen, rejected }: PreferenceEpisodes): number =
 /** More than these are not looked through. */
 const comparedSteps = 1000;
 
-/** The batch with the most tokens among those of a run: what it takes is known before the run begins. */
+/** The batch with the most tokens among those of a run, of its first 1000 steps: what it takes is known before the run begins. */
 export function heaviestBatch<T>(rows: readonly T[], drawing: Drawing, tokens: (row: T) => number): T[] {
   let [heaviest, most]: [T[], number] = [[], -1];
   for (let step = 0; step < Math.min(drawing.steps, comparedSteps); step++) {

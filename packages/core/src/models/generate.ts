@@ -55,10 +55,10 @@ const stepsAhead = 2;
 
 const roundUp = (value: number, quantum: number): number => Math.ceil(value / quantum) * quantum;
 
-const optionNames = [
-  ...["maxNewTokens", "temperature", "topK", "topP", "eosTokenIds", "seed", "onToken", "signal"],
-  ...["cacheDtype", "weights"],
-];
+const optionNames = Object.keys({
+  ...{ maxNewTokens: 1, temperature: 1, topK: 1, topP: 1, eosTokenIds: 1, seed: 1, onToken: 1, signal: 1 },
+  ...{ cacheDtype: 1, weights: 1 },
+} satisfies Record<keyof (GenerateOptions & GeneratorOptions), 1>);
 
 /** For callers without types: texts would be read as zeros, and an option that is overlooked changes the result. */
 function requireArguments(prompts: readonly Int32Array[], options: object): void {
